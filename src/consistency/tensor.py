@@ -1,0 +1,48 @@
+"""The few tensor idioms that every part of the house shares.
+
+Shapes: x is [B, C, H, W] for images and [B, D] for points; σ, t and r are [B] in float64 until they meet x.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Terms(NamedTuple):
+    """What an objective returns, one entry per sample: the weighted loss, and the σ it was measured at."""
+
+    loss: Tensor  # [B]
+    sigma: Tensor  # [B]
+
+
+def expand(scalar: Tensor, x: Tensor) -> Tensor:
+    """Cast [B] to the dtype and device of x and append the axes that make it broadcast over x [B, ...]."""
+    return scalar.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def perturb(x: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
+    """x_σ = x + σ z: the variance-exploding perturbation, in σ [B], for unit noise z shaped like x."""
+    return x + expand(sigma, x) * z
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Squared Euclidean norm of each sample over all of its entries: [B, ...] -> [B]."""
+    return x.flatten(1).square().sum(1)
+
+
+@contextmanager
+def same_dropout(device: torch.device) -> Iterator[None]:
+    """Rewind the global random state on leaving, so that the next forward draws the same dropout masks.
+
+    Both the CPU's and `device`'s generator are kept: a mask is drawn where its tensor lives, and sharing
+    only one of the two is the mistake of most implementations.
+    """
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    yield
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda, device)
