@@ -37,7 +37,7 @@ class StepDraws:
     """The numbers of one training step, drawn for the global batch and sliced by rank.
 
     Args:
-        words: what the step is called: seed, step, and the part of the step when gradients are accumulated.
+        words: what the step is called: seed, the part of the step (when gradients are accumulated), step.
         rank: this process, 0 <= rank < world.
         world: number of processes that share the step.
     """

@@ -1,0 +1,1 @@
+"""What watches a run: averages, curves, samples, distances, checkpoints. None of them decides."""

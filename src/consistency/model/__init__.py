@@ -1,0 +1,1 @@
+"""What does a network's output mean? Preconditioners and the denoiser."""

@@ -1,0 +1,35 @@
+"""The one signature everything else speaks: (x, σ, label) -> an estimate of clean data."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from consistency.model.precond import Precond
+from consistency.tensor import expand
+
+
+class DenoiserLike(Protocol):
+    """Any map (x [B, ...], σ [B], label [B] or None) -> [B, ...]: a network, a teacher, a closed form."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """Clean data estimated from x at noise level σ."""
+        ...
+
+
+class Denoiser(nn.Module):
+    """A network that means something: D(x, σ) of a teacher, or the consistency function f(x, σ).
+
+    Args:
+        net: F, called as net(x [B, ...], c_noise [B], label [B] or None) -> [B, ...].
+        precond: what its input and output mean.
+    """
+
+    def __init__(self, net: nn.Module, precond: Precond) -> None:
+        super().__init__()
+        self.net, self.precond = net, precond
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """c_skip x + c_out F(c_in x, c_noise), in the dtype of x, for x [B, ...] and σ [B]."""
+        c = self.precond(sigma)
+        F = self.net(expand(c.inp, x) * x, c.noise.to(x), label)
+        return expand(c.skip, x) * x + expand(c.out, x) * F.to(x.dtype)

@@ -1,0 +1,1 @@
+"""What is learned? Flows, targets, distances, weights, and the objectives they make up."""

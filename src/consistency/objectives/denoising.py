@@ -1,0 +1,42 @@
+"""The teacher's objective: D(x + σz, σ) = x (2206.00364, eq. 2). A pair whose lower end is the data itself."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from consistency.model.denoiser import DenoiserLike
+from consistency.objectives.distance import Distance
+from consistency.objectives.weighting import Weight
+from consistency.schedule.draws import Draws
+from consistency.schedule.noise import NoiseLaw
+from consistency.tensor import Terms, perturb
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """λ(σ) d(D(x + σz, σ), x) with σ ~ noise.
+
+    Args:
+        noise: law of σ.
+        distance: d; the mean of squares for EDM.
+        weight: λ, called as weight(σ, 0).
+    """
+
+    noise: NoiseLaw
+    distance: Distance
+    weight: Weight
+
+    def __call__(self, D: DenoiserLike, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+        """Loss and σ of each sample of x [B, ...]."""
+        sigma = self.noise.sample(len(x), draws, x.device)
+        D_x = D(perturb(x, draws.normal(x), sigma), sigma, label)
+        return Terms(self.weight(sigma, torch.zeros_like(sigma)) * self.distance(D_x, x), sigma)
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that σ falls between neighbouring edges [E] -> [E-1]."""
+        return self.noise.mass(edges)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """Nothing changes with the step."""
+        return {}

@@ -1,0 +1,52 @@
+"""CT and CD (2303.01469), iCT (2310.14189): neighbours on a trajectory must map to the same point."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from consistency.model.denoiser import Denoiser
+from consistency.objectives.distance import Distance
+from consistency.objectives.flow import Flow
+from consistency.objectives.target import Target
+from consistency.objectives.weighting import Weight
+from consistency.schedule.draws import Draws
+from consistency.schedule.pairs import Pairs
+from consistency.tensor import Terms, perturb, same_dropout
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """λ(t, r) d(f(x_t, t), sg f⁻(x_r, r)), where the flow takes x_t to x_r.
+
+    Args:
+        pairs: law of the noise levels (t, r).
+        distance: d.
+        weight: λ.
+    """
+
+    pairs: Pairs
+    distance: Distance
+    weight: Weight
+
+    def __call__(
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+    ) -> Terms:
+        """Loss and t of each sample of x [B, ...] at optimiser step k."""
+        t, r = self.pairs(len(x), k, draws, x.device)  # [B], [B]; 0 <= r < t
+        z = draws.normal(x)  # one noise for both ends
+        x_t = perturb(x, z, t)
+        x_r = flow.step(x_t, t, r, x, z, label)
+        with same_dropout(x.device):  # the next forward draws the same masks, on CPU and on GPU
+            y_t = f(x_t, t, label)
+        with torch.no_grad():
+            y_r = target(f)(x_r, r, label)
+        return Terms(self.weight(t, r) * self.distance(y_t, y_r), t)
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
+        return self.pairs.mass(edges, k)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """What changes with the step: N(k)."""
+        return self.pairs.progress(k)

@@ -1,0 +1,141 @@
+"""Whose output is the target? f itself with the gradient stopped, or a moving average of it."""
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+from consistency.model.denoiser import Denoiser
+from consistency.schedule.curriculum import Curriculum
+
+
+class Target(Protocol):
+    """Made from f once, asked for the target function at each step, stepped once per optimiser step."""
+
+    def __call__(self, f: Denoiser) -> Denoiser:
+        """The function that supplies the target. The caller stops the gradient."""
+        ...
+
+    def update(self, f: Denoiser, k: int) -> None:
+        """Take notice of f after optimiser step k (k = 0 is the first)."""
+        ...
+
+    def progress(self, k: int) -> dict[str, float]:
+        """What of the target changes with the step, by name, for the logger."""
+        ...
+
+
+class StopGradient(nn.Module):
+    """θ⁻ = sg θ: iCT and all that follow it (2310.14189, section 3.2); the same as μ = 0."""
+
+    def __init__(self, f: Denoiser) -> None:
+        super().__init__()
+
+    def __call__(self, f: Denoiser) -> Denoiser:
+        """f itself, in the mode it is in, so that dropout masks can be shared."""
+        return f
+
+    def update(self, f: Denoiser, k: int) -> None:
+        """Nothing to do."""
+
+    def progress(self, k: int) -> dict[str, float]:
+        """μ = 0."""
+        return {"mu": 0.0}
+
+
+@dataclass(frozen=True)
+class AdaptiveDecay:
+    """μ(k) = exp(s0 ln μ0 / N(k)) (2303.01469, app. C).
+
+    The paper's formula, with N(k) the number of grid points. OpenAI's code divides by N(k) - 1 instead: 0.81
+    in place of 0.9 at the first step, indistinguishable at the end.
+
+    Args:
+        curriculum: step k -> N.
+        s0: grid points at the start.
+        mu0: decay at the start, 0 <= mu0 < 1.
+    """
+
+    curriculum: Curriculum
+    s0: int = 2
+    mu0: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_decay("target.mu.mu0", self.mu0)
+
+    def __call__(self, k: int) -> float:
+        """μ(k)."""
+        return math.exp(self.s0 * math.log(self.mu0) / self.curriculum(k)) if self.mu0 else 0.0
+
+
+@dataclass(frozen=True)
+class ConstantDecay:
+    """The same μ throughout: consistency distillation (2303.01469, table 3: 0.95 on ImageNet-64).
+
+    Args:
+        mu: decay, 0 <= mu < 1.
+    """
+
+    mu: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_decay("target.mu.mu", self.mu)
+
+    def __call__(self, k: int) -> float:
+        """μ."""
+        return self.mu
+
+
+class Decay(Protocol):
+    """k -> μ."""
+
+    def __call__(self, k: int) -> float:
+        """Weight of the past at step k."""
+        ...
+
+
+class EMATarget(nn.Module):
+    """θ⁻ <- μ(k) θ⁻ + (1 - μ(k)) θ after each optimiser step (2303.01469, eq. 8). Part of the algorithm.
+
+    Kept in float32 or better whatever the precision of the step, buffers copied.
+
+    Args:
+        f: the function to follow; θ⁻ starts as its copy.
+        mu: decay as a function of the step.
+    """
+
+    def __init__(self, f: Denoiser, mu: Decay) -> None:
+        super().__init__()
+        self.mu = mu
+        self.shadow = copy.deepcopy(f).requires_grad_(False)
+
+    def __call__(self, f: Denoiser) -> Denoiser:
+        """f with θ⁻."""
+        return self.shadow
+
+    @torch.no_grad()
+    def update(self, f: Denoiser, k: int) -> None:
+        """Move θ⁻ towards θ."""
+        lerp(self.shadow.parameters(), f.parameters(), 1 - self.mu(k))
+        for ours, theirs in zip(self.shadow.buffers(), f.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """μ(k)."""
+        return {"mu": self.mu(k)}
+
+
+def lerp(average: Iterable[Tensor], current: Iterable[Tensor], weight: float) -> None:
+    """average += weight (current - average), in place, for lists of tensors in one call."""
+    torch._foreach_lerp_([a.data for a in average], [c.data for c in current], weight)
+
+
+def check_decay(key: str, value: float) -> None:
+    """Refuse a decay outside [0, 1)."""
+    if not 0 <= value < 1:
+        raise UserError(f"{key}={value} must be at least 0 and below 1")

@@ -1,0 +1,1 @@
+"""How are images made? Plain functions of a denoiser, noise and a list of σ."""

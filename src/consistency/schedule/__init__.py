@@ -1,0 +1,1 @@
+"""Which noise levels? Pure laws of the step, and every random number of a run."""

@@ -1,0 +1,74 @@
+"""Noise laws over σ: drawn from continuously, or asked for their exact mass on the cells of a grid."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.schedule.draws import Draws
+
+
+class NoiseLaw(Protocol):
+    """A distribution over σ."""
+
+    def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
+        """σ [n], float64."""
+        ...
+
+    def mass(self, grid: Tensor) -> Tensor:
+        """Probability of each cell of an ascending grid [N] -> [N-1], float64, summing to one."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln σ ~ N(mean, std²): EDM's law (-1.2, 1.2; 2206.00364) and iCT's (-1.1, 2.0; 2310.14189, eq. 10)."""
+
+    mean: float = -1.1
+    std: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise UserError(f"noise.std={self.std} must be greater than 0")
+
+    def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
+        """σ [n] by inversion of the distribution function, float64."""
+        u = draws.uniform(n, device).clamp(2.0**-53, 1 - 2.0**-53)
+        return (self.mean + self.std * torch.special.ndtri(u)).exp()
+
+    def mass(self, grid: Tensor) -> Tensor:
+        """p(i) ∝ erf((ln σ_{i+1} - P_mean)/(√2 P_std)) - erf((ln σ_i - P_mean)/(√2 P_std)), float64."""
+        cdf = torch.erf((grid.double().log() - self.mean) / (math.sqrt(2) * self.std))
+        return normalised(cdf.diff())
+
+
+@dataclass(frozen=True)
+class UniformCells:
+    """Every cell of the grid alike (2303.01469, algorithms 2 and 3); continuously, uniform in σ^(1/rho).
+
+    Args:
+        sigma_min: lowest noise level.
+        sigma_max: highest noise level.
+        rho: the spacing's exponent: cells of a Karras grid are equally wide in σ^(1/rho).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
+        """σ [n], float64."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + (high - low) * draws.uniform(n, device)) ** self.rho
+
+    def mass(self, grid: Tensor) -> Tensor:
+        """1/(N-1) for each cell, float64."""
+        return normalised(torch.ones(len(grid) - 1, dtype=torch.float64, device=grid.device))
+
+
+def normalised(mass: Tensor) -> Tensor:
+    """Mass divided by its sum."""
+    return mass / mass.sum()
