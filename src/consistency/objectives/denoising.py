@@ -1,4 +1,4 @@
-"""The teacher's objective: D(x + σz, σ) = x (2206.00364, eq. 2). A pair whose lower end is the data itself."""
+"""The teacher's objective: D(x + σz, σ) = x (2206.00364, eq. 2). A pair that ends in the data."""
 
 from dataclasses import dataclass
 

@@ -1,17 +1,14 @@
 """Whose output is the target? f itself with the gradient stopped, or a moving average of it."""
 
 import copy
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from consistency.errors import UserError
 from consistency.model.denoiser import Denoiser
-from consistency.schedule.curriculum import Curriculum
+from consistency.schedule.decay import Decay
 
 
 class Target(Protocol):
@@ -48,57 +45,6 @@ class StopGradient(nn.Module):
         return {"mu": 0.0}
 
 
-@dataclass(frozen=True)
-class AdaptiveDecay:
-    """μ(k) = exp(s0 ln μ0 / N(k)) (2303.01469, app. C).
-
-    The paper's formula, with N(k) the number of grid points. OpenAI's code divides by N(k) - 1 instead: 0.81
-    in place of 0.9 at the first step, indistinguishable at the end.
-
-    Args:
-        curriculum: step k -> N.
-        s0: grid points at the start.
-        mu0: decay at the start, 0 <= mu0 < 1.
-    """
-
-    curriculum: Curriculum
-    s0: int = 2
-    mu0: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_decay("target.mu.mu0", self.mu0)
-
-    def __call__(self, k: int) -> float:
-        """μ(k)."""
-        return math.exp(self.s0 * math.log(self.mu0) / self.curriculum(k)) if self.mu0 else 0.0
-
-
-@dataclass(frozen=True)
-class ConstantDecay:
-    """The same μ throughout: consistency distillation (2303.01469, table 3: 0.95 on ImageNet-64).
-
-    Args:
-        mu: decay, 0 <= mu < 1.
-    """
-
-    mu: float = 0.95
-
-    def __post_init__(self) -> None:
-        check_decay("target.mu.mu", self.mu)
-
-    def __call__(self, k: int) -> float:
-        """μ."""
-        return self.mu
-
-
-class Decay(Protocol):
-    """k -> μ."""
-
-    def __call__(self, k: int) -> float:
-        """Weight of the past at step k."""
-        ...
-
-
 class EMATarget(nn.Module):
     """θ⁻ <- μ(k) θ⁻ + (1 - μ(k)) θ after each optimiser step (2303.01469, eq. 8). Part of the algorithm.
 
@@ -132,10 +78,4 @@ class EMATarget(nn.Module):
 
 def lerp(average: Iterable[Tensor], current: Iterable[Tensor], weight: float) -> None:
     """average += weight (current - average), in place, for lists of tensors in one call."""
-    torch._foreach_lerp_([a.data for a in average], [c.data for c in current], weight)
-
-
-def check_decay(key: str, value: float) -> None:
-    """Refuse a decay outside [0, 1)."""
-    if not 0 <= value < 1:
-        raise UserError(f"{key}={value} must be at least 0 and below 1")
+    torch._foreach_lerp_([a.detach() for a in average], [c.detach() for c in current], weight)

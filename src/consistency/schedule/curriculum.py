@@ -1,4 +1,4 @@
-"""Curricula: how many points N the grid has at optimiser step k. Pure functions, so a resume needs no state."""
+"""Curricula: how many points N the grid has at optimiser step k. Pure: a resume needs no state."""
 
 import math
 from dataclasses import dataclass

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 
+IMAGES, STEPS, DROPOUT, ORDER, FLIPS = range(5)  # what a stream of numbers is for: the second word of its key
+
+
 class Draws(Protocol):
     """A source of random numbers for a batch of samples."""
 
@@ -75,7 +78,13 @@ class ImageDraws:
     """
 
     def __init__(self, seed: int, index: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed(key(seed, 0x5EED, i)) for i in index]
+        self._generators = [torch.Generator().manual_seed(key(seed, IMAGES, i)) for i in index]
+
+    def fork(self) -> "ImageDraws":
+        """A source that goes on with the same numbers, leaving this one where it is."""
+        twin = ImageDraws(0, [])
+        twin._generators = [g.clone_state() for g in self._generators]
+        return twin
 
     def normal(self, x: Tensor) -> Tensor:
         """Standard normal numbers shaped like x [B, ...], drawn on the CPU sample by sample."""

@@ -1,0 +1,18 @@
+"""python eval.py task=sample ckpt_path=PATH: ask something of a trained checkpoint. Tasks are in configs/task/."""
+
+import hydra
+from omegaconf import DictConfig
+
+from consistency.console import guarded
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="eval")
+def main(config: DictConfig) -> None:
+    """Run the task."""
+    from consistency.run import evaluate  # torch and lightning are loaded only once the config stands
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    guarded(main)

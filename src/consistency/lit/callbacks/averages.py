@@ -1,0 +1,83 @@
+"""Averages of the weights over training, for evaluation. The loss never sees them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from consistency.errors import UserError, nearest
+from consistency.lit.module import Module
+from consistency.objectives.target import lerp
+from consistency.schedule.decay import Decay
+
+
+class EMA(Callback):
+    """Several exponential moving averages of the denoiser's parameters.
+
+    `state_dict` of the module always holds the raw weights, the callback's own state the averages. One average
+    takes the place of the raw weights from the start of a validation to its end, or to an exception.
+
+    Args:
+        decays: name -> decay as a function of the step.
+        evaluate: the average that validation sees.
+    """
+
+    state_key = "EMA"
+
+    def __init__(self, decays: Mapping[str, Decay], evaluate: str) -> None:
+        if evaluate not in decays:
+            raise UserError(
+                f"callbacks.ema.evaluate={evaluate} is not an average: {nearest(evaluate, decays)}"
+            )
+        self.decays, self.evaluate = dict(decays), evaluate
+        self.averages: dict[str, dict[str, Tensor]] = {}
+        self.swapped, self.updates = False, 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Start from the current weights, unless a checkpoint brought the averages."""
+        weights = dict(pl_module.denoiser.named_parameters())
+        for name in self.decays:
+            kept = self.averages.get(name, weights)
+            self.averages[name] = {n: kept[n].detach().to(w, copy=True) for n, w in weights.items()}
+        self.updates = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+        """Once per optimiser step, whatever the number of batches it took."""
+        if trainer.global_step == self.updates:
+            return
+        for name, decay in self.decays.items():
+            lerp(self.averages[name].values(), pl_module.denoiser.parameters(), 1 - decay(self.updates))
+        self.updates = trainer.global_step
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """The average comes in."""
+        if self.averages and not self.swapped:
+            self._swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """The raw weights come back."""
+        if self.swapped:
+            self._swap(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+        """The raw weights come back before anybody saves them."""
+        self.on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages by name, each a plain dict of tensors."""
+        return {"averages": self.averages, "evaluate": self.evaluate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the averages of a checkpoint."""
+        self.averages = state_dict["averages"]
+
+    @torch.no_grad()
+    def _swap(self, module: Module) -> None:
+        for name, weight in module.denoiser.named_parameters():
+            average = self.averages[self.evaluate][name]
+            kept = weight.detach().clone()
+            weight.copy_(average)
+            average.copy_(kept)
+        self.swapped = not self.swapped

@@ -1,0 +1,101 @@
+"""Checkpoints from which a run continues exactly, whenever it was stopped."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.errors import UserError
+from consistency.lit.module import Module
+
+
+class Checkpoints(Checkpoint):
+    """`last.ckpt` every so many steps, at the end, and when stopped; `best.ckpt`; and numbered ones to keep.
+
+    Each holds raw weights, averages, optimiser and loops, and the resolved config as plain data.
+
+    Args:
+        directory: where they go.
+        config: the run's config.
+        every: steps between two writes of last.ckpt.
+        keep_every: steps between two numbered checkpoints that stay; 0 for none.
+        monitor: metric whose lowest value makes best.ckpt; None for no such file.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        config: DictConfig | dict[str, Any],
+        every: int = 500,
+        keep_every: int = 0,
+        monitor: str | None = None,
+    ) -> None:
+        if every < 1:
+            raise UserError(f"callbacks.checkpoints.every={every} must be at least 1")
+        self.directory, self.every, self.keep_every, self.monitor = (
+            Path(directory),
+            every,
+            keep_every,
+            monitor,
+        )
+        self.config = (
+            OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+        )
+        self.best: float | None = None
+        self.saved = 0
+
+    @property
+    def last(self) -> Path:
+        """The newest state."""
+        return self.directory / "last.ckpt"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """A resumed run has this step on disk already."""
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+        """Save when the step is due, once per optimiser step."""
+        k = trainer.global_step
+        if k == self.saved:
+            return
+        if self.keep_every and k % self.keep_every == 0:
+            trainer.save_checkpoint(self.directory / f"step={k:08d}.ckpt")
+        if k % self.every == 0:
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Save the best; the raw weights are back by now, the averages where they belong."""
+        value = trainer.callback_metrics.get(self.monitor or "")
+        if value is None or trainer.sanity_checking or not trainer.state.fn == "fit":
+            return
+        if self.best is None or value.item() < self.best:
+            self.best = value.item()
+            trainer.save_checkpoint(self.directory / "best.ckpt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Save the end."""
+        if self.saved != trainer.global_step or not self.last.exists():
+            self._save_last(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+        """Save what there is, if a step has been made since the last time."""
+        if trainer.global_step != self.saved:
+            self._save_last(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+        """Add the config, as plain data."""
+        checkpoint["config"] = self.config
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best value so far."""
+        self.best = state_dict["best"]
+
+    def _save_last(self, trainer: Trainer) -> None:
+        self.saved = trainer.global_step
+        trainer.save_checkpoint(self.last)

@@ -1,0 +1,35 @@
+"""Watches what the method changes with the step."""
+
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from consistency.errors import UserError
+from consistency.lit.module import Module
+
+
+class Curriculum(Callback):
+    """Logs N(k) and μ(k) at every change, and refuses a run whose horizon is not its length.
+
+    Args:
+        horizon: K, the curriculum's length in optimiser steps; None where it has no end.
+    """
+
+    def __init__(self, horizon: int | None = None) -> None:
+        self.horizon, self.last = horizon, {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Compare the horizons."""
+        if self.horizon is not None and self.horizon != trainer.max_steps:
+            raise UserError(
+                f"curriculum.K={self.horizon} but trainer.max_steps={trainer.max_steps}: the schedule would end "
+                "elsewhere than the run; leave curriculum.K to follow trainer.max_steps, or set them alike"
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+        """Log what has changed since the step before."""
+        progress = pl_module.progress(trainer.global_step)
+        if progress != self.last and trainer.logger:
+            named = {f"curriculum/{name}": value for name, value in progress.items()}
+            trainer.logger.log_metrics(named, step=trainer.global_step)
+        self.last = progress

@@ -1,0 +1,78 @@
+"""The loss as a function of σ, the only form in which it means something."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from consistency.lit.module import Module
+
+
+class NoiseLevels(Callback):
+    """Mean loss in bins of σ, and the histogram of σ beside the law it was drawn from.
+
+    Args:
+        sigma_min: lower edge of the first bin.
+        sigma_max: upper edge of the last bin.
+        bins: number of bins, equally wide in ln σ.
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float, bins: int = 12) -> None:
+        # Grid points lie on the outermost edges: a little room keeps them inside.
+        self.edges = (
+            torch.logspace(0, 1, bins + 1, base=sigma_max / sigma_min, dtype=torch.float64) * sigma_min
+        )
+        self.edges[0] *= 1 - 1e-6
+        self.edges[-1] *= 1 + 1e-6
+        self.sums = torch.zeros(2, bins, dtype=torch.float64)  # loss and count since the last log
+        self.drawn = torch.zeros(bins, dtype=torch.float64)  # count since the last validation
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Module, outputs: dict[str, Tensor], batch: Any, index: int
+    ) -> None:
+        """Sort the batch into bins, where it lies; log the means when the other scalars are logged."""
+        sigma, loss = outputs["sigma"].double(), outputs["per_sample"].double()
+        self.edges, self.sums = self.edges.to(sigma.device), self.sums.to(sigma.device)
+        bins = (torch.bucketize(sigma, self.edges) - 1).clamp(0, self.sums.shape[1] - 1)
+        self.sums.index_add_(1, bins, torch.stack([loss, torch.ones_like(loss)]))
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._log_means(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Draw the histogram of σ since the last validation beside the law."""
+        drawn, edges = self.drawn + self.sums[1].cpu(), self.edges.cpu()
+        if not drawn.sum() or not trainer.is_global_zero:
+            return
+        law = pl_module.mass(edges, max(trainer.global_step - 1, 0))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                figure = histogram(edges, drawn / drawn.sum(), law)
+                logger.experiment.add_figure("sigma/histogram", figure, trainer.global_step)
+        self.drawn.zero_()
+
+    def _log_means(self, trainer: Trainer) -> None:
+        loss, count = torch.as_tensor(trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")).cpu()
+        edges = self.edges.tolist()
+        named = zip(edges, edges[1:], (loss / count).tolist(), strict=False)
+        means = {f"loss_by_sigma/{low:.3g}-{high:.3g}": mean for low, high, mean in named if mean == mean}
+        if trainer.logger:
+            trainer.logger.log_metrics(means, step=trainer.global_step)
+        self.drawn += self.sums[1].cpu()
+        self.sums.zero_()
+
+
+def histogram(edges: Tensor, drawn: Tensor, law: Tensor) -> Any:
+    """Bars of the σ that were drawn, and steps of the law's mass on the same bins."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    centres = (edges[1:] * edges[:-1]).sqrt()
+    axes.bar(centres, drawn, width=edges.diff() * 0.9, color="#8fb8de", label="drawn")
+    axes.stairs(law, edges, color="#b03a2e", linewidth=1.5, label="law")
+    axes.set(xscale="log", xlabel="σ", ylabel="share of samples")
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,105 @@
+"""How far, how fast, and how long still."""
+
+import sys
+import time
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+from consistency.lit.module import Module
+
+
+class Throughput(Callback):
+    """Logs images per second between two logging steps, over all processes; validation is not counted.
+
+    Args:
+        batch_size: images per optimiser step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size, self.since, self.step, self.images_per_second = batch_size, 0.0, 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Start the clock."""
+        self.since, self.step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+        """Log and start again."""
+        steps = trainer.global_step - self.step
+        if steps and trainer.global_step % trainer.log_every_n_steps == 0:
+            now = time.monotonic()
+            self.images_per_second = steps * self.batch_size / (now - self.since)
+            pl_module.log("train/images_per_second", self.images_per_second)
+            self.since, self.step = now, trainer.global_step
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Leave the validation out."""
+        self.since, self.step = time.monotonic(), trainer.global_step
+
+
+class RunProgress(ProgressBar):
+    """One bar from the first step to the last, with the time left; in a log file, a line now and then.
+
+    Args:
+        seconds: time between two lines where there is no terminal.
+    """
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        super().__init__()
+        self.seconds, self.bar, self.shown, self.begun = seconds, None, 0.0, (0.0, 0)
+
+    def disable(self) -> None:
+        """Called by Lightning on every process but the first."""
+        self.seconds = float("inf")
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Open the bar where the run stands."""
+        self.begun = (time.monotonic(), trainer.global_step)
+        self.shown = time.monotonic()
+        if not sys.stderr.isatty() or self.seconds == float("inf"):
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        clocks = (TimeElapsedColumn(), TextColumn("left"), TimeLeft(), TextColumn("{task.fields[news]}"))
+        self.bar = Progress(*columns, *clocks, console=Console(stderr=True))
+        self.bar.start()
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, news="")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+        """Move the bar, or write a line."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, news=self._news(trainer))
+        elif time.monotonic() - self.shown > self.seconds:
+            self.shown = time.monotonic()
+            left = clock(self._left(trainer))
+            done = f"step {trainer.global_step}/{trainer.max_steps}, {left} left, {self._news(trainer)}"
+            print(done, file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+        """Close the bar, so that the message stands alone."""
+        self.on_train_end(trainer, pl_module)
+
+    def _left(self, trainer: Trainer) -> float:
+        since, step = self.begun
+        done = max(trainer.global_step - step, 1)
+        return (time.monotonic() - since) / done * (trainer.max_steps - trainer.global_step)
+
+    def _news(self, trainer: Trainer) -> str:
+        shown = {k.removeprefix("train/"): float(v) for k, v in trainer.progress_bar_metrics.items()}
+        return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

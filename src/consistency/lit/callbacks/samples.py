@@ -1,0 +1,54 @@
+"""What the samples look like, from the same noise at every validation."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from consistency.lit.data.loader import Request
+from consistency.lit.data.module import DataModule
+from consistency.lit.module import Module
+from consistency.metrics.picture import picture
+
+
+class SampleGrid(Callback):
+    """A grid of images, or a cloud of points, per sampler: to TensorBoard and to `samples/` of the run.
+
+    Args:
+        directory: where the pictures go; the newest of each sampler is `<name>.png`.
+        count: images in a grid; a cloud of points shows all samples of the first batches up to 64 times that.
+    """
+
+    def __init__(self, directory: str, count: int = 64) -> None:
+        self.directory, self.count = Path(directory), count
+        self.kept: dict[str, list[Tensor]] = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Module, outputs: dict[str, Tensor], batch: Request, *_: Any
+    ) -> None:
+        """Keep the first samples of the first process."""
+        if not trainer.is_global_zero:
+            return
+        for name, x in outputs.items():
+            self.kept.setdefault(name, []).append(x.detach().cpu())
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Draw and write."""
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for name, batches in self.kept.items():
+            image = picture(data.decode(torch.cat(batches)), self.count)
+            self._write(name, image, trainer)
+        self.kept.clear()
+
+    def _write(self, name: str, image: Any, trainer: Trainer) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        image.save(self.directory / f"{name}.png")
+        image.save(self.directory / f"{name}-{trainer.global_step:08d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                from torchvision.transforms.functional import pil_to_tensor
+
+                logger.experiment.add_image(f"samples/{name}", pil_to_tensor(image), trainer.global_step)

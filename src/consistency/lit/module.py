@@ -1,0 +1,84 @@
+"""The abstract training run: one hole, `terms`. What fills it is an objective with its parts."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from consistency.lit.data.loader import Batch, Request
+from consistency.model.denoiser import Denoiser
+from consistency.sampling.samplers import Sampler
+from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
+from consistency.schedule.rate import Rate
+from consistency.tensor import Terms
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Module(LightningModule):
+    """Batch -> terms -> loss; and samples, when asked for.
+
+    Args:
+        denoiser: the function that learns.
+        optimizer: parameters -> optimiser.
+        rate: factor on the learning rate as a function of the step.
+        samplers: how images are made, by name; each is called as (f, z, label=, draws=).
+        seed: every random number of the run follows from it.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        optimizer: OptimizerFactory,
+        rate: Rate,
+        samplers: Mapping[str, Sampler],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.optimizer, self.rate, self.samplers, self.seed = optimizer, rate, dict(samplers), seed
+
+    @abstractmethod
+    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+        """Loss and σ of each sample of x [B, ...] at optimiser step k."""
+
+    @abstractmethod
+    def progress(self, k: int) -> dict[str, float]:
+        """What the method changes with the step, by name: N(k), μ(k)."""
+
+    @abstractmethod
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that σ falls between neighbouring edges [E] at step k -> [E-1]."""
+
+    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """The loss, and per-sample losses and σ for whoever watches."""
+        k, part = self.global_step, index % self.trainer.accumulate_grad_batches
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        torch.manual_seed(key(self.seed, DROPOUT, part, rank, k))
+        draws = StepDraws(self.seed, STEPS, part, k, rank=rank, world=world)
+        terms = self.terms(batch.x, batch.label, k, draws)
+        loss = terms.loss.mean()
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=world > 1, batch_size=len(batch.x))
+        return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma}
+
+    def validation_step(self, request: Request, index: int) -> dict[str, Tensor]:
+        """Samples [B, ...] of every sampler, from the same noise."""
+        return self.sample(request)
+
+    def sample(self, request: Request) -> dict[str, Tensor]:
+        """Samples [B, ...] by name of the sampler."""
+        return {
+            name: sampler(self.denoiser, request.z, label=request.label, draws=request.draws.fork())
+            for name, sampler in self.samplers.items()
+        }
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser of the denoiser alone, its rate set at every step."""
+        optimizer = self.optimizer([p for p in self.denoiser.parameters() if p.requires_grad])
+        schedule = LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

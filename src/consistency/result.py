@@ -1,0 +1,71 @@
+"""What a run leaves behind for scripts (result.json) and for people (one line)."""
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash of names, shapes, dtypes and bytes, whatever the order and the device."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def commit() -> str | None:
+    """The checked-out commit, with + when files differ from it; None outside a repository."""
+    try:
+        where = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain"], **where).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what computed, and the commit."""
+    return {"versions": {name: version(name) for name in VERSIONS}, "commit": commit()}
+
+
+def write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Write result.json, whole or not at all; a number that is not finite becomes null."""
+    temporary = directory / ".result.json.tmp"
+    temporary.write_text(json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
+    temporary.replace(directory / "result.json")
+
+
+def finite(value: Any) -> Any:
+    """The same, with NaN and infinities replaced by None: JSON has no such numbers."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """The result on one readable line."""
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
+    return f"{metrics}  ({result['steps']:,} steps, {result['images']:,} images, {result['seconds']:.0f} s)"
+
+
+def where(result: Mapping[str, Any]) -> str:
+    """The paths a person opens next, a line each."""
+    return "\n".join(f"{name:<12} {path}" for name, path in result["paths"].items() if path)

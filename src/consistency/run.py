@@ -1,0 +1,223 @@
+"""From a config to a result: compose, build, run, write result.json."""
+
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.errors import UserError, nearest
+from consistency.lit.callbacks.averages import EMA
+from consistency.lit.checkpoint import (
+    AtomicCheckpointIO,
+    averaged_weights,
+    check_fits,
+    newest,
+    read_checkpoint,
+)
+from consistency.lit.data.module import DataModule
+from consistency.lit.hardware import check_hardware
+from consistency.lit.module import Module
+from consistency.result import device_name, environment, line, weights_sha256, where, write_result
+
+
+def train(config: DictConfig) -> float | None:
+    """Train as configured, or go on training; the metric that a sweep optimises comes back."""
+    directory = run_directory()
+    ckpt = resume_from(config.ckpt_path, directory)
+    check_hardware(config.trainer)
+    data, module = build(config)
+    if ckpt is not None:
+        check_fits(ckpt, read_checkpoint(ckpt)["state_dict"], module)
+    trainer = build_trainer(config, directory)
+    since = time.monotonic()
+    with quiet():
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+        if trainer.global_step % config.trainer.val_check_interval:
+            trainer.validate(module, datamodule=data, verbose=False)
+    result = summary(config, trainer, module, directory, time.monotonic() - since)
+    return report(config, trainer, result, directory)
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Ask a task of a trained checkpoint; result.json stands in the run directory of the evaluation."""
+    directory = run_directory()
+    checkpoint = read_checkpoint(config.ckpt_path)
+    trained = OmegaConf.merge(checkpoint["config"], config.override)
+    assert isinstance(trained, DictConfig)
+    data, module = build(trained)
+    check_fits(config.ckpt_path, checkpoint["state_dict"], module)
+    if config.weights != "raw":
+        module.denoiser.load_state_dict(averaged_weights(checkpoint, config.weights))
+    else:
+        module.load_state_dict(checkpoint["state_dict"])
+    since = time.monotonic()
+    metrics, paths, images = instantiate(config.task)(module.eval(), data, trained, directory)
+    result = {
+        "metrics": metrics,
+        "steps": checkpoint["global_step"],
+        "images": images,
+        "seconds": time.monotonic() - since,
+        "parameters": count(module),
+        "weights_sha256": {config.weights or "averaged": weights_sha256(module.denoiser.state_dict())},
+        "device": device_name(module.device),
+        **environment(),
+        "paths": {**paths, "checkpoint": str(config.ckpt_path)},
+    }
+    write_result(directory, result)
+    print(f"{where(result)}\n{line(result)}")
+    return result
+
+
+def run_directory() -> Path:
+    """The one directory a run works in, which Hydra has made."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
+    """The checkpoint to go on from. A directory that holds a run is never begun afresh unasked."""
+    found = newest(directory)
+    if ckpt_path is None:
+        if found is not None:
+            raise UserError(
+                f"run_dir={directory} already holds a run: go on with ckpt_path=last, or choose another run_dir"
+            )
+        return None
+    if ckpt_path != "last":
+        return Path(ckpt_path)
+    print(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
+    return found
+
+
+def build(config: DictConfig) -> tuple[DataModule, Module]:
+    """Data and module. The same config builds the same weights."""
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed} must be 0 or greater")
+    torch.manual_seed(config.seed)
+    data: DataModule = instantiate(config.data)
+    denoiser = instantiate(config.denoiser, net={"shape": list(data.shape), "classes": data.classes})
+    if config.compile:
+        denoiser.net.compile()  # in place, so that checkpoint keys stay what they are
+    return data, instantiate(config.module, denoiser=denoiser)
+
+
+def build_trainer(config: DictConfig, directory: Path) -> Trainer:
+    """The trainer with its callbacks, one logger and atomic checkpoints."""
+    options = {
+        "callbacks": build_callbacks(config),
+        "logger": instantiate(config.logger, save_dir=str(directory)),
+        "plugins": [AtomicCheckpointIO()],
+        "default_root_dir": str(directory),
+        # Lightning counts batches here, the config optimiser steps.
+        "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
+    }
+    trainer: Trainer = instantiate(config.trainer, **options, _convert_="all")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            text = OmegaConf.to_yaml(config, resolve=True)
+            (directory / "config.yaml").write_text(text)
+            logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+    return trainer
+
+
+def build_callbacks(config: DictConfig) -> list[Callback]:
+    """The callbacks of the config, in its order; one set to null is left out."""
+    directory = {"checkpoints": run_directory() / "checkpoints", "samples": run_directory() / "samples"}
+    places = {name: {"directory": str(path)} for name, path in directory.items()}
+    built = []
+    for name, node in config.callbacks.items():
+        if node is not None:
+            extra = {**places.get(str(name), {}), **({"config": config} if name == "checkpoints" else {})}
+            built.append(instantiate(node, **extra, _recursive_=name != "checkpoints"))
+    return built
+
+
+def summary(
+    config: DictConfig, trainer: Trainer, module: Module, directory: Path, seconds: float
+) -> dict[str, Any]:
+    """What the run was and what came of it."""
+    raw = module.denoiser.state_dict()
+    hashes = {"raw": weights_sha256(raw)}
+    for ema in of_type(trainer.callbacks, EMA):  # type: ignore[attr-defined]
+        hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
+    pictures = sorted((directory / "samples").glob("*step.png"))
+    return {
+        "experiment": HydraConfig.get().runtime.choices.get("experiment"),
+        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")},
+        "steps": trainer.global_step,
+        "images": trainer.global_step * config.data.batch_size,
+        "seconds": seconds,
+        "parameters": count(module),
+        "weights_sha256": hashes,
+        "device": device_name(module.device),
+        "precision": str(config.trainer.precision),
+        "seed": config.seed,
+        **environment(),
+        "paths": {
+            "picture": str(pictures[0]) if pictures else None,
+            "checkpoint": str(newest(directory)),
+            "tensorboard": str(directory / "tensorboard"),
+        },
+    }
+
+
+def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:
+    """Write and print the result, and hand the row for the HParams tab to TensorBoard."""
+    if not trainer.is_global_zero:
+        return None
+    write_result(directory, result)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
+            logger.save()
+    print(f"{where(result)}\n{line(result)}")
+    return chosen(config.optimized_metric, result["metrics"])
+
+
+def chosen(name: str | None, metrics: dict[str, float]) -> float | None:
+    """The metric that a sweep optimises."""
+    if name is not None and name not in metrics:
+        raise UserError(f"optimized_metric={name} was not measured: {nearest(name, metrics)}")
+    return metrics[name] if name else None
+
+
+def hyperparameters(config: DictConfig) -> dict[str, Any]:
+    """The columns of the HParams tab: what every run has, and whatever the command line changed."""
+    row = {
+        "experiment": HydraConfig.get().runtime.choices.get("experiment"),
+        "seed": config.seed,
+        "steps": config.trainer.max_steps,
+        "batch_size": config.data.batch_size,
+        "lr": config.optimizer.lr,
+    }
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0].lstrip("+")
+        value = OmegaConf.select(config, key)
+        if isinstance(value, str | int | float | bool):
+            row[key] = value
+    return row
+
+
+def count(module: Module) -> int:
+    """Learned parameters of the network."""
+    return sum(p.numel() for p in module.denoiser.parameters())
+
+
+def of_type(items: Iterable[Any], kind: type) -> list[Any]:
+    """Those of a kind."""
+    return [item for item in items if isinstance(item, kind)]
+
+
+def quiet() -> Any:
+    """Without Lightning's advice that does not apply: our loaders need no workers, and hold no state."""
+    context = warnings.catch_warnings()
+    context.__enter__()
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    return context

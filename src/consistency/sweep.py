@@ -1,0 +1,40 @@
+"""A sweep leaves one table beside its runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class Table(Callback):
+    """Writes `table.md` into the sweep's directory: overrides and metrics of every run that ended."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Gather the results of the runs."""
+        directory = Path(config.hydra.sweep.dir)
+        text = table(sorted(directory.glob("*/result.json"), key=lambda path: path.parent.name.zfill(6)))
+        (directory / "table.md").write_text(text)
+        print(f"\n{text}\ntable        {directory / 'table.md'}")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Leave the run's own overrides beside its result."""
+        directory = Path(config.hydra.runtime.output_dir)
+        if directory.is_dir():
+            (directory / "overrides.json").write_text(json.dumps(list(config.hydra.overrides.task)))
+
+
+def table(results: list[Path]) -> str:
+    """Markdown, a row per run, a column per metric that any of them has."""
+    rows = [(path.parent, json.loads(path.read_text())) for path in results]
+    metrics = sorted({name for _, result in rows for name in result["metrics"]})
+    head = ["run", "overrides", *metrics, "seconds"]
+    lines = [head, ["---"] * len(head)]
+    for directory, result in rows:
+        overrides = json.loads((directory / "overrides.json").read_text())
+        values = [result["metrics"].get(name) for name in metrics]
+        shown = ["" if value is None else f"{value:.4g}" for value in values]
+        lines.append([directory.name, " ".join(overrides), *shown, f"{result['seconds']:.0f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,1 @@
+"""Golden numbers and independently written formulas."""

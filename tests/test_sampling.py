@@ -1,0 +1,125 @@
+"""Samplers against the golden ends of exact probability flows."""
+
+import math
+
+import pytest
+import torch
+
+from consistency.errors import UserError
+from consistency.sampling.samplers import euler, heun, karras_sigmas, multistep, onestep
+from consistency.schedule.draws import ImageDraws
+from consistency.tensor import expand
+from tests.reference import golden
+
+
+def gaussian(v):
+    return lambda x, sigma, label: v**2 * x / (v**2 + expand(sigma, x) ** 2)
+
+
+@pytest.mark.parametrize("v", golden.GAUSSIAN_END)
+def test_solvers_end_where_the_golden_table_says(v):
+    z = torch.ones(1, 1, dtype=torch.float64)
+    _, heun18, heun40, euler18 = golden.GAUSSIAN_END[v]
+    assert heun(gaussian(v), z, karras_sigmas(18)).item() == pytest.approx(heun18, abs=1e-8)
+    assert heun(gaussian(v), z, karras_sigmas(40)).item() == pytest.approx(heun40, abs=1e-8)
+    assert euler(gaussian(v), z, karras_sigmas(18)).item() == pytest.approx(euler18, abs=1e-8)
+
+
+@pytest.mark.parametrize("N", golden.MIXTURE_END)
+def test_heun_on_the_two_point_mixture(N):
+    def D(x, sigma, label):
+        return torch.tensor([[golden.mixture_denoiser(x.item(), sigma.item())]], dtype=torch.float64)
+
+    z = torch.full((1, 1), 24 / 80, dtype=torch.float64)
+    assert heun(D, z, karras_sigmas(N)).item() == pytest.approx(golden.MIXTURE_END[N], abs=1e-8)
+
+
+def test_orders_of_convergence_towards_the_exact_end():
+    exact = golden.GAUSSIAN_END[0.5][0]
+    z = torch.ones(1, 1, dtype=torch.float64)
+
+    def error(solver, N):  # the last, Euler, step to 0 is the same for both and shrinks with sigma_min
+        return abs(solver(gaussian(0.5), z, karras_sigmas(N)).item() - exact)
+
+    assert 1.8 < error(euler, 160) / error(euler, 320) < 2.3
+    assert 3.5 < error(heun, 80) / error(heun, 160) < 5
+
+
+def test_network_calls():
+    calls = []
+
+    def D(x, sigma, label):
+        calls.append(sigma[0].item())
+        return torch.zeros_like(x)
+
+    z = torch.randn(2, 3)
+    heun(D, z, karras_sigmas(18))
+    assert len(calls) == 35
+    calls.clear()
+    euler(D, z, karras_sigmas(18))
+    assert len(calls) == 18
+    calls.clear()
+    multistep(D, z, [80.0, 0.821], draws=ImageDraws(0, range(2)))
+    assert calls == [80.0, 0.821]
+
+
+def test_one_step_starts_from_the_highest_level_and_takes_the_label():  # trap 16
+    seen = {}
+
+    def f(x, sigma, label):
+        seen.update(x=x, sigma=sigma, label=label)
+        return x
+
+    z, label = torch.randn(4, 2), torch.arange(4)
+    onestep(f, z, [80.0], label)
+    assert torch.equal(seen["x"], 80 * z)
+    assert seen["sigma"].tolist() == [80.0] * 4
+    assert seen["label"] is label
+
+
+def test_multistep_renoises_with_the_variance_that_is_missing():
+    seen = []
+
+    def f(x, sigma, label):
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    z = torch.randn(20_000, 1)
+    multistep(f, z, [80.0, 0.5], draws=ImageDraws(0, range(20_000)), sigma_min=0.3)
+    assert seen[1].std().item() == pytest.approx(math.sqrt(0.5**2 - 0.3**2), rel=0.02)
+    assert abs(torch.corrcoef(torch.stack([seen[1], z], 0).squeeze())[0, 1]) < 0.02  # fresh noise
+
+
+def test_levels_at_and_below_epsilon_give_no_nan():
+    f = gaussian(0.5)
+    for tau in (0.002, 0.0019999999, 0.0):
+        x = multistep(f, torch.randn(3, 2), [80.0, tau], draws=ImageDraws(0, range(3)))
+        assert x.isfinite().all()
+
+
+def test_multistep_without_draws_is_refused():
+    with pytest.raises(UserError, match="draws"):
+        multistep(gaussian(0.5), torch.randn(3, 2), [80.0, 1.0])
+
+
+def test_exact_consistency_function_samples_the_data_in_one_and_in_two_steps():
+    v, eps = 0.5, 0.002
+
+    def f(x, sigma, label):
+        return x * expand(((v**2 + eps**2) / (v**2 + sigma**2)).sqrt(), x)
+
+    z = torch.randn(50_000, 1)
+    draws = ImageDraws(0, range(50_000))
+    for x in (onestep(f, z, [80.0]), multistep(f, z, [80.0, 0.821], draws=draws)):
+        assert x.std().item() == pytest.approx(v, rel=0.01)
+
+
+def test_solvers_keep_float64_inside_and_the_dtype_outside():
+    dtypes = set()
+
+    def D(x, sigma, label):
+        dtypes.add((x.dtype, sigma.dtype))
+        return x * 0
+
+    assert heun(D, torch.randn(2, 2), karras_sigmas(5)).dtype == torch.float32
+    assert dtypes == {(torch.float32, torch.float64)}

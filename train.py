@@ -1,0 +1,18 @@
+"""python train.py experiment=ict_cifar10: train, resume, sweep. configs/train.yaml lists what can be chosen."""
+
+import hydra
+from omegaconf import DictConfig
+
+from consistency.console import guarded
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(config: DictConfig) -> float | None:
+    """Train as configured; the value a sweep optimises comes back."""
+    from consistency.run import train  # torch and lightning are loaded only once the config stands
+
+    return train(config)
+
+
+if __name__ == "__main__":
+    guarded(main)
