@@ -1,4 +1,4 @@
-"""python eval.py task=sample ckpt_path=PATH: ask something of a trained checkpoint. Tasks are in configs/task/."""
+"""python eval.py task=sample ckpt_path=PATH: ask something of a trained checkpoint (configs/task/)."""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,4 +1,4 @@
-"""python train.py experiment=ict_cifar10: train, resume, sweep. configs/train.yaml lists what can be chosen."""
+"""python train.py experiment=ict_cifar10: train, resume, sweep. configs/train.yaml lists the choices."""
 
 import hydra
 from omegaconf import DictConfig

@@ -114,7 +114,7 @@ def test_data_flow_keeps_the_noise():  # trap 2
 
 
 def test_data_flow_is_an_unbiased_estimate_of_the_exact_velocity():
-    """E[z | x_t] is the velocity of the probability-flow ODE (2303.01469, theorem 2); and the sign of the score."""
+    """E[z | x_t] is the velocity of the probability flow (2303.01469, theorem 2), sign included."""
     torch.manual_seed(0)
     v, t = 0.5, torch.full((400_000,), 0.7, dtype=torch.float64)
     x, z = v * torch.randn(400_000, 1).double(), torch.randn(400_000, 1).double()

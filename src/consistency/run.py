@@ -1,8 +1,10 @@
 """From a config to a result: compose, build, run, write result.json."""
 
+import logging
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.errors import UserError, nearest
+from consistency.errors import UserError
 from consistency.lit.callbacks.averages import EMA
+from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.checkpoint import (
     AtomicCheckpointIO,
     averaged_weights,
@@ -25,6 +28,7 @@ from consistency.lit.checkpoint import (
 from consistency.lit.data.module import DataModule
 from consistency.lit.hardware import check_hardware
 from consistency.lit.module import Module
+from consistency.metrics.choice import pick
 from consistency.result import device_name, environment, line, weights_sha256, where, write_result
 
 
@@ -36,10 +40,10 @@ def train(config: DictConfig) -> float | None:
     data, module = build(config)
     if ckpt is not None:
         check_fits(ckpt, read_checkpoint(ckpt)["state_dict"], module)
-    trainer = build_trainer(config, directory)
     since = time.monotonic()
-    with quiet():
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+    with hushed():
+        trainer = build_trainer(config, directory)
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
         if trainer.global_step % config.trainer.val_check_interval:
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory, time.monotonic() - since)
@@ -59,7 +63,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     else:
         module.load_state_dict(checkpoint["state_dict"])
     since = time.monotonic()
-    metrics, paths, images = instantiate(config.task)(module.eval(), data, trained, directory)
+    metrics, paths, images = make(config.task)(module.eval(), data, trained, directory)
     result = {
         "metrics": metrics,
         "steps": checkpoint["global_step"],
@@ -76,6 +80,21 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return result
 
 
+def make(node: Any, **extra: Any) -> Any:
+    """What a config describes. Containers become plain ones: OmegaConf would take dataclasses for configs."""
+    return instantiate(node, **extra, _convert_="all")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without what does not concern the user: advice on loaders and devices, and deprecations among libraries."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # ours need none
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        yield
+
+
 def run_directory() -> Path:
     """The one directory a run works in, which Hydra has made."""
     return Path(HydraConfig.get().runtime.output_dir)
@@ -87,7 +106,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
     if ckpt_path is None:
         if found is not None:
             raise UserError(
-                f"run_dir={directory} already holds a run: go on with ckpt_path=last, or choose another run_dir"
+                f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another run_dir"
             )
         return None
     if ckpt_path != "last":
@@ -101,24 +120,24 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     if config.seed < 0:
         raise UserError(f"seed={config.seed} must be 0 or greater")
     torch.manual_seed(config.seed)
-    data: DataModule = instantiate(config.data)
-    denoiser = instantiate(config.denoiser, net={"shape": list(data.shape), "classes": data.classes})
+    data: DataModule = make(config.data)
+    denoiser = make(config.denoiser, net={"shape": list(data.shape), "classes": data.classes})
     if config.compile:
         denoiser.net.compile()  # in place, so that checkpoint keys stay what they are
-    return data, instantiate(config.module, denoiser=denoiser)
+    return data, make(config.module, denoiser=denoiser)
 
 
 def build_trainer(config: DictConfig, directory: Path) -> Trainer:
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
         "callbacks": build_callbacks(config),
-        "logger": instantiate(config.logger, save_dir=str(directory)),
+        "logger": make(config.logger),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
         # Lightning counts batches here, the config optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
-    trainer: Trainer = instantiate(config.trainer, **options, _convert_="all")
+    trainer: Trainer = make(config.trainer, **options)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             text = OmegaConf.to_yaml(config, resolve=True)
@@ -128,15 +147,11 @@ def build_trainer(config: DictConfig, directory: Path) -> Trainer:
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
-    """The callbacks of the config, in its order; one set to null is left out."""
-    directory = {"checkpoints": run_directory() / "checkpoints", "samples": run_directory() / "samples"}
-    places = {name: {"directory": str(path)} for name, path in directory.items()}
-    built = []
-    for name, node in config.callbacks.items():
-        if node is not None:
-            extra = {**places.get(str(name), {}), **({"config": config} if name == "checkpoints" else {})}
-            built.append(instantiate(node, **extra, _recursive_=name != "checkpoints"))
-    return built
+    """The callbacks of the config, in its order, without those set to null; and the keeper of the config."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    built = [make(node) for node in config.callbacks.values() if node is not None]
+    return [*built, KeepConfig({str(name): value for name, value in plain.items()})]
 
 
 def summary(
@@ -178,14 +193,7 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
             logger.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
             logger.save()
     print(f"{where(result)}\n{line(result)}")
-    return chosen(config.optimized_metric, result["metrics"])
-
-
-def chosen(name: str | None, metrics: dict[str, float]) -> float | None:
-    """The metric that a sweep optimises."""
-    if name is not None and name not in metrics:
-        raise UserError(f"optimized_metric={name} was not measured: {nearest(name, metrics)}")
-    return metrics[name] if name else None
+    return pick(config.optimized_metric, result["metrics"])
 
 
 def hyperparameters(config: DictConfig) -> dict[str, Any]:
@@ -214,10 +222,3 @@ def of_type(items: Iterable[Any], kind: type) -> list[Any]:
     """Those of a kind."""
     return [item for item in items if isinstance(item, kind)]
 
-
-def quiet() -> Any:
-    """Without Lightning's advice that does not apply: our loaders need no workers, and hold no state."""
-    context = warnings.catch_warnings()
-    context.__enter__()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    return context

@@ -20,8 +20,8 @@ def check_hardware(trainer: DictConfig) -> None:
     on_cpu = trainer.accelerator == "cpu" or not gpu
     if on_cpu and "bf16" in str(trainer.precision) and not cpu_has_bf16():
         raise UserError(
-            f"trainer.precision={trainer.precision} on a CPU without bf16 instructions is several times slower "
-            "than float32: use trainer.precision=32-true"
+            f"trainer.precision={trainer.precision} on a CPU without bf16 instructions, where it is several times "
+            "slower than float32: use trainer.precision=32-true"
         )
 
 

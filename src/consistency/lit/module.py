@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from consistency.lit.data.loader import Batch, Request
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -64,6 +64,7 @@ class Module(LightningModule):
         terms = self.terms(batch.x, batch.label, k, draws)
         loss = terms.loss.mean()
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=world > 1, batch_size=len(batch.x))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma}
 
     def validation_step(self, request: Request, index: int) -> dict[str, Tensor]:

@@ -21,8 +21,8 @@ class Constant:
     """The same μ throughout.
 
     Args:
-        mu: decay, 0 <= mu < 1: 0.95 for the target of CD on ImageNet-64 (2303.01469, table 3), 0.99993 for the
-            evaluation average of iCT on CIFAR-10 (2310.14189).
+        mu: decay, 0 <= mu < 1: 0.95 for the target of CD on ImageNet-64 (2303.01469, table 3), 0.99993 for
+            the evaluation average of iCT on CIFAR-10 (2310.14189).
     """
 
     mu: float

@@ -30,7 +30,7 @@ class Fidelity:
         self, module: Module, data: DataModule, config: DictConfig, directory: Path
     ) -> tuple[dict[str, float], dict[str, str], int]:
         """Metrics by name, paths (none), images made."""
-        judge: Judge = instantiate(config.metric)
+        judge: Judge = instantiate(config.metric, _convert_="all")
         data.prepare_data()
         data.setup("validate")
         judge.begin(data.real(), module.device)

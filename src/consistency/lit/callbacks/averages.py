@@ -16,7 +16,7 @@ from consistency.schedule.decay import Decay
 class EMA(Callback):
     """Several exponential moving averages of the denoiser's parameters.
 
-    `state_dict` of the module always holds the raw weights, the callback's own state the averages. One average
+    The module's `state_dict` always holds the raw weights, the callback's own state the averages. One of them
     takes the place of the raw weights from the start of a validation to its end, or to an exception.
 
     Args:

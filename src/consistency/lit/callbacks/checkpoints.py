@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError
 from consistency.lit.module import Module
+from consistency.metrics.choice import pick
 
 
 class Checkpoints(Checkpoint):
     """`last.ckpt` every so many steps, at the end, and when stopped; `best.ckpt`; and numbered ones to keep.
 
-    Each holds raw weights, averages, optimiser and loops, and the resolved config as plain data.
+    Each holds raw weights, averages, optimiser and loops.
 
     Args:
         directory: where they go.
-        config: the run's config.
         every: steps between two writes of last.ckpt.
         keep_every: steps between two numbered checkpoints that stay; 0 for none.
         monitor: metric whose lowest value makes best.ckpt; None for no such file.
@@ -27,7 +26,6 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         directory: str,
-        config: DictConfig | dict[str, Any],
         every: int = 500,
         keep_every: int = 0,
         monitor: str | None = None,
@@ -39,9 +37,6 @@ class Checkpoints(Checkpoint):
             every,
             keep_every,
             monitor,
-        )
-        self.config = (
-            OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
         )
         self.best: float | None = None
         self.saved = 0
@@ -67,11 +62,9 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Save the best; the raw weights are back by now, the averages where they belong."""
-        value = trainer.callback_metrics.get(self.monitor or "")
-        if value is None or trainer.sanity_checking or not trainer.state.fn == "fit":
-            return
-        if self.best is None or value.item() < self.best:
-            self.best = value.item()
+        value = pick(self.monitor, trainer.callback_metrics) if trainer.state.fn == "fit" else None
+        if value is not None and (self.best is None or value < self.best):
+            self.best = value
             trainer.save_checkpoint(self.directory / "best.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
@@ -84,10 +77,6 @@ class Checkpoints(Checkpoint):
         if trainer.global_step != self.saved:
             self._save_last(trainer)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Add the config, as plain data."""
-        checkpoint["config"] = self.config
-
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
         return {"best": self.best}
@@ -99,3 +88,18 @@ class Checkpoints(Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         self.saved = trainer.global_step
         trainer.save_checkpoint(self.last)
+
+
+class KeepConfig(Callback):
+    """Puts the resolved config into every checkpoint, as plain data, so that a checkpoint needs nothing else.
+
+    Args:
+        config: of plain containers, strings and numbers.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+        """Add it."""
+        checkpoint["config"] = self.config

@@ -1,13 +1,12 @@
 """Metrics of samples, owned by callbacks, so that no extractor is averaged or saved."""
 
 import torch
+from consistency.lit.data.loader import Request
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from consistency.lit.data.loader import Request
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
-from consistency.schedule.draws import ImageDraws
 from consistency.tensor import expand
 
 

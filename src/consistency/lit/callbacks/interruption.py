@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 from consistency.lit.module import Module
 
 
-class Interrupted(RuntimeError):
+class Interrupted(RuntimeError):  # noqa: N818 - the run did what it was asked to
     """The run was asked to stop, and did so between two steps.
 
     Args:

@@ -1,0 +1,24 @@
+# make train   a one-step generator of digits, in a few minutes
+# make test    the default tests
+# make lint    style, types, layout
+# Each makes the environment it needs, and reuses it while pyproject.toml stays the same.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test lint
+train: .venv/ready
+	$(BIN)/python train.py
+
+test: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@

@@ -1,0 +1,1 @@
+"""How is it run? The only floor that knows Lightning."""

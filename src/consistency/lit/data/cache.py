@@ -1,0 +1,137 @@
+"""A folder of images converted once: a uint8 array on disk that a run maps instead of decoding.
+
+A cache is a folder with `images.npy`, `labels.npy` and `manifest.json`. It is written under another name and
+renamed when whole, so that a killed conversion leaves nothing that looks like one.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from consistency.lit.data.images import Entry, classes
+from consistency.lit.data.loader import ArrayData
+
+VERSION = 1  # of what `square` makes of an image: raise it, and all caches are made anew
+SMALL = 2**30  # bytes up to which an array is loaded, and hashed whole
+BLOCK = 2**20  # of a larger array so many bytes are hashed in each of BLOCKS places
+BLOCKS = 64
+
+Named = tuple[list[str], np.ndarray]  # names of n files, and their images [n, C, H, W]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a cache was made from, and what it must be."""
+
+    fingerprint: str  # of the source
+    count: int  # images
+    skipped: int  # files that were no images
+    images: str  # checksum of images.npy
+    labels: str  # checksum of labels.npy
+    classes: list[str]  # by label; empty where there are no labels
+
+
+def fingerprint(entries: Sequence[Entry], resolution: int, channels: int) -> str:
+    """A hash of the source and of what is to be made of it."""
+    digest = hashlib.sha256(f"{VERSION} {resolution} {channels}\n".encode())
+    for entry in entries:
+        digest.update(f"{entry.name}\0{entry.size}\0{entry.stamp}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """A hash of size and content; of a file too large to read at every start, of evenly spaced blocks."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= SMALL:
+            return hashlib.file_digest(file, lambda: digest).hexdigest()
+        for i in range(BLOCKS):
+            file.seek((size - BLOCK) * i // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a cache, None where there is none that can be read."""
+    try:
+        return Manifest(**json.loads((directory / "manifest.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
+    """Why a cache cannot be used for the source with this fingerprint, None if it can."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return "is damaged" if directory.exists() else "is not there yet"
+    if manifest.fingerprint != mark:
+        return "is of other files"
+    if manifest.skipped and not skip_broken:
+        return "lacks files that could not be read"
+    return None if whole(directory, manifest) else "is damaged"
+
+
+def whole(directory: Path, manifest: Manifest) -> bool:
+    """Whether the arrays are what was written."""
+    try:
+        images, labels = checksum(directory / "images.npy"), checksum(directory / "labels.npy")
+    except OSError:
+        return False
+    return (images, labels) == (manifest.images, manifest.labels)
+
+
+def load(directory: Path) -> ArrayData:
+    """The arrays: in memory if small, else mapped, so that processes share the pages they touch."""
+    path = directory / "images.npy"
+    # Copy-on-write, because torch warns of arrays that cannot be written; nothing writes to it.
+    images = np.load(path, mmap_mode=None if path.stat().st_size <= SMALL else "c")
+    labels = np.load(directory / "labels.npy")
+    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels) if len(labels) else None)
+
+
+def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[Named]) -> list[str]:
+    """Write batches one after the other as one .npy file [M, *shape]; the M names come back."""
+    names: list[str] = []
+    with path.open("wb") as file:
+        write_header(file, (0, *shape))
+        for some, images in batches:
+            file.write(images.tobytes())
+            names += some
+        file.seek(0)
+        write_header(file, (len(names), *shape))  # as long as before: numpy leaves room for the first axis
+    return names
+
+
+def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """The beginning of a .npy file of uint8."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def build(
+    directory: Path, mark: str, shape: tuple[int, ...], total: int, batches: Iterable[Named]
+) -> Manifest:
+    """Write a cache of images that come with their names, of a source with `total` files."""
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir()
+    try:
+        kept = write_images(partial / "images.npy", shape, batches)
+        known, label = np.unique(np.array(classes(kept) or [], dtype=str), return_inverse=True)
+        np.save(partial / "labels.npy", label.astype(np.int64))
+        sums = {name: checksum(partial / f"{name}.npy") for name in ("images", "labels")}
+        manifest = Manifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
+        (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+        shutil.rmtree(directory, ignore_errors=True)
+        partial.replace(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest

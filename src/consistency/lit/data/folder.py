@@ -1,0 +1,187 @@
+"""Any folder or zip archive of images, decoded once into a cache."""
+
+import hashlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from consistency.errors import UserError
+from consistency.lit.data import cache
+from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
+from consistency.lit.data.loader import ArrayData
+from consistency.lit.data.module import DataModule
+
+SPARE = Path("data/cache")  # for the cache of a source that lies where nothing can be written
+CHUNK = 64  # files that a thread decodes before it hands them on
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class ImageFolder(DataModule):
+    """Images of a folder or a zip archive, with class folders or without, cut to squares of one resolution.
+
+    Args:
+        root: the folder or the archive; png, jpg, bmp, webp and gif (its first frame) are found at any depth.
+        resolution: in pixels.
+        channels: 3 for colour, 1 for grey.
+        skip_broken: leave files out that are no images, and count them, instead of stopping at the first.
+        cache: folder for the converted images; by default beside `root`, or in data/cache where that
+            cannot be written.
+        **run: batch_size, seed and the rest of `DataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int,
+        channels: int = 3,
+        skip_broken: bool = False,
+        cache: str | None = None,
+        **run: Any,
+    ) -> None:
+        super().__init__(**{"prefetch": 2, **run})  # a mapped array waits for the disk
+        if resolution < 1:
+            raise UserError(f"data.resolution={resolution} must be 1 or greater")
+        if channels not in MODES:
+            raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
+        self.root, self.resolution, self.channels = Path(root).expanduser(), resolution, channels
+        self.skip_broken, self.cache = skip_broken, cache
+
+    def load(self) -> ArrayData:
+        """Map the cache, after it has been made if need be."""
+        files = source(self.root)
+        entries = self._entries(files)
+        mark = cache.fingerprint(entries, self.resolution, self.channels)
+        for place in self._places():
+            if cache.fault(place, mark, self.skip_broken) is None:
+                return cache.load(place)
+        place = self._writable()
+        with FileLock(place.with_name(place.name + ".lock")):  # the processes of a machine wait for the first
+            fault = cache.fault(place, mark, self.skip_broken)
+            if fault is not None:
+                self._convert(files, entries, mark, place, fault)
+        return cache.load(place)
+
+    def _entries(self, files: Source) -> list[Entry]:
+        try:
+            entries = files.entries()
+        except OSError as error:
+            raise UserError(f"data.root={self.root} cannot be read: {error}") from error
+        if not entries:
+            raise UserError(f"data.root={self.root} holds no image: expected {', '.join(SUFFIXES)}")
+        return entries
+
+    def _places(self) -> list[Path]:
+        """Where the cache may lie, in the order of preference."""
+        root, kind = self.root.resolve(), f"{self.channels}x{self.resolution}"
+        name = f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+        if self.cache is not None:
+            return [Path(self.cache).expanduser() / name / kind]
+        return [root.with_name(root.name + ".consistency-cache") / kind, SPARE / name / kind]
+
+    def _writable(self) -> Path:
+        """The first place that can be written."""
+        for place in self._places():
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                continue
+            if os.access(place.parent, os.W_OK):
+                return place
+        tried = " nor ".join(str(place.parent) for place in self._places())
+        raise UserError(f"cannot write to {tried}: set data.cache to a folder for the converted images")
+
+    def _convert(self, files: Source, entries: list[Entry], mark: str, place: Path, fault: str) -> None:
+        tell(f"cache {place} {fault}: converting {len(entries):,} files of {self.root}")
+        converter = Converter(files, self.root, self.resolution, self.channels, self.skip_broken)
+        names = [entry.name for entry in entries]
+        shape = (self.channels, self.resolution, self.resolution)
+        try:
+            made = cache.build(place, mark, shape, len(names), converter.convert(names))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {place} ({error}): make room, or set data.cache elsewhere"
+            ) from error
+        if made.skipped:
+            first = min(converter.broken)
+            tell(f"left out {made.skipped:,} of {len(names):,} files that are no images, the first: {first}")
+
+
+class Converter:
+    """Image files -> arrays, by threads, in order.
+
+    Args:
+        files: where they are.
+        root: what the source is called in messages.
+        resolution: in pixels.
+        channels: 3 or 1.
+        skip_broken: leave out what is no image instead of raising.
+    """
+
+    def __init__(self, files: Source, root: Path, resolution: int, channels: int, skip_broken: bool) -> None:
+        self.files, self.root, self.skip_broken = files, root, skip_broken
+        self.resolution, self.channels = resolution, channels
+        self.broken: list[str] = []
+
+    def convert(self, names: Sequence[str]) -> Iterator[cache.Named]:
+        """Names and images [n, C, H, W], a chunk at a time, under a bar."""
+        chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
+        workers = min(os.cpu_count() or 1, 8)
+        with progress() as bar, ThreadPoolExecutor(workers) as threads:
+            task = bar.add_task("converting", total=len(names))
+            for made in in_order(threads, self._chunk, chunks, ahead=2 * workers):
+                yield made
+                bar.advance(task, min(CHUNK, len(names) - bar.tasks[0].completed))
+        if len(self.broken) == len(names):
+            raise UserError(f"data.root={self.root}: none of its {len(names):,} files is an image")
+
+    def _chunk(self, names: Sequence[str]) -> cache.Named:
+        made = {name: image for name in names if (image := self._image(name)) is not None}
+        size = (0, self.channels, self.resolution, self.resolution)
+        return list(made), np.stack(list(made.values())) if made else np.empty(size, np.uint8)
+
+    def _image(self, name: str) -> np.ndarray | None:
+        try:
+            return square(self.files.read(name), self.resolution, self.channels)
+        except Exception as error:  # Pillow raises a dozen kinds
+            if not self.skip_broken:
+                reason = str(error).partition(" <")[0]  # without the address of a buffer
+                raise UserError(
+                    f"{self.root}/{name} is not an image ({reason}): remove it, or set data.skip_broken=true "
+                    "to leave such files out"
+                ) from error
+        self.broken.append(name)
+        return None
+
+
+def in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """`map` by threads, which run at most so many items ahead, so that results do not pile up."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(threads.submit(work, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    for last in waiting:
+        yield last.result()
+
+
+def progress() -> Progress:
+    """A bar with the time left, on standard error."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    left = TextColumn("left"), TimeRemainingColumn()
+    return Progress(*columns, *left, console=Console(stderr=True))
+
+
+def tell(line: str) -> None:
+    """A notice that is no result."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,147 @@
+"""The abstract data set: one hole, `load`. Batches, noise, encoding and decoding are the same for all."""
+
+from abc import abstractmethod
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
+from consistency.truth.oracle import Mixture
+
+
+class DataModule(LightningDataModule):
+    """An array -> training batches, and requests for samples.
+
+    Images are stored as uint8 u and trained on as (u - offset)/scale; points are trained on as they are.
+
+    Args:
+        batch_size: samples of an optimiser step, over all processes and accumulated parts, as papers count.
+        seed: order, flips and the noise of samples follow from it.
+        flip: mirror images left to right at random.
+        conditional: serve labels.
+        samples: how many samples a validation makes, over all processes.
+        sample_batch: samples made at once on one process.
+        offset: in units of a pixel, 127.5 maps [0, 255] to [-1, 1].
+        scale: in units of a pixel.
+        prefetch: batches prepared ahead by a thread; 0 for no thread.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        flip: bool = False,
+        conditional: bool = False,
+        samples: int = 1024,
+        sample_batch: int = 256,
+        offset: float = 127.5,
+        scale: float = 127.5,
+        prefetch: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "batch_size": batch_size,
+            "samples": samples,
+            "sample_batch": sample_batch,
+        }.items():
+            if value < 1:
+                raise UserError(f"data.{name}={value} must be 1 or greater")
+        self.batch_size, self.seed, self.flip, self.conditional = batch_size, seed, flip, conditional
+        self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
+        self.offset, self.scale = offset, scale
+        self._data: ArrayData | None = None
+
+    @abstractmethod
+    def load(self) -> ArrayData:
+        """The whole data set; called once. What it downloads or converts, it finds at the next call."""
+
+    def prepare_data(self) -> None:
+        """Load on one process of each machine before the others do."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, unless it has been done."""
+        if self._data is None:
+            data = self.load()
+            if self.conditional and data.label is None:
+                raise UserError(
+                    "data.conditional=true but this data set has no labels: set data.conditional=false, "
+                    "or choose data with classes (for a folder of images, one folder per class)"
+                )
+            self._data = data if self.conditional else ArrayData(data.x)
+
+    @property
+    def data(self) -> ArrayData:
+        """The samples that are served, with labels if conditional."""
+        self.setup()
+        assert self._data is not None
+        return self._data
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: (C, H, W) or (D,)."""
+        return tuple(self.data.x.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """How many, 0 unless conditional."""
+        return 0 if self.data.label is None else int(self.data.label.max()) + 1
+
+    @property
+    def density(self) -> Mixture | None:
+        """What the data were drawn from, where that is known exactly."""
+        return None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether samples are images rather than points."""
+        return not self.data.x.is_floating_point()
+
+    def real(self) -> Tensor:
+        """All samples as metrics see them: uint8 images [M, C, H, W] or points [M, D]."""
+        return self.data.x
+
+    def encode(self, u: Tensor) -> Tensor:
+        """uint8 -> what networks see, in float32."""
+        return (u.float() - self.offset) / self.scale
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The nearest uint8 images, which bring back all 256 levels; points come back as they are.
+
+        For x in [-1, 1] this truncates 127.5 x + 128, as EDM does; truncating 127.5 (x + 1) corrupts dozens.
+        """
+        if not self.is_image:
+            return x
+        return (x.float() * self.scale + (self.offset + 0.5)).clamp(0, 255).to(torch.uint8)
+
+    def on_after_batch_transfer(self, batch: Batch | object, dataloader_idx: int) -> Batch | object:
+        """Encode where the batch lies, so that a quarter of the bytes travels."""
+        if isinstance(batch, Batch) and self.is_image:
+            return batch._replace(x=self.encode(batch.x))
+        return batch
+
+    def train_dataloader(self) -> StepLoader:
+        """From the batch where the run stands."""
+        rank, world, parts = self._share()
+        if self.batch_size % (world * parts):
+            raise UserError(
+                f"data.batch_size={self.batch_size} must be a multiple of {world * parts}: trainer.devices "
+                f"({world} processes) times trainer.accumulate_grad_batches ({parts})"
+            )
+        start = parts * (self.trainer.global_step if self.trainer else 0)
+        size = self.batch_size // parts
+        return StepLoader(self.data, size, self.seed, start, rank, world, self.flip, self.prefetch)
+
+    def val_dataloader(self) -> RequestLoader:
+        """The same requests at every validation."""
+        rank, world, _ = self._share()
+        batch = min(self.sample_batch, max(self.samples // world, 1))  # no process goes without
+        return RequestLoader(self.samples, self.shape, batch, self.seed, self.classes, rank, world)
+
+    def _share(self) -> tuple[int, int, int]:
+        """This process, the number of processes, and into how many batches an optimiser step is split."""
+        if self.trainer is None:
+            return 0, 1, 1
+        return self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches

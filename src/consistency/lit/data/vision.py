@@ -1,0 +1,116 @@
+"""CIFAR-10 and Fashion-MNIST: read from an existing copy, or downloaded by torchvision, as whole arrays."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.lit.data.loader import ArrayData
+from consistency.lit.data.module import DataModule
+
+IDX_UBYTE = b"\0\0\x08"  # an IDX file begins so when its entries are unsigned bytes; the rank follows
+
+
+class CIFAR10(DataModule):
+    """The 50,000 training images, 3x32x32 in 10 classes, which published statistics are of as well.
+
+    Mirrored by default, as iCT does (2310.14189); ECT and FastGen do not, and EDM's teachers learn mirrored
+    images under labels of their own.
+
+    Args:
+        root: folder with `cifar-10-batches-py` or `cifar-10-python.tar.gz`; filled by a download if need be.
+        **run: batch_size, seed and the rest of `DataModule`.
+    """
+
+    def __init__(self, root: str, **run: Any) -> None:
+        super().__init__(**{"flip": True, **run})
+        self.root = Path(root).expanduser()
+
+    def load(self) -> ArrayData:
+        """Read the five batches, whose checksums torchvision compares."""
+        from torchvision import datasets
+
+        known = datasets.CIFAR10
+        try:
+            found = known(str(self.root))
+        except RuntimeError:
+            what = f"{known.filename} (or {known.base_folder} from it)"
+            fetched(self.root, what, lambda: known(str(self.root), download=True))
+            found = known(str(self.root))
+        x = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
+        return ArrayData(torch.from_numpy(x), torch.tensor(found.targets))
+
+
+class FashionMNIST(DataModule):
+    """The 60,000 training images, 1x28x28 in 10 classes of garments.
+
+    Not mirrored by default: all shoes point to the left, and the mirrored ones are not in the data.
+
+    Args:
+        root: folder with the IDX files, gzipped or not, or with torchvision's `FashionMNIST/raw`; filled by a
+            download if need be.
+        **run: batch_size, seed and the rest of `DataModule`.
+    """
+
+    def __init__(self, root: str, **run: Any) -> None:
+        super().__init__(**run)
+        self.root = Path(root).expanduser()
+
+    def load(self) -> ArrayData:
+        """Read images and labels."""
+        x = read_idx(self._file("train-images-idx3-ubyte"), 3)
+        label = read_idx(self._file("train-labels-idx1-ubyte"), 1)
+        if len(x) != len(label):
+            raise UserError(
+                f"data.root={self.root} holds {len(x)} images but {len(label)} labels: fetch it again"
+            )
+        return ArrayData(x[:, None], label.long())
+
+    def _file(self, name: str) -> Path:
+        """Where an IDX file is, after a download if need be.
+
+        Not through torchvision, whose reader takes one layout and whose checksums are of one compression.
+        """
+        from torchvision import datasets
+
+        raw = self.root / "FashionMNIST" / "raw"
+        places = [folder / (name + suffix) for folder in (self.root, raw) for suffix in ("", ".gz")]
+        if not any(path.is_file() for path in places):
+            what = "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"
+            fetched(self.root, what, lambda: datasets.FashionMNIST(str(self.root), download=True))
+        return next(path for path in places if path.is_file())
+
+
+def fetched(root: Path, what: str, download: Callable[[], object]) -> None:
+    """Download into `root`, one process at a time; what cannot be had is the user's to bring."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".download.lock"):
+            download()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.root={root} lacks a whole {what}, and downloading failed: put it there by hand, or set "
+            f"data.root to a folder that has it ({reason})"
+        ) from error
+
+
+def read_idx(path: Path, rank: int) -> Tensor:
+    """An IDX file of unsigned bytes, gzipped or not -> uint8 of that rank."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: delete it and fetch it again ({error})") from error
+    start = 4 + 4 * rank  # the header: what it is, then the length of each axis
+    shape = np.frombuffer(content[4:start].ljust(4 * rank, b"\0"), ">u4").tolist()
+    if content[:4] != IDX_UBYTE + bytes([rank]) or len(content) != start + math.prod(shape):
+        raise UserError(f"{path} is not a whole IDX file of rank {rank}: delete it and fetch it again")
+    return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).reshape(shape)

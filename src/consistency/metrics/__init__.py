@@ -1,0 +1,1 @@
+"""How good is it? Distances between samples and data."""

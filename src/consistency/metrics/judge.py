@@ -1,0 +1,113 @@
+"""Judges of samples: shown the data once, then samples by the sampler's name, then asked for numbers."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from consistency.metrics.features import Extractor
+from consistency.metrics.fidelity import FrechetDistance, half_floor
+from consistency.metrics.transport import sliced_wasserstein2
+
+
+class Judge(Protocol):
+    """Compares samples with data, both as uint8 images [B, C, H, W] or as points [B, D]."""
+
+    def begin(self, real: Tensor, device: torch.device) -> None:
+        """See the data; called again for the same data, does nothing."""
+        ...
+
+    def update(self, name: str, samples: Tensor) -> None:
+        """See some samples of the sampler `name`."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Numbers by `metric/name`, over all processes, and forget the samples."""
+        ...
+
+
+class Fidelity:
+    """Fréchet distance of every sampler: FID with Inception, FD(name) with any other extractor.
+
+    The floor beside it is the distance between random halves of the data.
+
+    Args:
+        extractor: images -> features.
+        batch: images a forward.
+    """
+
+    def __init__(self, extractor: Extractor, batch: int = 256) -> None:
+        self.extractor, self.batch = extractor, batch
+        self.distances: dict[str, FrechetDistance] = {}
+        self.real: Tensor | None = None
+
+    def begin(self, real: Tensor, device: torch.device) -> None:
+        """Keep the data; each sampler's distance sees it when the first samples come."""
+        if self.real is None:
+            self.real, self.device = real, device
+            self.extractor.to(device)
+            self.floor = half_floor(real, self.extractor)[0]
+
+    def update(self, name: str, samples: Tensor) -> None:
+        """See some samples."""
+        if name not in self.distances:
+            self.distances[name] = distance = FrechetDistance(self.extractor).to(self.device)
+            for part in self._parts():
+                distance.update_real(part)
+        self.distances[name].update_fake(samples)
+
+    def compute(self) -> dict[str, float]:
+        """Distance of each sampler, and the floor."""
+        metric = self.extractor.metric_name
+        values = {f"{metric}/{name}": float(distance.compute()) for name, distance in self.distances.items()}
+        for distance in self.distances.values():
+            distance.reset_fake()
+        return {**values, f"{metric}/floor": self.floor}
+
+    def _parts(self) -> Iterator[Tensor]:
+        assert self.real is not None
+        for part in self.real.split(self.batch):
+            yield part.to(self.device)
+
+
+class Transport:
+    """Sliced Wasserstein-2 distance of points in the plane; the floor is that between two halves of the data.
+
+    Args:
+        projections: directions averaged over.
+    """
+
+    def __init__(self, projections: int = 128) -> None:
+        self.projections, self.samples = projections, {}
+        self.real: Tensor | None = None
+
+    def begin(self, real: Tensor, device: torch.device) -> None:
+        """Keep the data."""
+        self.real = real.double().cpu()
+
+    def update(self, name: str, samples: Tensor) -> None:
+        """See some samples."""
+        self.samples.setdefault(name, []).append(samples.double().cpu())
+
+    def compute(self) -> dict[str, float]:
+        """Distance of each sampler, and the floor at the same number of points."""
+        assert self.real is not None
+        values = {name: self._distance(gathered(torch.cat(parts))) for name, parts in self.samples.items()}
+        count = max((sum(map(len, parts)) for parts in self.samples.values()), default=len(self.real) // 2)
+        self.samples.clear()
+        values["floor"] = self._distance(self.real[:count])
+        return {f"SW2/{name}": value for name, value in values.items()}
+
+    def _distance(self, points: Tensor) -> float:
+        assert self.real is not None
+        return sliced_wasserstein2(points, self.real[-len(points) :], projections=self.projections)
+
+
+def gathered(points: Tensor) -> Tensor:
+    """The points of all processes, the same on each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return points
+    parts = [torch.empty(0)] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, points)
+    return torch.cat(parts)

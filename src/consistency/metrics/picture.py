@@ -1,0 +1,43 @@
+"""Samples as one picture."""
+
+import math
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def picture(samples: Tensor, count: int = 64, least: int = 480) -> Image.Image:
+    """A square grid of uint8 images [B, C, H, W], or a cloud of points [B, 2].
+
+    Args:
+        samples: at least one sample.
+        count: images shown.
+        least: pixels of the picture's side; small images are enlarged by whole factors.
+    """
+    return cloud(samples) if samples.ndim == 2 else grid(samples[:count], least)
+
+
+def grid(images: Tensor, least: int) -> Image.Image:
+    """Images [B, C, H, W] in a square, with a thin line between them."""
+    from torchvision.utils import make_grid
+
+    columns = math.ceil(math.sqrt(len(images)))
+    pixels = make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    factor = max(1, least // image.width)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def cloud(points: Tensor) -> Image.Image:
+    """Points [B, 2] in the plane."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 4.8), layout="constrained", dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.scatter(*points.double().T.numpy(), s=1.5, alpha=0.4, linewidths=0, color="#1f4e79")
+    axes.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -1,0 +1,256 @@
+"""The layers that all networks are made of.
+
+`torch.func.jvp` runs through each of them: eagerly, under autocast and inside `torch.compile`. Where a fused
+kernel has no forward derivative, or breaks under one of these, a layer looks at its input: a tensor that
+carries a tangent takes a path written in primitives, every other one the kernel. Callers need do nothing.
+"""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
+
+from consistency.errors import UserError
+
+
+def has_tangent(x: Tensor) -> bool:
+    """Whether x is being differentiated in forward mode."""
+    return unpack_dual(x).tangent is not None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast switched off on the device of x; nothing at all where it is off, to keep exports plain."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x with half precision widened to float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def linear(n_in: int, n_out: int, gain: float = 1.0, bias: bool = True) -> nn.Linear:
+    """A linear layer initialised as EDM's (2206.00364): Xavier-uniform weights times `gain`, zero bias."""
+    layer = nn.Linear(n_in, n_out, bias)
+    _initialise(layer.weight, layer.bias, gain)
+    return layer
+
+
+def conv(n_in: int, n_out: int, kernel: int, gain: float = 1.0, margin: int = 0) -> nn.Conv2d:
+    """A convolution, likewise. It keeps the resolution and adds `margin` pixels on each side."""
+    layer = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2 + margin)
+    _initialise(layer.weight, layer.bias, gain)
+    return layer
+
+
+def _initialise(weight: Tensor, bias: Tensor | None, gain: float) -> None:
+    nn.init.xavier_uniform_(weight, gain)
+    if bias is not None:
+        nn.init.zeros_(bias)
+
+
+class Embedding(Protocol):
+    """Features of a number per sample, (c_noise [B]) -> [B, channels], never below float32."""
+
+    channels: int
+
+    def __call__(self, noise: Tensor) -> Tensor:
+        """The features of c_noise [B]."""
+        ...
+
+
+def waves(noise: Tensor, frequencies: Tensor) -> Tensor:
+    """[sin, cos] of c_noise [B] times each of the frequencies [n], never below float32: [B, 2n]."""
+    angles = at_least_float32(noise)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class PositionalEmbedding(nn.Module):
+    """Sinusoids of geometric frequencies from 1 to 1e-4, ends included (DDPM++ of 2011.13456, as EDM has it).
+
+    Args:
+        channels: number of features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """The features [B, channels] of c_noise [B]."""
+        n = self.channels // 2
+        place = torch.arange(n, device=noise.device, dtype=at_least_float32(noise).dtype) / max(n - 1, 1)
+        return waves(noise, 1e-4**place)
+
+
+class FourierEmbedding(nn.Module):
+    """Sinusoids of random frequencies, N(0, (2π scale)²), drawn once and kept in the state_dict (NCSN++).
+
+    Args:
+        channels: number of features.
+        scale: standard deviation in turns per unit of c_noise. 16 belongs to c_noise = ln(σ)/4: with the
+            250 ln(σ) of other networks the features are chaos.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("frequencies", torch.randn(channels // 2) * scale)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """The features [B, channels] of c_noise [B]."""
+        return waves(noise, 2 * math.pi * self.frequencies)
+
+    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 (as in nn.Module)
+        """Move, but never below float32: a rounded frequency is another function."""
+        exact = self.frequencies
+        super()._apply(fn, recurse)
+        if self.frequencies.dtype.itemsize < 4:
+            self.frequencies = exact.to(self.frequencies.device)
+        return self
+
+
+def one_hot(label: Tensor | None, classes: int, noise: Tensor) -> Tensor:
+    """Classes as EDM feeds them, [B, classes]: one-hot rows times √classes, zeros for no class.
+
+    Raises:
+        UserError: a label for an unconditional network.
+    """
+    if label is None:
+        return noise.new_zeros(len(noise), classes)
+    if not classes:
+        raise UserError("net.classes is 0 but labels were given: set it to the number of classes")
+    return F.one_hot(label, classes).to(noise.dtype) * math.sqrt(classes)
+
+
+def standardise(x: Tensor, eps: float) -> Tensor:
+    """x with zero mean and unit variance (plus eps) along its last axis, at least in float32."""
+    x = at_least_float32(x)
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalisation of the units of a sample [B, width]: parameters and result of `nn.LayerNorm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised input, in its dtype."""
+        output = self.primitive(input) if has_tangent(input) else super().forward(input)
+        return output.to(input.dtype)
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """The same in means and square roots."""
+        return standardise(x, self.eps) * self.weight + self.bias
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalisation of groups of channels: parameters and result of `nn.GroupNorm`.
+
+    Args:
+        channels: C of the input [B, C, ...].
+        groups: by default the largest divisor of C that is at most 32 and leaves 4 channels to a group.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, groups: int | None = None, eps: float = 1e-6) -> None:
+        most = max(1, min(32, channels // 4))
+        groups = groups or next(g for g in range(most, 0, -1) if channels % g == 0)
+        super().__init__(groups, channels, eps)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised input [B, C, ...], in its dtype."""
+        output = self.primitive(input) if has_tangent(input) else super().forward(input)
+        return output.to(input.dtype)
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """The same in means and square roots."""
+        unit = standardise(x.reshape(len(x), self.num_groups, -1), self.eps).reshape(x.shape)
+        per_channel = (-1, *[1] * (x.ndim - 2))
+        return unit * self.weight.view(per_channel) + self.bias.view(per_channel)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v for [..., tokens, d]."""
+    if not has_tangent(q):
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = at_least_float32(q @ k.mT) / math.sqrt(q.shape[-1])
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+class Attention(nn.Module):
+    """Self-attention between pixels, without the residual. Its channels are in EDM's order, so weights port.
+
+    Args:
+        channels: C of the input [B, C, H, W].
+        heads: number of heads, a divisor of C.
+    """
+
+    def __init__(self, channels: int, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels)
+        self.qkv = conv(channels, 3 * channels, 1, gain=math.sqrt(0.2))
+        self.proj = conv(channels, channels, 1, gain=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What each pixel of x [B, C, H, W] receives from all others."""
+        qkv = rearrange(self.qkv(self.norm(x)), "b (n c p) h w -> p b n (h w) c", n=self.heads, p=3)
+        a = attend(*qkv.contiguous())
+        return self.proj(rearrange(a, "b n (h w) c -> b (n c) h w", h=x.shape[2]))
+
+
+class Resample(nn.Module):
+    """A low-pass filter: the outer product of its taps with themselves, normalised to a sum of one.
+
+    Args:
+        taps: (1, 1) is a box, (1, 3, 3, 1) the FIR filter of NCSN++. An even number of them.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, *taps: float) -> None:
+        super().__init__()
+        row = torch.tensor(taps, dtype=torch.float32)
+        self.register_buffer("kernel", torch.outer(row, row) / row.sum() ** 2, persistent=False)
+        self.padding = (len(taps) - 1) // 2
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        return self.kernel.expand(x.shape[1], 1, -1, -1)
+
+
+class Down(Resample):
+    """Filter [B, C, H, W] and keep every second pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H/2, W/2]."""
+        return F.conv2d(x, self._kernel(x), stride=2, padding=self.padding, groups=x.shape[1])
+
+
+class Up(Resample):
+    """Spread [B, C, H, W] over twice as many pixels per side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, 2H, 2W]."""
+        return F.conv_transpose2d(x, 4 * self._kernel(x), stride=2, padding=self.padding, groups=x.shape[1])
+
+
+class PyramidDown(nn.Sequential):
+    """One level of the input pyramid: convolve, filter and keep every second pixel, no edge padded twice.
+
+    Args:
+        n_in: channels of the level above.
+        n_out: channels of this level.
+        taps: of the filter.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *taps: float) -> None:
+        down = Down(*taps)
+        margin, down.padding = down.padding, 0
+        super().__init__(conv(n_in, n_out, 3, margin=margin), down)

@@ -1,0 +1,1 @@
+"""What would be exact? Densities whose denoiser and consistency function are known."""

@@ -1,0 +1,69 @@
+"""Arrows point down only: what each floor of the house may import."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "consistency"
+
+FLOORS = [  # from the ground up; a floor may use itself and all below
+    {"errors", "tensor"},
+    {"nets", "schedule", "model"},
+    {"objectives", "sampling", "truth"},
+    {"metrics", "export"},
+    {"lit"},
+    {"tasks", "result", "sweep"},
+    {"run", "console"},
+]
+ABOVE_TORCH = {"lightning", "hydra", "omegaconf", "tensorboard", "torchmetrics"}
+NETS = {"consistency", "torch", "einops"}
+
+
+def floor(room: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    found = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    return found | {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+
+
+FILES = sorted(p for p in SRC.rglob("*.py") if p != SRC / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
+def test_a_file_imports_only_from_its_floor_and_below(path):
+    room = path.relative_to(SRC).parts[0].removesuffix(".py")
+    for module in imports(path):
+        top, *rest = module.split(".")
+        if top == "consistency" and rest:
+            assert floor(rest[0]) <= floor(room), f"{room} imports {module}"
+            if rest[0] != room:
+                assert floor(rest[0]) < floor(room) or floor(room) == floor(rest[0]) <= 5
+        if top in ABOVE_TORCH:
+            assert floor(room) >= floor("metrics"), f"{room} imports {module}"
+        if top == "lightning":
+            assert room in {"lit", "run", "tasks"}, f"{room} imports {module}"
+
+
+def test_nets_know_nothing_but_torch():
+    for path in (SRC / "nets").glob("*.py"):
+        outside = {m.split(".")[0] for m in imports(path)} - NETS
+        assert outside <= {"math", "collections", "functools", "typing", "contextlib", "dataclasses"}, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
+def test_no_room_is_too_large_and_no_method_is_chosen_by_a_string(path):
+    text = path.read_text()
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 50, node.name
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Compare):
+            names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(node.test) if isinstance(n, ast.Attribute)}
+            strings = any(isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(node.test))
+            methods = {"method", "mode", "kind", "objective", "loss_type", "schedule", "distance", "solver"}
+            assert not (strings and names & methods), f"line {node.lineno}"
