@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from consistency.model.precond import Precond
@@ -31,5 +32,6 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """c_skip x + c_out F(c_in x, c_noise), in the dtype of x, for x [B, ...] and σ [B]."""
         c = self.precond(sigma)
-        F = self.net(expand(c.inp, x) * x, c.noise.to(x), label)
+        noise = c.noise.to(x.device, torch.promote_types(x.dtype, torch.float32))  # bf16 would merge levels
+        F = self.net(expand(c.inp, x) * x, noise, label)
         return expand(c.skip, x) * x + expand(c.out, x) * F.to(x.dtype)

@@ -65,8 +65,8 @@ class Embedding(Protocol):
 
 
 def waves(noise: Tensor, frequencies: Tensor) -> Tensor:
-    """[sin, cos] of c_noise [B] times each of the frequencies [n], never below float32: [B, 2n]."""
-    angles = at_least_float32(noise)[:, None] * frequencies
+    """[sin, cos] of c_noise [B] times the frequencies [n], in the wider of their precisions: [B, 2n]."""
+    angles = noise[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 

@@ -1,0 +1,64 @@
+"""Runs of the entry points, as a user starts them, and small pieces that several tests share."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["trainer=cpu", "net.width=32", "net.blocks=1", "data.batch_size=32", "data.samples=64"]
+
+
+@dataclass
+class Run:
+    """A finished run of train.py or eval.py."""
+
+    directory: Path
+    status: int
+    out: str
+    err: str
+
+    @property
+    def result(self):
+        return json.loads((self.directory / "result.json").read_text())
+
+    @property
+    def raw(self):
+        return self.result["weights_sha256"]["raw"]
+
+
+def start(script, directory, *overrides, **env):
+    """A process that runs an entry point in its own run directory."""
+    command = [sys.executable, str(ROOT / script), f"run_dir={directory}", *overrides]
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **env}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **quiet},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(script, directory, *overrides, **env):
+    """Run an entry point to its end."""
+    process = start(script, directory, *overrides, **env)
+    out, err = process.communicate(timeout=280)
+    return Run(Path(directory), process.returncode, out, err)
+
+
+@pytest.fixture
+def train(tmp_path):
+    """train(name, *overrides): a small run in tmp_path/name."""
+    return lambda name, *overrides, **env: run("train.py", tmp_path / name, *SMALL, *overrides, **env)
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """evaluate(name, *overrides)."""
+    return lambda name, *overrides: run("eval.py", tmp_path / name, *overrides)

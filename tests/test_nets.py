@@ -1,0 +1,426 @@
+"""Networks against their papers, EDM's own code, and the derivatives that consistency models ask of them."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from consistency.errors import UserError
+from consistency.nets.layers import (
+    Attention,
+    Down,
+    FourierEmbedding,
+    GroupNorm,
+    LayerNorm,
+    PositionalEmbedding,
+    PyramidDown,
+    Up,
+    attend,
+)
+from consistency.nets.mlp import MLP, LogEmbedding
+from consistency.nets.unet import UNet
+from tests.reference import edm_unet
+
+# The first jvp of a process imports torch's decompositions, which still use torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+
+ddpmpp = UNet
+
+
+def ncsnpp(shape, scale=16.0, channels=128, **options):
+    embedding = FourierEmbedding(2 * channels, scale)
+    return UNet(
+        shape, channels=channels, embedding=embedding, taps=(1, 3, 3, 1), input_pyramid=True, **options
+    )
+
+
+TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+NETS = {
+    "ddpmpp": partial(ddpmpp, (3, 8, 8), **TINY),
+    "ncsnpp": partial(ncsnpp, (3, 8, 8), scale=0.2, **TINY),
+    "mlp": partial(MLP, (1, 8, 8), width=32, blocks=2, fmax=4.0),
+}
+every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def alive(net, seed=0):
+    """`net` with its nearly zero outputs woken up: otherwise every error would be multiplied by 1e-5."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.15 * torch.randn(p.shape, generator=generator).to(p))
+    return net.eval()
+
+
+def example(net, n=2, dtype=torch.float32, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, 8, 8) if isinstance(net, MLP) else (3, 8, 8)
+    return torch.randn(n, *shape, generator=generator).to(dtype), torch.linspace(-1.5, 1.0, n, dtype=dtype)
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+# Against the papers
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters"),
+    [
+        (partial(ddpmpp), 55_732_739),
+        (partial(ddpmpp, classes=10, augment=9), 55_735_299),
+        (partial(ncsnpp), 56_395_523),
+        (partial(ncsnpp, blocks=8), 97_610_499),
+    ],
+)
+def test_parameter_counts(make, parameters):
+    with torch.device("meta"):
+        assert count(make((3, 32, 32))) == parameters
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, edm_unet.DDPMPP),
+        ({"embedding": FourierEmbedding(16), "taps": (1, 3, 3, 1), "input_pyramid": True}, edm_unet.NCSNPP),
+    ],
+)
+def test_the_unet_is_edms(options, expected):
+    net = UNet(**edm_unet.SIZE, **options).double().eval()
+    edm_unet.fill(net)
+    x, noise, label, augment = edm_unet.inputs()
+    with torch.no_grad():
+        outputs = net(x, noise, label, augment), net(x, noise)
+    for output, golden in zip(outputs, expected, strict=True):
+        assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
+
+
+def test_positional_embedding():
+    noise = torch.tensor([-1.5, 0.3], dtype=torch.float64)
+    frequencies = [10000 ** (-i / 3) for i in range(4)]
+    expected = [[f(c * w) for f in (math.sin, math.cos) for w in frequencies] for c in noise.tolist()]
+    torch.testing.assert_close(PositionalEmbedding(8)(noise), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_fourier_embedding():
+    torch.manual_seed(0)
+    embedding = FourierEmbedding(4096, scale=16.0)
+    frequencies = embedding.frequencies
+    assert frequencies.std().item() == pytest.approx(16, rel=0.1)
+    angle = 2 * torch.pi * frequencies * 0.25
+    torch.testing.assert_close(embedding(torch.tensor([0.25]))[0], torch.cat([angle.sin(), angle.cos()]))
+
+
+def test_log_embedding():
+    features = LogEmbedding(3, 16.0)(torch.tensor([0.5], dtype=torch.float64))[0].tolist()
+    angles = [0.5, 2.0, 8.0]
+    assert features == pytest.approx([0.5, *map(math.sin, angles), *map(math.cos, angles)])
+
+
+# Layers against independent formulas
+
+
+def filter_matrix(taps, n):
+    """M [n/2, n] with y = M x: each output sums the taps over x around it, zero beyond the edges."""
+    M = torch.zeros(n // 2, n, dtype=torch.float64)
+    for i in range(n // 2):
+        for a, tap in enumerate(taps):
+            j = 2 * i + a - (len(taps) - 1) // 2
+            if 0 <= j < n:
+                M[i, j] += tap / sum(taps)
+    return M
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+def test_resampling(taps):
+    x, y = torch.randn(2, 3, 8, 6, dtype=torch.float64), torch.randn(2, 3, 4, 3, dtype=torch.float64)
+    M, W = filter_matrix(taps, 8), filter_matrix(taps, 6)
+    torch.testing.assert_close(Down(*taps).double()(x), M @ x @ W.T)
+    torch.testing.assert_close(Up(*taps).double()(y), 4 * M.T @ y @ W)
+
+
+def test_box_is_a_mean_and_a_copy():
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(Down(1, 1)(x), F.avg_pool2d(x, 2))
+    torch.testing.assert_close(Up(1, 1)(x), F.interpolate(x, scale_factor=2))
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+def test_pyramid_filters_what_the_convolution_saw(taps):
+    x, layer = torch.randn(2, 3, 8, 8), PyramidDown(3, 5, *taps)
+    margin = len(taps) // 2 - 1
+    seen = F.conv2d(F.pad(x, [margin + 1] * 4), layer[0].weight)
+    kernel = torch.tensor(taps, dtype=torch.float32) / sum(taps)
+    windows = seen.unfold(2, len(taps), 2).unfold(3, len(taps), 2)
+    torch.testing.assert_close(layer(x), torch.einsum("bchwij,i,j->bchw", windows, kernel, kernel))
+
+
+NORMS = [
+    (lambda: GroupNorm(32, eps=1e-5), lambda: nn.GroupNorm(8, 32), (4, 32, 6, 6)),
+    (lambda: GroupNorm(32, groups=4, eps=1e-5), lambda: nn.GroupNorm(4, 32), (4, 32)),
+    (lambda: LayerNorm(32), lambda: nn.LayerNorm(32), (4, 32)),
+]
+
+
+@pytest.mark.parametrize(("ours", "native", "shape"), NORMS)
+@pytest.mark.parametrize("path", ["forward", "primitive"])
+def test_norms_are_the_native_ones(ours, native, shape, path):
+    ours, native, x = alive(ours()), alive(native()), 3 + torch.randn(shape)
+    assert ours.state_dict().keys() == native.state_dict().keys()
+    x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y1, y2 = getattr(ours, path)(x1), native(x2)
+    torch.testing.assert_close(y1, y2, rtol=1e-6, atol=2e-6)
+    direction = torch.randn(shape)
+    got = torch.autograd.grad(y1, [x1, *ours.parameters()], direction)
+    for a, b in zip(got, torch.autograd.grad(y2, [x2, *native.parameters()], direction), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(2, 1), (8, 2), (32, 8), (128, 32), (256, 32), (144, 24)])
+def test_groups(channels, groups):
+    assert GroupNorm(channels).num_groups == groups
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_is_a_softmax(heads):
+    layer = alive(Attention(8, heads)).double()
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    # EDM's order of channels: head, unit, q k or v.
+    per_head = layer.qkv(layer.norm(x)).reshape(2, heads, 8 // heads, 3, 12)
+    q, k, v = per_head.unbind(3)
+    weights = torch.einsum("bnci,bncj->bnij", q, k).div(math.sqrt(8 // heads)).exp()
+    weights = weights / weights.sum(3, keepdim=True)
+    expected = layer.proj(torch.einsum("bnij,bncj->bnci", weights, v).reshape(2, 8, 3, 4))
+    torch.testing.assert_close(layer(x), expected)
+
+
+# Kernels and derivatives
+
+
+@every_net
+def test_kernels_unless_differentiated_forward(make, monkeypatch):
+    def primitive(self, x):
+        raise AssertionError("slow path")
+
+    monkeypatch.setattr(GroupNorm, "primitive", primitive)
+    monkeypatch.setattr(LayerNorm, "primitive", primitive)
+    net = make()
+    x, noise = example(net)
+    net(x, noise).square().sum().backward()
+    with pytest.raises(AssertionError, match="slow path"):
+        torch.func.jvp(net, (x, noise), (x, noise))
+
+
+@every_net
+def test_both_paths_agree(make):
+    net = alive(make())
+    x, noise = example(net)
+    y, _ = torch.func.jvp(net, (x, noise), (x, noise))
+    assert y.std() > 0.1
+    torch.testing.assert_close(y, net(x, noise), rtol=1e-6, atol=5e-6)
+
+
+def test_attention_paths_agree():
+    q, k, v = torch.randn(3, 2, 1, 16, 8).unbind()
+    y, _ = torch.func.jvp(attend, (q, k, v), (k, v, q))
+    torch.testing.assert_close(y, attend(q, k, v), rtol=1e-6, atol=1e-6)
+
+
+@every_net
+def test_jvp_is_the_central_difference(make):
+    net = alive(make()).double()
+    x, noise = example(net, dtype=torch.float64)
+    dx, dnoise, h = torch.randn_like(x), torch.randn_like(noise), 1e-5
+    _, tangent = torch.func.jvp(net, (x, noise), (dx, dnoise))
+    difference = (net(x + h * dx, noise + h * dnoise) - net(x - h * dx, noise - h * dnoise)) / (2 * h)
+    assert tangent.norm() > 0.1
+    assert (tangent - difference).norm() < 1e-6 * tangent.norm()
+
+
+@every_net
+def test_gradient_of_a_jvp(make):
+    net = alive(make()).double()
+    x, noise = example(net, dtype=torch.float64)
+    p = next(net.parameters())
+    delta, h = torch.randn_like(p), 1e-5
+
+    def loss():
+        return torch.func.jvp(net, (x, noise), (x, noise))[1].square().sum()
+
+    slope = (torch.autograd.grad(loss(), p)[0] * delta).sum()
+    with torch.no_grad():
+        above, below = [(p.add_(step * delta), loss())[1] for step in (h, -2 * h)]
+    assert slope.item() == pytest.approx(((above - below) / (2 * h)).item(), rel=1e-5)
+
+
+@every_net
+def test_jvp_under_autocast(make):
+    net = alive(make())
+    x, noise = example(net, n=4)
+    _, exact = torch.func.jvp(net, (x, noise), (x, noise))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, tangent = torch.func.jvp(net, (x, noise), (x, noise))
+    assert y.dtype == torch.bfloat16
+    assert (tangent - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.slow
+@every_net
+def test_jvp_compiles_whole(make):
+    net = alive(make())
+    x, noise = example(net)
+    jvp = partial(torch.func.jvp, net)
+    compiled = torch.compile(
+        lambda x, noise: jvp((x, noise), (x, noise)), fullgraph=True, backend="aot_eager"
+    )
+    for a, b in zip(compiled(x, noise), jvp((x, noise), (x, noise)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# Precision
+
+
+def test_frequencies_are_saved_and_never_rounded():
+    net = ncsnpp((3, 8, 8), **TINY)
+    exact = net.state_dict()["conditioning.embedding.frequencies"].clone()
+    net.to(torch.bfloat16)
+    kept = net.conditioning.embedding.frequencies
+    assert kept.dtype == torch.float32
+    assert torch.equal(kept, exact)
+    y = net(torch.randn(2, 3, 8, 8, dtype=torch.bfloat16), torch.tensor([-1.0, 1.0], dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("embedding", [PositionalEmbedding(16), FourierEmbedding(16), LogEmbedding(8, 16.0)])
+def test_embeddings_never_go_below_float32(embedding):
+    noise = torch.linspace(-1.5, 1, 7)
+    exact = embedding(noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(embedding(noise), exact)
+    assert embedding(noise.bfloat16()).dtype == torch.float32
+    assert embedding(noise.double()).dtype == torch.float64
+
+
+def test_neighbouring_noise_levels_differ_under_autocast():
+    """bfloat16 would give both levels of a late consistency pair the same embedding."""
+    net = alive(NETS["ddpmpp"]())
+    t = torch.tensor([0.821, 0.821 * 0.9877]).log() / 4
+    exact = net.conditioning(t, None, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net.conditioning(t, None, None), exact)
+
+
+# As a part of training
+
+
+@pytest.mark.parametrize("size", [8, 16, 28, 32])
+@pytest.mark.parametrize("make", [ddpmpp, ncsnpp])
+def test_any_even_size(make, size):
+    net = alive(make((1, size, size), **TINY | {"multipliers": (1, 2, 2), "attention": (size // 2,)}))
+    x, noise = torch.randn(2, 1, size, size), torch.tensor([-1.0, 1.0])
+    y = net(x, noise)
+    assert y.shape == x.shape
+    torch.testing.assert_close(net(x[:1], noise[:1]), y[:1], rtol=1e-4, atol=1e-4)  # samples do not mix
+    assert sum(block.attention is not None for block in net.encoder.blocks) == 1
+    assert [block.attention is not None for block in net.decoder.blocks[:2]] == [True, False]
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
+def test_mlp_shapes(shape):
+    x = torch.randn(5, *shape)
+    assert MLP(shape)(x, torch.zeros(5)).shape == x.shape
+
+
+def test_mlp_size():
+    assert 0.55e6 < count(MLP((1, 8, 8))) < 0.6e6
+
+
+@every_net
+def test_starts_near_zero(make):
+    net = make()
+    x, noise = example(net)
+    assert 0 < net(x, noise).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradient_reaches_every_parameter(name):
+    options = {"classes": 3} if name == "mlp" else {"classes": 3, "augment": 9}
+    net = NETS[name](**options)
+    x, noise = example(net, n=3)
+    extra = () if name == "mlp" else (torch.randn(3, 9),)
+    net(x, noise, torch.tensor([0, 1, 2]), *extra).sub(x).square().sum().backward()
+    dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_only_the_pyramid_sees_the_image_past_the_stem():
+    for name, sees in {"ddpmpp": False, "ncsnpp": True}.items():
+        net = alive(NETS[name]())
+        nn.init.zeros_(net.encoder.stem.weight)
+        x, noise = example(net)
+        assert torch.equal(net(x, noise), net(-x, noise)) is not sees
+
+
+@every_net
+def test_deterministic(make):
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        net = make()
+        outputs.append(net(*example(net)))
+    assert torch.equal(*outputs)
+
+
+@every_net
+def test_noise_and_class_matter(make):
+    net = alive(make(classes=3))
+    x, noise = example(net)
+    y0, y1, none = (net(x, noise, label) for label in (torch.tensor([0, 0]), torch.tensor([0, 1]), None))
+    assert torch.equal(y0[0], y1[0])
+    for a, b in [(y0[1], y1[1]), (y0[1], none[1]), (y1[1], none[1]), (none, net(x, noise + 0.5))]:
+        assert (a - b).abs().max() > 1e-3
+
+
+@every_net
+def test_dropout_in_training_only(make):
+    net = alive(make(dropout=0.5))
+    x, noise = example(net)
+    assert torch.equal(net(x, noise), net(x, noise))
+    net.train()
+    assert not torch.equal(net(x, noise), net(x, noise))
+
+
+# Mistakes a user can mend
+
+
+@every_net
+def test_label_for_an_unconditional_network(make):
+    net = make()
+    with pytest.raises(UserError, match=r"^net\.classes is 0"):
+        net(*example(net), torch.tensor([0, 1]))
+
+
+def test_augmentation_label_for_a_network_without():
+    net = NETS["ddpmpp"]()
+    with pytest.raises(UserError, match=r"^net\.augment is 0"):
+        net(*example(net), None, torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 12, 30)])
+def test_resolution_that_cannot_be_halved(shape):
+    with pytest.raises(UserError, match=r"net\.multipliers.*data\.resolution.* 8"):
+        UNet(shape, channels=8, multipliers=(1, 1, 1, 1))
+
+
+def test_unet_for_points():
+    with pytest.raises(UserError, match="net=mlp"):
+        UNet((2,))
