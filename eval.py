@@ -3,15 +3,16 @@
 import hydra
 from omegaconf import DictConfig
 
-from consistency.console import guarded
+from consistency.console import explained, guarded
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(config: DictConfig) -> None:
     """Run the task."""
-    from consistency.run import evaluate  # torch and lightning are loaded only once the config stands
+    with explained():
+        from consistency.run import evaluate  # torch and lightning are loaded only once the config stands
 
-    evaluate(config)
+        evaluate(config)
 
 
 if __name__ == "__main__":

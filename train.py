@@ -3,15 +3,16 @@
 import hydra
 from omegaconf import DictConfig
 
-from consistency.console import guarded
+from consistency.console import explained, guarded
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     """Train as configured; the value a sweep optimises comes back."""
-    from consistency.run import train  # torch and lightning are loaded only once the config stands
+    with explained():
+        from consistency.run import train  # torch and lightning are loaded only once the config stands
 
-    return train(config)
+        return train(config)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_no_room_is_too_large_and_no_method_is_chosen_by_a_string(path):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Compare):
             names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
             names |= {n.attr for n in ast.walk(node.test) if isinstance(n, ast.Attribute)}
-            strings = any(isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(node.test))
+            strings = any(
+                isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(node.test)
+            )
             methods = {"method", "mode", "kind", "objective", "loss_type", "schedule", "distance", "solver"}
             assert not (strings and names & methods), f"line {node.lineno}"

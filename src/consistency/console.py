@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,27 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
-    from hydra.errors import HydraException
-
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
         main()
-    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+    except Exception as error:
         line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """The same inside Hydra, which would add a line of its own; in a sweep Hydra decides what goes on."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        yield
+    except Exception as error:
+        line = explain(error) if HydraConfig.get().mode == RunMode.RUN else None
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -31,7 +46,12 @@ def guarded(main: Callable[[], Any]) -> None:
 
 def explain(error: BaseException) -> str | None:
     """One line for a mistake of the user, None for a fault of ours."""
-    from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+    from hydra.errors import (
+        ConfigCompositionException,
+        HydraException,
+        InstantiationException,
+        MissingConfigException,
+    )
 
     chain = list(causes(error))
     for cause in chain:
@@ -45,7 +65,7 @@ def explain(error: BaseException) -> str | None:
         return f"{one_line(str(chain[-1]))} ({full_key(str(error))})"
     if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
         return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
-    return one_line(str(error)) if not isinstance(error, OSError) else None
+    return one_line(str(error)) if isinstance(error, HydraException) else None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

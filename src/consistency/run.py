@@ -1,6 +1,7 @@
 """From a config to a result: compose, build, run, write result.json."""
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.errors import UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
+from consistency.lit.callbacks.evaluation import Evaluation
+from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.checkpoint import (
     AtomicCheckpointIO,
     averaged_weights,
@@ -43,8 +46,8 @@ def train(config: DictConfig) -> float | None:
     since = time.monotonic()
     with hushed():
         trainer = build_trainer(config, directory)
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
-        if trainer.global_step % config.trainer.val_check_interval:
+        fit(trainer, module, data, ckpt)
+        if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory, time.monotonic() - since)
     return report(config, trainer, result, directory)
@@ -83,6 +86,16 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 def make(node: Any, **extra: Any) -> Any:
     """What a config describes. Containers become plain ones: OmegaConf would take dataclasses for configs."""
     return instantiate(node, **extra, _convert_="all")
+
+
+def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None) -> None:
+    """Train to the end, or until asked to stop; what there is then is on disk."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    except Interrupted as signal:
+        again = f"go on with the same command, run_dir={trainer.default_root_dir} and ckpt_path=last"
+        print(f"stopped by {signal} at step {trainer.global_step}, saved; {again}", file=sys.stderr)
+        sys.exit(signal.status)
 
 
 @contextmanager
@@ -160,7 +173,7 @@ def summary(
     """What the run was and what came of it."""
     raw = module.denoiser.state_dict()
     hashes = {"raw": weights_sha256(raw)}
-    for ema in of_type(trainer.callbacks, EMA):  # type: ignore[attr-defined]
+    for ema in of_type(callbacks_of(trainer), EMA):
         hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
     pictures = sorted((directory / "samples").glob("*step.png"))
     return {
@@ -218,7 +231,11 @@ def count(module: Module) -> int:
     return sum(p.numel() for p in module.denoiser.parameters())
 
 
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a run."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
 def of_type(items: Iterable[Any], kind: type) -> list[Any]:
     """Those of a kind."""
     return [item for item in items if isinstance(item, kind)]
-

@@ -41,6 +41,9 @@ class EMA(Callback):
         for name in self.decays:
             kept = self.averages.get(name, weights)
             self.averages[name] = {n: kept[n].detach().to(w, copy=True) for n, w in weights.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Count on from the step that a checkpoint brought; it is known only now."""
         self.updates = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:

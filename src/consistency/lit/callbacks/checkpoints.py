@@ -46,7 +46,7 @@ class Checkpoints(Checkpoint):
         """The newest state."""
         return self.directory / "last.ckpt"
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A resumed run has this step on disk already."""
         self.saved = trainer.global_step
 

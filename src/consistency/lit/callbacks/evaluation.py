@@ -19,6 +19,7 @@ class Evaluation(Callback):
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
+        self.step: int | None = None  # of the last numbers
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Show the data."""
@@ -33,6 +34,7 @@ class Evaluation(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Log the numbers."""
+        self.step = trainer.global_step
         pl_module.log_dict(self.judge.compute(), rank_zero_only=False, sync_dist=False)
 
 
