@@ -1,0 +1,56 @@
+"""What does a metric look at? Frozen networks from uint8 images to features."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+
+
+class Extractor(nn.Module, ABC):
+    """A frozen map from uint8 images [B, C, H, W] to features [B, num_features] in float32.
+
+    It never trains: parameters ask for no gradient and `train()` leaves it in evaluation mode.
+
+    Args:
+        name: what distances in this feature space are called after.
+        num_features: d.
+    """
+
+    def __init__(self, name: str, num_features: int) -> None:
+        super().__init__()
+        self.name, self.num_features = name, num_features
+
+    @property
+    def metric_name(self) -> str:
+        """How a Fréchet distance in these features is reported: only Inception's is called FID."""
+        return f"FD({self.name})"
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, d] of uint8 images [B, C, H, W]."""
+
+    def train(self, mode: bool = True) -> "Extractor":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def freeze(self) -> None:
+        """Last line of a constructor: no gradients, evaluation mode."""
+        self.requires_grad_(False).eval()
+
+    def expect(self, images: Tensor, *shape: int | None) -> None:
+        """Refuse images that are not uint8 [B, *shape], None standing for any size."""
+        fits = len(images.shape) == 4 and all(
+            wanted in (None, size) for wanted, size in zip(shape, images.shape[1:], strict=True)
+        )
+        if images.dtype != torch.uint8 or not fits:
+            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+            raise UserError(f"{self.metric_name} looks at uint8 images [B, {sizes}], not {found}")
+
+    def coloured(self, images: Tensor, channels: int) -> Tensor:
+        """uint8 images [B, 1 or channels, H, W] with all channels; others are refused."""
+        grey = images.ndim == 4 and images.shape[1] == 1
+        self.expect(images, 1 if grey else channels, None, None)
+        return images.expand(-1, channels, -1, -1)
