@@ -241,6 +241,7 @@ def shard(rank, folder):
         distance.update_real(images(100, size=4)[start:stop])
     distance.update_fake(images(60, size=4, seed=1)[slice(0, 13) if rank == 0 else slice(13, 60)])
     torch.save(distance.compute(), folder / f"{rank}.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from consistency.lit.data.loader import Batch, Request
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key

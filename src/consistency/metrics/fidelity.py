@@ -40,6 +40,14 @@ class FrechetDistance:
         """See real uint8 images [B, C, H, W]; they are kept for good."""
         self._update(images, real=True)
 
+    def update_real_features(self, seen: Tensor) -> None:
+        """See real images by their features [B, d], where those are at hand."""
+        metric = self._metric
+        seen = seen.to(metric.device, metric.real_features_sum.dtype)
+        metric.real_features_sum += seen.sum(0)
+        metric.real_features_cov_sum += seen.T @ seen
+        metric.real_features_num_samples += len(seen)
+
     def update_fake(self, images: Tensor) -> None:
         """See generated uint8 images [B, C, H, W]."""
         self._update(images, real=False)

@@ -1,13 +1,12 @@
 """Judges of samples: shown the data once, then samples by the sampler's name, then asked for numbers."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from consistency.metrics.features import Extractor
-from consistency.metrics.fidelity import FrechetDistance, half_floor
+from consistency.metrics.fidelity import FrechetDistance, between_halves, features
 from consistency.metrics.transport import sliced_wasserstein2
 
 
@@ -34,27 +33,24 @@ class Fidelity:
 
     Args:
         extractor: images -> features.
-        batch: images a forward.
     """
 
-    def __init__(self, extractor: Extractor, batch: int = 256) -> None:
-        self.extractor, self.batch = extractor, batch
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
         self.distances: dict[str, FrechetDistance] = {}
         self.real: Tensor | None = None
 
     def begin(self, real: Tensor, device: torch.device) -> None:
-        """Keep the data; each sampler's distance sees it when the first samples come."""
+        """Extract the features of the data, once."""
         if self.real is None:
-            self.real, self.device = real, device
-            self.extractor.to(device)
-            self.floor = half_floor(real, self.extractor)[0]
+            self.device = device
+            self.real = features(real, self.extractor.to(device))
+            self.floor = between_halves(self.real)[0]
 
     def update(self, name: str, samples: Tensor) -> None:
         """See some samples."""
         if name not in self.distances:
-            self.distances[name] = distance = FrechetDistance(self.extractor).to(self.device)
-            for part in self._parts():
-                distance.update_real(part)
+            self.distances[name] = self._distance()
         self.distances[name].update_fake(samples)
 
     def compute(self) -> dict[str, float]:
@@ -65,10 +61,12 @@ class Fidelity:
             distance.reset_fake()
         return {**values, f"{metric}/floor": self.floor}
 
-    def _parts(self) -> Iterator[Tensor]:
-        assert self.real is not None
-        for part in self.real.split(self.batch):
-            yield part.to(self.device)
+    def _distance(self) -> FrechetDistance:
+        """A distance that has seen the data; on one process, for sums are taken over all."""
+        distance = FrechetDistance(self.extractor).to(self.device)
+        if self.real is not None and rank() == 0:
+            distance.update_real_features(self.real)
+        return distance
 
 
 class Transport:
@@ -104,9 +102,19 @@ class Transport:
         return sliced_wasserstein2(points, self.real[-len(points) :], projections=self.projections)
 
 
+def rank() -> int:
+    """This process among those that evaluate together."""
+    return torch.distributed.get_rank() if distributed() else 0
+
+
+def distributed() -> bool:
+    """Whether there are several processes."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def gathered(points: Tensor) -> Tensor:
     """The points of all processes, the same on each."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not distributed():
         return points
     parts = [torch.empty(0)] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, points)

@@ -1,10 +1,10 @@
 """Metrics of samples, owned by callbacks, so that no extractor is averaged or saved."""
 
 import torch
-from consistency.lit.data.loader import Request
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from consistency.lit.data.loader import Request
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
 from consistency.tensor import expand

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from consistency.lit.data.loader import Request
-from consistency.lit.data.module import DataModule
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from consistency.lit.data.loader import Request
+from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.picture import picture
 

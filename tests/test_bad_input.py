@@ -1,0 +1,225 @@
+"""Whatever a user gets wrong ends in one line that names it and the remedy, and leaves everything as it was."""
+
+import os
+import pickle
+import shutil
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import eval as evaluation
+import train as training
+from consistency.console import guarded
+from consistency.lit import hardware
+from tests.conftest import SMALL
+
+MAIN = {"train": training.main, "eval": evaluation.main}
+TINY = [*SMALL, "trainer.max_steps=20", "trainer.val_check_interval=20", "trainer.limit_val_batches=1"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Overrides, and what the one line must hold. Words in braces are places of the fixture `places`."""
+
+    name: str
+    overrides: str
+    key: str
+    remedy: str
+    script: str = "train"
+
+
+class Malice:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+KEYS = [
+    Case("unknown experiment", "experiment=ict_digts", "experiment=ict_digts", "did you mean 'ict_digits'?"),
+    Case("unknown option of a group", "net=unett", "net=unett", "unet_small"),
+    Case("option of a group like no other", "net=zzz", "net=zzz", "choose one of: ddpmpp, mlp"),
+    Case("unknown group", "optimiser=adam", "optimiser", "did you mean 'optimizer'?"),
+    Case("misspelt key", "optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
+    Case("key like no other", "optimizer.zzz=1", "optimizer.zzz", "betas, lr, weight_decay"),
+    Case("key of another section", "max_steps=5", "max_steps", "did you mean 'trainer.max_steps'?"),
+    Case("misspelt key below a key", "callbacks.ema.evaluat=ema", "callbacks.ema.evaluat", "'evaluate'"),
+    Case("added key", "+foo=1", "foo", "choose one of: "),
+    Case("misspelt added key", "+sede=1", "sede", "did you mean 'seed'?"),
+    Case("added section", "+optimiser.lr=1", "optimiser", "did you mean 'optimizer'?"),
+    Case("added key of sigma", "+sigma.mni=1", "sigma.mni", "did you mean 'min'?"),
+    Case("added argument", "+trainer.max_stps=5", "trainer.max_stps", "did you mean 'max_steps'?"),
+    Case("forced argument", "++optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
+    Case("added argument of the data", "+data.batchsize=1", "data.batchsize", "did you mean 'batch_size'?"),
+    Case("added argument deep inside", "+module.objective.wait=1", "module.objective.wait", "weight"),
+    Case("no override at all", "optimizer.lr", "optimizer.lr", "key=value"),
+    Case("interpolation of nothing", "optimizer.lr=${nosuch}", "optimizer.lr", "nosuch"),
+    Case("unknown key in a sweep", "-m seed=0,1 optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
+]
+VALUES = [
+    Case("lr no number", "optimizer.lr=abc", "optimizer.lr=abc", "must be a number"),
+    Case("steps no number", "trainer.max_steps=abc", "trainer.max_steps=abc", "must be a whole number"),
+    Case("steps no whole number", "trainer.max_steps=2.5", "trainer.max_steps=2.5", "must be a whole number"),
+    Case("seed no number", "seed=abc", "seed=abc", "must be a whole number"),
+    Case("negative seed", "seed=-1", "seed=-1", "0 or greater"),
+    Case("negative lr", "optimizer.lr=-1", "optimizer", "learning rate"),
+    Case("batch 0", "data.batch_size=0", "data.batch_size=0", "1 or greater"),
+    Case("no multiple", "trainer.accumulate_grad_batches=5", "data.batch_size=32", "must be a multiple of 5"),
+    Case("accumulation 0", "trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0", "1 or"),
+    Case("validation interval 0", "trainer.val_check_interval=0", "trainer.val_check_interval=0", "1 or"),
+    Case("steps 0", "trainer.max_steps=0", "trainer.max_steps=0", "1 or greater"),
+    Case("negative sigma", "sigma.min=-0.1", "sigma.min=-0.1", "0 < sigma.min < sigma.max"),
+    Case("crossed sigmas", "sigma.min=90", "sigma.min=90", "0 < sigma.min < sigma.max"),
+    Case("sigma_data 0", "sigma.data=0", "sigma.data=0", "greater than 0"),
+    Case("rho 0", "sigma.rho=0", "sigma.rho=0", "greater than 0"),
+    Case("noise without width", "noise.std=0", "noise.std=0", "greater than 0"),
+    Case("crossed curriculum", "curriculum.s0=50 curriculum.s1=10", "curriculum.s0=50", "s0 <= s1"),
+    Case("fewer steps than stages", "trainer.max_steps=2", "curriculum.K=2", "raise trainer.max_steps"),
+    Case("another horizon", "curriculum.K=7", "curriculum.K=7", "set them alike"),
+    Case("unknown average", "callbacks.ema.evaluate=eam", "callbacks.ema.evaluate=eam", "did you mean 'ema'?"),
+    Case("decay above 1", "callbacks.ema.decays.ema.mu=1.5", "mu=1.5", "below 1"),
+    Case("unknown metric", "optimized_metric=1stepp", "optimized_metric=1stepp", "did you mean '"),
+    Case("network without images", "data=ring net=ddpmpp", "net", "net=mlp"),
+    Case("dropout above 1", "net.dropout=1.5", "dropout", "between 0 and 1"),
+    Case("unknown precision", "trainer.precision=31", "trainer", "precision"),
+    Case("no device", "trainer.devices=0", "trainer.devices=0", "1 or greater"),
+    Case("no GPU", "trainer=gpu", "trainer.accelerator=gpu", "use trainer=cpu"),
+    Case("no bf16", "trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed", "precision=32-true"),
+]
+FILES = [
+    Case("no root", "data=image_folder", "data.root", "data.root="),
+    Case("root missing", "data=image_folder data.root={nothing}", "data.root={nothing}", "does not exist"),
+    Case("empty folder", "data=image_folder data.root={empty}", "data.root={empty}", "holds no image"),
+    Case("text as image", "data=image_folder data.root={text}", "{text}/a.png", "skip_broken=true"),
+    Case("resolution 0", "data=image_folder data.root={text} data.resolution=0", "data.resolution=0", "1 or"),
+    Case("no CIFAR-10", "data=cifar10 data.root={empty}", "{empty}", "cifar-10-python.tar.gz"),
+    Case("no weights", "metric=inception metric.extractor.weights={nothing}", "{nothing}", "metric=digits"),
+    Case("no cached weights", "metric=inception", "weights-inception", "metric.extractor.weights="),
+    Case("damaged weights", "metric=inception metric.extractor.weights={random}", "{random}", "delete it"),
+    Case("no checkpoint", "ckpt_path={nothing}", "ckpt_path={nothing}", "no such file"),
+    Case("truncated checkpoint", "ckpt_path={truncated}", "ckpt_path={truncated}", "older checkpoint"),
+    Case("random bytes", "ckpt_path={random}", "ckpt_path={random}", "use a"),
+    Case("empty checkpoint", "ckpt_path={nil}", "ckpt_path={nil}", "older checkpoint"),
+    Case("folder as checkpoint", "ckpt_path={empty}", "ckpt_path={empty}", "give a .ckpt"),
+    Case("malicious pickle", "ckpt_path={malicious}", "ckpt_path={malicious}", "written by this project"),
+    Case("malicious zip", "ckpt_path={malice}", "ckpt_path={malice}", "written by this project"),
+    Case("foreign checkpoint", "ckpt_path={foreign}", "ckpt_path={foreign}", "not a checkpoint of this project"),
+    Case("another network", "ckpt_path={ckpt} net.width=16", "ckpt_path={ckpt}", "it was trained with"),
+    Case("run_dir a file", "run_dir={text}/a.png", "{text}/a.png", "run_dir="),
+    Case("run_dir below a file", "run_dir={text}/a.png/run", "{text}/a.png", "run_dir="),
+    Case("run_dir not writable", "run_dir=/proc/nosuch/run", "/proc/nosuch", "run_dir="),
+    Case("run_dir of a run", "run_dir={old}", "run_dir={old}", "ckpt_path=last"),
+    Case("resumed with another horizon", "run_dir={old} ckpt_path=last curriculum.K=7", "curriculum.K=7", "set"),
+]
+ASKED = [
+    Case("nothing to evaluate", "", "ckpt_path", "ckpt_path=", "eval"),
+    Case("unknown task", "task=smaple ckpt_path={ckpt}", "task=smaple", "did you mean 'sample'?", "eval"),
+    Case("unknown weights", "ckpt_path={ckpt} weights=nosuch", "weights=nosuch", "raw, ema", "eval"),
+    Case("no samples", "ckpt_path={ckpt} task.count=0", "task.count=0", "at least 1", "eval"),
+    Case("count no number", "ckpt_path={ckpt} task.count=x", "task.count=x", "must be a whole number", "eval"),
+    Case("misspelt key of a task", "ckpt_path={ckpt} task.cuont=1", "task.cuont", "did you mean 'count'?", "eval"),
+    Case("added key of a task", "ckpt_path={ckpt} +task.cuont=1", "task.cuont", "did you mean 'count'?", "eval"),
+    Case("misspelt change", "ckpt_path={ckpt} +override.data.sede=1", "data.sede", "did you mean 'seed'?", "eval"),
+    Case("missing", "ckpt_path={nothing}", "ckpt_path={nothing}", "no such file", "eval"),
+    Case("truncated", "ckpt_path={truncated}", "ckpt_path={truncated}", "older checkpoint", "eval"),
+    Case("malicious", "ckpt_path={malice}", "ckpt_path={malice}", "written by this project", "eval"),
+]
+
+
+def call(script, *overrides):
+    """An entry point in this process; its exit status comes back."""
+    sys.argv = [f"{script}.py", *overrides]
+    GlobalHydra.instance().clear()
+    try:
+        guarded(MAIN[script])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def as_a_user(monkeypatch, tmp_path):
+    """Without a network, a GPU, a cache of weights, or bf16."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "nosuch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+
+
+def offline(*_, **__):
+    from urllib.error import URLError
+
+    raise URLError("no network")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that has ended."""
+    directory = tmp_path_factory.mktemp("finished") / "old"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", sys.argv)
+    assert call("train", f"run_dir={directory}", *TINY) == 0
+    patch.undo()
+    return directory
+
+
+@pytest.fixture
+def places(finished, tmp_path):
+    """What the overrides name: a finished run, and files that are none."""
+    old = shutil.copytree(finished, tmp_path / "old")
+    ckpt = old / "checkpoints" / "last.ckpt"
+    named = {name: tmp_path / name for name in ("empty", "text", "nothing", "malicious", "malice", "foreign")}
+    named |= {name: tmp_path / name for name in ("random", "truncated", "nil")}
+    named["empty"].mkdir()
+    named["text"].mkdir()
+    (named["text"] / "a.png").write_text("no image")
+    named["random"].write_bytes(bytes(range(7, 256)) * 9)
+    named["truncated"].write_bytes(ckpt.read_bytes()[: ckpt.stat().st_size // 2])
+    named["nil"].touch()
+    named["malicious"].write_bytes(pickle.dumps(Malice(tmp_path / "harm")))
+    torch.save({"state_dict": Malice(tmp_path / "harm"), "config": {}, "callbacks": {}}, named["malice"])
+    torch.save({"weight": torch.ones(2)}, named["foreign"])
+    return {**{name: str(path) for name, path in named.items()}, "old": str(old), "ckpt": str(ckpt)}
+
+
+def snapshot(directory):
+    """Every file: when it was written, and its content."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.parametrize("case", [*KEYS, *VALUES, *FILES, *ASKED], ids=lambda c: f"{c.script}: {c.name}")
+def test_a_mistake_ends_in_one_line_that_helps(case, places, tmp_path, capfd):
+    kept = shutil.copytree(places["old"], tmp_path / "kept")
+    shutil.rmtree(kept / "checkpoints")  # what else a run leaves; with checkpoints it would be refused at once
+    before = snapshot(tmp_path)
+    common = TINY if case.script == "train" else []
+    overrides = [part.format_map(Known(places)) for part in case.overrides.split()]
+    if not any(part.startswith("run_dir=") for part in overrides):
+        overrides.insert(0, f"run_dir={kept}")
+    status = call(case.script, *common, *overrides)
+    err = capfd.readouterr().err
+    assert status == 1, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert case.key.format_map(Known(places)) in err
+    assert case.remedy in err
+    after = snapshot(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+    assert not [path for path in after.keys() - before.keys() if path.name in ("result.json", "last.ckpt")]
+    assert not (tmp_path / "harm").exists()
+
+
+class Known(dict):
+    """Leaves `${nosuch}` what it is."""
+
+    def __missing__(self, name):
+        return f"{{{name}}}"
