@@ -1,7 +1,8 @@
-"""Whatever a user gets wrong ends in one line that names it and the remedy, and leaves everything as it was."""
+"""Whatever a user gets wrong ends in one line that names it and the remedy, and changes nothing."""
 
 import os
 import pickle
+import runpy
 import shutil
 import sys
 from dataclasses import dataclass
@@ -9,15 +10,18 @@ from dataclasses import dataclass
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-import eval as evaluation
-import train as training
-from consistency.console import guarded
+from consistency.console import explain
 from consistency.lit import hardware
-from tests.conftest import SMALL
+from consistency.schema import check_config, fits
+from tests.conftest import ROOT, SMALL, run
 
-MAIN = {"train": training.main, "eval": evaluation.main}
-TINY = [*SMALL, "trainer.max_steps=20", "trainer.val_check_interval=20", "trainer.limit_val_batches=1"]
+NOTICES = ("cache ", "converting ")  # of a folder of images, whose conversion may end at any file
+AGAIN = "run_dir={old} ckpt_path=last"
+TINY = [*SMALL, "trainer.max_steps=20", "trainer.val_check_interval=20", "+trainer.limit_val_batches=1"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ VALUES = [
     Case("accumulation 0", "trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0", "1 or"),
     Case("validation interval 0", "trainer.val_check_interval=0", "trainer.val_check_interval=0", "1 or"),
     Case("steps 0", "trainer.max_steps=0", "trainer.max_steps=0", "1 or greater"),
-    Case("negative sigma", "sigma.min=-0.1", "sigma.min=-0.1", "0 < sigma.min < sigma.max"),
+    Case("negative sigma", "sigma.min=-0.1", "sigma.min=-0.1", "greater than 0"),
     Case("crossed sigmas", "sigma.min=90", "sigma.min=90", "0 < sigma.min < sigma.max"),
     Case("sigma_data 0", "sigma.data=0", "sigma.data=0", "greater than 0"),
     Case("rho 0", "sigma.rho=0", "sigma.rho=0", "greater than 0"),
@@ -82,10 +86,20 @@ VALUES = [
     Case("crossed curriculum", "curriculum.s0=50 curriculum.s1=10", "curriculum.s0=50", "s0 <= s1"),
     Case("fewer steps than stages", "trainer.max_steps=2", "curriculum.K=2", "raise trainer.max_steps"),
     Case("another horizon", "curriculum.K=7", "curriculum.K=7", "set them alike"),
-    Case("unknown average", "callbacks.ema.evaluate=eam", "callbacks.ema.evaluate=eam", "did you mean 'ema'?"),
-    Case("decay above 1", "callbacks.ema.decays.ema.mu=1.5", "mu=1.5", "below 1"),
+    Case(
+        "unknown average", "callbacks.ema.evaluate=eam", "callbacks.ema.evaluate=eam", "did you mean 'ema'?"
+    ),
+    Case("decay above 1", "experiment=ct_digits target.mu.mu0=1.5", "target.mu.mu0=1.5", "below 1"),
+    Case("negative half-life", "ema.images=-1", "images=-1", "greater than 0"),
+    Case(
+        "key behind a reference",
+        "callbacks.ema.decays.ema.mu=1",
+        "callbacks.ema.decays.ema.mu",
+        "change it there",
+    ),
     Case("unknown metric", "optimized_metric=1stepp", "optimized_metric=1stepp", "did you mean '"),
-    Case("network without images", "data=ring net=ddpmpp", "net", "net=mlp"),
+    Case("network without images", "experiment=ict_ring net=unet_small", "net", "net=mlp"),
+    Case("too many levels", "net=unet_small net.multipliers=[1,1,1,1,1]", "net.multipliers", "shorten it"),
     Case("dropout above 1", "net.dropout=1.5", "dropout", "between 0 and 1"),
     Case("unknown precision", "trainer.precision=31", "trainer", "precision"),
     Case("no device", "trainer.devices=0", "trainer.devices=0", "1 or greater"),
@@ -109,35 +123,63 @@ FILES = [
     Case("folder as checkpoint", "ckpt_path={empty}", "ckpt_path={empty}", "give a .ckpt"),
     Case("malicious pickle", "ckpt_path={malicious}", "ckpt_path={malicious}", "written by this project"),
     Case("malicious zip", "ckpt_path={malice}", "ckpt_path={malice}", "written by this project"),
-    Case("foreign checkpoint", "ckpt_path={foreign}", "ckpt_path={foreign}", "not a checkpoint of this project"),
+    Case(
+        "foreign checkpoint", "ckpt_path={foreign}", "ckpt_path={foreign}", "not a checkpoint of this project"
+    ),
     Case("another network", "ckpt_path={ckpt} net.width=16", "ckpt_path={ckpt}", "it was trained with"),
     Case("run_dir a file", "run_dir={text}/a.png", "{text}/a.png", "run_dir="),
     Case("run_dir below a file", "run_dir={text}/a.png/run", "{text}/a.png", "run_dir="),
     Case("run_dir not writable", "run_dir=/proc/nosuch/run", "/proc/nosuch", "run_dir="),
     Case("run_dir of a run", "run_dir={old}", "run_dir={old}", "ckpt_path=last"),
-    Case("resumed with another horizon", "run_dir={old} ckpt_path=last curriculum.K=7", "curriculum.K=7", "set"),
+    Case(
+        "resumed with another split", f"{AGAIN} trainer.accumulate_grad_batches=5", "data.batch_size=32", "5"
+    ),
+    Case("resumed with another horizon", f"{AGAIN} curriculum.K=7", "curriculum.K=7", "set"),
 ]
 ASKED = [
     Case("nothing to evaluate", "", "ckpt_path", "ckpt_path=", "eval"),
     Case("unknown task", "task=smaple ckpt_path={ckpt}", "task=smaple", "did you mean 'sample'?", "eval"),
     Case("unknown weights", "ckpt_path={ckpt} weights=nosuch", "weights=nosuch", "raw, ema", "eval"),
     Case("no samples", "ckpt_path={ckpt} task.count=0", "task.count=0", "at least 1", "eval"),
-    Case("count no number", "ckpt_path={ckpt} task.count=x", "task.count=x", "must be a whole number", "eval"),
-    Case("misspelt key of a task", "ckpt_path={ckpt} task.cuont=1", "task.cuont", "did you mean 'count'?", "eval"),
-    Case("added key of a task", "ckpt_path={ckpt} +task.cuont=1", "task.cuont", "did you mean 'count'?", "eval"),
-    Case("misspelt change", "ckpt_path={ckpt} +override.data.sede=1", "data.sede", "did you mean 'seed'?", "eval"),
+    Case(
+        "count no number", "ckpt_path={ckpt} task.count=x", "task.count=x", "must be a whole number", "eval"
+    ),
+    Case(
+        "misspelt key of a task",
+        "ckpt_path={ckpt} task.cuont=1",
+        "task.cuont",
+        "did you mean 'count'?",
+        "eval",
+    ),
+    Case(
+        "added key of a task", "ckpt_path={ckpt} +task.cuont=1", "task.cuont", "did you mean 'count'?", "eval"
+    ),
+    Case(
+        "misspelt change",
+        "ckpt_path={ckpt} +override.data.sede=1",
+        "data.sede",
+        "did you mean 'seed'?",
+        "eval",
+    ),
     Case("missing", "ckpt_path={nothing}", "ckpt_path={nothing}", "no such file", "eval"),
     Case("truncated", "ckpt_path={truncated}", "ckpt_path={truncated}", "older checkpoint", "eval"),
+    Case(
+        "malicious config", "ckpt_path={config}", "would call pathlib.Path.mkdir (net.x.0)", "use a", "eval"
+    ),
+    Case("malicious alias", "ckpt_path={alias}", "consistency.console.Path.mkdir (net.x.0)", "use a", "eval"),
     Case("malicious", "ckpt_path={malice}", "ckpt_path={malice}", "written by this project", "eval"),
 ]
 
 
 def call(script, *overrides):
-    """An entry point in this process; its exit status comes back."""
-    sys.argv = [f"{script}.py", *overrides]
+    """An entry point in this process, as if started from the shell; its exit status comes back."""
+    sys.argv = [
+        f"{script}.py",
+        *sorted(overrides, key=lambda part: not part.startswith("-")),
+    ]  # options first
     GlobalHydra.instance().clear()
     try:
-        guarded(MAIN[script])
+        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     except SystemExit as end:
         return end.code
     return 0
@@ -163,12 +205,9 @@ def offline(*_, **__):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that has ended."""
-    directory = tmp_path_factory.mktemp("finished") / "old"
-    patch = pytest.MonkeyPatch()
-    patch.setattr(sys, "argv", sys.argv)
-    assert call("train", f"run_dir={directory}", *TINY) == 0
-    patch.undo()
-    return directory
+    ended = run("train.py", tmp_path_factory.mktemp("finished") / "old", *TINY)
+    assert ended.status == 0, ended.err
+    return ended.directory
 
 
 @pytest.fixture
@@ -187,6 +226,10 @@ def places(finished, tmp_path):
     named["malicious"].write_bytes(pickle.dumps(Malice(tmp_path / "harm")))
     torch.save({"state_dict": Malice(tmp_path / "harm"), "config": {}, "callbacks": {}}, named["malice"])
     torch.save({"weight": torch.ones(2)}, named["foreign"])
+    for name, prefix in {"config": "pathlib", "alias": "consistency.console"}.items():
+        named[name] = tmp_path / name
+        harm = {"_target_": f"{prefix}.Path.mkdir", "self": str(tmp_path / "harm")}
+        torch.save({"state_dict": {}, "config": {"net": {"x": [harm]}}, "callbacks": {}}, named[name])
     return {**{name: str(path) for name, path in named.items()}, "old": str(old), "ckpt": str(ckpt)}
 
 
@@ -199,17 +242,22 @@ def snapshot(directory):
 @pytest.mark.parametrize("case", [*KEYS, *VALUES, *FILES, *ASKED], ids=lambda c: f"{c.script}: {c.name}")
 def test_a_mistake_ends_in_one_line_that_helps(case, places, tmp_path, capfd):
     kept = shutil.copytree(places["old"], tmp_path / "kept")
-    shutil.rmtree(kept / "checkpoints")  # what else a run leaves; with checkpoints it would be refused at once
+    shutil.rmtree(
+        kept / "checkpoints"
+    )  # what else a run leaves; with checkpoints it would be refused at once
     before = snapshot(tmp_path)
     common = TINY if case.script == "train" else []
+    if " net=" in f" {case.overrides}":
+        common = [part for part in common if not part.startswith("net.")]
     overrides = [part.format_map(Known(places)) for part in case.overrides.split()]
     if not any(part.startswith("run_dir=") for part in overrides):
         overrides.insert(0, f"run_dir={kept}")
     status = call(case.script, *common, *overrides)
     err = capfd.readouterr().err
     assert status == 1, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    lines = [line for line in err.splitlines() if not line.startswith(NOTICES)]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
     assert case.key.format_map(Known(places)) in err
     assert case.remedy in err
     after = snapshot(tmp_path)
@@ -223,3 +271,66 @@ class Known(dict):
 
     def __missing__(self, name):
         return f"{{{name}}}"
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides"),
+    [("train.py", ["optimizer.lrr=1"]), ("train.py", ["trainer=gpu", "ckpt_path=last"]), ("eval.py", [])],
+)
+def test_a_process_says_one_line_and_exits_with_1(tmp_path, script, overrides):
+    ended = run(script, tmp_path / "run", *overrides, CUDA_VISIBLE_DEVICES="")
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+
+
+def raised(make):
+    """What came of a constructor that a config named."""
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"part": make})
+    return caught.value
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    assert explain(KeyError("a bug")) is None
+    assert explain(ValueError("a bug")) is None
+    ours = raised({"_target_": "consistency.metrics.picture.picture", "samples": None, "count": 1})
+    assert explain(ours) is None
+    theirs = raised({"_target_": "torch.nn.Dropout", "p": 1.5})
+    assert explain(theirs) == "part: dropout probability has to be between 0 and 1, but got 1.5"
+
+
+def test_what_a_constructor_takes_may_be_added():
+    config = OmegaConf.create(
+        {
+            "trainer": {
+                "_target_": "lightning.Trainer",
+                "limit_val_batches": 2,
+                "max_steps": 3,
+                "devices": "0,",
+            },
+            "data": {"_target_": "consistency.lit.data.digits.Digits", "flip": True, "prefetch": 1},
+            "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1, "fused": None},
+            "callbacks": {
+                "mine": {"_target_": "consistency.lit.callbacks.checkpoints.Checkpoints", "directory": "."}
+            },
+            "sigma": {"max": 90},
+        }
+    )
+    check_config(config, "train")
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (int, [1], [1.5, "a", None, True]),
+        (float, [1, 1.5], ["a", None]),
+        (int | None, [1, None], ["a", 1.5]),
+        (bool, [True], [1, "a"]),
+        (int | str, [1, "a"], [1.5]),
+        (float | torch.Tensor, [1, 0.5], ["a"]),
+    ],
+)
+def test_a_value_is_held_against_its_type(hint, good, bad):
+    assert all(fits(value, hint) for value in good)
+    assert not any(fits(value, hint) for value in bad)

@@ -20,9 +20,6 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.vision import CIFAR10, FashionMNIST
 
-# Lightning 2.6.6 under a newer torch, in nothing of ours.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-
 LEVELS = torch.arange(256).to(torch.uint8)
 
 

@@ -13,7 +13,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"objectives", "sampling", "truth"},
     {"metrics", "export"},
     {"lit"},
-    {"tasks", "result", "sweep"},
+    {"tasks", "result", "sweep", "schema"},
     {"run", "console"},
 ]
 ABOVE_TORCH = {"lightning", "hydra", "omegaconf", "tensorboard", "torchmetrics"}

@@ -24,9 +24,6 @@ from consistency.nets.mlp import MLP, LogEmbedding
 from consistency.nets.unet import UNet
 from tests.reference import edm_unet
 
-# The first jvp of a process imports torch's decompositions, which still use torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
-
 ddpmpp = UNet
 
 

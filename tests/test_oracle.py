@@ -16,8 +16,6 @@ from tests.reference.mixtures import (
     two_modes_denoiser,
 )
 
-# torch's own forward-mode rules still compile with torch.jit.script
-forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
 RING = Mixture.ring()
 TWO_MODES = Mixture(torch.ones(2), torch.tensor([[-1.0], [1.0]]), 0.1)
 
@@ -148,7 +146,6 @@ class TestDenoiser:
         wide = RING(x.double(), torch.full((4,), 0.3, dtype=torch.float64))
         assert torch.equal(D, wide.float())
 
-    @forward_mode
     def test_forward_mode_derivative_equals_differences(self):
         x, sigma = torch.tensor([[0.3, -0.2]]).double(), torch.tensor([0.4]).double()
         dx, ds, h = torch.tensor([[0.5, 1.0]]).double(), torch.tensor([0.7]).double(), 1e-6
@@ -257,7 +254,6 @@ class TestConsistency:
             t = torch.full_like(start, level)
             assert (RING.consistency(RING.solve(x, start, t), t) - whole).abs().max() < 1e-6
 
-    @forward_mode
     def test_tangent_vanishes(self):
         """df/dσ along the trajectory is 0: the equation that continuous training solves."""
         x, sigma = column(0.37), torch.tensor([0.6], dtype=torch.float64)

@@ -1,18 +1,27 @@
 """The edge to the shell: what went wrong in one line, and an exit status."""
 
 import os
-import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from consistency.errors import UserError, nearest
+from consistency.errors import UserError, close, nearest
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+PACKAGE = Path(__file__).parent
+CONFIGS = PACKAGE.parents[1] / "configs"
 
 
 def guarded(main: Callable[[], Any]) -> None:
@@ -21,11 +30,7 @@ def guarded(main: Callable[[], Any]) -> None:
     try:
         main()
     except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)
+        end(error)
 
 
 @contextmanager
@@ -37,73 +42,112 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line = explain(error) if HydraConfig.get().mode == RunMode.RUN else None
-        if line is None:
+        if HydraConfig.get().mode != RunMode.RUN:
             raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)
+        end(error)
+
+
+def end(error: Exception) -> None:
+    """Say what went wrong and exit, or let a fault of ours through."""
+    line = explain(error)
+    if line is None:
+        raise error
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(1)
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for a mistake of the user, None for a fault of ours."""
-    from hydra.errors import (
-        ConfigCompositionException,
-        HydraException,
-        InstantiationException,
-        MissingConfigException,
-    )
-
+    """What the user can do about it; None for a fault of ours."""
     chain = list(causes(error))
-    for cause in chain:
-        if isinstance(cause, UserError):
-            return one_line(str(cause))
-    if isinstance(error, MissingConfigException):
-        return missing_config(error)
-    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        return unknown_key(" ".join(str(cause) for cause in chain))
-    if isinstance(error, InstantiationException):
-        return f"{one_line(str(chain[-1]))} ({full_key(str(error))})"
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
-        return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
-    return one_line(str(error)) if isinstance(error, HydraException) else None
+    for kind, say in SAYINGS.items():
+        for cause in chain:
+            if isinstance(cause, kind):
+                return say(cause)
+    return None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The exception and what it was raised from, outermost first."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
-def missing_config(error: Any) -> str:
+def missing_config(error: MissingConfigException) -> str:
     """A group file that is not there: which are."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-    return f"{group or 'config'}={name} is not in configs/{group}: {nearest(name, known)}"
+    names = error.options or [path.stem for path in (CONFIGS / group).glob("*.yaml")]
+    return f"{group or 'config'}={name} is not in configs/{group}: {nearest(name, names)}"
 
 
-def unknown_key(message: str) -> str:
-    """A key that no config has: the nearest that one does."""
-    found = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
-    key = next((group for group in found.groups() if group), "") if found else ""
-    whole = re.search(r"Could not override '([^']+)'", message)
-    known = {
-        k
-        for path in CONFIGS.rglob("*.yaml")
-        for k in re.findall(r"^\s*([A-Za-z_]\w*):", path.read_text(), re.M)
-    }
-    if not key:
-        return one_line(message)
-    shown = whole.group(1) if whole else key
-    return f"unknown key {shown}: {nearest(key.rpartition('.')[2], known)}"
+def missing_value(error: MissingMandatoryValue) -> str:
+    """A key without a default."""
+    return f"{error.full_key} has no value: give one with {error.full_key}=VALUE"
 
 
-def full_key(message: str) -> str:
-    """The `full_key: ...` line of Hydra's message."""
-    found = re.search(r"full_key: (.+)", message)
-    return f"in config key {found.group(1)}" if found else "in the config"
+def misread(error: OverrideParseException) -> str:
+    """An override that is none."""
+    return f"{error.override} is not an override: write it as key=value (quote what the shell would change)"
 
 
-def one_line(message: str) -> str:
-    """A message without line breaks."""
-    return " ".join(message.split())
+def not_composed(error: ConfigCompositionException) -> str:
+    """An override of something that is not there: the nearest key that is."""
+    cause = error.__cause__
+    if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
+        return str(error)
+    return f"unknown key {cause.full_key}: {near(str(cause.key), cause.parent_node)}"
+
+
+def near(key: str, section: DictConfig) -> str:
+    """The nearest key of a section; else the same key of another section; else all keys of this one."""
+    names = [str(name) for name in section if not str(name).startswith("_")]
+    if not names:
+        return "that section is empty or refers to another: change it there"
+    everything = OmegaConf.to_container(section._get_root())
+    elsewhere = [p for p in paths(everything) if p.endswith(f".{key}") and not p.startswith("hydra.")]
+    if elsewhere and not close(key, names):
+        return f"did you mean '{min(elsewhere, key=len)}'?"
+    return nearest(key, names)
+
+
+def paths(section: Any, prefix: str = "") -> Iterator[str]:
+    """The full keys below a section of a plain config."""
+    for name, node in section.items() if isinstance(section, dict) else ():
+        yield f"{prefix}{name}"
+        yield from paths(node, f"{prefix}{name}.")
+
+
+def unresolved(error: InterpolationResolutionError) -> str:
+    """An interpolation that leads nowhere."""
+    return f"{error.full_key}: {str(error).splitlines()[0]}; change it or what it refers to"
+
+
+def refused(error: InstantiationException) -> str | None:
+    """What a library said of its arguments; a fault in our own code, unless it is a value, is a bug."""
+    *_, cause = causes(error)
+    files = [Path(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
+    called = max((i for i, file in enumerate(files) if "hydra" in file.parts), default=-1)
+    ours = [file.is_relative_to(PACKAGE) for file in files[called + 1 :]]
+    if any(ours) and (ours[-1] or not isinstance(cause, ValueError)):
+        return None
+    return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
+
+
+def unreachable(error: OSError) -> str | None:
+    """A place that cannot be read or written."""
+    if error.filename is None:
+        return None
+    return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
+
+
+SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first that is among the causes
+    UserError: str,
+    MissingConfigException: missing_config,
+    MissingMandatoryValue: missing_value,
+    OverrideParseException: misread,
+    ConfigCompositionException: not_composed,
+    InterpolationResolutionError: unresolved,
+    InstantiationException: refused,
+    OSError: unreachable,
+    HydraException: str,
+}

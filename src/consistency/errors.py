@@ -8,8 +8,13 @@ class UserError(ValueError):
     """A mistake outside this code. The message names the key or file, and what to do about it."""
 
 
+def close(name: str, known: Iterable[str]) -> str | None:
+    """The closest known name, None where none is close."""
+    return next(iter(get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`name` completed to a remedy: the closest known name, or the list of all of them."""
     known = sorted(set(known))
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(known)}"
+    found = close(name, known)
+    return f"did you mean '{found}'?" if found else f"choose one of: {', '.join(known)}"

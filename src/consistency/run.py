@@ -16,7 +16,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.errors import UserError
+from consistency.errors import UserError, nearest
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.evaluation import Evaluation
@@ -29,16 +29,21 @@ from consistency.lit.checkpoint import (
     read_checkpoint,
 )
 from consistency.lit.data.module import DataModule
-from consistency.lit.hardware import check_hardware
+from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
 from consistency.result import device_name, environment, line, weights_sha256, where, write_result
+from consistency.schema import check_config, check_trusted
+
+COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
 
 def train(config: DictConfig) -> float | None:
     """Train as configured, or go on training; the metric that a sweep optimises comes back."""
+    check_config(config, "train")
     directory = run_directory()
     ckpt = resume_from(config.ckpt_path, directory)
+    check_counts(config.trainer)
     check_hardware(config.trainer)
     data, module = build(config)
     if ckpt is not None:
@@ -46,6 +51,7 @@ def train(config: DictConfig) -> float | None:
     since = time.monotonic()
     with hushed():
         trainer = build_trainer(config, directory)
+        check_metric(config.optimized_metric, module, callbacks_of(trainer))
         fit(trainer, module, data, ckpt)
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
@@ -55,10 +61,14 @@ def train(config: DictConfig) -> float | None:
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Ask a task of a trained checkpoint; result.json stands in the run directory of the evaluation."""
+    check_config(config, "eval")
     directory = run_directory()
     checkpoint = read_checkpoint(config.ckpt_path)
-    trained = OmegaConf.merge(checkpoint["config"], config.override)
+    kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
+    check_trusted(config.ckpt_path, OmegaConf.create(kept))
+    trained = OmegaConf.merge(kept, config.override)
     assert isinstance(trained, DictConfig)
+    check_config(trained, "train")
     data, module = build(trained)
     check_fits(config.ckpt_path, checkpoint["state_dict"], module)
     if config.weights != "raw":
@@ -100,11 +110,11 @@ def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None) -
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without what does not concern the user: advice on loaders and devices, and deprecations among libraries."""
+    """Without what does not concern the user: advice on loaders and devices, libraries' deprecations."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # ours need none
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         yield
 
 
@@ -119,7 +129,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
     if ckpt_path is None:
         if found is not None:
             raise UserError(
-                f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another run_dir"
+                f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
         return None
     if ckpt_path != "last":
@@ -150,13 +160,7 @@ def build_trainer(config: DictConfig, directory: Path) -> Trainer:
         # Lightning counts batches here, the config optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
-    trainer: Trainer = make(config.trainer, **options)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            text = OmegaConf.to_yaml(config, resolve=True)
-            (directory / "config.yaml").write_text(text)
-            logger.experiment.add_text("config", f"```yaml\n{text}\n```")
-    return trainer
+    return make(config.trainer, **options)
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
@@ -211,19 +215,21 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
 
 def hyperparameters(config: DictConfig) -> dict[str, Any]:
     """The columns of the HParams tab: what every run has, and whatever the command line changed."""
-    row = {
-        "experiment": HydraConfig.get().runtime.choices.get("experiment"),
-        "seed": config.seed,
-        "steps": config.trainer.max_steps,
-        "batch_size": config.data.batch_size,
-        "lr": config.optimizer.lr,
-    }
-    for override in HydraConfig.get().overrides.task:
-        key = override.partition("=")[0].lstrip("+")
+    given = [override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+    keys = [*COLUMNS, *(key for key in given if key not in {"run_dir", "ckpt_path"})]
+    row = {"experiment": HydraConfig.get().runtime.choices.get("experiment")}
+    for key in keys:
         value = OmegaConf.select(config, key)
         if isinstance(value, str | int | float | bool):
             row[key] = value
     return row
+
+
+def check_metric(name: str | None, module: Module, callbacks: list[Callback]) -> None:
+    """Refuse early a metric that no sampler gives its name to, and no callback lists in `measures`."""
+    known = {*module.samplers, *(name for c in callbacks for name in getattr(c, "measures", ()))}
+    if name is not None and name.rpartition("/")[2] not in known:
+        raise UserError(f"optimized_metric={name} is not measured: {nearest(name, known)}")
 
 
 def count(module: Module) -> int:

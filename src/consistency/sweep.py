@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -22,7 +22,7 @@ class Table(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Leave the run's own overrides beside its result."""
         directory = Path(config.hydra.runtime.output_dir)
-        if directory.is_dir():
+        if job_return.status == JobStatus.COMPLETED and directory.is_dir():
             (directory / "overrides.json").write_text(json.dumps(list(config.hydra.overrides.task)))
 
 

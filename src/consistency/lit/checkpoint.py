@@ -1,6 +1,7 @@
 """Reading and writing checkpoint files: complete or not there, and never code."""
 
 import os
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -49,7 +50,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"ckpt_path={path}: no such file; give a .ckpt of a run, or 'last'")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except UnpicklingError as error:
         raise UserError(
             f"ckpt_path={path} holds something other than tensors and plain data, or is damaged, and was not "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import Sampler
@@ -80,6 +81,9 @@ class Module(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser of the denoiser alone, its rate set at every step."""
-        optimizer = self.optimizer([p for p in self.denoiser.parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([p for p in self.denoiser.parameters() if p.requires_grad])
+        except ValueError as error:
+            raise UserError(f"optimizer: {error}; change that value of the optimizer") from error
         schedule = LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

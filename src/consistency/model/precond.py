@@ -45,7 +45,7 @@ class EDM:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        positive("denoiser.precond.sigma_data", self.sigma_data)
+        positive("sigma.data", self.sigma_data)
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B]."""
@@ -69,8 +69,8 @@ class Boundary:
     sigma_min: float = 0.002
 
     def __post_init__(self) -> None:
-        positive("denoiser.precond.sigma_data", self.sigma_data)
-        positive("sigma_min", self.sigma_min)
+        positive("sigma.data", self.sigma_data)
+        positive("sigma.min", self.sigma_min)
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B] >= ε."""

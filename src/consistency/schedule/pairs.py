@@ -36,8 +36,10 @@ def karras_grid(N: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
     """
     if not 0 < sigma_min < sigma_max:
         raise UserError(
-            f"sigma_min={sigma_min} and sigma_max={sigma_max} must satisfy 0 < sigma_min < sigma_max"
+            f"sigma.min={sigma_min} and sigma.max={sigma_max} must satisfy 0 < sigma.min < sigma.max"
         )
+    if not rho > 0:
+        raise UserError(f"sigma.rho={rho} must be greater than 0")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     grid = torch.linspace(low, high, N, dtype=torch.float64) ** rho
     grid[0], grid[-1] = sigma_min, sigma_max  # the boundary condition is met bitwise

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
 
 from consistency.errors import UserError
 from consistency.lit.module import Module
@@ -39,7 +41,7 @@ class Checkpoints(Checkpoint):
             monitor,
         )
         self.best: float | None = None
-        self.saved = 0
+        self.saved: int | None = None  # the step on disk; None before the first
 
     @property
     def last(self) -> Path:
@@ -74,7 +76,7 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """Save what there is, if a step has been made since the last time."""
-        if trainer.global_step != self.saved:
+        if self.saved is not None and trainer.global_step != self.saved:
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +93,8 @@ class Checkpoints(Checkpoint):
 
 
 class KeepConfig(Callback):
-    """Puts the resolved config into every checkpoint, as plain data, so that a checkpoint needs nothing else.
+    """Keeps the resolved config: in every checkpoint, as plain data, so that a checkpoint needs nothing else;
+    as `config.yaml` in the run directory; and in TensorBoard.
 
     Args:
         config: of plain containers, strings and numbers.
@@ -99,6 +102,15 @@ class KeepConfig(Callback):
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Write it down, now that nothing can be refused any more."""
+        if trainer.is_global_zero:
+            text = OmegaConf.to_yaml(OmegaConf.create(self.config))
+            (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Add it."""

@@ -23,7 +23,8 @@ class Curriculum(Callback):
         if self.horizon is not None and self.horizon != trainer.max_steps:
             raise UserError(
                 f"curriculum.K={self.horizon} but trainer.max_steps={trainer.max_steps}: the schedule and "
-                "the run would end at different steps; leave curriculum.K to follow trainer.max_steps, or set them alike"
+                "the run would end at different steps; leave curriculum.K to follow trainer.max_steps, "
+                "or set them alike"
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:

@@ -17,6 +17,8 @@ class Evaluation(Callback):
         judge: Fréchet distance for images, transport for points.
     """
 
+    measures = ("floor",)  # beside what is named after the samplers
+
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.step: int | None = None  # of the last numbers
@@ -48,6 +50,8 @@ class OracleGap(Callback):
         sigma_min: ε, where the exact function ends.
         points: number of points compared, the same at every validation.
     """
+
+    measures = ("oracle_rmse",)
 
     def __init__(self, sigma: float, sigma_min: float, points: int = 2048) -> None:
         self.sigma, self.sigma_min, self.points = sigma, sigma_min, points

@@ -7,6 +7,8 @@ from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
 
+EVERY = 10  # steps between two questions to the other processes
+
 
 class Interrupted(RuntimeError):  # noqa: N818 - the run did what it was asked to
     """The run was asked to stop, and did so between two steps.
@@ -35,7 +37,9 @@ class Interruption(Callback):
             self.former[signum] = signal.signal(signum, self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
-        """Stop on all processes at the same step."""
+        """Stop on all processes at the same step; to ask all of them at every step would cost time."""
+        if trainer.world_size > 1 and trainer.global_step % EVERY:
+            return
         if trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False):
             raise Interrupted(self.signum or signal.SIGTERM)
 

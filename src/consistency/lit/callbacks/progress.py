@@ -70,11 +70,13 @@ class RunProgress(ProgressBar):
         self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, news="")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
-        """Move the bar, or write a line."""
+        """Move the bar, or write a line: not at every step, for reading the loss waits for the device."""
+        if time.monotonic() - self.shown < (0.2 if self.bar else self.seconds):
+            return
+        self.shown = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, news=self._news(trainer))
-        elif time.monotonic() - self.shown > self.seconds:
-            self.shown = time.monotonic()
+        else:
             left = clock(self._left(trainer))
             done = f"step {trainer.global_step}/{trainer.max_steps}, {left} left, {self._news(trainer)}"
             print(done, file=sys.stderr, flush=True)
@@ -82,6 +84,7 @@ class RunProgress(ProgressBar):
     def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Close the bar."""
         if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step)
             self.bar.stop()
             self.bar = None
 

@@ -1,0 +1,144 @@
+"""Every experiment composes, builds, and makes two steps; the papers' numbers stand in the configs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from consistency.lit.data.loader import Batch
+from consistency.run import build, make
+from consistency.schedule.draws import StepDraws
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+TINY_UNET = ["net.channels=8", "net.multipliers=[1,2]", "net.blocks=1", "net.attention=[4]"]
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def composed(*overrides, name="train"):
+    config = compose(name, overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def folder(path):
+    from PIL import Image
+
+    path.mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(path / f"{i}.png")
+    return path
+
+
+def scaled_down(experiment, path):
+    """Overrides that make the experiment fit a test: a small network, and a folder in place of a download."""
+    config = composed(f"experiment={experiment}")
+    if "MLP" in config.net._target_:
+        return ["net.width=16", "net.blocks=1"]
+    data = ["data=image_folder", f"data.root={folder(path)}", "data.resolution=8"]
+    embedding = 8 if "Positional" in config.net.embedding._target_ else 16
+    return [*data, *TINY_UNET, f"net.embedding.channels={embedding}"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
+    small = scaled_down(experiment, tmp_path / "images")
+    config = composed(f"experiment={experiment}", *small)
+    data, module = build(config)
+    optimizer = module.optimizer(module.denoiser.parameters())
+    before = [p.detach().clone() for p in module.denoiser.parameters()]
+    for k in range(2):
+        x = data.encode(data.real()[:4]) if data.is_image else data.real()[:4]
+        module.train()
+        loss = module.terms(Batch(x, None).x, None, k, StepDraws(0, k)).loss.mean()
+        assert loss.isfinite()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    moved = [not torch.equal(p, b) for p, b in zip(module.denoiser.parameters(), before, strict=True)]
+    assert any(moved)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tmp_path):
+    small = scaled_down(experiment, tmp_path / "images")
+    config = composed(
+        f"experiment={experiment}", "hydra.runtime.output_dir=" + str(tmp_path), *small, "metric=digits"
+    )
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert all(isinstance(key, str) for key in plain)
+    for name, node in config.callbacks.items():
+        assert make(node) is not None, name
+
+
+@pytest.mark.parametrize(
+    ("experiment", "parameters"),
+    [("ict_cifar10", 56_395_523), ("ict_deep_cifar10", 97_610_499), ("edm_cifar10", 56_395_523)],
+)
+def test_parameter_counts_of_the_papers(experiment, parameters):
+    config = composed(f"experiment={experiment}")
+    with torch.device("meta"):
+        net = make(config.net, shape=[3, 32, 32], classes=0)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+def test_ict_on_cifar10_is_the_papers_recipe():
+    c = composed("experiment=ict_cifar10")
+    found = (
+        c.data.batch_size,
+        c.trainer.max_steps,
+        c.optimizer.lr,
+        c.ema.mu,
+        c.net.dropout,
+        c.net.embedding.scale,
+    )
+    assert found == (1024, 400_000, 1e-4, 0.99993, 0.3, 0.02)
+    assert (c.curriculum.s0, c.curriculum.s1, c.curriculum.K) == (10, 1280, 400_000)
+    assert (c.noise.mean, c.noise.std, c.distance.scale) == (-1.1, 2.0, 0.00054)
+    assert (c.sigma.min, c.sigma.max, c.sigma.rho, c.sigma.data) == (0.002, 80, 7, 0.5)
+    assert c.optimizer._target_ == "torch.optim.RAdam"
+    assert c.optimizer.weight_decay == 0  # trap 12
+    assert "gradient_clip_val" not in c.trainer
+    assert list(c.samplers["2step"].sigmas) == [80, 0.821]
+
+
+def test_ict_is_ct_with_the_papers_five_changes():
+    ct, ict = (
+        OmegaConf.to_container(composed(f"experiment={name}_ring"), resolve=True) for name in ("ct", "ict")
+    )
+    ict = {key: value for key, value in ict.items() if value != ct[key]}
+    parts = {"target", "distance", "curriculum", "noise", "weight"}
+    follow = {"pairs", "module", "callbacks", "run_dir"}  # these quote the five
+    assert parts <= ict.keys() <= parts | follow
+
+
+def test_ct_on_cifar10_is_the_first_papers_recipe():
+    c = composed("experiment=ct_cifar10")
+    assert (c.data.batch_size, c.trainer.max_steps, c.optimizer.lr, c.ema.mu) == (512, 800_000, 4e-4, 0.9999)
+    assert (c.curriculum.s0, c.curriculum.s1, c.target.mu.mu0, c.net.dropout) == (2, 150, 0.9, 0.0)
+
+
+@pytest.mark.parametrize("trainer", ["auto", "cpu", "gpu", "ddp", "ddp_sim", "multi_node"])
+def test_trainers_compose(trainer):
+    config = composed(f"trainer={trainer}")
+    assert config.trainer._target_ == "lightning.Trainer"
+    assert config.trainer.precision == (
+        "bf16-mixed" if trainer in {"gpu", "ddp", "multi_node"} else "32-true"
+    )
+
+
+def test_a_data_set_brings_its_metric_and_the_command_line_wins():
+    target = {name: composed(f"data={name}").metric._target_ for name in ("ring", "digits")}
+    assert target["ring"].endswith("Transport")
+    assert target["digits"].endswith("Fidelity")
+    assert "Random" in composed("data=digits", "metric=random_conv").metric.extractor._target_

@@ -1,0 +1,117 @@
+"""Commands of the README, as written, at the size of a test."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import SMALL, run
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    options = [*SMALL, "trainer.max_steps=40", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5"]
+    return run("train.py", tmp_path_factory.mktemp("digits"), *options)
+
+
+def test_a_run_says_where_everything_is_and_what_came_of_it(digits):
+    assert digits.status == 0, digits.err
+    *places, line = digits.out.strip().splitlines()
+    assert [place.split()[0] for place in places] == ["picture", "checkpoint", "tensorboard"]
+    for place in places:
+        assert (digits.directory / place.split()[1]).exists()
+    assert "FD(digits)/1step" in line
+    assert "FD(digits)/floor" in line
+    assert "40 steps, 1,280 images" in line
+    assert "Warning" not in digits.err
+
+
+def test_result_json_has_what_scripts_need(digits):
+    result = digits.result
+    keys = {
+        "metrics",
+        "steps",
+        "images",
+        "seconds",
+        "parameters",
+        "weights_sha256",
+        "device",
+        "versions",
+        "commit",
+    }
+    assert keys <= result.keys()
+    assert result["metrics"].keys() == {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"}
+    assert result["weights_sha256"].keys() == {"raw", "ema"}
+    assert result["weights_sha256"]["raw"] != result["weights_sha256"]["ema"]
+    assert Image.open(result["paths"]["picture"]).width >= 400
+    config = (digits.directory / "config.yaml").read_text()
+    assert "max_steps: 40" in config
+
+
+def test_tensorboard_has_every_curve(digits):
+    events = EventAccumulator(str(digits.directory / "tensorboard"))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "train/images_per_second", "curriculum/N", "curriculum/mu"} <= scalars
+    assert {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"} <= scalars
+    assert sum(name.startswith("loss_by_sigma/") for name in scalars) >= 8
+    assert set(events.Tags()["images"]) == {"samples/1step", "samples/2step", "sigma/histogram"}
+    assert [e.value for e in events.Scalars("curriculum/N")] == [11, 21, 41, 81, 161]
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_checkpoint_holds_raw_and_averaged_weights_and_a_plain_config(digits):
+    checkpoint = torch.load(digits.directory / "checkpoints" / "last.ckpt", weights_only=True)
+    raw = checkpoint["state_dict"]["denoiser.net.stem.weight"]
+    average = checkpoint["callbacks"]["EMA"]["averages"]["ema"]["net.stem.weight"]
+    assert raw.shape == average.shape
+    assert not torch.equal(raw, average)
+    assert checkpoint["config"]["trainer"]["max_steps"] == 40
+    assert {path.name for path in (digits.directory / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+
+
+def test_the_same_command_gives_the_same_weights(digits, tmp_path):
+    options = [*SMALL, "trainer.max_steps=40", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5"]
+    assert run("train.py", tmp_path, *options).result["weights_sha256"] == digits.result["weights_sha256"]
+
+
+def test_eval_samples_and_measures_from_the_checkpoint_alone(digits, tmp_path):
+    ckpt = f"ckpt_path={digits.directory}/checkpoints/last.ckpt"
+    sample = run("eval.py", tmp_path / "sample", "task=sample", ckpt, "task.count=9")
+    assert sample.status == 0, sample.err
+    assert {path.name for path in (tmp_path / "sample").glob("*.png")} == {"1step.png", "2step.png"}
+    assert sample.result["weights_sha256"]["ema"] == digits.result["weights_sha256"]["ema"]
+    fidelity = run("eval.py", tmp_path / "fd", "task=fidelity", ckpt, "task.count=64", "task.batch=10")
+    for name, value in digits.result[
+        "metrics"
+    ].items():  # the same 64 samples as the run's own, in other batches
+        assert fidelity.result["metrics"][name] == pytest.approx(value, rel=1e-3)
+
+
+def test_a_ring_reports_its_distance_to_the_exact_function(tmp_path):
+    options = ["experiment=ict_ring", *SMALL, "trainer.max_steps=60", "trainer.val_check_interval=60"]
+    metrics = run("train.py", tmp_path, *options, "data.samples=512").result["metrics"]
+    assert metrics.keys() == {"oracle_rmse", "SW2/1step", "SW2/2step", "SW2/floor"}
+    assert 0 < metrics["oracle_rmse"] < 1
+
+
+def test_a_sweep_leaves_its_runs_and_one_table(tmp_path):
+    swept = run("train.py", tmp_path, "-m", *SMALL, "trainer.max_steps=10", "seed=1,2")
+    assert swept.status == 0, swept.err
+    assert [json.loads((tmp_path / str(i) / "result.json").read_text())["seed"] for i in (0, 1)] == [1, 2]
+    table = (tmp_path / "table.md").read_text().strip().splitlines()
+    assert len(table) == 4
+    assert "seed=2" in table[3]
+    assert "FD(digits)/1step" in table[0]
+
+
+def test_optuna_minimises_the_metric(tmp_path):
+    swept = run(
+        "train.py", tmp_path, "sweep=optuna", *SMALL, "trainer.max_steps=10", "hydra.sweeper.n_trials=2"
+    )
+    assert swept.status == 0, swept.err
+    best = (tmp_path / "optimization_results.yaml").read_text()
+    values = [json.loads((tmp_path / str(i) / "result.json").read_text())["metrics"] for i in (0, 1)]
+    assert str(min(v["FD(digits)/1step"] for v in values))[:6] in best
