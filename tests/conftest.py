@@ -33,7 +33,7 @@ class Run:
 
 def start(script, directory, *overrides, **env):
     """A process that runs an entry point in its own run directory."""
-    command = [sys.executable, str(ROOT / script), f"run_dir={directory}", *overrides]
+    command = [sys.executable, str(ROOT / script), *overrides, f"run_dir={directory}"]
     quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **env}
     return subprocess.Popen(
         command,

@@ -45,7 +45,8 @@ def test_result_json_has_what_scripts_need(digits):
     assert result["metrics"].keys() == {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"}
     assert result["weights_sha256"].keys() == {"raw", "ema"}
     assert result["weights_sha256"]["raw"] != result["weights_sha256"]["ema"]
-    assert Image.open(result["paths"]["picture"]).width >= 400
+    with Image.open(result["paths"]["picture"]) as picture:
+        assert picture.width >= 400
     config = (digits.directory / "config.yaml").read_text()
     assert "max_steps: 40" in config
 

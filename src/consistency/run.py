@@ -23,10 +23,10 @@ from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.checkpoint import (
     AtomicCheckpointIO,
-    averaged_weights,
     check_fits,
     newest,
     read_checkpoint,
+    weights_of,
 )
 from consistency.lit.data.module import DataModule
 from consistency.lit.hardware import check_counts, check_hardware
@@ -71,10 +71,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_config(trained, "train")
     data, module = build(trained)
     check_fits(config.ckpt_path, checkpoint["state_dict"], module)
-    if config.weights != "raw":
-        module.denoiser.load_state_dict(averaged_weights(checkpoint, config.weights))
-    else:
-        module.load_state_dict(checkpoint["state_dict"])
+    name, weights = weights_of(checkpoint, config.weights)
+    module.denoiser.load_state_dict(weights)
     since = time.monotonic()
     metrics, paths, images = make(config.task)(module.eval(), data, trained, directory)
     result = {
@@ -83,7 +81,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "images": images,
         "seconds": time.monotonic() - since,
         "parameters": count(module),
-        "weights_sha256": {config.weights or "averaged": weights_sha256(module.denoiser.state_dict())},
+        "weights_sha256": {name: weights_sha256(weights)},
         "device": device_name(module.device),
         **environment(),
         "paths": {**paths, "checkpoint": str(config.ckpt_path)},

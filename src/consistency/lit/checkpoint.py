@@ -88,18 +88,17 @@ def newest(directory: str | Path) -> Path | None:
     return last if last.is_file() else (numbered[-1] if numbered else None)
 
 
-def averaged_weights(checkpoint: dict[str, Any], name: str | None = None) -> dict[str, Tensor]:
-    """Weights of the denoiser: the average called `name`, by default the one that validation saw.
+def weights_of(checkpoint: dict[str, Any], name: str | None = None) -> tuple[str, dict[str, Tensor]]:
+    """Name and weights of a denoiser: `raw`, an average, or by default the average that validation saw.
 
     Raises:
-        UserError: the checkpoint has no such average.
+        UserError: the checkpoint has no such weights.
     """
     prefix = "denoiser."
     raw = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    kept = checkpoint["callbacks"].get("EMA", {"averages": {}, "evaluate": None})
-    name = name or kept["evaluate"]
-    if name not in kept["averages"]:
-        raise UserError(
-            f"weights={name} is not in the checkpoint, which has: raw, {', '.join(kept['averages'])}"
-        )
-    return {**raw, **kept["averages"][name]}
+    ema = checkpoint["callbacks"].get("EMA", {"averages": {}, "evaluate": "raw"})
+    kept = {"raw": {}, **ema["averages"]}
+    name = str(name or ema["evaluate"])
+    if name not in kept:
+        raise UserError(f"weights={name} is not in the checkpoint, which has: {', '.join(kept)}")
+    return name, {**raw, **kept[name]}

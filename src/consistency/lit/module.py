@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
-from consistency.sampling.samplers import Sampler
+from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
 from consistency.tensor import Terms
@@ -37,7 +37,7 @@ class Module(LightningModule):
         denoiser: Denoiser,
         optimizer: OptimizerFactory,
         rate: Rate,
-        samplers: Mapping[str, Sampler],
+        samplers: Mapping[str, Recipe],
         seed: int,
     ) -> None:
         super().__init__()

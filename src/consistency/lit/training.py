@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from consistency.lit.module import Module
 from consistency.model.denoiser import Denoiser
@@ -35,10 +34,10 @@ class Training(Module):
         """Loss and t of each sample."""
         return self.objective(self.denoiser, self.target, self.flow, x, label, k, draws)
 
-    def optimizer_step(self, epoch: int, batch: int, optimizer: Optimizer, closure: Any = None) -> None:
+    def optimizer_step(self, *step: Any, **more: Any) -> None:
         """The optimiser's step, then the target's: here, so that no checkpoint falls between the two."""
         k = self.global_step
-        super().optimizer_step(epoch, batch, optimizer, closure)
+        super().optimizer_step(*step, **more)
         self.target.update(self.denoiser, k)
 
     def progress(self, k: int) -> dict[str, float]:

@@ -30,6 +30,16 @@ class Sampler(Protocol):
         ...
 
 
+class Recipe(Protocol):
+    """A sampler with its σ chosen."""
+
+    def __call__(
+        self, f: DenoiserLike, z: Tensor, *, label: Tensor | None = None, draws: Draws | None = None
+    ) -> Tensor:
+        """Samples made from unit noise z."""
+        ...
+
+
 @torch.no_grad()
 def onestep(
     f: DenoiserLike,

@@ -24,8 +24,6 @@ class EMA(Callback):
         evaluate: the average that validation sees.
     """
 
-    state_key = "EMA"
-
     def __init__(self, decays: Mapping[str, Decay], evaluate: str) -> None:
         if evaluate not in decays:
             raise UserError(
@@ -34,6 +32,11 @@ class EMA(Callback):
         self.decays, self.evaluate = dict(decays), evaluate
         self.averages: dict[str, dict[str, Tensor]] = {}
         self.swapped, self.updates = False, 0
+
+    @property
+    def state_key(self) -> str:
+        """Where the averages stand among the callbacks of a checkpoint."""
+        return "EMA"
 
     def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Start from the current weights, unless a checkpoint brought the averages."""

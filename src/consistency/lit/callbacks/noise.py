@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from consistency.lit.callbacks.progress import every
 from consistency.lit.module import Module
 
 
@@ -38,7 +39,7 @@ class NoiseLevels(Callback):
         self.edges, self.sums = self.edges.to(sigma.device), self.sums.to(sigma.device)
         bins = (torch.bucketize(sigma, self.edges) - 1).clamp(0, self.sums.shape[1] - 1)
         self.sums.index_add_(1, bins, torch.stack([loss, torch.ones_like(loss)]))
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % every(trainer) == 0:
             self._log_means(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
@@ -70,9 +71,9 @@ def histogram(edges: Tensor, drawn: Tensor, law: Tensor) -> Any:
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    centres = (edges[1:] * edges[:-1]).sqrt()
-    axes.bar(centres, drawn, width=edges.diff() * 0.9, color="#8fb8de", label="drawn")
-    axes.stairs(law, edges, color="#b03a2e", linewidth=1.5, label="law")
+    left, width = edges[:-1].numpy(), edges.diff().numpy()
+    axes.bar(left, drawn.numpy(), width, align="edge", color="#8fb8de", edgecolor="white", label="drawn")
+    axes.stairs(law.numpy(), edges.numpy(), color="#b03a2e", linewidth=1.5, label="law")
     axes.set(xscale="log", xlabel="σ", ylabel="share of samples")
     axes.legend(frameon=False)
     return figure

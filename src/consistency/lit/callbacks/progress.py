@@ -30,7 +30,7 @@ class Throughput(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Log and start again."""
         steps = trainer.global_step - self.step
-        if steps and trainer.global_step % trainer.log_every_n_steps == 0:
+        if steps and trainer.global_step % every(trainer) == 0:
             now = time.monotonic()
             self.images_per_second = steps * self.batch_size / (now - self.since)
             pl_module.log("train/images_per_second", self.images_per_second)
@@ -106,3 +106,8 @@ def clock(seconds: float) -> str:
     """Hours, minutes and seconds."""
     minutes, s = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
+
+
+def every(trainer: Trainer) -> int:
+    """Steps between two scalars in the log."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]
