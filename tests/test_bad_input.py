@@ -85,6 +85,7 @@ VALUES = [
     Case("noise without width", "noise.std=0", "noise.std=0", "greater than 0"),
     Case("crossed curriculum", "curriculum.s0=50 curriculum.s1=10", "curriculum.s0=50", "s0 <= s1"),
     Case("fewer steps than stages", "trainer.max_steps=2", "curriculum.K=2", "raise trainer.max_steps"),
+    Case("no thread", "threads=0", "threads=0", "1 or greater"),
     Case("another horizon", "curriculum.K=7", "curriculum.K=7", "set them alike"),
     Case(
         "unknown average", "callbacks.ema.evaluate=eam", "callbacks.ema.evaluate=eam", "did you mean 'ema'?"

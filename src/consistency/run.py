@@ -102,7 +102,8 @@ def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None) -
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Interrupted as signal:
         again = f"go on with the same command, run_dir={trainer.default_root_dir} and ckpt_path=last"
-        print(f"stopped by {signal} at step {trainer.global_step}, saved; {again}", file=sys.stderr)
+        if trainer.is_global_zero:
+            print(f"stopped by {signal} at step {trainer.global_step}, saved; {again}", file=sys.stderr)
         sys.exit(signal.status)
 
 
@@ -140,7 +141,11 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     """Data and module. The same config builds the same weights."""
     if config.seed < 0:
         raise UserError(f"seed={config.seed} must be 0 or greater")
+    if config.threads is not None and config.threads < 1:
+        raise UserError(f"threads={config.threads} must be 1 or greater, or null")
     torch.manual_seed(config.seed)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     data: DataModule = make(config.data)
     denoiser = make(config.denoiser, net={"shape": list(data.shape), "classes": data.classes})
     if config.compile:

@@ -33,6 +33,16 @@ def squared_norm(x: Tensor) -> Tensor:
     return x.flatten(1).square().sum(1)
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Start the global random state that dropout draws from, where x lives.
+
+    Not by torch.manual_seed, which takes milliseconds for every kind of device that is not there.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def same_dropout(device: torch.device) -> Iterator[None]:
     """Rewind the global random state on leaving, so that the next forward draws the same dropout masks.

@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,7 +15,7 @@ from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
-from consistency.tensor import Terms
+from consistency.tensor import Terms, seed_dropout
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -60,7 +59,7 @@ class Module(LightningModule):
         """The loss, and per-sample losses and σ for whoever watches."""
         k, part = self.global_step, index % self.trainer.accumulate_grad_batches
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        torch.manual_seed(key(self.seed, DROPOUT, part, rank, k))
+        seed_dropout(key(self.seed, DROPOUT, part, rank, k), self.device)
         draws = StepDraws(self.seed, STEPS, part, k, rank=rank, world=world)
         terms = self.terms(batch.x, batch.label, k, draws)
         loss = terms.loss.mean()
