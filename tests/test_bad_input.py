@@ -51,7 +51,7 @@ KEYS = [
     Case("option of a group like no other", "net=zzz", "net=zzz", "choose one of: ddpmpp, mlp"),
     Case("unknown group", "optimiser=adam", "optimiser", "did you mean 'optimizer'?"),
     Case("misspelt key", "optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
-    Case("key like no other", "optimizer.zzz=1", "optimizer.zzz", "betas, lr, weight_decay"),
+    Case("key like no other", "optimizer.zzz=1", "optimizer.zzz", "betas, foreach, lr, weight_decay"),
     Case("key of another section", "max_steps=5", "max_steps", "did you mean 'trainer.max_steps'?"),
     Case("misspelt key below a key", "callbacks.ema.evaluat=ema", "callbacks.ema.evaluat", "'evaluate'"),
     Case("added key", "+foo=1", "foo", "choose one of: "),

@@ -125,14 +125,13 @@ def run_directory() -> Path:
 def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
     """The checkpoint to go on from. A directory that holds a run is never begun afresh unasked."""
     found = newest(directory)
-    if ckpt_path is None:
-        if found is not None:
+    if ckpt_path != "last":
+        given = Path(ckpt_path) if ckpt_path else None
+        if found is not None and (given is None or given.resolve().parent != found.resolve().parent):
             raise UserError(
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
-        return None
-    if ckpt_path != "last":
-        return Path(ckpt_path)
+        return given
     print(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
     return found
 
@@ -182,7 +181,7 @@ def summary(
     hashes = {"raw": weights_sha256(raw)}
     for ema in of_type(callbacks_of(trainer), EMA):
         hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
-    pictures = sorted((directory / "samples").glob("*step.png"))
+    picture = directory / "samples" / f"{next(iter(module.samplers))}.png"
     return {
         "experiment": HydraConfig.get().runtime.choices.get("experiment"),
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")},
@@ -196,7 +195,7 @@ def summary(
         "seed": config.seed,
         **environment(),
         "paths": {
-            "picture": str(pictures[0]) if pictures else None,
+            "picture": str(picture) if picture.is_file() else None,
             "checkpoint": str(newest(directory)),
             "tensorboard": str(directory / "tensorboard"),
         },
