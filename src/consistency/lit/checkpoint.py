@@ -21,7 +21,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write, flush to disk, rename."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.tmp")  # of a run that was killed: overwritten
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
