@@ -98,6 +98,20 @@ def test_a_ring_reports_its_distance_to_the_exact_function(tmp_path):
     assert 0 < metrics["oracle_rmse"] < 1
 
 
+def test_a_teacher_is_held_against_the_exact_denoiser(tmp_path):
+    options = [
+        "experiment=edm_ring",
+        *SMALL,
+        "trainer.max_steps=300",
+        "trainer.val_check_interval=300",
+        "ema.mu=0.9",
+    ]
+    result = run("train.py", tmp_path, *options, "data.samples=512").result
+    assert result["metrics"].keys() == {"oracle_rmse", "SW2/heun35", "SW2/floor"}
+    assert result["metrics"]["oracle_rmse"] < 0.052  # c_skip x, an untrained network, has 0.0551
+    assert result["paths"]["picture"].endswith("heun35.png")
+
+
 def test_a_sweep_leaves_its_runs_and_one_table(tmp_path):
     swept = run("train.py", tmp_path, "-m", *SMALL, "trainer.max_steps=10", "seed=1,2")
     assert swept.status == 0, swept.err

@@ -8,6 +8,7 @@ from consistency.lit.module import Module
 from consistency.objectives.denoising import Denoising
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
+from consistency.truth.oracle import Mixture
 
 
 class Diffusion(Module):
@@ -25,6 +26,10 @@ class Diffusion(Module):
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample."""
         return self.objective(self.denoiser, x, label, k, draws)
+
+    def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
+        """The posterior mean E[x_0 | x]."""
+        return density.denoise(x, sigma)
 
     def progress(self, k: int) -> dict[str, float]:
         """Nothing changes with the step."""

@@ -16,6 +16,7 @@ from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
 from consistency.tensor import Terms, seed_dropout
+from consistency.truth.oracle import Mixture
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -54,6 +55,10 @@ class Module(LightningModule):
     @abstractmethod
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that σ falls between neighbouring edges [E] at step k -> [E-1]."""
+
+    @abstractmethod
+    def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
+        """What a perfect denoiser would return at x [B, ...] and σ [B], for data of a known density."""
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """The loss, and per-sample losses and σ for whoever watches."""

@@ -12,6 +12,7 @@ from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
+from consistency.truth.oracle import Mixture
 
 
 class Training(Module):
@@ -33,6 +34,10 @@ class Training(Module):
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
         return self.objective(self.denoiser, self.target, self.flow, x, label, k, draws)
+
+    def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
+        """The consistency function, down to the lowest level of the pairs."""
+        return density.consistency(x, sigma, self.objective.pairs.sigma_min)
 
     def optimizer_step(self, *step: Any, **more: Any) -> None:
         """The optimiser's step, then the target's: here, so that no checkpoint falls between the two."""

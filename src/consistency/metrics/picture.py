@@ -25,7 +25,7 @@ def grid(images: Tensor, least: int) -> Image.Image:
     columns = math.ceil(math.sqrt(len(images)))
     pixels = make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy()
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    factor = max(1, least // image.width)
+    factor = math.ceil(least / image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

@@ -16,6 +16,11 @@ from consistency.schedule.noise import NoiseLaw
 class Pairs(Protocol):
     """(n, k, draws) -> t [n], r [n]."""
 
+    @property
+    def sigma_min(self) -> float:
+        """ε, the lowest level that r can take."""
+        ...
+
     def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> tuple[Tensor, Tensor]:
         """Noise levels of n pairs at step k, float64, 0 <= r < t."""
         ...

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from consistency.lit.data.loader import Request
-from consistency.lit.data.module import DataModule
+from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.metrics.picture import picture
 
@@ -37,7 +37,7 @@ class SampleGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Draw and write."""
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         for name, batches in self.kept.items():
             image = picture(data.decode(torch.cat(batches)), self.count)
             self._write(name, image, trainer)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from consistency.errors import UserError
@@ -145,3 +145,8 @@ class DataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1, 1
         return self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
+
+
+def data_of(trainer: Trainer) -> DataModule:
+    """The data of a run."""
+    return trainer.datamodule  # type: ignore[attr-defined]
