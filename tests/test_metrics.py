@@ -16,6 +16,7 @@ from consistency.metrics.features.digits import WEIGHTS, DigitsFeatures, digits
 from consistency.metrics.features.inception import FILE, InceptionFeatures
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import FrechetDistance, between_halves, features, frechet, half_floor
+from consistency.metrics.judge import Fidelity, Transport
 from consistency.metrics.transport import (
     directions,
     floor,
@@ -400,3 +401,41 @@ class TestInception:
         assert not any(p.requires_grad for p in extractor.parameters())
         with pytest.raises(UserError, match="FID looks at uint8"):
             extractor(images(2, channels=2))
+
+
+class TestTransportJudge:
+    def test_samples_and_floor(self):
+        torch.manual_seed(0)
+        real = torch.randn(4000, 2)
+        judge = Transport()
+        judge.begin(real, torch.device("cpu"))
+        for _ in range(4):
+            judge.update("good", torch.randn(500, 2))
+            judge.update("shifted", torch.randn(500, 2) + 1)
+        found = judge.compute()
+        assert found["SW2/good"] < 3 * found["SW2/floor"]
+        assert found["SW2/shifted"] == pytest.approx(1, abs=0.1)  # ‖(1, 1)‖/√2
+        judge.update("good", torch.randn(5000, 2))  # the samples before are forgotten; more of them than data
+        assert judge.compute().keys() == {"SW2/good", "SW2/floor"}
+
+    def test_the_floor_is_between_different_points(self):
+        judge = Transport()
+        judge.begin(torch.randn(1000, 2), torch.device("cpu"))
+        judge.update("good", torch.randn(1000, 2))
+        assert judge.compute()["SW2/floor"] > 0.01
+
+
+class TestFidelityJudge:
+    def test_it_says_what_the_distance_says(self):
+        real, _ = digits()
+        judge = Fidelity(DigitsFeatures())
+        judge.begin(real, torch.device("cpu"))
+        judge.begin(real, torch.device("cpu"))  # seen already
+        for part in real[:900].split(100):
+            judge.update("half", part)
+        found = judge.compute()
+        seen = features(real, DigitsFeatures())
+        assert found["FD(digits)/half"] == pytest.approx(frechet(seen, seen[:900]), rel=1e-6)
+        assert found["FD(digits)/floor"] == pytest.approx(between_halves(seen)[0])
+        judge.update("half", real)
+        assert abs(judge.compute()["FD(digits)/half"]) < 1e-6  # the samples before are forgotten

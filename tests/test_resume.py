@@ -107,3 +107,13 @@ def test_accumulation_resumes_at_the_step_too(tmp_path):
     part.communicate()
     again = run("train.py", tmp_path / "part", *options, "ckpt_path=last")
     assert again.result["weights_sha256"] == whole.result["weights_sha256"]
+
+
+def test_a_signal_before_training_leaves_no_traceback(tmp_path):
+    process = start("train.py", tmp_path / "run", *OPTIONS)
+    while not (tmp_path / "run").exists():  # made when the config stands; now libraries are being loaded
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "stopped before training began: there was nothing to save\n"

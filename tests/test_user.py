@@ -112,6 +112,34 @@ def test_a_teacher_is_held_against_the_exact_denoiser(tmp_path):
     assert result["paths"]["picture"].endswith("heun35.png")
 
 
+def test_the_cifar10_recipe_runs_on_a_folder_of_ones_own_images(tmp_path):
+    images = tmp_path / "images"
+    for i in range(12):
+        (images / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 12), (20 * i, 255 - 20 * i, 0)).save(images / f"class{i % 2}" / f"{i}.png")
+    options = [
+        "experiment=ict_cifar10",
+        "trainer=cpu",
+        "data=image_folder",
+        f"data.root={images}",
+        "net=unet_small",
+    ]
+    options += ["data.resolution=8", "data.conditional=true", "data.batch_size=4", "data.samples=6"]
+    options += ["net.channels=8", "net.embedding.channels=8", "net.multipliers=[1,2]", "net.attention=[4]"]
+    result = run(
+        "train.py", tmp_path / "run", *options, "trainer.max_steps=8", "trainer.val_check_interval=4"
+    )
+    assert result.status == 0, result.err
+    assert result.result["steps"] == 8
+    assert result.result["metrics"].keys() == {f"FD(random-conv)/{n}" for n in ("1step", "2step", "floor")}
+    again = run(
+        "train.py", tmp_path / "again", *options, "trainer.max_steps=8", "trainer.val_check_interval=4"
+    )
+    assert again.raw == result.raw  # from the cache this time
+    assert "converting" in result.err
+    assert "converting" not in again.err
+
+
 def test_a_sweep_leaves_its_runs_and_one_table(tmp_path):
     swept = run("train.py", tmp_path, "-m", *SMALL, "trainer.max_steps=10", "seed=1,2")
     assert swept.status == 0, swept.err

@@ -29,6 +29,9 @@ def guarded(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
         main()
+    except KeyboardInterrupt:
+        print("stopped before training began: there was nothing to save", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         end(error)
 

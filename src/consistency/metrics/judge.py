@@ -91,8 +91,10 @@ class Transport:
     def compute(self) -> dict[str, float]:
         """Distance of each sampler, and the floor at the same number of points."""
         assert self.real is not None
-        values = {name: self._distance(gathered(torch.cat(parts))) for name, parts in self.samples.items()}
-        count = max((sum(map(len, parts)) for parts in self.samples.values()), default=len(self.real) // 2)
+        made = {name: gathered(torch.cat(parts)) for name, parts in self.samples.items()}
+        values = {name: self._distance(points) for name, points in made.items()}
+        half = len(self.real) // 2  # the floor's two sets must not overlap
+        count = min(half, max(map(len, made.values()), default=half))
         self.samples.clear()
         values["floor"] = self._distance(self.real[:count])
         return {f"SW2/{name}": value for name, value in values.items()}
