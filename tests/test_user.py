@@ -1,13 +1,15 @@
 """Commands of the README, as written, at the size of a test."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import SMALL, run
+from tests.conftest import ROOT, SMALL, run
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +160,12 @@ def test_optuna_minimises_the_metric(tmp_path):
     best = (tmp_path / "optimization_results.yaml").read_text()
     values = [json.loads((tmp_path / str(i) / "result.json").read_text())["metrics"] for i in (0, 1)]
     assert str(min(v["FD(digits)/1step"] for v in values))[:6] in best
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_without_run_dir_a_run_and_a_sweep_find_a_place_of_their_own(tmp_path, sweep):
+    command = [sys.executable, str(ROOT / "train.py"), *sweep, *SMALL, "trainer.max_steps=10", "seed=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (result,) = tmp_path.glob("runs/ict_digits/*/0/result.json" if sweep else "runs/ict_digits/*/result.json")
+    assert json.loads(result.read_text())["steps"] == 10

@@ -30,9 +30,10 @@ def check_config(config: DictConfig, entry: str) -> None:
     sections = {*written, *groups(), *methods()} - {"defaults"}
     for name in map(str, config):
         known(name, name, sections)
-        if written.get(name) and OmegaConf.is_dict(config[name]):
+        keys = written.get(name)
+        if isinstance(keys, dict) and keys and OmegaConf.is_dict(config[name]):
             for key in map(str, config[name]):
-                known(f"{name}.{key}", key, written[name])
+                known(f"{name}.{key}", key, keys)
     for path, node in described(config):
         check_arguments(path, node)
 
