@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from consistency.errors import UserError, close, nearest
+from consistency.schema import CONFIGS
 
 PACKAGE = Path(__file__).parent
-CONFIGS = PACKAGE.parents[1] / "configs"
 
 
 def guarded(main: Callable[[], Any]) -> None:

@@ -13,10 +13,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
+from consistency.lit.boards import boards
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.evaluation import Evaluation
@@ -73,6 +73,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_fits(config.ckpt_path, checkpoint["state_dict"], module)
     name, weights = weights_of(checkpoint, config.weights)
     module.denoiser.load_state_dict(weights)
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
     since = time.monotonic()
     metrics, paths, images = make(config.task)(module.eval(), data, trained, directory)
     result = {
@@ -207,10 +208,9 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     if not trainer.is_global_zero:
         return None
     write_result(directory, result)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
-            logger.save()
+    for board in boards(trainer):
+        board.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
+        board.save()
     print(f"{where(result)}\n{line(result)}")
     return pick(config.optimized_metric, result["metrics"])
 

@@ -82,7 +82,8 @@ class Transport:
 
     def begin(self, real: Tensor, device: torch.device) -> None:
         """Keep the data."""
-        self.real = real.double().cpu()
+        if self.real is None:
+            self.real = real.double().cpu()
 
     def update(self, name: str, samples: Tensor) -> None:
         """See some samples."""

@@ -31,8 +31,6 @@ class Fidelity:
     ) -> tuple[dict[str, float], dict[str, str], int]:
         """Metrics by name, paths (none), images made."""
         judge: Judge = instantiate(config.metric, _convert_="all")
-        data.prepare_data()
-        data.setup("validate")
         judge.begin(data.real(), module.device)
         for samples in sampled(module, data, self.count, self.batch, self.seed):
             for name, x in samples.items():

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -16,10 +15,9 @@ from consistency.lit.module import Module
 def sampled(
     module: Module, data: DataModule, count: int, batch: int, seed: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Samples of every sampler, batch after batch, on a GPU where there is one."""
+    """Samples of every sampler, batch after batch, where the module is."""
     if count < 1 or batch < 1:
         raise UserError(f"task.count={count} and task.batch={batch} must be at least 1")
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
     loader = RequestLoader(count, data.shape, batch, seed, data.classes)
     for request in track(loader, "sampling", total=len(loader), console=Console(stderr=True)):
         label = None if request.label is None else request.label.to(module.device)

@@ -5,10 +5,10 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
 from consistency.errors import UserError
+from consistency.lit.boards import boards
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
 
@@ -34,12 +34,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         if every < 1:
             raise UserError(f"callbacks.checkpoints.every={every} must be at least 1")
-        self.directory, self.every, self.keep_every, self.monitor = (
-            Path(directory),
-            every,
-            keep_every,
-            monitor,
-        )
+        self.directory, self.monitor = Path(directory), monitor
+        self.every, self.keep_every = every, keep_every
         self.best: float | None = None
         self.saved: int | None = None  # the step on disk; None before the first
 
@@ -108,9 +104,8 @@ class KeepConfig(Callback):
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
             (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+            for board in boards(trainer):
+                board.experiment.add_text("config", f"```yaml\n{text}\n```")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Add it."""

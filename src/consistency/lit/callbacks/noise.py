@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from consistency.lit.boards import boards
 from consistency.lit.callbacks.progress import every
 from consistency.lit.module import Module
 
@@ -48,10 +48,9 @@ class NoiseLevels(Callback):
         if not drawn.sum() or not trainer.is_global_zero:
             return
         law = pl_module.mass(edges, max(trainer.global_step - 1, 0))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = histogram(edges, drawn / drawn.sum(), law)
-                logger.experiment.add_figure("sigma/histogram", figure, trainer.global_step)
+        for board in boards(trainer):
+            figure = histogram(edges, drawn / drawn.sum(), law)
+            board.experiment.add_figure("sigma/histogram", figure, trainer.global_step)
         self.drawn.zero_()
 
     def _log_means(self, trainer: Trainer) -> None:

@@ -21,7 +21,7 @@ class Throughput(Callback):
     """
 
     def __init__(self, batch_size: int) -> None:
-        self.batch_size, self.since, self.step, self.images_per_second = batch_size, 0.0, 0, 0.0
+        self.batch_size, self.since, self.step = batch_size, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Start the clock."""
@@ -32,8 +32,7 @@ class Throughput(Callback):
         steps = trainer.global_step - self.step
         if steps and trainer.global_step % every(trainer) == 0:
             now = time.monotonic()
-            self.images_per_second = steps * self.batch_size / (now - self.since)
-            pl_module.log("train/images_per_second", self.images_per_second)
+            pl_module.log("train/images_per_second", steps * self.batch_size / (now - self.since))
             self.since, self.step = now, trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:

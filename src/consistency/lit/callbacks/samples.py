@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from consistency.lit.boards import boards
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
@@ -19,7 +19,7 @@ class SampleGrid(Callback):
 
     Args:
         directory: where the pictures go; the newest of each sampler is `<name>.png`.
-        count: images in a grid; a cloud of points shows all samples of the first batches up to 64 times that.
+        count: images in a grid; a cloud shows all points of the first process.
     """
 
     def __init__(self, directory: str, count: int = 64) -> None:
@@ -33,7 +33,9 @@ class SampleGrid(Callback):
         if not trainer.is_global_zero:
             return
         for name, x in outputs.items():
-            self.kept.setdefault(name, []).append(x.detach().cpu())
+            kept = self.kept.setdefault(name, [])
+            if x.ndim == 2 or sum(map(len, kept)) < self.count:
+                kept.append(x.detach().cpu())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Draw and write."""
@@ -47,8 +49,7 @@ class SampleGrid(Callback):
         self.directory.mkdir(parents=True, exist_ok=True)
         image.save(self.directory / f"{name}.png")
         image.save(self.directory / f"{name}-{trainer.global_step:08d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                from torchvision.transforms.functional import pil_to_tensor
+        for board in boards(trainer):
+            from torchvision.transforms.functional import pil_to_tensor
 
-                logger.experiment.add_image(f"samples/{name}", pil_to_tensor(image), trainer.global_step)
+            board.experiment.add_image(f"samples/{name}", pil_to_tensor(image), trainer.global_step)
