@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.model.coordinates import Coordinate
 
 
 class Coefficients(NamedTuple):
@@ -29,9 +30,9 @@ class Precond(Protocol):
         ...
 
 
-def c_noise(sigma: Tensor) -> Tensor:
+def c_noise(sigma: Tensor, scale: float = 0.25) -> Tensor:
     """ln(σ)/4 (2206.00364, table 1), finite at σ = 0, where c_out = 0 hides whatever the network says."""
-    return sigma.clamp(min=torch.finfo(torch.float32).tiny).log() / 4
+    return scale * sigma.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class EDM:
 
     Args:
         sigma_data: standard deviation of the data, > 0.
+        time_scale: c_noise = time_scale ln σ. 1/4 is EDM's; networks of OpenAI's consistency models take 250.
     """
 
     sigma_data: float = 0.5
+    time_scale: float = 0.25
 
     def __post_init__(self) -> None:
         positive("sigma.data", self.sigma_data)
@@ -51,7 +54,8 @@ class EDM:
         """Coefficients at σ [B]."""
         sigma, s2 = sigma.double(), self.sigma_data**2
         total = sigma**2 + s2
-        return Coefficients(s2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt(), c_noise(sigma))
+        noise = c_noise(sigma, self.time_scale)
+        return Coefficients(s2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt(), noise)
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,12 @@ class Boundary:
     Args:
         sigma_data: standard deviation of the data, > 0.
         sigma_min: ε, the lowest noise level, > 0.
+        time_scale: as in `EDM`.
     """
 
     sigma_data: float = 0.5
     sigma_min: float = 0.002
+    time_scale: float = 0.25
 
     def __post_init__(self) -> None:
         positive("sigma.data", self.sigma_data)
@@ -77,7 +83,72 @@ class Boundary:
         sigma, s2 = sigma.double(), self.sigma_data**2
         above, total = sigma - self.sigma_min, sigma**2 + s2
         skip, out = s2 / (above**2 + s2), above * self.sigma_data / total.sqrt()
-        return Coefficients(skip, out, total.rsqrt(), c_noise(sigma))
+        return Coefficients(skip, out, total.rsqrt(), c_noise(sigma, self.time_scale))
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """A network that predicts the noise of x_t (2006.11239): D = x - σ ε(α x, t). For DDPM teachers.
+
+    Args:
+        coordinate: α and t as functions of σ.
+        time_scale: the network is given time_scale t.
+    """
+
+    coordinate: Coordinate
+    time_scale: float = 1.0
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        """Coefficients at σ [B]."""
+        sigma, x_t = sigma.double(), self.coordinate.interpolant(sigma)
+        noise = self.time_scale * self.coordinate.time(sigma)
+        return Coefficients(torch.ones_like(sigma), -sigma, x_t.alpha / self.coordinate.unit, noise)
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """A network that predicts v = α' x_0 + β' z: D = (β' x_t - β v)/(α β' - α' β). For flow teachers.
+
+    In the linear coordinate, D = x_u - u v and v = z - x_0.
+
+    Args:
+        coordinate: α, β, their rates and t as functions of σ.
+        time_scale: the network is given time_scale t.
+    """
+
+    coordinate: Coordinate
+    time_scale: float = 1.0
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        """Coefficients at σ [B]."""
+        a, b, a_rate, b_rate = self.coordinate.interpolant(sigma)
+        turn, unit = a * b_rate - a_rate * b, self.coordinate.unit
+        noise = self.time_scale * self.coordinate.time(sigma)
+        return Coefficients(b_rate * a / turn, -b * unit / turn, a / unit, noise)
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A consistency function from any denoiser: f(x, σ) = (ε/σ) x + (1 - ε/σ) D(x, σ), so that f(x, ε) = x.
+
+    This is one Euler step of the probability flow from σ to ε: a student that starts from its teacher's
+    weights starts as its teacher's jump, whatever the coordinate it was trained in.
+
+    Args:
+        precond: the teacher's.
+        sigma_min: ε, the lowest noise level, > 0.
+    """
+
+    precond: Precond
+    sigma_min: float = 0.002
+
+    def __post_init__(self) -> None:
+        positive("sigma.min", self.sigma_min)
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        """Coefficients at σ [B] >= ε."""
+        c, stay = self.precond(sigma), self.sigma_min / sigma.double()
+        return Coefficients(stay + (1 - stay) * c.skip, (1 - stay) * c.out, c.inp, c.noise)
 
 
 def positive(key: str, value: float) -> None:
