@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.lit.checkpoint import AtomicCheckpointIO, check_fits, newest, read_checkpoint, weights_of
+from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
 from consistency.result import finite, line, weights_sha256, write_result
 
 GOOD = {"state_dict": {"denoiser.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}

@@ -14,7 +14,7 @@ from consistency.objectives.discrete import Discrete
 from consistency.objectives.distance import L1, PseudoHuber, SquaredL2
 from consistency.objectives.flow import DataFlow, ExactFlow
 from consistency.objectives.target import EMATarget, StopGradient
-from consistency.objectives.weighting import EDMWeight, InverseGap, Uniform
+from consistency.objectives.weighting import InverseGap, Uniform, UnitOutput
 from consistency.schedule import decay
 from consistency.schedule.curriculum import Constant
 from consistency.schedule.draws import StepDraws
@@ -95,14 +95,16 @@ def test_weights():
     assert Uniform()(t, r).tolist() == [1, 1]
     assert InverseGap()(t, r).tolist() == pytest.approx([2, 0.028829855])
     for sigma, expected in golden.EDM_WEIGHT.items():
-        value = EDMWeight()(torch.tensor([float(sigma)]).double(), torch.zeros(1)).item()
+        value = UnitOutput(EDM())(torch.tensor([float(sigma)]).double(), torch.zeros(1)).item()
         assert value == pytest.approx(expected, rel=1e-6)
 
 
 def test_edm_loss_is_unit_weight_on_the_network():
     """lambda c_out^2 = 1: the loss is the mean square error of F (2206.00364, eq. 8)."""
     sigma = torch.tensor([0.002, 0.3, 7.0, 80.0])
-    assert torch.allclose(EDMWeight()(sigma.double(), sigma) * EDM()(sigma).out ** 2, torch.ones(4).double())
+    assert torch.allclose(
+        UnitOutput(EDM())(sigma.double(), sigma) * EDM()(sigma).out ** 2, torch.ones(4).double()
+    )
 
 
 def test_data_flow_keeps_the_noise():  # trap 2
@@ -226,7 +228,7 @@ def test_adaptive_decay_refuses_nonsense():
 def test_denoising_is_minimised_by_the_posterior_mean():
     torch.manual_seed(0)
     x = 0.5 * torch.randn(200_000, 1, dtype=torch.float64)
-    objective = Denoising(LogNormal(-1.2, 1.2), SquaredL2(), EDMWeight())
+    objective = Denoising(LogNormal(-1.2, 1.2), SquaredL2(), UnitOutput(EDM()))
 
     def loss(scale):
         exact = Gaussian(0.5)

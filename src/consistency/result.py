@@ -66,6 +66,25 @@ def line(result: Mapping[str, Any]) -> str:
     return f"{metrics}  ({result['steps']:,} steps, {result['images']:,} images, {result['seconds']:.0f} s)"
 
 
+def table(metrics: Mapping[str, float]) -> str:
+    """A row per sampler, the teacher's first, and a column per metric; empty without a teacher's."""
+    if not any(name.startswith("teacher/") for name in metrics):
+        return ""
+    cells: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        metric, _, sampler = name.removeprefix("teacher/").rpartition("/")
+        row = f"teacher {sampler}" if name.startswith("teacher/") else sampler
+        cells.setdefault(row if metric else "", {})[metric or name] = value
+    cells.pop("", None)
+    columns = list(dict.fromkeys(metric for row in cells.values() for metric in row))
+    teachers_first = sorted(cells, key=lambda row: not row.startswith("teacher"))
+    lines = [
+        ["", *columns],
+        *([row, *(f"{cells[row].get(c, math.nan):.4g}" for c in columns)] for row in teachers_first),
+    ]
+    return "\n".join(f"{line[0]:<18}" + "".join(f"{cell:>14}" for cell in line[1:]) for line in lines) + "\n"
+
+
 def where(result: Mapping[str, Any]) -> str:
     """The paths a person opens next, a line each."""
     return "\n".join(f"{name:<12} {path}" for name, path in result["paths"].items() if path)

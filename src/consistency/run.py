@@ -13,7 +13,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import boards
@@ -21,19 +21,16 @@ from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.interruption import Interrupted
-from consistency.lit.checkpoint import (
-    AtomicCheckpointIO,
-    check_fits,
-    newest,
-    read_checkpoint,
-    weights_of,
-)
+from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.module import DataModule
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
-from consistency.result import device_name, environment, line, weights_sha256, where, write_result
-from consistency.schema import check_config, check_trusted
+from consistency.result import device_name, environment, line, table, weights_sha256, where, write_result
+from consistency.schema import check_config
+from consistency.teach import taught, teacher_metrics
+from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
+from consistency.teachers.trust import check_trusted
 
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
@@ -45,6 +42,7 @@ def train(config: DictConfig) -> float | None:
     ckpt = resume_from(config.ckpt_path, directory)
     check_counts(config.trainer)
     check_hardware(config.trainer)
+    teacher = taught(config, directory, train)
     data, module = build(config)
     if ckpt is not None:
         check_fits(ckpt, read_checkpoint(ckpt)["state_dict"], module)
@@ -56,6 +54,7 @@ def train(config: DictConfig) -> float | None:
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory, time.monotonic() - since)
+    result["metrics"] |= teacher_metrics(teacher)
     return report(config, trainer, result, directory)
 
 
@@ -65,7 +64,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     directory = run_directory()
     checkpoint = read_checkpoint(config.ckpt_path)
     kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
-    check_trusted(config.ckpt_path, OmegaConf.create(kept))
+    check_trusted("ckpt_path", config.ckpt_path, OmegaConf.create(kept))
     trained = OmegaConf.merge(kept, config.override)
     assert isinstance(trained, DictConfig)
     check_config(trained, "train")
@@ -147,7 +146,9 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data: DataModule = make(config.data)
-    denoiser = make(config.denoiser, net={"shape": list(data.shape), "classes": data.classes})
+    with open_dict(config):
+        config.net.shape, config.net.classes = list(data.shape), data.classes
+    denoiser = make(config.denoiser)
     if config.compile:
         denoiser.net.compile()  # in place, so that checkpoint keys stay what they are
     return data, make(config.module, denoiser=denoiser)
@@ -211,7 +212,7 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     for board in boards(trainer):
         board.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
         board.save()
-    print(f"{where(result)}\n{line(result)}")
+    print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
     return pick(config.optimized_metric, result["metrics"])
 
 

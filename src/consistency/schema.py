@@ -10,9 +10,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
+from consistency.teachers.trust import described, plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TRUSTED = ("consistency.", "torch.optim.", "lightning.pytorch.", "lightning.Trainer")
 NUMBERS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
@@ -38,21 +38,6 @@ def check_config(config: DictConfig, entry: str) -> None:
         check_arguments(path, node)
 
 
-def check_trusted(path: str, config: DictConfig) -> None:
-    """Refuse the config of a checkpoint if it would call anything but this project and what its configs name.
-
-    A checkpoint is untrusted input, and a `_target_` may be any function of any package.
-    """
-    for key, node in described(config):
-        name = str(node._target_)
-        found = get_object(name) if name.startswith(TRUSTED) else None
-        if not str(getattr(found, "__module__", None)).startswith(TRUSTED):
-            raise UserError(
-                f"ckpt_path={path} would call {name} ({key}) and was not evaluated: use a checkpoint written "
-                "by this project, with classes of its own"
-            )
-
-
 def groups() -> list[str]:
     """The folders of configs/."""
     return [path.name for path in CONFIGS.iterdir() if path.is_dir()]
@@ -62,21 +47,6 @@ def methods() -> Iterator[str]:
     """The sections that configs/method/ adds: module, samplers."""
     for path in (CONFIGS / "method").glob("*.yaml"):
         yield from plain(OmegaConf.load(path))
-
-
-def plain(node: Any) -> dict[str, Any]:
-    """A config as a dict, its interpolations as they are written."""
-    return OmegaConf.to_container(node)  # type: ignore[return-value]
-
-
-def described(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a `_target_`, with its key; what an interpolation refers to has a key of its own."""
-    if OmegaConf.is_dict(config) and "_target_" in config:
-        yield path, config
-    keys = config if OmegaConf.is_dict(config) else range(len(config)) if OmegaConf.is_list(config) else ()
-    for key in keys:
-        if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
-            yield from described(config[key], f"{path}.{key}".lstrip("."))
 
 
 def check_arguments(path: str, node: DictConfig) -> None:

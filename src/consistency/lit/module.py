@@ -28,7 +28,7 @@ class Module(LightningModule):
         denoiser: the function that learns.
         optimizer: parameters -> optimiser.
         rate: factor on the learning rate as a function of the step.
-        samplers: how images are made, by name; each is called as (f, z, label=, draws=).
+        samplers: how images are made, by name; each is called as (f, z, label=, draws=); None for none.
         seed: every random number of the run follows from it.
     """
 
@@ -37,12 +37,13 @@ class Module(LightningModule):
         denoiser: Denoiser,
         optimizer: OptimizerFactory,
         rate: Rate,
-        samplers: Mapping[str, Recipe],
+        samplers: Mapping[str, Recipe | None],
         seed: int,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.optimizer, self.rate, self.samplers, self.seed = optimizer, rate, dict(samplers), seed
+        self.optimizer, self.rate, self.seed = optimizer, rate, seed
+        self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
 
     @abstractmethod
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:

@@ -29,9 +29,15 @@ class Denoiser(nn.Module):
         super().__init__()
         self.net, self.precond = net, precond
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """c_skip x + c_out F(c_in x, c_noise), in the dtype of x, for x [B, ...] and σ [B]."""
+    def forward(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """c_skip x + c_out F(c_in x, c_noise), in the dtype of x, for x [B, ...] and σ [B].
+
+        `augment` [B, n] tells a teacher's network how x was augmented; nobody else gives one.
+        """
         c = self.precond(sigma)
         noise = c.noise.to(x.device, torch.promote_types(x.dtype, torch.float32))  # bf16 would merge levels
-        F = self.net(expand(c.inp, x) * x, noise, label)
+        how = () if augment is None else (augment,)
+        F = self.net(expand(c.inp, x) * x, noise, label, *how)
         return expand(c.skip, x) * x + expand(c.out, x) * F.to(x.dtype)

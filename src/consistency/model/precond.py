@@ -25,6 +25,11 @@ class Coefficients(NamedTuple):
 class Precond(Protocol):
     """σ [B] -> Coefficients."""
 
+    @property
+    def lowest(self) -> float:
+        """The least σ at which the network means something."""
+        ...
+
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B]."""
         ...
@@ -49,6 +54,11 @@ class EDM:
 
     def __post_init__(self) -> None:
         positive("sigma.data", self.sigma_data)
+
+    @property
+    def lowest(self) -> float:
+        """0."""
+        return 0.0
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B]."""
@@ -78,6 +88,11 @@ class Boundary:
         positive("sigma.data", self.sigma_data)
         positive("sigma.min", self.sigma_min)
 
+    @property
+    def lowest(self) -> float:
+        """ε."""
+        return self.sigma_min
+
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B] >= ε."""
         sigma, s2 = sigma.double(), self.sigma_data**2
@@ -97,6 +112,11 @@ class Epsilon:
 
     coordinate: Coordinate
     time_scale: float = 1.0
+
+    @property
+    def lowest(self) -> float:
+        """That of the coordinate."""
+        return self.coordinate.lowest
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B]."""
@@ -118,6 +138,11 @@ class Velocity:
 
     coordinate: Coordinate
     time_scale: float = 1.0
+
+    @property
+    def lowest(self) -> float:
+        """That of the coordinate."""
+        return self.coordinate.lowest
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B]."""
@@ -144,6 +169,11 @@ class Jump:
 
     def __post_init__(self) -> None:
         positive("sigma.min", self.sigma_min)
+
+    @property
+    def lowest(self) -> float:
+        """That of the teacher."""
+        return self.precond.lowest
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         """Coefficients at σ [B] >= ε."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.denoiser import Denoiser
+from consistency.objectives.augmentation import Augmentation, NoAugmentation
 from consistency.objectives.distance import Distance
 from consistency.objectives.weighting import Weight
 from consistency.schedule.draws import Draws
@@ -21,16 +22,19 @@ class Denoising:
         noise: law of σ.
         distance: d; the mean of squares for EDM.
         weight: λ, called as weight(σ, 0).
+        augmentation: x -> what is learned instead, and the label that tells the network so.
     """
 
     noise: NoiseLaw
     distance: Distance
     weight: Weight
+    augmentation: Augmentation = NoAugmentation()
 
-    def __call__(self, D: DenoiserLike, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def __call__(self, D: Denoiser, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
         sigma = self.noise.sample(len(x), draws, x.device)
-        D_x = D(perturb(x, draws.normal(x), sigma), sigma, label)
+        x, how = self.augmentation(x, draws)
+        D_x = D(perturb(x, draws.normal(x), sigma), sigma, label, how)
         return Terms(self.weight(sigma, torch.zeros_like(sigma)) * self.distance(D_x, x), sigma)
 
     def mass(self, edges: Tensor, k: int) -> Tensor:

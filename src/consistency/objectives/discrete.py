@@ -1,6 +1,7 @@
-"""CT and CD (2303.01469), iCT (2310.14189): neighbours on a trajectory must map to the same point."""
+"""CT and CD (2303.01469), iCT (2310.14189), ECT: neighbours on a trajectory must map to the same point."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,16 @@ from consistency.objectives.weighting import Weight
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import Pairs
 from consistency.tensor import Terms, perturb, same_dropout
+
+
+class Rollout(NamedTuple):
+    """Two points of one trajectory: what a flow makes of a batch."""
+
+    x_t: Tensor  # [B, ...]
+    t: Tensor  # [B], float64
+    x_r: Tensor  # [B, ...]
+    r: Tensor  # [B], float64; 0 <= r < t
+    label: Tensor | None  # [B]
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,19 @@ class Discrete:
         self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
     ) -> Terms:
         """Loss and t of each sample of x [B, ...] at optimiser step k."""
+        return self.compare(f, target, self.rollout(flow, x, label, k, draws))
+
+    def rollout(self, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Rollout:
+        """Noise x, and follow the flow to the lower level."""
         t, r = self.pairs(len(x), k, draws, x.device)  # [B], [B]; 0 <= r < t
         z = draws.normal(x)  # one noise for both ends
         x_t = perturb(x, z, t)
-        x_r = flow.step(x_t, t, r, x, z, label)
-        with same_dropout(x.device):  # the next forward draws the same masks, on CPU and on GPU
+        return Rollout(x_t, t, flow.step(x_t, t, r, x, z, label), r, label)
+
+    def compare(self, f: Denoiser, target: Target, pair: Rollout) -> Terms:
+        """How far the two ends are mapped from each other."""
+        x_t, t, x_r, r, label = pair
+        with same_dropout(x_t.device):  # the next forward draws the same masks, on CPU and on GPU
             y_t = f(x_t, t, label)
         with torch.no_grad():
             y_r = target(f)(x_r, r, label)

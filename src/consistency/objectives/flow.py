@@ -4,10 +4,16 @@ A flow knows the velocity dx/dσ of the probability-flow ODE at x_t, or an estim
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from consistency.errors import UserError
+from consistency.model import solvers
+from consistency.model.denoiser import DenoiserLike
+from consistency.model.solvers import Solver
 from consistency.tensor import expand
 
 
@@ -36,6 +42,45 @@ class DataFlow:
         return x + expand(r, x) * z
 
 
+@dataclass(frozen=True, eq=False)
+class TeacherFlow:
+    """Distillation: the velocity of a frozen teacher, followed by a solver (2303.01469, algorithm 2).
+
+    Not a module, so that whoever holds it neither trains, averages, saves nor synchronises the teacher.
+
+    Args:
+        teacher: D(x, σ), in evaluation mode.
+        solver: one step from t to r; the papers take Heun's.
+        substeps: steps between t and r, evenly spaced in σ^(1/7).
+    """
+
+    teacher: DenoiserLike
+    solver: Solver = solvers.heun
+    substeps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.substeps < 1:
+            raise UserError(f"flow.substeps={self.substeps} must be at least 1")
+
+    @torch.no_grad()
+    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+        """(x_t - D(x_t, t)) / t."""
+        return solvers.slope(self.teacher, x_t, t, label)
+
+    @torch.no_grad()
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+        """Where the solver ends at r."""
+        for start, end in between(t, r, self.substeps):
+            x_t = self.solver(self.teacher, x_t, start, end, label)
+        return x_t
+
+
+def between(t: Tensor, r: Tensor, substeps: int, rho: float = 7.0) -> list[tuple[Tensor, Tensor]]:
+    """Start and end of each of so many steps from t to r [B], evenly spaced in σ^(1/rho)."""
+    inner = [torch.lerp(t ** (1 / rho), r ** (1 / rho), i / substeps) ** rho for i in range(1, substeps)]
+    return list(pairwise([t, *inner, r]))
+
+
 class Solution(Protocol):
     """A density whose probability-flow ODE is known, such as `truth.oracle.Mixture`."""
 
@@ -60,7 +105,7 @@ class ExactFlow:
 
     def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
         """(x_t - D(x_t, t)) / t."""
-        return (x_t - self.density.denoise(x_t, t, label)) / expand(t, x_t)
+        return solvers.slope(self.density.denoise, x_t, t, label)
 
     def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
         """The exact solution at r."""

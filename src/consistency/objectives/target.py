@@ -18,6 +18,10 @@ class Target(Protocol):
         """The function that supplies the target. The caller stops the gradient."""
         ...
 
+    def restart(self, f: Denoiser) -> None:
+        """Begin again from f, whose weights have come from elsewhere."""
+        ...
+
     def update(self, f: Denoiser, k: int) -> None:
         """Take notice of f after optimiser step k (k = 0 is the first)."""
         ...
@@ -36,6 +40,9 @@ class StopGradient(nn.Module):
     def __call__(self, f: Denoiser) -> Denoiser:
         """f itself, in the mode it is in, so that dropout masks can be shared."""
         return f
+
+    def restart(self, f: Denoiser) -> None:
+        """Nothing to do."""
 
     def update(self, f: Denoiser, k: int) -> None:
         """Nothing to do."""
@@ -63,6 +70,10 @@ class EMATarget(nn.Module):
     def __call__(self, f: Denoiser) -> Denoiser:
         """f with θ⁻."""
         return self.shadow
+
+    def restart(self, f: Denoiser) -> None:
+        """θ⁻ = θ."""
+        self.shadow.load_state_dict(f.state_dict())
 
     @torch.no_grad()
     def update(self, f: Denoiser, k: int) -> None:

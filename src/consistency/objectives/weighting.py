@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from consistency.model.precond import Precond
+
 
 class Weight(Protocol):
     """(t, r) -> [B]."""
@@ -34,15 +36,18 @@ class InverseGap:
 
 
 @dataclass(frozen=True)
-class EDMWeight:
-    """λ(σ) = (σ² + σ_data²)/(σ σ_data)² = 1/c_out²: unit weight on F (2206.00364, table 1).
+class UnitOutput:
+    """λ = 1/c_out(t)²: the loss on D becomes the mean square error of the network's own output F.
+
+    One weight for every teacher: EDM's λ = (σ² + σ_data²)/(σ σ_data)² (2206.00364, eq. 8), the L_simple of a
+    DDPM (2006.11239, eq. 14), the regression on the velocity of a flow (2210.02747, eq. 23).
 
     Args:
-        sigma_data: standard deviation of the data.
+        precond: the teacher's.
     """
 
-    sigma_data: float = 0.5
+    precond: Precond
 
     def __call__(self, t: Tensor, r: Tensor) -> Tensor:
         """λ(t) for each pair."""
-        return (t**2 + self.sigma_data**2) / (t * self.sigma_data) ** 2
+        return self.precond(t).out ** -2

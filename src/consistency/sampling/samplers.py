@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.model import solvers
+from consistency.model.coordinates import Coordinate
 from consistency.model.denoiser import DenoiserLike
+from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import karras_grid
 
@@ -83,11 +86,11 @@ def euler(
     label: Tensor | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
-    """The probability-flow ODE by Euler's method, as many network calls as sigmas; ends at σ = 0."""
-    x = z.double() * sigmas[0]
-    for sigma, following in steps(sigmas):
-        x = x + (following - sigma) * slope(D, x, sigma, z, label)
-    return x.to(z.dtype)
+    """The probability-flow ODE by Euler's method, as many network calls as sigmas; ends at σ = 0.
+
+    On the levels of a DDPM this is deterministic DDIM (2010.02502), on those of a flow its Euler sampler.
+    """
+    return integrate(solvers.euler, D, z, sigmas, label)
 
 
 @torch.no_grad()
@@ -99,15 +102,50 @@ def heun(
     draws: Draws | None = None,
 ) -> Tensor:
     """Heun's second-order method without churn (2206.00364, algorithm 1): 2S - 1 network calls; ends at 0."""
+    return integrate(solvers.heun, D, z, sigmas, label)
+
+
+@torch.no_grad()
+def ddim(
+    D: DenoiserLike,
+    z: Tensor,
+    sigmas: Sequence[float],
+    label: Tensor | None = None,
+    draws: Draws | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM (2010.02502, eq. 12), written in σ: as many network calls as sigmas; ends at σ = 0.
+
+    eta = 0 is deterministic, and Euler's method; eta = 1 is the ancestral sampler of DDPM (2006.11239,
+    algorithm 2 with the smaller variance). Of the noise at the next level σ', the share η σ' √(1 - σ'²/σ²) is
+    fresh, from `draws`.
+    """
+    if eta and draws is None:
+        raise UserError(f"ddim with eta={eta} needs draws for the fresh noise; use eta=0")
     x = z.double() * sigmas[0]
     for sigma, following in steps(sigmas):
-        d = slope(D, x, sigma, z, label)
-        x_next = x + (following - sigma) * d
-        if following > 0:
-            d = (d + slope(D, x_next, following, z, label)) / 2
-            x_next = x + (following - sigma) * d
-        x = x_next
+        fresh = eta * following * (1 - (following / sigma) ** 2) ** 0.5
+        kept = (following**2 - fresh**2) ** 0.5
+        x = solvers.euler(in_dtype_of(z, D), x, level(sigma, x), level(kept, x), label)
+        if fresh:
+            x = x + fresh * draws.normal(z).double()  # type: ignore[union-attr]
     return x.to(z.dtype)
+
+
+def integrate(
+    solver: Solver, D: DenoiserLike, z: Tensor, sigmas: Sequence[float], label: Tensor | None
+) -> Tensor:
+    """The probability-flow ODE from sigmas[0] z to 0, in float64; the last step, to 0, is Euler's."""
+    x = z.double() * sigmas[0]
+    for sigma, following in steps(sigmas):
+        step = solver if following > 0 else solvers.euler
+        x = step(in_dtype_of(z, D), x, level(sigma, x), level(following, x), label)
+    return x.to(z.dtype)
+
+
+def in_dtype_of(z: Tensor, D: DenoiserLike) -> DenoiserLike:
+    """D for a float64 state: the network sees the dtype of z."""
+    return lambda x, sigma, label=None: D(x.to(z.dtype), sigma, label).double()
 
 
 def karras_sigmas(
@@ -117,9 +155,16 @@ def karras_sigmas(
     return karras_grid(steps, sigma_min, sigma_max, rho).flip(0).tolist()
 
 
-def slope(D: DenoiserLike, x: Tensor, sigma: float, z: Tensor, label: Tensor | None) -> Tensor:
-    """dx/dσ = (x - D(x, σ))/σ in float64; the network sees the dtype of z."""
-    return (x - D(x.to(z.dtype), level(sigma, x), label).double()) / sigma
+def even_sigmas(
+    coordinate: Coordinate, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0
+) -> list[float]:
+    """Noise levels evenly spaced in another coordinate's time, descending from sigma_max to sigma_min.
+
+    The native steps of a sampler: indices of a DDPM, u of a flow. Never below what the coordinate knows.
+    """
+    ends = torch.tensor([sigma_max, max(sigma_min, coordinate.lowest)], dtype=torch.float64)
+    first, last = coordinate.time(ends).tolist()
+    return coordinate.sigma(torch.linspace(first, last, steps, dtype=torch.float64)).tolist()
 
 
 def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:

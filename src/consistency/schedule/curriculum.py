@@ -1,4 +1,4 @@
-"""Curricula: how many points N the grid has at optimiser step k. Pure: a resume needs no state."""
+"""Curricula: how fine the pairs are at optimiser step k, N points or the stage. Pure: a resume needs no state."""
 
 import math
 from dataclasses import dataclass
@@ -83,6 +83,27 @@ class Doubling:
         K_stage = math.floor(self.K / self.stages)
         doublings = min(k // K_stage, math.ceil(self.stages))  # no power larger than is needed to reach s1
         return min(self.s0 * 2**doublings, self.s1) + 1
+
+
+@dataclass(frozen=True)
+class Stages:
+    """S stages of equal length, counted from 0: how far the ends of mapped pairs have shrunk (2406.14548).
+
+    Args:
+        S: number of stages.
+        K: horizon in optimiser steps; at least one step a stage.
+    """
+
+    S: int = 8
+    K: int = 200_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.S <= self.K:
+            raise UserError(f"curriculum.S={self.S} must be at least 1 and at most curriculum.K={self.K}")
+
+    def __call__(self, k: int) -> int:
+        """The stage at step k, constant from K on."""
+        return min(k * self.S // self.K, self.S - 1)
 
 
 def check_stages(s0: int, s1: int, K: int, needed: int, least: int) -> None:

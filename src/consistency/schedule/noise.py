@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.model.coordinates import DDPM, Coordinate
 from consistency.schedule.draws import Draws
 
 
@@ -25,7 +26,10 @@ class NoiseLaw(Protocol):
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln σ ~ N(mean, std²): EDM's law (-1.2, 1.2; 2206.00364) and iCT's (-1.1, 2.0; 2310.14189, eq. 10)."""
+    """ln σ ~ N(mean, std²): EDM's law (-1.2, 1.2; 2206.00364) and iCT's (-1.1, 2.0; 2310.14189, eq. 10).
+
+    In the linear coordinate it is the logit-normal law of u (2403.03206), for logit u = ln σ.
+    """
 
     mean: float = -1.1
     std: float = 2.0
@@ -67,6 +71,55 @@ class UniformCells:
     def mass(self, grid: Tensor) -> Tensor:
         """1/(N-1) for each cell, float64."""
         return normalised(torch.ones(len(grid) - 1, dtype=torch.float64, device=grid.device))
+
+
+@dataclass(frozen=True)
+class UniformTime:
+    """Uniform in the time of another coordinate: flow matching's u ~ U(0, 1), a continuous VP's τ.
+
+    Args:
+        coordinate: whose time.
+        sigma_min: lowest noise level.
+        sigma_max: highest noise level.
+    """
+
+    coordinate: Coordinate
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
+        """σ [n], float64."""
+        low, high = self._ends()
+        return self.coordinate.sigma(low + (high - low) * draws.uniform(n, device))
+
+    def mass(self, grid: Tensor) -> Tensor:
+        """The share of time that a trajectory spends in each cell, float64."""
+        low, high = self._ends()
+        return normalised(self.coordinate.time(grid.double()).clamp(low, high).diff())
+
+    def _ends(self) -> list[float]:
+        return self.coordinate.time(torch.tensor([self.sigma_min, self.sigma_max]).double()).tolist()
+
+
+@dataclass(frozen=True)
+class Levels:
+    """One of the T levels of a discrete chain, all alike (2006.11239, algorithm 1).
+
+    Args:
+        coordinate: the chain.
+    """
+
+    coordinate: DDPM
+
+    def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
+        """σ [n], float64."""
+        levels = self.coordinate.levels.to(device)
+        return levels[(draws.uniform(n, device) * len(levels)).long()]
+
+    def mass(self, grid: Tensor) -> Tensor:
+        """The share of the levels that lie in each cell, the outer ones counted to the outer cells; float64."""
+        cell = torch.bucketize(self.coordinate.levels.to(grid.device), grid.double()).clamp(1, len(grid) - 1)
+        return normalised(torch.bincount(cell - 1, minlength=len(grid) - 1).double())
 
 
 def normalised(mass: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.model.coordinates import Coordinate
 from consistency.schedule.curriculum import Curriculum
 from consistency.schedule.draws import Draws
-from consistency.schedule.noise import NoiseLaw
+from consistency.schedule.noise import NoiseLaw, normalised
 
 
 class Pairs(Protocol):
@@ -98,3 +99,99 @@ def cells(pairs: GridPairs, N: int, device: torch.device) -> tuple[Tensor, Tenso
     """The grid of N points and the distribution function of its cells, kept while N stays the same."""
     grid = pairs.grid(N)
     return grid.to(device), pairs.noise.mass(grid).cumsum(0).to(device)
+
+
+@dataclass(frozen=True)
+class TimePairs:
+    """(u, u - Δu) with u uniform and Δu constant in another coordinate's time: training in isolation.
+
+    In the linear coordinate the points x_u and x_{u-Δu} of one straight line from data to noise; every step is
+    then off by O(Δu²), the whole trajectory by O(Δu).
+
+    Args:
+        curriculum: step k -> N; Δu is the (N - 1)-th part of the whole.
+        coordinate: whose time.
+        sigma_min: lowest noise level, may be 0.
+        sigma_max: highest noise level, finite.
+    """
+
+    curriculum: Curriculum
+    coordinate: Coordinate
+    sigma_min: float = 0.0
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma_min < self.sigma_max:
+            raise UserError(
+                f"sigma.min={self.sigma_min} and sigma.max={self.sigma_max} must satisfy "
+                "0 <= sigma.min < sigma.max"
+            )
+
+    def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> tuple[Tensor, Tensor]:
+        """t = σ(u) and r = σ(u - Δu), each [n] in float64."""
+        low, width, gap = self._times(k)
+        u = low + (width - gap) * draws.uniform(n, device)
+        t, r = self.coordinate.sigma(u + gap), self.coordinate.sigma(u)
+        return t, r
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
+        low, width, gap = self._times(k)
+        return normalised(self.coordinate.time(edges.double()).clamp(low + gap, low + width).diff())
+
+    def progress(self, k: int) -> dict[str, float]:
+        """N(k)."""
+        return {"N": self.curriculum(k)}
+
+    def _times(self, k: int) -> tuple[float, float, float]:
+        """The least time, the length of the whole, and Δu."""
+        low, high = self.coordinate.time(torch.tensor([self.sigma_min, self.sigma_max]).double()).tolist()
+        return low, high - low, (high - low) / (self.curriculum(k) - 1)
+
+
+@dataclass(frozen=True)
+class MappedPairs:
+    """t ~ noise and r = t max(0, 1 - (1 + k S(-b t))/q^(stage+1)), S the sigmoid: easy consistency tuning.
+
+    2406.14548, section 3.2, and its code. At first r = 0, where the target is the data; then r/t rises to 1.
+
+    Args:
+        curriculum: step -> stage.
+        noise: law of t.
+        q: the gap shrinks q-fold a stage, q > 1.
+        k: how much wider the gap is at small t.
+        b: how fast that wears off with t.
+    """
+
+    curriculum: Curriculum
+    noise: NoiseLaw
+    q: float = 2.0
+    k: float = 8.0
+    b: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.q > 1:
+            raise UserError(f"pairs.q={self.q} must be greater than 1: the gap shrinks q-fold a stage")
+
+    @property
+    def sigma_min(self) -> float:
+        """0: the boundary is the data."""
+        return 0.0
+
+    def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> tuple[Tensor, Tensor]:
+        """t and r, each [n] in float64."""
+        t = self.noise.sample(n, draws, device)
+        return t, t * self.ratio(t, self.curriculum(k))
+
+    def ratio(self, t: Tensor, stage: int) -> Tensor:
+        """r/t [n] at a stage."""
+        gap = (1 + self.k * (-self.b * t).sigmoid()) / self.q ** (stage + 1)
+        return (1 - gap).clamp(min=0)
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that t falls between neighbouring edges [E] -> [E-1]."""
+        return self.noise.mass(edges)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """The stage."""
+        return {"stage": self.curriculum(k)}

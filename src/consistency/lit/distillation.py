@@ -1,0 +1,105 @@
+"""Consistency distillation: a one-step generator learned from a frozen teacher."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.lit.consistency import Consistency
+from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.objectives.flow import Flow
+from consistency.schedule.draws import Draws
+from consistency.teachers.weights import load_into
+from consistency.tensor import Terms
+
+PROBES = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)  # σ at which preconditioners are compared
+
+
+class Distillation(Consistency):
+    """A student that starts from its teacher's weights; two holes left, `learn_from` and `terms`.
+
+    The teacher is called for when training begins, and only then: a checkpoint of the student is evaluated
+    without it. It is no submodule: neither trained, averaged, saved nor synchronised.
+
+    Args:
+        teacher: () -> D(x, σ).
+        initialise: start from the teacher's weights, where it has any.
+        **run: objective and target of `Consistency`, and what `Module` takes.
+    """
+
+    def __init__(self, teacher: Callable[[], DenoiserLike], initialise: bool = True, **run: Any) -> None:
+        super().__init__(**run)
+        self.teacher, self.initialise = teacher, initialise
+
+    @abstractmethod
+    def learn_from(self, D: DenoiserLike) -> None:
+        """Take what is needed of the teacher."""
+
+    def setup(self, stage: str) -> None:
+        """Call the teacher; a checkpoint to go on from is read after this."""
+        if stage != "fit":
+            return
+        D = self.teacher()
+        if isinstance(D, Denoiser):
+            check_lowest(D, self.objective.pairs.sigma_min)
+            D.requires_grad_(False).eval()
+            if self.initialise:
+                start_from(self.denoiser, D)
+                self.target.restart(self.denoiser)
+        self.learn_from(D)
+
+
+class ConsistencyDistillation(Distillation):
+    """CD (2303.01469, algorithm 2): the training step of `ConsistencyTraining` with the teacher's velocity.
+
+    Args:
+        flow: D -> where x_t goes next.
+        **run: what `Distillation` takes.
+    """
+
+    def __init__(self, flow: Callable[[DenoiserLike], Flow], **run: Any) -> None:
+        super().__init__(**run)
+        self.make_flow = flow
+
+    def learn_from(self, D: DenoiserLike) -> None:
+        """Follow its velocity."""
+        self.flow = self.make_flow(on_device(D, self.trainer.strategy.root_device))
+
+    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+        """Loss and t of each sample."""
+        return self.objective(self.denoiser, self.target, self.flow, x, label, k, draws)
+
+
+def on_device(D: Any, device: torch.device) -> Any:
+    """The teacher, where training takes place; a closed form goes wherever x is by itself."""
+    return D.to(device) if isinstance(D, torch.nn.Module) else D
+
+
+def check_lowest(teacher: Denoiser, sigma_min: float) -> None:
+    """Refuse pairs that reach below the noise that the teacher has seen."""
+    lowest = teacher.precond.lowest
+    if sigma_min < lowest * (1 - 1e-6):
+        raise UserError(
+            f"sigma.min={sigma_min} lies below {lowest:.7g}, the least noise that this teacher has seen: "
+            f"set sigma.min={lowest:.7g}"
+        )
+
+
+def start_from(student: Denoiser, teacher: Denoiser) -> None:
+    """Copy the teacher's weights, if they mean to the student what they mean to the teacher.
+
+    Raises:
+        UserError: the networks differ, or see and say different things.
+    """
+    ours, theirs = student.precond(PROBES), teacher.precond(PROBES)
+    same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)
+    if not (same and torch.allclose(ours.out, theirs.out, rtol=0.1)):
+        raise UserError(
+            "denoiser: this student gives its network other inputs, or takes its output for something else, "
+            "than the teacher does: choose the denoiser of the teacher's kind (boundary for edm, epsilon_jump "
+            "for ddpm, velocity_jump for flow), or start afresh with module.initialise=false"
+        )
+    load_into(student.net, teacher.net.state_dict(), "the teacher")

@@ -1,0 +1,37 @@
+"""Steps along the probability-flow ODE dx/dσ = (x - D(x, σ))/σ, from t down to r [B]. The cost is in calls of D."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from consistency.model.denoiser import DenoiserLike
+from consistency.tensor import expand
+
+
+class Solver(Protocol):
+    """(D, x [B, ...], t [B], r [B], label) -> x_r."""
+
+    def __call__(
+        self, D: DenoiserLike, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """Where the step from t ends at r."""
+        ...
+
+
+def slope(D: DenoiserLike, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    """dx/dσ = (x - D(x, σ))/σ: -σ times the score (2206.00364, eq. 3)."""
+    return (x - D(x, sigma, label)) / expand(sigma, x)
+
+
+def euler(D: DenoiserLike, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+    """Along the tangent at t: one call, error O((t - r)²). In every coordinate of `coordinates` the same step."""
+    return x + expand(r - t, x) * slope(D, x, t, label)
+
+
+def heun(D: DenoiserLike, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
+    """Along the mean of the tangents at both ends: two calls, error O((t - r)³). Where r = 0, Euler's step."""
+    d = slope(D, x, t, label)
+    end = x + expand(r - t, x) * d
+    d_end = slope(D, end, torch.where(r > 0, r, t), label)
+    return x + expand(r - t, x) * torch.where(expand(r, x) > 0, (d + d_end) / 2, d)

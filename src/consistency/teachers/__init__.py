@@ -1,0 +1,1 @@
+"""Who taught it? Files of weights, ours and other people's, as denoisers."""

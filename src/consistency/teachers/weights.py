@@ -1,0 +1,84 @@
+"""Other people's weights in our networks: every tensor in its place, or a refusal that names it."""
+
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+
+REMEDY = "choose the network it was trained with: net=..."
+DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"teacher.path={path}: no such file; give a file of weights")
+    return path
+
+
+def damaged(path: str | Path) -> UserError:
+    """What to say of a file that ends early or makes no sense."""
+    return UserError(f"teacher.path={path} is damaged or cut short and was not loaded; fetch it again")
+
+
+def read_pt(path: str | Path) -> Any:
+    """The content of a file of `torch.save`: tensors and plain containers only, mapped from disk.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds code.
+    """
+    path = existing(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"teacher.path={path} holds something other than tensors and plain data, or is damaged, and was "
+            "not loaded; use the file as its authors published it"
+        ) from error
+    except DAMAGE as error:
+        raise damaged(path) from error
+
+
+def load_into(
+    net: nn.Module, state: dict[str, Tensor], path: str | Path, names: dict[str, str] | None = None
+) -> None:
+    """Load weights into `net`, in the precision that it has, all of them or none.
+
+    Args:
+        net: the network.
+        state: tensors under our names.
+        path: the file they come from, for messages.
+        names: what the file calls them, {our name: its name}; a name that is not there is ours.
+
+    Raises:
+        UserError: a tensor is missing, left over, or of another shape. It is named as in the file.
+    """
+    theirs, ours = names or {}, net.state_dict()
+    for name in [*ours, *(n for n in state if n not in ours)]:
+        in_file, here = shape(state.get(name)), shape(ours.get(name))
+        if in_file != here:
+            raise UserError(
+                f"teacher.path={path} is of another network: {theirs.get(name, name)} is {in_file} there and "
+                f"{here} here; {REMEDY}"
+            )
+    net.load_state_dict(state)
+
+
+def shape(tensor: Tensor | None) -> str:
+    """A tensor as a message shows it: its shape, and its type if it is not a number with a fraction."""
+    if tensor is None:
+        return "absent"
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{kind}"
