@@ -1,4 +1,4 @@
-"""What training and distillation share: two ends of a trajectory, a target, and the function they should share."""
+"""What training and distillation share: two ends of a trajectory that must map to one point."""
 
 from collections.abc import Callable
 from typing import Any

@@ -98,8 +98,8 @@ def start_from(student: Denoiser, teacher: Denoiser) -> None:
     same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)
     if not (same and torch.allclose(ours.out, theirs.out, rtol=0.1)):
         raise UserError(
-            "denoiser: this student gives its network other inputs, or takes its output for something else, "
-            "than the teacher does: choose the denoiser of the teacher's kind (boundary for edm, epsilon_jump "
-            "for ddpm, velocity_jump for flow), or start afresh with module.initialise=false"
+            "denoiser: inputs or outputs mean something else to the student's network than to the teacher's: "
+            "choose the teacher's kind (boundary for edm, epsilon_jump for ddpm, velocity_jump for flow), or "
+            "start afresh with module.initialise=false"
         )
     load_into(student.net, teacher.net.state_dict(), "the teacher")

@@ -52,7 +52,7 @@ class Coordinate(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """Flow matching and rectified flow (2210.02747, 2209.03003): x_u = (1 - u) x_0 + u z on [0, 1], σ = u/(1 - u).
+    """Flow matching (2210.02747, 2209.03003): x_u = (1 - u) x_0 + u z on [0, 1], σ = u/(1 - u).
 
     Its velocity is dx_u/du = z - x_0. At u = 1, pure noise, σ is infinite.
     """
@@ -134,7 +134,7 @@ class VP:
 
 @dataclass(frozen=True)
 class DDPM:
-    """A discrete chain of T levels j = 0 … T-1 (2006.11239): σ_j = √(1/ᾱ_j - 1), between them ln σ is linear in j.
+    """Discrete levels j = 0 … T-1 (2006.11239): σ_j = √(1/ᾱ_j - 1); between them ln σ is linear in j.
 
     There is no level below j = 0: its network has never seen less noise, and smaller σ get its index. This is
     not the continuous VP with 999 τ: at σ = 80 the index is 929.6, and 999 τ = 932.6.

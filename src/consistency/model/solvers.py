@@ -1,4 +1,4 @@
-"""Steps along the probability-flow ODE dx/dσ = (x - D(x, σ))/σ, from t down to r [B]. The cost is in calls of D."""
+"""Steps along the probability-flow ODE dx/dσ = (x - D(x, σ))/σ, from t down to r [B]."""
 
 from typing import Protocol
 
@@ -25,12 +25,12 @@ def slope(D: DenoiserLike, x: Tensor, sigma: Tensor, label: Tensor | None = None
 
 
 def euler(D: DenoiserLike, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-    """Along the tangent at t: one call, error O((t - r)²). In every coordinate of `coordinates` the same step."""
+    """Along the tangent at t: one call, error O((t - r)²). The same step in every coordinate."""
     return x + expand(r - t, x) * slope(D, x, t, label)
 
 
 def heun(D: DenoiserLike, x: Tensor, t: Tensor, r: Tensor, label: Tensor | None = None) -> Tensor:
-    """Along the mean of the tangents at both ends: two calls, error O((t - r)³). Where r = 0, Euler's step."""
+    """Along the mean of the tangents at both ends: two calls, error O((t - r)³). Euler's where r = 0."""
     d = slope(D, x, t, label)
     end = x + expand(r - t, x) * d
     d_end = slope(D, end, torch.where(r > 0, r, t), label)

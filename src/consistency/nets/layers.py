@@ -41,9 +41,11 @@ def linear(n_in: int, n_out: int, gain: float = 1.0, bias: bool = True) -> nn.Li
     return layer
 
 
-def conv(n_in: int, n_out: int, kernel: int, gain: float = 1.0, margin: int = 0) -> nn.Conv2d:
-    """A convolution, likewise. It keeps the resolution and adds `margin` pixels on each side."""
-    layer = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2 + margin)
+def conv(
+    n_in: int, n_out: int, kernel: int, gain: float = 1.0, margin: int = 0, stride: int = 1
+) -> nn.Conv2d:
+    """A convolution, likewise. At stride 1 it keeps the resolution and adds `margin` pixels on each side."""
+    layer = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2 + margin)
     _initialise(layer.weight, layer.bias, gain)
     return layer
 
@@ -75,17 +77,20 @@ class PositionalEmbedding(nn.Module):
 
     Args:
         channels: number of features.
+        shift: 1 for both ends, 0 to stop one frequency before 1e-4.
+        flip: cosines before sines.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, shift: int = 1, flip: bool = False) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.shift, self.flip = channels, shift, flip
 
     def forward(self, noise: Tensor) -> Tensor:
         """The features [B, channels] of c_noise [B]."""
         n = self.channels // 2
-        place = torch.arange(n, device=noise.device, dtype=at_least_float32(noise).dtype) / max(n - 1, 1)
-        return waves(noise, 1e-4**place)
+        place = torch.arange(n, device=noise.device, dtype=at_least_float32(noise).dtype)
+        features = waves(noise, 1e-4 ** (place / max(n - self.shift, 1)))
+        return features.roll(n, 1) if self.flip else features
 
 
 class FourierEmbedding(nn.Module):
@@ -190,12 +195,13 @@ class Attention(nn.Module):
     Args:
         channels: C of the input [B, C, H, W].
         heads: number of heads, a divisor of C.
+        eps: of the normalisation of the input.
     """
 
-    def __init__(self, channels: int, heads: int = 1) -> None:
+    def __init__(self, channels: int, heads: int = 1, eps: float = 1e-6) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, eps=eps)
         self.qkv = conv(channels, 3 * channels, 1, gain=math.sqrt(0.2))
         self.proj = conv(channels, channels, 1, gain=1e-5)
 

@@ -1,6 +1,6 @@
 """The teacher's objective: D(x + σz, σ) = x (2206.00364, eq. 2). A pair that ends in the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Denoising:
     noise: NoiseLaw
     distance: Distance
     weight: Weight
-    augmentation: Augmentation = NoAugmentation()
+    augmentation: Augmentation = field(default_factory=NoAugmentation)
 
     def __call__(self, D: Denoiser, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""

@@ -1,4 +1,4 @@
-"""Curricula: how fine the pairs are at optimiser step k, N points or the stage. Pure: a resume needs no state."""
+"""Curricula: how fine the pairs are at optimiser step k. Pure: a resume needs no state."""
 
 import math
 from dataclasses import dataclass

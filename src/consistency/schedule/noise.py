@@ -117,7 +117,7 @@ class Levels:
         return levels[(draws.uniform(n, device) * len(levels)).long()]
 
     def mass(self, grid: Tensor) -> Tensor:
-        """The share of the levels that lie in each cell, the outer ones counted to the outer cells; float64."""
+        """The share of the levels in each cell, those outside counted to the outermost; float64."""
         cell = torch.bucketize(self.coordinate.levels.to(grid.device), grid.double()).clamp(1, len(grid) - 1)
         return normalised(torch.bincount(cell - 1, minlength=len(grid) - 1).double())
 

@@ -105,8 +105,8 @@ def cells(pairs: GridPairs, N: int, device: torch.device) -> tuple[Tensor, Tenso
 class TimePairs:
     """(u, u - Δu) with u uniform and Δu constant in another coordinate's time: training in isolation.
 
-    In the linear coordinate the points x_u and x_{u-Δu} of one straight line from data to noise; every step is
-    then off by O(Δu²), the whole trajectory by O(Δu).
+    In the linear coordinate both points lie on one straight line from data to noise: every step is then off
+    by O(Δu²), the whole trajectory by O(Δu).
 
     Args:
         curriculum: step k -> N; Δu is the (N - 1)-th part of the whole.
