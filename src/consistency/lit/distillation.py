@@ -15,7 +15,7 @@ from consistency.schedule.draws import Draws
 from consistency.teachers.weights import load_into
 from consistency.tensor import Terms
 
-PROBES = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)  # σ at which preconditioners are compared
+PROBES = torch.tensor([1.0, 10.0, 50.0], dtype=torch.float64)  # σ at which preconditioners are compared
 
 
 class Distillation(Consistency):
