@@ -1,7 +1,8 @@
-"""Distillation: the teacher's flow against exact trajectories, where the student starts, and where the teacher is not."""
+"""Distillation: the teacher's flow, where the student starts, and where the teacher is not."""
 
 import copy
 import gc
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +77,7 @@ def test_one_step_of_the_golden_pair():
 
 
 def pair_error(solver, N, substeps=1):
-    """RMS distance of a step of the exact teacher to the exact trajectory of the ring, over all cells alike."""
+    """RMS distance of a step of the exact teacher to the exact trajectory of the ring, over all cells."""
     ring, generator = Mixture.ring(), torch.Generator().manual_seed(0)
     grid, i = karras_grid(N), torch.arange(9600) % (N - 1)
     t, r = grid[i + 1], grid[i]
@@ -89,7 +90,7 @@ def pair_error(solver, N, substeps=1):
 @pytest.mark.parametrize(("solver", "factor"), [(solvers.euler, 4), (solvers.heun, 8)])
 def test_the_error_of_a_pair_falls_with_the_order_of_the_solver(solver, factor):
     errors = [pair_error(solver, N) for N in (81, 161, 321)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert coarse / fine == pytest.approx(factor, rel=0.07)
 
 
@@ -246,7 +247,7 @@ def peak_bytes(work):
 
 
 def test_peak_memory_is_what_paper_says():
-    """Student with two moments, teacher, activations of one forward: no second teacher, no teacher's graph."""
+    """Student with two moments, teacher, activations of one forward: no second teacher, no graph of it."""
     width, layers, batch = 512, 6, 3072
 
     def work():
@@ -308,7 +309,7 @@ def test_one_command_trains_teacher_and_student_and_the_student_stands_alone(tmp
 
 
 def least_squares(coefficient, t, r, v):
-    """The a that makes f(x_t) = a x_t best in the objective's own loss, for the target f(x_r) = coefficient x_r.
+    """The a that makes f(x_t) = a x_t best in the objective's own loss, for a target coefficient · x_r.
 
     The four points (±v, ±1) have the second moments of data N(0, v²) and noise N(0, 1), so the mean is exact.
     """
@@ -338,7 +339,7 @@ def least_squares(coefficient, t, r, v):
 
 
 def isolation_errors(N, v=0.5, top=20.0):
-    """The largest error of one step from the exact function, and the error after all, in the linear coordinate."""
+    """The largest error of one step from the exact function, and the error after all steps."""
     times = torch.linspace(0, Linear().time(torch.tensor(top)).item(), N, dtype=torch.float64)
     sigmas = Linear().sigma(times).tolist()
 
@@ -349,7 +350,7 @@ def isolation_errors(N, v=0.5, top=20.0):
         return (v**2 + sigma**2) ** 0.5
 
     steps, a = [], 1.0
-    for r, t in zip(sigmas, sigmas[1:], strict=False):
+    for r, t in pairwise(sigmas):
         steps.append(abs(least_squares(exact(r), t, r, v) - exact(t)) * scale(t))
         a = least_squares(a, t, r, v)
     return max(steps), abs(a - exact(sigmas[-1])) * scale(sigmas[-1])
@@ -358,7 +359,7 @@ def isolation_errors(N, v=0.5, top=20.0):
 def test_isolation_has_a_step_error_of_second_and_a_whole_error_of_first_order():
     """On Gaussian data, as the linear interpolant's theory says: O(Δu²) a step, O(Δu) in all."""
     errors = [isolation_errors(N) for N in (81, 161, 321)]
-    for (step, whole), (finer_step, finer_whole) in zip(errors, errors[1:], strict=False):
+    for (step, whole), (finer_step, finer_whole) in pairwise(errors):
         assert step / finer_step == pytest.approx(4, rel=0.12)
         assert whole / finer_whole == pytest.approx(2, rel=0.06)
 

@@ -15,7 +15,8 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"metrics", "export", "teachers"},
     {"lit"},
     {"tasks", "result", "sweep", "schema"},
-    {"run", "teach", "console"},
+    {"teach"},
+    {"run", "console"},
 ]
 ABOVE_TORCH = {"lightning", "hydra", "omegaconf", "tensorboard", "torchmetrics"}
 NETS = {"consistency", "torch", "einops"}

@@ -20,6 +20,7 @@ from consistency.nets.layers import (
     Up,
     attend,
 )
+from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.mlp import MLP, LogEmbedding
 from consistency.nets.unet import UNet
 from tests.reference import edm_unet
@@ -39,6 +40,7 @@ NETS = {
     "ddpmpp": partial(ddpmpp, (3, 8, 8), **TINY),
     "ncsnpp": partial(ncsnpp, (3, 8, 8), scale=0.2, **TINY),
     "mlp": partial(MLP, (1, 8, 8), width=32, blocks=2, fmax=4.0),
+    "ddpm": partial(DDPMUNet, (3, 8, 8), **TINY, groups=4),
 }
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 
@@ -350,10 +352,10 @@ def test_starts_near_zero(make):
 
 @pytest.mark.parametrize("name", NETS)
 def test_gradient_reaches_every_parameter(name):
-    options = {"classes": 3} if name == "mlp" else {"classes": 3, "augment": 9}
+    options = {"classes": 3} if name in {"mlp", "ddpm"} else {"classes": 3, "augment": 9}
     net = NETS[name](**options)
     x, noise = example(net, n=3)
-    extra = () if name == "mlp" else (torch.randn(3, 9),)
+    extra = () if name in {"mlp", "ddpm"} else (torch.randn(3, 9),)
     net(x, noise, torch.tensor([0, 1, 2]), *extra).sub(x).square().sum().backward()
     dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.model.coordinates import DDPM, Linear, Trigonometric
 from consistency.model.denoiser import Denoiser
-from consistency.model.precond import EDM, Boundary
+from consistency.model.precond import EDM, Boundary, Epsilon, Velocity
 from consistency.objectives.denoising import Denoising
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.distance import L1, PseudoHuber, SquaredL2
@@ -232,7 +233,7 @@ def test_denoising_is_minimised_by_the_posterior_mean():
 
     def loss(scale):
         exact = Gaussian(0.5)
-        return objective(lambda y, s, _: scale * exact.denoise(y, s), x, None, 0, StepDraws(0)).loss.mean()
+        return objective(lambda y, s, *_: scale * exact.denoise(y, s), x, None, 0, StepDraws(0)).loss.mean()
 
     assert loss(1.0) < loss(1.02)
     assert loss(1.0) < loss(0.98)
@@ -243,3 +244,27 @@ def test_uniform_law_and_lognormal_law_weigh_noise_levels_differently():
     args = (f, StopGradient(f), DataFlow(), torch.randn(4000, 2), None, 0, StepDraws(0))
     uniform, lognormal = discrete(noise=UniformCells())(*args), discrete()(*args)
     assert uniform.sigma.median() > 2 * lognormal.sigma.median()
+
+
+@pytest.mark.parametrize(
+    ("precond", "said"),
+    [
+        (Epsilon(DDPM.linear()), lambda x, z, sigma: z),
+        (Velocity(Linear()), lambda x, z, sigma: z - x),
+        (Velocity(Trigonometric()), None),
+    ],
+)
+def test_one_weight_makes_every_teachers_loss_the_error_of_what_its_network_says(precond, said):
+    """L_simple of a DDPM, the regression of a flow: the mean square error of ε or of v."""
+    torch.manual_seed(0)
+    x, z = torch.randn(16, 3).double(), torch.randn(16, 3).double()
+    sigma = LogNormal(0, 1.5).sample(16, StepDraws(1), CPU)
+    F = torch.randn(16, 3).double()
+    c = precond(sigma)
+    x_sigma = perturb(x, z, sigma)
+    D = expand(c.skip, x) * x_sigma + expand(c.out, x) * F
+    loss = UnitOutput(precond)(sigma, torch.zeros_like(sigma)) * SquaredL2()(D, x)
+    wanted = (x - expand(c.skip, x) * x_sigma) / expand(c.out, x)  # what F would have to be
+    assert torch.allclose(loss, (F - wanted).square().mean(1))
+    if said is not None:
+        assert torch.allclose(wanted, said(x, z, sigma))

@@ -1,12 +1,22 @@
 """Samplers against the golden ends of exact probability flows."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 from consistency.errors import UserError
-from consistency.sampling.samplers import euler, heun, karras_sigmas, multistep, onestep
+from consistency.model.coordinates import DDPM, Linear
+from consistency.sampling.samplers import (
+    ddim,
+    euler,
+    even_sigmas,
+    heun,
+    karras_sigmas,
+    multistep,
+    onestep,
+)
 from consistency.schedule.draws import ImageDraws
 from consistency.tensor import expand
 from tests.reference import golden
@@ -123,3 +133,71 @@ def test_solvers_keep_float64_inside_and_the_dtype_outside():
 
     assert heun(D, torch.randn(2, 2), karras_sigmas(5)).dtype == torch.float32
     assert dtypes == {(torch.float32, torch.float64)}
+
+
+# --- samplers of other coordinates ------------------------------------------------------------------------
+
+
+def test_ddim_without_noise_is_eulers_method():
+    sigmas, z = even_sigmas(DDPM.linear(), 18), torch.randn(4, 2, dtype=torch.float64)
+    assert torch.equal(ddim(gaussian(0.5), z, sigmas), euler(gaussian(0.5), z, sigmas))
+
+
+def test_native_ddim_of_the_chain():
+    """2010.02502, eq. 12 in its own words, x_t = √ᾱ x_0 + √(1-ᾱ) ε, deterministic and with η = 1."""
+    chain, D = DDPM.linear(), gaussian(0.5)
+    bars = torch.tensor(chain.betas, dtype=torch.float64).neg().add(1).cumprod(0)
+    j = [900, 700, 400, 100, 0]
+    sigmas = chain.levels[j].tolist()
+
+    def native(z, eta, draws):
+        x = (1 - bars[j[0]]).sqrt() * z
+        for now, after in zip(j, [*j[1:], None], strict=True):
+            a, b = bars[now], bars[after] if after is not None else torch.ones(()).double()
+            sigma = ((1 - a) / a).sqrt()
+            x_0 = D(x / a.sqrt(), sigma.expand(len(x)), None)
+            noise = (x - a.sqrt() * x_0) / (1 - a).sqrt()
+            fresh = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
+            x = b.sqrt() * x_0 + (1 - b - fresh**2).sqrt() * noise
+            if fresh > 0:
+                x = x + fresh * draws.normal(x)
+        return x
+
+    z = torch.randn(6, 2, dtype=torch.float64)
+    for eta in (0.0, 1.0):
+        ours = ddim(D, z, sigmas, draws=ImageDraws(0, range(6)), eta=eta)
+        theirs = native(z, eta, ImageDraws(0, range(6)))
+        assert torch.allclose(ours, theirs, atol=1e-10)
+
+
+def test_native_euler_of_a_flow():
+    """x_u' = x_u + (u' - u) v with v = (x_u - D)/u, from u of the highest σ to 0."""
+    D, z = gaussian(0.5), torch.randn(6, 2, dtype=torch.float64)
+    u = torch.linspace(80 / 81, 0.0, 11).double()
+    x = u[0] * z
+    for now, after in pairwise(u):
+        v = (x - D(x / (1 - now), (now / (1 - now)).expand(6), None)) / now
+        x = x + (after - now) * v
+    sigmas = Linear().sigma(u[:-1]).tolist()
+    assert torch.allclose(euler(D, z, sigmas), x, atol=1e-10)
+    assert sigmas[0] == pytest.approx(80)
+
+
+def test_even_sigmas_stay_within_what_a_chain_knows():
+    sigmas = even_sigmas(DDPM.linear(), 5, 0.002, 80.0)
+    assert sigmas[0] == pytest.approx(80)
+    assert sigmas[-1] == pytest.approx(0.0100005, rel=1e-5)
+    index = DDPM.linear().time(torch.tensor(sigmas).double())
+    assert torch.allclose(index.diff(), index.diff()[0].expand(4))
+
+
+def test_ancestral_sampling_without_draws_is_refused():
+    with pytest.raises(UserError, match="eta=1"):
+        ddim(gaussian(0.5), torch.randn(2, 2), [80.0, 1.0], eta=1.0)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_ancestral_sampling_keeps_the_distribution(eta):
+    sigmas, z = karras_sigmas(200), torch.randn(20_000, 1)
+    x = ddim(gaussian(0.5), z, sigmas, draws=ImageDraws(1, range(20_000)), eta=eta)
+    assert x.std().item() == pytest.approx(0.5, rel=0.05)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from consistency.errors import UserError
+from consistency.model.coordinates import DDPM, Linear
 from consistency.schedule import decay, rate
-from consistency.schedule.curriculum import Constant, Doubling, SquareRoot
+from consistency.schedule.curriculum import Constant, Doubling, SquareRoot, Stages
 from consistency.schedule.draws import StepDraws
-from consistency.schedule.noise import LogNormal, UniformCells
-from consistency.schedule.pairs import GridPairs, karras_grid
+from consistency.schedule.noise import Levels, LogNormal, UniformCells, UniformTime
+from consistency.schedule.pairs import GridPairs, MappedPairs, karras_grid
 from tests.reference import golden
 
 CPU = torch.device("cpu")
@@ -180,3 +181,69 @@ def test_rates():
     assert cosine(9) == 1
     assert cosine(60) == pytest.approx(0.5)
     assert cosine(110) == pytest.approx(0)
+
+
+# --- laws in other coordinates ----------------------------------------------------------------------------
+
+
+def drawn(law, edges, n=200_000):
+    sigma = law.sample(n, StepDraws(0), CPU)
+    return sigma, torch.histogram(sigma, edges).hist / n
+
+
+def test_levels_are_those_of_the_chain_and_all_alike():
+    law = Levels(DDPM.linear())
+    sigma, _ = drawn(law, torch.tensor([0.0, 200]).double())
+    assert torch.isin(sigma, DDPM.linear().levels).all()
+    assert len(sigma.unique()) == 1000
+    edges = torch.tensor([0.005, 0.1, 1, 10, 200]).double()
+    assert torch.allclose(drawn(law, edges)[1], law.mass(edges), atol=5e-3)
+    assert law.mass(edges).sum().item() == pytest.approx(1)
+
+
+def test_a_uniform_time_of_a_flow_is_uniform():
+    law = UniformTime(Linear(), 0.002, 80)
+    edges = torch.tensor([0.002, 0.2, 1, 5, 80]).double()
+    sigma, found = drawn(law, edges)
+    u = sigma / (1 + sigma)
+    assert torch.allclose(u.sort().values, torch.linspace(0.001996, 0.987654, len(u)).double(), atol=5e-3)
+    assert torch.allclose(found, law.mass(edges), atol=5e-3)
+
+
+def test_a_logit_normal_time_is_a_log_normal_sigma():
+    """u of flow matching with logit u ~ N(m, s²) is σ with ln σ ~ N(m, s²), as ln(u/(1 - u)) = ln σ."""
+    sigma = LogNormal(0.0, 1.0).sample(100_000, StepDraws(0), CPU)
+    logit = torch.logit(Linear().time(sigma))
+    assert logit.mean().item() == pytest.approx(0, abs=0.02)
+    assert logit.std().item() == pytest.approx(1, abs=0.02)
+
+
+# --- shrinking pairs --------------------------------------------------------------------------------------
+
+
+def test_mapped_pairs_are_the_published_ones():
+    t = torch.tensor([0.1, 1, 80]).double()
+    pairs = MappedPairs(Stages(8, 200_000), LogNormal())
+    for stage, ratio in golden.MAPPED.items():
+        assert pairs.ratio(t, stage).tolist() == pytest.approx(ratio, abs=1e-6)
+    ln7 = torch.tensor([math.log(7) - 1e-6, math.log(7) + 1e-6]).double()
+    assert (pairs.ratio(ln7, 0) > 0).tolist() == [False, True]  # in the first stage r = 0 for t <= ln 7
+
+
+def test_mapped_pairs_keep_r_below_t_and_never_below_zero():
+    pairs = MappedPairs(Stages(8, 80), LogNormal())
+    for k in (0, 40, 79, 10_000):
+        t, r = pairs(4096, k, StepDraws(0, k), CPU)
+        assert ((r >= 0) & (r < t)).all()
+    assert pairs.sigma_min == 0
+    edges = torch.tensor([0.01, 0.1, 1, 10]).double()
+    assert torch.equal(pairs.mass(edges, 0), LogNormal().mass(edges))
+
+
+def test_stages_are_equally_long_and_the_last_one_stays():
+    stages = Stages(8, 200_000)  # 2406.14548: one every 25,000 steps
+    assert [stages(k) for k in (0, 24_999, 25_000, 199_999, 200_000, 10**9)] == [0, 0, 1, 7, 7, 7]
+    with pytest.raises(UserError, match=r"curriculum\.S=9"):
+        Stages(9, 8)
+    with pytest.raises(UserError, match=r"pairs\.q=1"):
+        MappedPairs(stages, LogNormal(), q=1)

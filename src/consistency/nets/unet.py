@@ -200,7 +200,7 @@ class Decoder(nn.Module):
         return h
 
 
-def _resolutions(shape: Sequence[int], levels: int) -> list[int]:
+def resolutions_of(shape: Sequence[int], levels: int) -> list[int]:
     """The resolution of each level, or the user's error."""
     if len(shape) != 3:
         raise UserError(f"this network needs images, not data of shape {tuple(shape)}: choose net=mlp")
@@ -250,7 +250,7 @@ class UNet(nn.Module):
         augment: int = 0,
     ) -> None:
         super().__init__()
-        resolutions = _resolutions(shape, len(multipliers))
+        resolutions = resolutions_of(shape, len(multipliers))
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         embedding = embedding or PositionalEmbedding(channels)
         make = partial(Block, width=4 * channels, dropout=dropout)

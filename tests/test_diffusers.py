@@ -1,0 +1,360 @@
+"""Folders of diffusers as teachers: the network against the library's, the samples against native DDIM."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from consistency.errors import UserError
+from consistency.model.coordinates import DDPM
+from consistency.model.precond import Epsilon, Velocity
+from consistency.nets.ddpm import DDPMUNet
+from consistency.nets.layers import PositionalEmbedding
+from consistency.nets.unet import UNet
+from consistency.sampling.samplers import euler
+from consistency.teachers.diffusers import diffusers
+from tests.reference import ddpm_unet, edm_unet
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+tiny = partial(DDPMUNet, **ddpm_unet.SIZE)
+
+
+def default():
+    """The network with the library's defaults, and with classes."""
+    return tiny(eps=1e-5, padding=1, head_channels=8, classes=4, embedding=PositionalEmbedding(8, 0, True))
+
+
+CASES = {
+    "ddpm": (tiny, ddpm_unet.DDPM, False, ddpm_unet.DDPM_OUTPUT),
+    "defaults": (default, ddpm_unet.DEFAULTS, True, ddpm_unet.DEFAULTS_OUTPUT),
+}
+every_case = pytest.mark.parametrize(("make", "config", "conditional", "golden"), CASES.values(), ids=CASES)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def filled(make):
+    net = make().double().eval()
+    edm_unet.fill(net)
+    return net
+
+
+def folder(root, make=tiny, config=ddpm_unet.DDPM, scheduler=ddpm_unet.SCHEDULER, parts=False, old=False):
+    """What save_pretrained writes: flat, as a model, or in parts, as a pipeline."""
+    unet, levels = (root / "unet", root / "scheduler") if parts else (root, root)
+    unet.mkdir(parents=True, exist_ok=True)
+    levels.mkdir(parents=True, exist_ok=True)
+    (unet / "config.json").write_text(json.dumps(config))
+    (levels / "scheduler_config.json").write_text(json.dumps(scheduler))
+    state = filled(make).state_dict()
+    save_file({ddpm_unet.name_there(n, old): p for n, p in state.items()}, unet / WEIGHTS)
+    return root
+
+
+def refused(path, net=None):
+    with pytest.raises(UserError) as caught:
+        diffusers(path, net or tiny())
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("teacher.path=")
+    return message
+
+
+# The network
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "parameters"),
+    [(32, (1, 2, 2, 2), 35_746_307), (256, (1, 1, 2, 2, 4, 4), 113_673_219)],
+)
+def test_parameters_of_the_public_networks(size, multipliers, parameters):
+    with torch.device("meta"):
+        net = DDPMUNet((3, size, size), multipliers=multipliers)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+@every_case
+def test_the_network_is_diffusers(make, config, conditional, golden):
+    x, noise, label = ddpm_unet.inputs()
+    with torch.no_grad():
+        output = filled(make)(x, noise, label if conditional else None)
+    assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
+
+
+@every_case
+def test_jvp_is_the_central_difference(make, config, conditional, golden):
+    net, (x, noise, _), h = filled(make), ddpm_unet.inputs(), 1e-5
+    dx, dnoise = torch.randn_like(x), torch.randn_like(noise)
+    y, tangent = torch.func.jvp(net, (x, noise), (dx, dnoise))
+    torch.testing.assert_close(y, net(x, noise))
+    difference = (net(x + h * dx, noise + h * dnoise) - net(x - h * dx, noise - h * dnoise)) / (2 * h)
+    assert tangent.norm() > 0.1
+    assert (tangent - difference).norm() < 1e-6 * tangent.norm()
+
+
+def test_jvp_under_autocast():
+    net = filled(tiny).float()
+    x, noise = (v.float() for v in ddpm_unet.inputs()[:2])
+    _, exact = torch.func.jvp(net, (x, noise), (x, noise))
+    with torch.autocast("cpu", torch.bfloat16):
+        _, tangent = torch.func.jvp(net, (x, noise), (x, noise))
+        assert not torch.equal(net.conditioning(noise + 0.01, None), net.conditioning(noise, None))
+    assert (tangent - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_fresh_network_starts_near_zero_and_learns_everywhere():
+    net, (x, noise, label) = default().double(), ddpm_unet.inputs()
+    y = net(x, noise, label)
+    assert 0 < y.abs().max() < 1e-3
+    y.sub(x).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_dropout_in_training_only():
+    net, (x, noise, _) = filled(partial(tiny, dropout=0.5)), ddpm_unet.inputs()
+    assert torch.equal(net(x, noise), net(x, noise))
+    net.train()
+    assert not torch.equal(net(x, noise), net(x, noise))
+
+
+def test_cosines_first_and_no_last_frequency():
+    """flip_sin_to_cos and freq_shift 0: frequencies 10000^(-i/4) of four."""
+    features = PositionalEmbedding(8, shift=0, flip=True)(torch.tensor([3.0], dtype=torch.float64))
+    angles = 3 * 10 ** -torch.arange(4, dtype=torch.float64)
+    torch.testing.assert_close(features[0], torch.cat([angles.cos(), angles.sin()]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": 32}, r"^net\.groups=32 does not divide the 8 channels"),
+        ({"head_channels": 3}, r"^net\.head_channels=3"),
+        ({"shape": (3, 9, 9)}, r"net\.multipliers.*data\.resolution"),
+        ({"shape": (2,)}, "net=mlp"),
+    ],
+)
+def test_networks_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
+        tiny(**options)
+
+
+def test_label_for_an_unconditional_network():
+    with pytest.raises(UserError, match=r"^net\.classes is 0"):
+        tiny().double()(*ddpm_unet.inputs())
+
+
+# The folder
+
+
+@pytest.mark.parametrize("parts", [False, True], ids=["flat", "parts"])
+@pytest.mark.parametrize("old", [False, True], ids=["new names", "old names"])
+@every_case
+def test_weights_find_their_places(tmp_path, make, config, conditional, golden, parts, old):
+    D = diffusers(folder(tmp_path / "there", make, config, parts=parts, old=old), make().double())
+    assert not D.training
+    assert not any(p.requires_grad for p in D.parameters())
+    x, noise, label = ddpm_unet.inputs()
+    output = D.net(x, noise, label if conditional else None)
+    assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
+
+
+def test_half_precision_files_are_widened(tmp_path):
+    path = folder(tmp_path)
+    save_file({n: p.half() for n, p in load_file(path / WEIGHTS).items()}, path / WEIGHTS)
+    assert {p.dtype for p in diffusers(path, tiny()).parameters()} == {torch.float32}
+
+
+def test_samples_are_those_of_the_native_sampler(tmp_path):
+    """Euler's method on D(x, σ) is deterministic DDIM; x_T = z there is σ z/√(1-ᾱ) here."""
+    D = diffusers(folder(tmp_path), tiny().double())
+    indices, z = list(range(900, -1, -100)), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    sigmas = D.precond.coordinate.levels[indices]
+    start = (1 + sigmas[0] ** -2).sqrt()  # 1/√(1-ᾱ)
+    ours, theirs = euler(D, start * z, sigmas.tolist()), ddpm_unet.ddim(D.net, z, indices)
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_velocity_is_diffusers(tmp_path):
+    """v = √ᾱ ε - √(1-ᾱ) x_0 (scheduler.get_velocity), from which D recovers x_0."""
+    scheduler = ddpm_unet.SCHEDULER | {"prediction_type": "v_prediction"}
+    precond = diffusers(folder(tmp_path, scheduler=scheduler), tiny()).precond
+    assert isinstance(precond, Velocity)
+    clean, eps = torch.randn(2, 5, dtype=torch.float64)
+    bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[[0, 10, 500, 900, 999]]
+    sigma = (1 / bar - 1).sqrt()
+    c, v = precond(sigma), bar.sqrt() * eps - (1 - bar).sqrt() * clean
+    torch.testing.assert_close(c.skip * (clean + sigma * eps) + c.out * v, clean)
+    torch.testing.assert_close(c.inp * (clean + sigma * eps), bar.sqrt() * clean + (1 - bar).sqrt() * eps)
+    assert c.noise.tolist() == pytest.approx([0, 10, 500, 900, 999])
+
+
+@pytest.mark.parametrize(
+    ("changes", "coordinate"),
+    [
+        ({}, DDPM.linear()),
+        (
+            {"beta_schedule": "linear", "beta_end": 0.01, "num_train_timesteps": 100},
+            DDPM.linear(100, 1e-4, 0.01),
+        ),
+        ({"beta_schedule": "scaled_linear", "beta_end": 0.012}, DDPM.scaled_linear(1000, 1e-4, 0.012)),
+        ({"beta_schedule": "squaredcos_cap_v2"}, DDPM.cosine()),
+        ({"trained_betas": [0.1, 0.2, 0.3]}, DDPM((0.1, 0.2, 0.3))),
+    ],
+)
+def test_chains(tmp_path, changes, coordinate):
+    path = folder(tmp_path, scheduler=ddpm_unet.SCHEDULER | changes)
+    assert diffusers(path, tiny()).precond == Epsilon(coordinate)
+
+
+# What a user can mend
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "key"),
+    [
+        ("norm_eps", 1e-5, "net.eps"),
+        ("norm_num_groups", 8, "net.groups"),
+        ("flip_sin_to_cos", True, "net.embedding.flip"),
+        ("freq_shift", 0, "net.embedding.shift"),
+        ("downsample_padding", 1, "net.padding"),
+        ("attention_head_dim", 8, "net.head_channels"),
+        ("num_class_embeds", 10, "data.conditional"),
+        ("down_block_types", ["AttnDownBlock2D", "DownBlock2D", "DownBlock2D"], "net.attention"),
+        ("up_block_types", ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D"], "net.attention"),
+    ],
+)
+def test_settings_that_shapes_do_not_show(tmp_path, field, value, key):
+    message = refused(folder(tmp_path, config=ddpm_unet.DDPM | {field: value}))
+    assert f"config.json: {field} is " in message
+    assert message.endswith(f"set {key}")
+
+
+@pytest.mark.parametrize(
+    ("field", "default"),
+    [
+        ("norm_eps", 1e-5),
+        ("flip_sin_to_cos", True),
+        ("freq_shift", 0),
+        ("downsample_padding", 1),
+        ("attention_head_dim", 8),
+    ],
+)
+def test_a_silent_config_means_the_defaults_of_the_library(tmp_path, field, default):
+    config = {k: v for k, v in ddpm_unet.DDPM.items() if k != field}
+    assert f"{field} is {default}, but" in refused(folder(tmp_path, config=config))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("_class_name", "UNet2DConditionModel"),
+        ("act_fn", "gelu"),
+        ("add_attention", False),
+        ("attn_norm_num_groups", 2),
+        ("center_input_sample", True),
+        ("class_embed_type", "timestep"),
+        ("downsample_type", "resnet"),
+        ("mid_block_scale_factor", 1.414),
+        ("mid_block_type", None),
+        ("resnet_time_scale_shift", "scale_shift"),
+        ("time_embedding_type", "fourier"),
+        ("upsample_type", "resnet"),
+    ],
+)
+def test_settings_that_are_not_supported(tmp_path, field, value):
+    message = refused(folder(tmp_path, config=ddpm_unet.DDPM | {field: value}))
+    assert str(value) in message
+    assert "supported" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"beta_schedule": "sigmoid"}, ["beta_schedule=sigmoid", "scaled_linear"]),
+        ({"beta_schedule": ["linear"]}, ["beta_schedule="]),
+        ({"beta_end": 2.0}, ["beta_end", "between 0 and 1"]),
+        ({"beta_end": "much"}, ["beta_end", "between 0 and 1"]),
+        ({"num_train_timesteps": -1}, ["num_train_timesteps"]),
+        ({"trained_betas": [0.1, "b"]}, ["trained_betas"]),
+        ({"trained_betas": 0.1}, ["trained_betas"]),
+        ({"prediction_type": "sample"}, ["prediction_type=sample", "epsilon", "v_prediction"]),
+        ({"prediction_type": "epsilom"}, ["did you mean 'epsilon'?"]),
+        ({"rescale_betas_zero_snr": True}, ["rescale_betas_zero_snr"]),
+    ],
+)
+def test_schedulers_that_are_not_supported(tmp_path, changes, words):
+    message = refused(folder(tmp_path, scheduler=ddpm_unet.SCHEDULER | changes))
+    assert all(word in message for word in ["scheduler_config.json", *words])
+
+
+def test_a_scheduler_without_betas(tmp_path):
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+    assert "beta_schedule=None is not supported" in refused(folder(tmp_path, scheduler=scheduler))
+
+
+@pytest.mark.parametrize("file", ["config.json", "scheduler_config.json", WEIGHTS])
+def test_files_that_are_missing(tmp_path, file):
+    (folder(tmp_path) / file).unlink()
+    message = refused(tmp_path)
+    assert str(tmp_path) in message
+    assert file in message
+
+
+@pytest.mark.parametrize("file", ["config.json", "scheduler_config.json", WEIGHTS])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff" * 40, b"[" * 100_000])
+def test_files_that_are_damaged(tmp_path, file, content):
+    (folder(tmp_path) / file).write_bytes(content)
+    message = refused(tmp_path)
+    assert file in message
+    assert "damaged" in message
+
+
+def test_weights_cut_short(tmp_path):
+    weights = folder(tmp_path) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-7])
+    assert "damaged" in refused(tmp_path)
+
+
+def test_pickles_are_not_read(tmp_path):
+    weights = folder(tmp_path) / WEIGHTS
+    weights.rename(tmp_path / "diffusion_pytorch_model.bin")
+    message = refused(tmp_path)
+    assert ".bin" in message
+    assert "safetensors.torch.save_file" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state, name: state.pop(name),
+        lambda state, name: state.update({name: state[name][:-1]}),
+        lambda state, name: state.update({name.replace("to_v", "to_u"): state.pop(name)}),
+        lambda state, name: state.update({name + "_extra": state[name].clone()}),
+    ],
+    ids=["missing", "reshaped", "renamed", "left over"],
+)
+def test_tensors_that_do_not_fit(tmp_path, change):
+    weights, name, net = folder(tmp_path) / WEIGHTS, "up_blocks.1.attentions.1.to_v.weight", tiny()
+    before = {n: p.clone() for n, p in net.state_dict().items()}
+    state = load_file(weights)
+    change(state, name)
+    save_file(state, weights)
+    assert name in refused(tmp_path, net)
+    assert all(torch.equal(p, before[n]) for n, p in net.state_dict().items())
+
+
+def test_another_size_of_network(tmp_path):
+    assert "time_embedding.linear_1.weight is [32, 8] there and [64, 16] here" in refused(
+        folder(tmp_path), tiny(channels=16)
+    )
+
+
+def test_another_kind_of_network(tmp_path):
+    with pytest.raises(UserError, match="net=ddpm_cifar10"):
+        diffusers(folder(tmp_path), UNet((3, 8, 8), channels=8))
