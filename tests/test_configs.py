@@ -1,6 +1,8 @@
 """Every experiment composes, builds, and makes two steps; the papers' numbers stand in the configs."""
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from consistency.lit.data.loader import Batch
+from consistency.lit.distillation import ConsistencyDistillation
+from consistency.model.denoiser import Denoiser
+from consistency.model.precond import EDM
 from consistency.run import build, make
 from consistency.schedule.draws import StepDraws
+from tests.test_perceptual import STATE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -40,14 +46,32 @@ def folder(path):
     return path
 
 
+def lpips(path):
+    torch.save(STATE, path / "vgg16.pth")
+    return [f"distance.backbone={path}/vgg16.pth", "distance.resize=32"]
+
+
 def scaled_down(experiment, path):
     """Overrides that make the experiment fit a test: a small network, and a folder in place of a download."""
     config = composed(f"experiment={experiment}")
+    perceptual = lpips(path.parent) if "perceptual" in config.distance._target_ else []
     if "MLP" in config.net._target_:
         return ["net.width=16", "net.blocks=1"]
     data = ["data=image_folder", f"data.root={folder(path)}", "data.resolution=8"]
     embedding = 8 if "Positional" in config.net.embedding._target_ else 16
-    return [*data, *TINY_UNET, f"net.embedding.channels={embedding}"]
+    groups = ["net.groups=4"] if "groups" in config.net else []
+    return [*data, *TINY_UNET, *groups, f"net.embedding.channels={embedding}", *perceptual]
+
+
+def taught(module):
+    """The module with a teacher at hand: in place of a file, its own network in the teacher's coordinate."""
+    if isinstance(module, ConsistencyDistillation):
+        student = module.denoiser
+        precond = getattr(student.precond, "precond", EDM())
+        module.teacher = lambda: Denoiser(copy.deepcopy(student.net), precond)
+        module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+        module.setup("fit")
+    return module
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -55,6 +79,7 @@ def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
     small = scaled_down(experiment, tmp_path / "images")
     config = composed(f"experiment={experiment}", *small)
     data, module = build(config)
+    taught(module)
     optimizer = module.optimizer(module.denoiser.parameters())
     before = [p.detach().clone() for p in module.denoiser.parameters()]
     for k in range(2):
@@ -83,7 +108,13 @@ def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tm
 
 @pytest.mark.parametrize(
     ("experiment", "parameters"),
-    [("ict_cifar10", 56_395_523), ("ict_deep_cifar10", 97_610_499), ("edm_cifar10", 56_395_523)],
+    [
+        ("ict_cifar10", 56_395_523),
+        ("ict_deep_cifar10", 97_610_499),
+        ("edm_flip_cifar10", 56_395_523),
+        ("edm_cifar10", 56_395_523 + 9 * 256),  # the augmentation label enters the embedding, without a bias
+        ("ddpm_cifar10", 35_746_307),
+    ],
 )
 def test_parameter_counts_of_the_papers(experiment, parameters):
     config = composed(f"experiment={experiment}")
@@ -142,3 +173,33 @@ def test_a_data_set_brings_its_metric_and_the_command_line_wins():
     assert target["ring"].endswith("Transport")
     assert target["digits"].endswith("Fidelity")
     assert "Random" in composed("data=digits", "metric=random_conv").metric.extractor._target_
+
+
+def test_cd_on_cifar10_is_the_first_papers_recipe():
+    c = composed("experiment=cd_cifar10")
+    assert (c.data.batch_size, c.trainer.max_steps, c.optimizer.lr, c.ema.mu) == (512, 800_000, 4e-4, 0.9999)
+    assert (c.curriculum.N, c.net.dropout, c.optimizer.weight_decay) == (18, 0.0, 0.0)
+    assert c.target._target_.endswith("StopGradient")  # its target network has mu = 0
+    assert c.flow.solver._target_.endswith("heun")
+    lpips = composed("experiment=cd_lpips_cifar10").distance
+    assert (lpips.average_pooling, lpips.always_resize) == (False, True)
+
+
+def test_edm_on_cifar10_is_the_papers_recipe():
+    c = composed("experiment=edm_cifar10")
+    assert (c.data.batch_size, c.optimizer.lr, c.net.dropout, c.net.augment) == (512, 1e-3, 0.13, 9)
+    assert (c.augmentation.p, c.data.flip, c.noise.mean, c.noise.std) == (0.12, False, -1.2, 1.2)
+    assert 512 * c.trainer.max_steps == 200_000_000
+    assert (c.ema.images, c.ema.rampup, 512 * c.rate.warmup // 10_000) == (500_000, 0.05, 999)
+    assert c.samplers.heun35.sigmas.steps == 18
+
+
+@pytest.mark.parametrize(
+    "words", [["method=icd"], ["method=ecd"], ["method=icd", "pairs=grid", "target=ema"]]
+)
+def test_improved_distillation_is_only_a_config(words, tmp_path):
+    config = composed("experiment=cd_ring", *words, "net.width=16", "net.blocks=1")
+    data, module = build(config)
+    for k in (0, 4000, 7999):
+        terms = taught(module).terms(data.real()[:8], None, k, StepDraws(0, k))
+        assert terms.loss.isfinite().all()

@@ -26,11 +26,12 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
-from consistency.result import device_name, environment, line, table, weights_sha256, where, write_result
+from consistency.result import device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
 from consistency.teach import taught, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
 from consistency.teachers.trust import check_trusted
+from consistency.tensor import weights_sha256
 
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
@@ -68,6 +69,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     trained = OmegaConf.merge(kept, config.override)
     assert isinstance(trained, DictConfig)
     check_config(trained, "train")
+    trained.module.objective.distance = None  # only training asks for it, and for the files it needs
     data, module = build(trained)
     check_fits(config.ckpt_path, checkpoint["state_dict"], module)
     name, weights = weights_of(checkpoint, config.weights)

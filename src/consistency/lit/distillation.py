@@ -102,4 +102,4 @@ def start_from(student: Denoiser, teacher: Denoiser) -> None:
             "choose the teacher's kind (boundary for edm, epsilon_jump for ddpm, velocity_jump for flow), or "
             "start afresh with module.initialise=false"
         )
-    load_into(student.net, teacher.net.state_dict(), "the teacher")
+    load_into(student.net, teacher.net.state_dict(), None)

@@ -1,6 +1,7 @@
 """Other people's weights in our networks: every tensor in its place, or a refusal that names it."""
 
 import warnings
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 
 REMEDY = "choose the network it was trained with: net=..."
-DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+DAMAGE = (  # what readers raise when bytes make no sense
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, AssertionError),
+)
 
 
 def existing(path: str | Path) -> Path:
@@ -41,7 +45,7 @@ def read_pt(path: str | Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         raise UserError(
             f"teacher.path={path} holds something other than tensors and plain data, or is damaged, and was "
@@ -51,29 +55,59 @@ def read_pt(path: str | Path) -> Any:
         raise damaged(path) from error
 
 
+def renamed(file: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a file under our names; one without keeps the file's, for `load_into` to refuse.
+
+    Args:
+        file: tensors under its names.
+        names: {our name: its name}.
+    """
+    ours = {its: our for our, its in names.items()}
+    return {ours.get(name, name): tensor for name, tensor in file.items()}
+
+
+def spelled(net: nn.Module, modules: dict[str, str], leaves: dict[str, str] | None = None) -> dict[str, str]:
+    """{our name: the file's name} for each tensor of `net`.
+
+    Args:
+        net: the network.
+        modules: {our name: its name} of the modules that hold tensors.
+        leaves: the same for the last part of a name, where the file has another word.
+    """
+    split = {name: name.rpartition(".")[::2] for name in net.state_dict()}
+    words = leaves or {}
+    return {name: f"{modules[m]}.{words.get(leaf, leaf)}" for name, (m, leaf) in split.items()}
+
+
 def load_into(
-    net: nn.Module, state: dict[str, Tensor], path: str | Path, names: dict[str, str] | None = None
+    net: nn.Module, state: dict[str, Tensor], path: str | Path | None, names: dict[str, str] | None = None
 ) -> None:
     """Load weights into `net`, in the precision that it has, all of them or none.
 
     Args:
         net: the network.
         state: tensors under our names.
-        path: the file they come from, for messages.
+        path: the file they come from, for messages; None if they come from a teacher at hand.
         names: what the file calls them, {our name: its name}; a name that is not there is ours.
 
     Raises:
         UserError: a tensor is missing, left over, or of another shape. It is named as in the file.
     """
     theirs, ours = names or {}, net.state_dict()
+    source = "the teacher" if path is None else f"teacher.path={path}"
     for name in [*ours, *(n for n in state if n not in ours)]:
         in_file, here = shape(state.get(name)), shape(ours.get(name))
         if in_file != here:
             raise UserError(
-                f"teacher.path={path} is of another network: {theirs.get(name, name)} is {in_file} there and "
+                f"{source} is of another network: {shown(theirs.get(name, name))} is {in_file} there and "
                 f"{here} here; {REMEDY}"
             )
     net.load_state_dict(state)
+
+
+def shown(name: object) -> str:
+    """A name that a file chose, on one line."""
+    return str(name)[:100].encode("unicode_escape").decode()
 
 
 def shape(tensor: Tensor | None) -> str:

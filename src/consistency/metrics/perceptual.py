@@ -1,0 +1,204 @@
+"""LPIPS (1801.03924): how differently a network trained on ImageNet sees two images. A distance for training.
+
+It is not for judging: FID reads the features of a network that was trained on the same ImageNet, so what is
+trained on this distance scores better there than it looks (the model card of 2303.01469's code says so).
+"""
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from consistency.errors import UserError
+from consistency.nets.layers import without_autocast
+
+FILE = "vgg16-397923af.pth"
+URL = f"https://download.pytorch.org/models/{FILE}"
+# VGG16: width and number of convolutions of each depth.
+PLAN = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation, for [-1, 1]
+DAMAGE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError)
+DAMAGE += (TypeError, IndexError, AttributeError)
+
+
+class LPIPS:
+    """Σ over five depths of the mean over places of Σ head · (â - b̂)², â and b̂ of unit length over channels.
+
+    The gradient reaches a only. The network is no module of its user: it is not saved, averaged or trained.
+
+    Args:
+        backbone: torchvision's VGG16, .pth or .safetensors, with its classifier or without; null looks in
+            the cache of torch.hub, then downloads to it.
+        average_pooling: in place of VGG's maximum, as 2303.01469's code for ImageNet has it; its code for
+            CIFAR-10 keeps the maximum.
+        resize: side to which images are brought, bilinearly.
+        always_resize: bring images to it that have 256 pixels a side or more, too (the code for CIFAR-10).
+    """
+
+    def __init__(
+        self,
+        backbone: str | Path | None = None,
+        average_pooling: bool = True,
+        resize: int = 224,
+        always_resize: bool = False,
+    ) -> None:
+        if not resize >= 16:
+            raise UserError(f"distance.resize={resize} must be at least 16: VGG16 halves images four times")
+        self.resize, self.always_resize = resize, always_resize
+        pool = nn.AvgPool2d(2) if average_pooling else nn.MaxPool2d(2)
+        self.net = Network(pool).eval().requires_grad_(False)
+        load(self.net, located(backbone))
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of each image, float32 [B], of a and b [B, 1 or 3, H, W] in [-1, 1]. In full precision."""
+        if a.ndim != 4 or a.shape[1] not in (1, 3):
+            raise UserError(
+                f"distance=lpips is for images of 1 or 3 channels, not for {list(a.shape[1:])}: "
+                "say distance=pseudo_huber"
+            )
+        with torch.inference_mode(False):  # a network that is moved in validation is trained through later
+            self.net.to(a.device)
+        with without_autocast(a):
+            return self.net(self.prepared(a), self.prepared(b.detach()))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Three channels in float32, of the size that VGG16 is shown."""
+        x = x.float().expand(-1, 3, -1, -1)
+        if self.always_resize or min(x.shape[2:]) < 256:
+            x = F.interpolate(x, (self.resize, self.resize), mode="bilinear")
+        return x
+
+
+class Network(nn.Module):
+    """VGG16 without its classifier, and a linear head at each of five depths: (a, b) -> [B].
+
+    Args:
+        pool: what stands between the depths.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*layers(pool))  # numbered as torchvision's
+        self.heads = nn.ParameterList(torch.empty(1, width, 1, 1) for width, _ in PLAN)
+        for name, numbers in (("shift", SHIFT), ("scale", SCALE)):
+            self.register_buffer(name, torch.tensor(numbers)[:, None, None], persistent=False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of each image, [B]."""
+        depths = zip(self.heads, self.units(a), self.units(b), strict=True)
+        return torch.stack([(head * (f - g).square()).sum(1).mean((1, 2)) for head, f, g in depths]).sum(0)
+
+    def units(self, x: Tensor) -> Iterator[Tensor]:
+        """What VGG16 sees at each depth, before it is pooled: vectors of unit length over the channels."""
+        x = (x - self.shift) / self.scale
+        for layer in self.features:
+            if isinstance(layer, nn.AvgPool2d | nn.MaxPool2d):
+                yield x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt()  # zeros have a gradient, too
+            x = layer(x)
+
+
+def layers(pool: nn.Module) -> Iterator[nn.Module]:
+    """Those of VGG16's features, without numbers in them."""
+    n_in = 3
+    for width, count in PLAN:
+        for _ in range(count):
+            yield nn.utils.skip_init(nn.Conv2d, n_in, width, 3, padding=1)
+            yield nn.ReLU(inplace=True)
+            n_in = width
+        yield pool
+
+
+def load(net: Network, path: Path) -> None:
+    """Give the network its weights: torchvision's in `path`, and the heads that come with torchmetrics."""
+    ours = net.state_dict()
+    heads = Path(str(files("torchmetrics.functional.image"))) / "lpips_models" / "vgg.pth"
+    for source, names in (
+        (Source(path), {name: name for name in ours if name.startswith("features.")}),
+        (Source(heads, "reinstall torchmetrics"), {f"heads.{k}": f"lin{k}.model.1.weight" for k in range(5)}),
+    ):
+        state = source.read()
+        for name, theirs in names.items():
+            ours[name].copy_(source.checked(theirs, state.get(theirs), ours[name]))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of weights.
+
+    Args:
+        path: of the file.
+        remedy: for a file of other content.
+    """
+
+    path: Path
+    remedy: str = f"delete it or name another file in distance.backbone; the right one is {URL}"
+
+    def read(self) -> dict[str, Any]:
+        """All of its tensors; a file that holds code, or no tensors by name, is refused."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
+                safe = self.path.suffix == ".safetensors"
+                return dict(load_file(self.path) if safe else unpickled(self.path))
+        except DAMAGE as error:
+            raise self.refused((str(error).splitlines() or [type(error).__name__])[0]) from error
+
+    def checked(self, name: str, found: Any, ours: Tensor) -> Tensor:
+        """A tensor of the file, if it is what the network has there."""
+        here = f"where LPIPS has numbers in the shape {list(ours.shape)}"
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise self.refused(f"{name} is absent or holds no fractions, {here}")
+        if found.shape != ours.shape:
+            raise self.refused(f"{name} is {list(found.shape)}, {here}")
+        return found
+
+    def refused(self, reason: str) -> UserError:
+        """What is wrong with the file, in one line."""
+        return UserError(f"{self.path} does not hold the weights that LPIPS needs ({reason}); {self.remedy}")
+
+
+def unpickled(path: Path) -> Any:
+    """The content of a file of `torch.save`: tensors and plain containers only."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def located(backbone: str | Path | None) -> Path:
+    """The file of weights: the one named, the cached one, or a download."""
+    if backbone is not None:
+        if not Path(backbone).is_file():
+            raise missing(f"distance.backbone={backbone} does not exist", Path(backbone))
+        return Path(backbone)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
+    if not cached.is_file():
+        download(cached)
+    return cached
+
+
+def download(path: Path) -> None:
+    """Fetch the weights; a failed download leaves nothing behind."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL, str(path), hash_prefix="397923af", progress=False)
+    except (URLError, OSError, RuntimeError) as error:
+        raise missing(f"distance=lpips needs {FILE}, and it cannot be downloaded ({error})", path) from error
+
+
+def missing(what: str, path: Path) -> UserError:
+    """The remedies, in one line."""
+    return UserError(
+        f"{what}; get {URL} on another machine and put it at {path}, or say distance.backbone=FILE, "
+        "or choose a distance that needs no download: distance=pseudo_huber"
+    )

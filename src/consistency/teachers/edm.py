@@ -1,0 +1,178 @@
+"""EDM's official networks (2206.00364), read from `.pkl` without executing them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+from consistency.model.coordinates import VP
+from consistency.model.denoiser import Denoiser
+from consistency.model.precond import EDM, Epsilon, Precond
+from consistency.nets.adm import ADM
+from consistency.nets.layers import Down, Resample, Up
+from consistency.nets.unet import UNet
+from consistency.teachers.unpickle import Record, read_pkl
+from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, shown, spelled
+
+Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
+
+MAPPING = {
+    "embedding": "noise",
+    "label": "label",
+    "augment": "augment",
+    "layer0": "layer0",
+    "layer1": "layer1",
+}
+BLOCK = {name: name for name in ("norm0", "conv0", "affine", "norm1", "conv1", "skip")}
+BLOCK |= {"attention.norm": "norm2", "attention.qkv": "qkv", "attention.proj": "proj"}
+FILTER = ".resample_filter"
+LABEL = "conditioning.label.weight"
+
+
+def edm(path: str | Path, net: nn.Module) -> Denoiser:
+    """The averaged network of EDM's file, as a frozen denoiser in evaluation mode.
+
+    Args:
+        path: a `.pkl` with DDPM++, NCSN++ (SongUNet) or ADM (DhariwalUNet), in an EDMPrecond or VPPrecond.
+        net: the network it belongs to, whose weights are replaced.
+
+    Raises:
+        UserError: the file is missing, damaged, holds anything else, or belongs to another network.
+    """
+    try:
+        ema = averaged(read_pkl(path), path)
+        precond = PRECONDS[known(ema.name, PRECONDS, path)](ema.state)
+        names = names_of(net, ema, path)
+        file = dict(ema.tensors())
+        check_filters(net, file, path)
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise damaged(path) from error
+    state = renamed({name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names)
+    if isinstance(net, ADM) and LABEL in state:
+        state[LABEL] = state[LABEL].mT  # theirs is a linear layer on one-hot rows
+    load_into(net, state, path, names)
+    return Denoiser(net, precond).requires_grad_(False).eval()
+
+
+def averaged(content: Any, path: str | Path) -> Record:
+    """The network under `ema` of a file's content."""
+    ema = content.get("ema") if isinstance(content, dict) else None
+    if not isinstance(ema, Record):
+        raise UserError(
+            f"teacher.path={path} has no network under 'ema'; use a network-snapshot or published file of EDM"
+        )
+    return ema
+
+
+def known(name: str, table: Iterable[str], path: str | Path) -> str:
+    """The name of a class of EDM's, if it is one of the table."""
+    if name not in table:
+        raise UserError(
+            f"teacher.path={path} holds a {shown(name)}, which is not read here; use a file with one of: "
+            f"{', '.join(table)}"
+        )
+    return name
+
+
+def edm_precond(state: dict[str, Any]) -> Precond:
+    """EDMPrecond."""
+    return EDM(float(state["sigma_data"]))
+
+
+def vp_precond(state: dict[str, Any]) -> Precond:
+    """VPPrecond: the network sees (M - 1) τ, 999 τ in all published files."""
+    return Epsilon(VP(float(state["beta_d"]), float(state["beta_min"])), time_scale=float(state["M"]) - 1)
+
+
+PRECONDS: dict[str, Callable[[dict[str, Any]], Precond]] = {
+    "EDMPrecond": edm_precond,
+    "VPPrecond": vp_precond,
+}
+
+
+def names_of(net: nn.Module, ema: Record, path: str | Path) -> dict[str, str]:
+    """{our name: the file's name} of each tensor of `net`."""
+    model = ema.state["_modules"]["model"]
+    kind, modules = NETS[known(model.name, NETS, path)]
+    if not isinstance(net, kind):
+        raise UserError(
+            f"teacher.path={path} holds a {model.name} and net is a {type(net).__name__}; {REMEDY}"
+        )
+    pairs = {ours: f"model.{its}" for ours, its in modules(net, int(ema.state["img_resolution"]))}
+    return spelled(net, pairs, {"frequencies": "freqs"})
+
+
+def song(net: UNet, resolution: int) -> Pairs:
+    """SongUNet's names of our modules, for images of this resolution."""
+    top = f"{resolution}x{resolution}"
+    yield from mapping()
+    yield "encoder.stem", f"enc.{top}_conv"
+    down = list(blocks(net.encoder.blocks, "encoder.blocks", "enc", resolution))
+    up = blocks(net.decoder.blocks, "decoder.blocks", "dec", coarsest(down, resolution), middle=2)
+    yield from inside([*down, *up])
+    for i in net.encoder.pyramid:
+        yield f"encoder.pyramid.{i}.0", down[int(i)][1].replace("_down", "_aux_residual")
+    yield from (("head.0", f"dec.{top}_aux_norm"), ("head.2", f"dec.{top}_aux_conv"))
+
+
+def dhariwal(net: ADM, resolution: int) -> Pairs:
+    """DhariwalUNet's names of our modules, likewise."""
+    yield from mapping()
+    yield "stem", f"enc.{resolution}x{resolution}_conv"
+    down = list(blocks(net.encoder, "encoder", "enc", resolution))
+    yield from inside([*down, *blocks(net.decoder, "decoder", "dec", coarsest(down, resolution), middle=2)])
+    yield from (("head.0", "out_norm"), ("head.2", "out_conv"))
+
+
+NETS: dict[str, tuple[type[nn.Module], Callable[..., Pairs]]] = {
+    "SongUNet": (UNet, song),
+    "DhariwalUNet": (ADM, dhariwal),
+}
+
+
+def mapping() -> Pairs:
+    """What makes the conditioning vector."""
+    return ((f"conditioning.{ours}", f"map_{its}") for ours, its in MAPPING.items())
+
+
+def blocks(found: Iterable[Any], ours: str, its: str, resolution: int, middle: int = 0) -> Pairs:
+    """Residual blocks in order: in0 … of the middle, down or up at each new resolution, block0 … at each."""
+    k = -middle
+    for i, block in enumerate(found):
+        kind = f"block{k}" if k >= 0 else f"in{k + middle}"
+        if isinstance(block.resample, Down):
+            kind, resolution, k = "down", resolution // 2, -1
+        elif isinstance(block.resample, Up):
+            kind, resolution, k = "up", resolution * 2, -1
+        yield f"{ours}.{i}", f"{its}.{resolution}x{resolution}_{kind}"
+        k += 1
+
+
+def coarsest(down: list[tuple[str, str]], resolution: int) -> int:
+    """The resolution after those blocks of the encoder."""
+    return resolution >> sum(its.endswith("_down") for _, its in down)
+
+
+def inside(found: Iterable[tuple[str, str]]) -> Pairs:
+    """The layers of residual blocks."""
+    return ((f"{ours}.{a}", f"{its}.{b}") for ours, its in found for a, b in BLOCK.items())
+
+
+def check_filters(net: nn.Module, file: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse a network that resamples by another filter: no tensor that is learned would tell."""
+    kernels = [m.kernel for m in net.modules() if isinstance(m, Resample)]
+    for name, kernel in file.items():
+        if name.endswith(FILTER) and not all(same(kernel[0, 0], k) for k in kernels):
+            raise UserError(
+                f"teacher.path={path} is of another network: {shown(name)} is not that of net.taps; {REMEDY}"
+            )
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two filters are equal."""
+    return a.shape == b.shape and torch.allclose(a.to(b), b, atol=1e-6)

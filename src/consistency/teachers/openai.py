@@ -1,0 +1,90 @@
+"""Networks of OpenAI's consistency_models (2303.01469): ADM trained in EDM's way, for ImageNet and LSUN."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+from consistency.model.denoiser import Denoiser
+from consistency.model.precond import EDM
+from consistency.nets.adm import ADM
+from consistency.nets.layers import Attention, Up
+from consistency.teachers.weights import REMEDY, load_into, read_pt, renamed, spelled
+
+Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
+
+ENDS = {
+    "conditioning.layer0": "time_embed.0",
+    "conditioning.layer1": "time_embed.2",
+    "conditioning.label": "label_emb",
+    "stem": "input_blocks.0.0",
+    "head.0": "out.0",
+    "head.2": "out.2",
+}
+RESIDUAL = {
+    "norm0": "in_layers.0",
+    "conv0": "in_layers.2",
+    "affine": "emb_layers.1",
+    "norm1": "out_layers.0",
+    "conv1": "out_layers.3",
+    "skip": "skip_connection",
+}
+ATTENTION = {"norm": "norm", "qkv": "qkv", "proj": "proj_out"}
+
+
+def openai(path: str | Path, net: nn.Module) -> Denoiser:
+    """The teacher of a `.pt` file, as a frozen denoiser in evaluation mode. Its network takes 250 ln σ.
+
+    Args:
+        path: a state_dict of UNetModel, such as edm_imagenet64_ema.pt; of any precision.
+        net: the network it belongs to, whose weights are replaced.
+
+    Raises:
+        UserError: the file is missing, damaged, holds anything else, or belongs to another network.
+    """
+    file = read_pt(path)
+    if not isinstance(file, dict) or not all(isinstance(v, Tensor) for v in file.values()):
+        raise UserError(
+            f"teacher.path={path} is no state_dict; use a .pt file of OpenAI's consistency_models"
+        )
+    if not isinstance(net, ADM):
+        raise UserError(
+            f"teacher.path={path} is read into an ADM and net is a {type(net).__name__}; {REMEDY}"
+        )
+    names = spelled(net, dict(pairs(net)))
+    state = renamed(file, names)
+    turn_attention(net, state)
+    load_into(net, state, path, names)
+    return Denoiser(net, EDM(sigma_data=0.5, time_scale=250.0)).requires_grad_(False).eval()
+
+
+def pairs(net: ADM) -> Pairs:
+    """UNetModel's names of our modules."""
+    yield from ENDS.items()
+    for i, block in enumerate(net.encoder):
+        yield from layers(f"encoder.{i}", f"input_blocks.{i + 1}", block)
+    yield from layers("decoder.0", "middle_block", net.decoder[0])
+    yield from layers("decoder.1", "middle_block", net.decoder[1], first=2)
+    j, used = -1, 0
+    for i, block in enumerate(net.decoder[2:], 2):  # a block that resamples ends the list it stands in
+        j, first = (j, used) if isinstance(block.resample, Up) else (j + 1, 0)
+        yield from layers(f"decoder.{i}", f"output_blocks.{j}", block, first)
+        used = 1 if block.attention is None else 2
+
+
+def layers(ours: str, its: str, block: Any, first: int = 0) -> Pairs:
+    """A residual block, which stands at place `first` of a list, and its attention behind it."""
+    yield from ((f"{ours}.{a}", f"{its}.{first}.{b}") for a, b in RESIDUAL.items())
+    if block.attention is not None:
+        yield from ((f"{ours}.attention.{a}", f"{its}.{first + 1}.{b}") for a, b in ATTENTION.items())
+
+
+def turn_attention(net: ADM, state: dict[str, Tensor]) -> None:
+    """Put q, k, v of all heads, which stand there one after the other, in our order: head, unit, q k or v."""
+    for name, layer in net.named_modules():
+        for key in (f"{name}.qkv.weight", f"{name}.qkv.bias"):
+            if isinstance(layer, Attention) and key in state and len(state[key]) == 3 * layer.qkv.in_channels:
+                state[key] = rearrange(state[key], "(p n c) ... -> (n c p) ...", p=3, n=layer.heads)
