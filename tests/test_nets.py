@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import (
     Attention,
     Down,
@@ -20,7 +21,6 @@ from consistency.nets.layers import (
     Up,
     attend,
 )
-from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.mlp import MLP, LogEmbedding
 from consistency.nets.unet import UNet
 from tests.reference import edm_unet

@@ -8,6 +8,9 @@ import torch
 
 from consistency.errors import UserError
 from consistency.model.coordinates import DDPM, Linear
+from consistency.model.denoiser import Denoiser
+from consistency.model.precond import Velocity
+from consistency.nets.unet import UNet
 from consistency.sampling.samplers import (
     ddim,
     euler,
@@ -181,6 +184,24 @@ def test_native_euler_of_a_flow():
     sigmas = Linear().sigma(u[:-1]).tolist()
     assert torch.allclose(euler(D, z, sigmas), x, atol=1e-10)
     assert sigmas[0] == pytest.approx(80)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_velocity_network_gives_the_samples_of_its_native_sampler(dtype):
+    """The network called as flow matching calls it, (x_u, 1000 u), against the same one as D(x, σ)."""
+    torch.manual_seed(0)
+    net = UNet((3, 8, 8), channels=8, multipliers=(1, 2), blocks=1, attention=(4,)).to(dtype)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    z, u = torch.randn(4, 3, 8, 8, dtype=dtype), torch.linspace(80 / 81, 0, 19).double()
+    x = u[0] * z.double()
+    with torch.no_grad():
+        for now, after in pairwise(u):
+            x = x + (after - now) * net(x.to(dtype), 1000 * now.expand(4).to(dtype)).double()
+    D = Denoiser(net, Velocity(Linear(), time_scale=1000.0))
+    ours = euler(D, z, Linear().sigma(u[:-1]).tolist())
+    assert x.std() > 0.5
+    assert torch.allclose(ours.double(), x, atol=1e-4 if dtype == torch.float32 else 1e-10)
 
 
 def test_even_sigmas_stay_within_what_a_chain_knows():

@@ -58,8 +58,8 @@ def mixture_denoiser(x: float, sigma: float, s: float = 0.1) -> float:
     return (s**2 * x + sigma**2 * math.tanh(x / total)) / total
 
 
-# One step of 2303.01469, algorithm 2, from sigma 3.256822 to 1.923340 of KARRAS_18 for Gaussian data N(0, .5²):
-# the start, and for each solver where it ends and how far the exact consistency function moves.
+# One step of 2303.01469, algorithm 2, from sigma 3.256822 to 1.923340 of KARRAS_18 for data N(0, .5²): the
+# start, and for each solver where it ends and how far the exact consistency function moves.
 PAIR_START = 3.29497897
 PAIR_EULER = (1.97693965, -2.599e-3)
 PAIR_HEUN = (1.99402085, 1.699e-3)
