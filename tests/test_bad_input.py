@@ -48,7 +48,7 @@ class Malice:
 KEYS = [
     Case("unknown experiment", "experiment=ict_digts", "experiment=ict_digts", "did you mean 'ict_digits'?"),
     Case("unknown option of a group", "net=unett", "net=unett", "unet_small"),
-    Case("option of a group like no other", "net=zzz", "net=zzz", "choose one of: ddpmpp, mlp"),
+    Case("option of a group like no other", "net=zzz", "net=zzz", "ddpmpp, mlp, mlp_small"),
     Case("unknown group", "optimiser=adam", "optimiser", "did you mean 'optimizer'?"),
     Case("misspelt key", "optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
     Case("key like no other", "optimizer.zzz=1", "optimizer.zzz", "betas, foreach, lr, weight_decay"),
@@ -136,6 +136,42 @@ FILES = [
         "resumed with another split", f"{AGAIN} trainer.accumulate_grad_batches=5", "data.batch_size=32", "5"
     ),
     Case("resumed with another horizon", f"{AGAIN} curriculum.K=7", "curriculum.K=7", "set"),
+]
+MOONS = "experiment=cd_moons optimizer.lr=1e-3"
+TEACHERS = [
+    Case(
+        "no teacher",
+        "experiment=cd_moons teacher_run.experiment=null",
+        "teacher.path has no value",
+        "teacher_run",
+    ),
+    Case("teacher missing", f"{MOONS} teacher.path={{nothing}}", "teacher.path={nothing}", "no such file"),
+    Case("folder without a run", f"{MOONS} teacher.path={{empty}}", "{empty}", "no such file"),
+    Case("teacher of another size", f"{MOONS} teacher.path={{old}}", "the teacher is of another", "net=..."),
+    Case("truncated teacher", f"{MOONS} teacher.path={{truncated}}", "teacher.path={truncated}", "older"),
+    Case("malicious teacher", f"{MOONS} teacher.path={{malice}}", "teacher.path={malice}", "written by"),
+    Case("teacher that calls", f"{MOONS} teacher.path={{meaning}}", "would call pathlib.Path.mkdir", "use a"),
+    Case(
+        "malicious .pkl",
+        f"{MOONS} teacher=edm teacher.path={{malicious}}",
+        "{malicious}",
+        "would call posix.mkdir",
+    ),
+    Case("malicious .pt", f"{MOONS} teacher=openai teacher.path={{malice}}", "{malice}", "not loaded"),
+    Case("no .pkl named", f"{MOONS} teacher=edm", "teacher.path", "teacher.path="),
+    Case(
+        "no folder",
+        f"{MOONS} teacher=diffusers teacher.path={{empty}}",
+        "teacher=diffusers",
+        "net=ddpm_cifar10",
+    ),
+    Case("unknown teacher", f"{MOONS} teacher=emd", "teacher=emd", "did you mean 'edm'?"),
+    Case("unknown first run", f"{MOONS} teacher_run.experiment=edm_mons", "edm_mons", "'edm_moons'"),
+    Case("no substep", f"{MOONS} flow.substeps=0 teacher.path={{nothing}}", "teacher.path", "no such file"),
+    Case("no VGG16", "experiment=cd_ring distance=lpips", "vgg16", "distance.backbone="),
+    Case("augmented points", "experiment=edm_moons augmentation=edm", "augmentation", "none"),
+    Case("chain of one", "experiment=ddpm_moons coordinate.T=1", "betas", "at least two"),
+    Case("pairs that do not shrink", f"{MOONS} method=ecd pairs.q=1", "pairs.q=1", "greater than 1"),
 ]
 ASKED = [
     Case("nothing to evaluate", "", "ckpt_path", "ckpt_path=", "eval"),
@@ -227,6 +263,9 @@ def places(finished, tmp_path):
     named["malicious"].write_bytes(pickle.dumps(Malice(tmp_path / "harm")))
     torch.save({"state_dict": Malice(tmp_path / "harm"), "config": {}, "callbacks": {}}, named["malice"])
     torch.save({"weight": torch.ones(2)}, named["foreign"])
+    named["meaning"] = tmp_path / "meaning"
+    harm = {"_target_": "pathlib.Path.mkdir", "self": str(tmp_path / "harm")}
+    torch.save({"state_dict": {}, "config": {"denoiser": harm}, "callbacks": {}}, named["meaning"])
     for name, prefix in {"config": "pathlib", "alias": "consistency.console"}.items():
         named[name] = tmp_path / name
         harm = {"_target_": f"{prefix}.Path.mkdir", "self": str(tmp_path / "harm")}
@@ -240,7 +279,9 @@ def snapshot(directory):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-@pytest.mark.parametrize("case", [*KEYS, *VALUES, *FILES, *ASKED], ids=lambda c: f"{c.script}: {c.name}")
+@pytest.mark.parametrize(
+    "case", [*KEYS, *VALUES, *FILES, *TEACHERS, *ASKED], ids=lambda c: f"{c.script}: {c.name}"
+)
 def test_a_mistake_ends_in_one_line_that_helps(case, places, tmp_path, capfd):
     kept = shutil.copytree(places["old"], tmp_path / "kept")
     shutil.rmtree(

@@ -28,7 +28,7 @@ from consistency.lit.module import Module
 from consistency.metrics.choice import pick
 from consistency.result import device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
-from consistency.teach import taught, teacher_metrics
+from consistency.teach import find_teacher, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
 from consistency.teachers.trust import check_trusted
 from consistency.tensor import weights_sha256
@@ -36,22 +36,28 @@ from consistency.tensor import weights_sha256
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
 
-def train(config: DictConfig) -> float | None:
-    """Train as configured, or go on training; the metric that a sweep optimises comes back."""
+def train(config: DictConfig, asked: Path | None = None) -> float | None:
+    """Train as configured, or go on training; the metric that a sweep optimises comes back.
+
+    Args:
+        config: as composed.
+        asked: the directory that the user works in, where it is not the run's own.
+    """
     check_config(config, "train")
     directory = run_directory()
     ckpt = resume_from(config.ckpt_path, directory)
     check_counts(config.trainer)
     check_hardware(config.trainer)
-    teacher = taught(config, directory, train)
+    teacher = find_teacher(config, directory)
     data, module = build(config)
     if ckpt is not None:
         check_fits(ckpt, read_checkpoint(ckpt)["state_dict"], module)
-    since = time.monotonic()
     with hushed():
         trainer = build_trainer(config, directory)
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
-        fit(trainer, module, data, ckpt)
+        teach(config, directory, train)
+        since = time.monotonic()
+        fit(trainer, module, data, ckpt, asked or directory)
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory, time.monotonic() - since)
@@ -98,12 +104,12 @@ def make(node: Any, **extra: Any) -> Any:
     return instantiate(node, **extra, _convert_="all")
 
 
-def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None) -> None:
+def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None, asked: Path) -> None:
     """Train to the end, or until asked to stop; what there is then is on disk."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Interrupted as signal:
-        again = f"go on with the same command, run_dir={trainer.default_root_dir} and ckpt_path=last"
+        again = f"go on with the same command, run_dir={asked} and ckpt_path=last"
         if trainer.is_global_zero:
             print(f"stopped by {signal} at step {trainer.global_step}, saved; {again}", file=sys.stderr)
         sys.exit(signal.status)

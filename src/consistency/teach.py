@@ -10,34 +10,49 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from consistency.errors import UserError
 from consistency.teachers.checkpoint import newest
 
 SHARED = ("seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # words for both runs
 
 
-def taught(config: DictConfig, directory: Path, train: Callable[[DictConfig], Any]) -> Path | None:
-    """The run directory of the teacher, which is trained first if it is asked for; None where there is none.
-
-    A teacher that was interrupted is gone on with; one that is complete is used.
+def find_teacher(config: DictConfig, directory: Path) -> Path | None:
+    """The run directory of the student's teacher: named by `teacher.path`, or yet to be filled.
 
     Args:
-        config: of the student; `teacher.path` is set to the teacher's directory.
-        directory: of the student; the teacher's is `teacher` in it.
-        train: what `train.py` calls.
+        config: of the student; without a path, `teacher.path` is set to where `teacher_run` will leave one.
+        directory: of the student.
+
+    Raises:
+        UserError: a student without a teacher, or a path that leads nowhere.
     """
-    asked = OmegaConf.select(config, "teacher_run.experiment")
-    if asked is None or OmegaConf.select(config, "teacher.path", default="none") is not None:
-        return run_of(OmegaConf.select(config, "teacher.path"))
-    place = directory / "teacher"
-    if not (place / "result.json").is_file():
-        words = [*inherited(), *config.teacher_run.overrides]
-        with composed(asked, place, words) as teachers:
-            print(f"teacher      {asked}, first, in {place}")
-            train(teachers)
-        print(f"student      from the teacher in {place}")
+    if "teacher_run" not in config or "path" not in [*config.teacher]:  # a missing value is a key
+        return None
+    path = OmegaConf.select(config, "teacher.path")
+    asked = not OmegaConf.is_missing(config.teacher, "path") and config.teacher_run.experiment
+    if path is not None or not asked:
+        return run_of(path)
     with open_dict(config):
-        config.teacher.path = str(place)
-    return place
+        config.teacher.path = str(directory / "teacher")
+    return directory / "teacher"
+
+
+def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path], Any]) -> None:
+    """Train the teacher that is not there yet. One that was interrupted is gone on with.
+
+    Args:
+        config: of the student, after `find_teacher`.
+        directory: of the student.
+        train: trains as a config says, for the user of a directory.
+    """
+    place = directory / "teacher"
+    if OmegaConf.select(config, "teacher.path") != str(place) or (place / "result.json").is_file():
+        return
+    asked, words = config.teacher_run.experiment, [*inherited(), *config.teacher_run.overrides]
+    with composed(asked, place, words) as teachers:
+        print(f"teacher      {asked}, first, in {place}")
+        train(teachers, directory)
+    print(f"student      from the teacher in {place}")
 
 
 def inherited() -> list[str]:
@@ -68,7 +83,12 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
 def run_of(path: str | None) -> Path | None:
     """The run directory that a path of a teacher leads to, if it is one."""
     if path is None:
-        return None
+        raise UserError(
+            "teacher.path has no value: give a teacher's run directory or file, or an experiment that is run "
+            "first, such as teacher_run.experiment=edm_digits"
+        )
+    if not Path(path).exists():
+        raise UserError(f"teacher.path={path}: no such file or directory; give a teacher's")
     place = Path(path) if Path(path).is_dir() else Path(path).parent.parent
     return place if (place / "result.json").is_file() else None
 

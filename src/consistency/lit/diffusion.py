@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from consistency.errors import UserError
+from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.objectives.denoising import Denoising
-from consistency.schedule.draws import Draws
+from consistency.schedule.draws import Draws, StepDraws
 from consistency.tensor import Terms
 from consistency.truth.oracle import Mixture
 
@@ -23,6 +26,12 @@ class Diffusion(Module):
         super().__init__(**run)
         self.objective = objective
 
+    def setup(self, stage: str) -> None:
+        """Refuse an augmentation that suits neither data nor network, before anything is written."""
+        if stage == "fit":
+            x = torch.zeros(1, *data_of(self.trainer).shape)
+            check_labels(self.objective.augmentation(x, StepDraws(0))[1], self.denoiser.net)
+
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample."""
         return self.objective(self.denoiser, x, label, k, draws)
@@ -38,3 +47,13 @@ class Diffusion(Module):
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that σ falls between neighbouring edges."""
         return self.objective.mass(edges, k)
+
+
+def check_labels(labels: Tensor | None, net: nn.Module) -> None:
+    """Refuse labels of augmentation that the network has no place for."""
+    told, asks = 0 if labels is None else labels.shape[1], getattr(net, "augment", 0)
+    if told not in (0, asks):
+        raise UserError(
+            f"augmentation labels are {told} numbers but net.augment={asks}: use a U-Net with "
+            f"net.augment={told}, or augmentation=none"
+        )

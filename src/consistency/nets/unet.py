@@ -250,6 +250,7 @@ class UNet(nn.Module):
         augment: int = 0,
     ) -> None:
         super().__init__()
+        self.augment = augment
         resolutions = resolutions_of(shape, len(multipliers))
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         embedding = embedding or PositionalEmbedding(channels)
