@@ -158,7 +158,7 @@ TEACHERS = [
         "would call posix.mkdir",
     ),
     Case("malicious .pt", f"{MOONS} teacher=openai teacher.path={{malice}}", "{malice}", "not loaded"),
-    Case("no .pkl named", f"{MOONS} teacher=edm", "teacher.path", "teacher.path="),
+    Case("no .pkl named", f"{MOONS} teacher=edm", "teacher.path has no value", "give a"),
     Case(
         "no folder",
         f"{MOONS} teacher=diffusers teacher.path={{empty}}",

@@ -58,3 +58,15 @@ def test_weights_agree(one, two):
     ]
     for name, weight in states[0].items():
         assert torch.allclose(weight, states[1][name], rtol=1e-3, atol=1e-5), name
+
+
+def test_two_processes_train_a_teacher_and_then_its_student(tmp_path):
+    """The other process, which was started for the teacher, goes on with the student."""
+    words = ["experiment=cd_moons", "net.width=32", "data.samples=64", "data.sample_batch=16", "seed=3"]
+    words += ["trainer.max_steps=8", 'teacher_run.overrides=["trainer.max_steps=8"]']
+    one = run("train.py", tmp_path / "one", "trainer=cpu", *words)
+    two = run("train.py", tmp_path / "two", "trainer=ddp_sim", *words)
+    assert (one.status, two.status) == (0, 0), one.err + two.err
+    assert two.out.count("teacher      edm_moons, first") == 1
+    for name, value in one.result["metrics"].items():
+        assert two.result["metrics"][name] == pytest.approx(value, rel=1e-3), name

@@ -2,6 +2,9 @@
 
 import copy
 import gc
+import json
+import signal
+import time
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -404,3 +407,26 @@ def test_the_exact_function_leaves_a_loss_of_the_solvers_error_only(weight):
         x = ring.sample(256, torch.Generator().manual_seed(0))
         losses.append(objective(f, StopGradient(f), TeacherFlow(ring), x, None, 0, StepDraws(0)).loss.mean())
     assert losses[1] < losses[0] / 100
+
+
+def test_a_run_that_is_stopped_while_its_teacher_learns_goes_on_with_it(tmp_path):
+    from tests.conftest import run, start
+
+    words = ["experiment=cd_moons", *TINY]
+    words += ['teacher_run.overrides=["trainer.max_steps=300","trainer.val_check_interval=300"]']
+    straight = run("train.py", tmp_path / "straight", *words)
+    process = start("train.py", tmp_path / "cut", *words)
+    while not list((tmp_path / "cut/teacher").glob("config.yaml")):  # written when training begins
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert f"run_dir={tmp_path}/cut and ckpt_path=last" in err
+    resumed = run("train.py", tmp_path / "cut", *words, "ckpt_path=last")
+    assert resumed.status == 0, resumed.err
+    assert resumed.raw == straight.raw
+    teachers = [
+        json.loads((tmp_path / name / "teacher/result.json").read_text()) for name in ("straight", "cut")
+    ]
+    assert teachers[0]["weights_sha256"] == teachers[1]["weights_sha256"]

@@ -1,6 +1,7 @@
 """The run before the run: a student without a teacher has one trained first, in the same command."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +51,15 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
         return
     asked, words = config.teacher_run.experiment, [*inherited(), *config.teacher_run.overrides]
     with composed(asked, place, words) as teachers:
-        print(f"teacher      {asked}, first, in {place}")
+        say(f"teacher      {asked}, first, in {place}")
         train(teachers, directory)
-    print(f"student      from the teacher in {place}")
+    say(f"student      from the teacher in {place}")
+
+
+def say(line: str) -> None:
+    """A line for the user, once, however many processes run."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, flush=True)
 
 
 def inherited() -> list[str]:
@@ -66,7 +73,8 @@ def inherited() -> list[str]:
 def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[DictConfig]:
     """The config of another experiment, while Hydra believes that it is the one that runs."""
     students = HydraConfig.instance().cfg
-    place = [f"run_dir={directory}", f"hydra.run.dir={directory}", f"hydra.runtime.output_dir={directory}"]
+    begun_in = HydraConfig.get().run.dir  # where Lightning starts the other processes of this command
+    place = [f"run_dir={directory}", f"hydra.run.dir={begun_in}", f"hydra.runtime.output_dir={directory}"]
     config = compose("train", [f"experiment={experiment}", *words, *place], return_hydra_config=True)
     with open_dict(config):
         config.ckpt_path = "last" if newest(directory) else None
