@@ -9,8 +9,9 @@ from torch import nn
 
 from consistency.errors import UserError
 from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.result import finite, line, write_result
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
-from consistency.result import finite, line, weights_sha256, write_result
+from consistency.tensor import weights_sha256
 
 GOOD = {"state_dict": {"denoiser.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}
 

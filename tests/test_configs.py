@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from consistency.lit.data.loader import Batch
-from consistency.lit.distillation import ConsistencyDistillation
+from consistency.lit.distillation import Distillation
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM
 from consistency.run import build, make
@@ -54,22 +54,25 @@ def lpips(path):
 def scaled_down(experiment, path):
     """Overrides that make the experiment fit a test: a small network, and a folder in place of a download."""
     config = composed(f"experiment={experiment}")
-    perceptual = lpips(path.parent) if "perceptual" in config.distance._target_ else []
+    special = lpips(path.parent) if "perceptual" in config.distance._target_ else []
+    stored = [f"store.path={path.parent}/store", "store.count=32", "store.chunk=16"]
+    special += stored if "store" in config else []
     if "MLP" in config.net._target_:
-        return ["net.width=16", "net.blocks=1"]
+        return ["net.width=16", "net.blocks=1", *special]
     data = ["data=image_folder", f"data.root={folder(path)}", "data.resolution=8"]
     embedding = 8 if "Positional" in config.net.embedding._target_ else 16
     groups = ["net.groups=4"] if "groups" in config.net else []
-    return [*data, *TINY_UNET, *groups, f"net.embedding.channels={embedding}", *perceptual]
+    return [*data, *TINY_UNET, *groups, f"net.embedding.channels={embedding}", *special]
 
 
-def taught(module):
+def taught(module, data):
     """The module with a teacher at hand: in place of a file, its own network in the teacher's coordinate."""
-    if isinstance(module, ConsistencyDistillation):
+    if isinstance(module, Distillation):
         student = module.denoiser
         precond = getattr(student.precond, "precond", EDM())
         module.teacher = lambda: Denoiser(copy.deepcopy(student.net), precond)
-        module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+        strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda v: v)
+        module._trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, datamodule=data)
         module.setup("fit")
     return module
 
@@ -79,7 +82,7 @@ def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
     small = scaled_down(experiment, tmp_path / "images")
     config = composed(f"experiment={experiment}", *small)
     data, module = build(config)
-    taught(module)
+    taught(module, data)
     optimizer = module.optimizer(module.denoiser.parameters())
     before = [p.detach().clone() for p in module.denoiser.parameters()]
     for k in range(2):
@@ -201,5 +204,5 @@ def test_improved_distillation_is_only_a_config(words, tmp_path):
     config = composed("experiment=cd_ring", *words, "net.width=16", "net.blocks=1")
     data, module = build(config)
     for k in (0, 4000, 7999):
-        terms = taught(module).terms(data.real()[:8], None, k, StepDraws(0, k))
+        terms = taught(module, data).terms(data.real()[:8], None, k, StepDraws(0, k))
         assert terms.loss.isfinite().all()

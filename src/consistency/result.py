@@ -1,6 +1,5 @@
 """What a run leaves behind for scripts (result.json) and for people (one line)."""
 
-import hashlib
 import json
 import math
 import subprocess
@@ -10,19 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
-
-
-def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash of names, shapes, dtypes and bytes, whatever the order and the device."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def commit() -> str | None:

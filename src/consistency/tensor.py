@@ -3,7 +3,8 @@
 Shapes: x is [B, C, H, W] for images and [B, D] for points; σ, t and r are [B] in float64 until they meet x.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -56,3 +57,13 @@ def same_dropout(device: torch.device) -> Iterator[None]:
     torch.set_rng_state(cpu)
     if cuda is not None:
         torch.cuda.set_rng_state(cuda, device)
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash of names, shapes, dtypes and bytes, whatever the order and the device."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)  # no copy: data may be huge
+    return digest.hexdigest()

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IMAGES, STEPS, DROPOUT, ORDER, FLIPS = range(5)  # what a stream of numbers is for: the second word of its key
+# What a stream of numbers is for: the second word of its key.
+IMAGES, STEPS, DROPOUT, ORDER, FLIPS, ROLLOUTS = range(6)
 
 
 class Draws(Protocol):

@@ -1,0 +1,68 @@
+"""Consistency distillation from rollouts on disk: the teacher works once, then goes."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from consistency.lit.data.module import data_of
+from consistency.lit.data.rollouts import Store
+from consistency.lit.data.watch import noted
+from consistency.lit.distillation import Distillation, on_device
+from consistency.model.denoiser import DenoiserLike
+from consistency.objectives.flow import Flow
+from consistency.schedule.draws import Draws
+from consistency.tensor import Terms
+
+WORKING, FULL, STOPPED = range(3)  # what the first process says to the others while it fills the store
+
+
+class CachedDistillation(Distillation):
+    """CD (2303.01469, algorithm 2) over pairs that were rolled out beforehand.
+
+    A finite sample of what `ConsistencyDistillation` draws afresh: of a large store, the same loss.
+
+    Args:
+        flow: D -> where x_t goes next; called to fill the store.
+        store: the rollouts.
+        **run: what `Distillation` takes.
+    """
+
+    def __init__(self, flow: Callable[[DenoiserLike], Flow], store: Store, **run: Any) -> None:
+        super().__init__(**run)
+        self.make_flow, self.store = flow, store
+
+    def learn_from(self, D: DenoiserLike) -> None:
+        """Have the store filled by the first process, and keep nothing of the teacher."""
+        if self.trainer.is_global_zero:
+            self._fill(D)
+        else:
+            wait_for_first(self.trainer.strategy)
+        self.store.open(verify=self.trainer.is_global_zero)
+
+    def _fill(self, D: DenoiserLike) -> None:
+        """Fill the store. A word at every chunk to those who wait: no collective may last half an hour."""
+        strategy, data, news = self.trainer.strategy, data_of(self.trainer), STOPPED
+        flow = self.make_flow(on_device(D, strategy.root_device))
+        try:
+            self.store.fill(
+                flow, self.objective, data, strategy.root_device, beat=lambda: strategy.broadcast(WORKING)
+            )
+            news = FULL
+        finally:
+            strategy.broadcast(news)
+
+    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+        """Loss and t of each of as many rollouts as x has samples."""
+        return self.objective.compare(self.denoiser, self.target, self.store.draw(len(x), draws, x.device))
+
+
+def wait_for_first(strategy: Strategy) -> None:
+    """Return when the store is full; leave quietly if it will not be, for the first process says why."""
+    with noted():  # it decides what Ctrl-C means
+        while (news := strategy.broadcast(WORKING)) == WORKING:
+            pass
+    if news == STOPPED:
+        sys.exit(0)  # any other status would have Lightning kill the first process

@@ -1,0 +1,298 @@
+"""Rollouts of a teacher on disk: made once, then trained from without the teacher.
+
+A store is a folder with an array per field of `Rollout`, and `manifest.json`, which says what the pairs were
+made of and holds the hash of every finished chunk. Chunk c is a function of the seed and of c alone: a store
+whose making was interrupted is gone on with, and ends with the same bytes.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from consistency.errors import UserError
+from consistency.lit.callbacks.interruption import Interrupted
+from consistency.lit.data.loader import Batch, StepLoader
+from consistency.lit.data.lock import locked
+from consistency.lit.data.module import DataModule
+from consistency.lit.data.origin import Origin, difference, origin
+from consistency.lit.data.watch import noted, progress
+from consistency.objectives.discrete import Discrete, Rollout
+from consistency.objectives.flow import Flow
+from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws
+from consistency.schedule.pairs import Pairs
+
+VERSION = 1  # of what is stored: raise it, and older stores are refused
+GIB = 2**30
+CPU = torch.device("cpu")
+
+Columns = dict[str, np.ndarray]  # by field of Rollout, [n, ...]; no label where data have none
+
+
+@dataclass
+class Manifest:
+    """What a store is made of, and the hash of each finished chunk, in order."""
+
+    origin: Origin
+    chunks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """Makes chunk after chunk, each from the seed and its number.
+
+    Args:
+        flow: takes x_t to x_r.
+        objective: whose pairs are drawn.
+        data: where x comes from.
+        device: where the flow computes.
+        chunk: pairs.
+        seed: images, noise levels and noise follow from it.
+    """
+
+    flow: Flow
+    objective: Discrete
+    data: DataModule
+    device: torch.device
+    chunk: int
+    seed: int
+
+    @cached_property
+    def loader(self) -> StepLoader:
+        """The images: every one once, then every one again."""
+        return StepLoader(self.data.data, self.chunk, self.seed, flip=self.data.flip)
+
+    def origin(self, count: int) -> Origin:
+        """All that the bytes of a store follow from."""
+        made: Origin = {"version": VERSION, "count": count, "chunk": self.chunk, "seed": self.seed}
+        for name in ("flip", "offset", "scale"):
+            made |= origin(f"data.{name}", getattr(self.data, name))
+        laws = origin("pairs", self.objective.pairs) | origin("flow", self.flow)
+        return made | origin("data", self.data.data) | laws
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and kind of a row of each column."""
+        shape = self.data.shape
+        columns = {"x_t": (shape, "<f4"), "t": ((), "<f8"), "x_r": (shape, "<f4"), "r": ((), "<f8")}
+        return columns if self.data.data.label is None else {**columns, "label": ((), "<i8")}
+
+    def __call__(self, c: int, n: int) -> Columns:
+        """The first n pairs of chunk c."""
+        x, label = (None if part is None else part[:n].to(self.device) for part in self.loader.batch(c))
+        assert x is not None
+        x, label = self.data.on_after_batch_transfer(Batch(x, label), 0)  # type: ignore[misc]
+        pair = self.objective.rollout(self.flow, x, label, 0, StepDraws(self.seed, ROLLOUTS, c))
+        kinds = {name: kind for name, (_, kind) in self.layout().items()}
+        return {name: np.ascontiguousarray(getattr(pair, name).cpu(), kind) for name, kind in kinds.items()}
+
+
+class Store:
+    """Pairs (x_t, t, x_r, r, label) of a teacher's flow in a folder, mapped into memory.
+
+    Args:
+        path: the folder, made when it is filled.
+        count: pairs.
+        chunk: pairs made at once, and lost at most when the making is interrupted.
+        max_gib: the most that it may take, in units of 2^30 bytes.
+        seed: images, noise levels and noise follow from it.
+    """
+
+    def __init__(
+        self, path: str | Path, count: int = 65_536, chunk: int = 1024, max_gib: float = 8.0, seed: int = 0
+    ) -> None:
+        for name, value in {"count": count, "chunk": chunk}.items():
+            if value < 1:
+                raise UserError(f"store.{name}={value} must be at least 1")
+        self.path, self.count, self.chunk = Path(path), count, chunk
+        self.max_gib, self.seed = max_gib, seed
+        self._columns: Columns = {}
+
+    def fill(
+        self,
+        flow: Flow,
+        objective: Discrete,
+        data: DataModule,
+        device: torch.device = CPU,
+        beat: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Make the pairs that are missing.
+
+        Args:
+            flow: takes x_t to x_r; it is not kept.
+            objective: whose pairs are drawn.
+            data: where x comes from.
+            device: where the flow computes.
+            beat: called after every chunk, and while another run fills the store.
+
+        Raises:
+            UserError: pairs that change with the step; too large; no room; of another origin; damaged.
+            Interrupted: by a signal, after the chunk at hand.
+        """
+        check_constant(objective.pairs)
+        make = Maker(flow, objective, data, device, self.chunk, self.seed)
+        made_of = make.origin(self.count)
+        with self._written():
+            self._check_room(make, self._asked_for(made_of))  # nothing has been written yet
+            with locked(self.path, beat):
+                manifest = self._asked_for(made_of) or Manifest(made_of)  # another run may have filled it
+                if not manifest.chunks:
+                    self._create(make)
+                self._complete(make, manifest, beat)
+
+    def open(self, verify: bool = True) -> None:
+        """Map a full store; compare every chunk with its hash."""
+        manifest = self._read()
+        if manifest is None or len(manifest.chunks) < len(self._spans()):
+            raise UserError(f"store.path={self.path} is not full: it must lie where all processes see it")
+        self._map(manifest)
+        if verify:
+            self._verify(manifest)
+
+    def draw(self, n: int, draws: Draws, device: torch.device) -> Rollout:
+        """n pairs at random, with replacement, on `device`."""
+        index = (draws.uniform(n, CPU) * self.count).long().clamp(max=self.count - 1).numpy()
+        rows = {name: torch.from_numpy(column[index]).to(device) for name, column in self._columns.items()}
+        return Rollout(**{"label": None, **rows})
+
+    def _complete(self, make: Maker, manifest: Manifest, beat: Callable[[], object]) -> None:
+        """Append chunks until there are all. What was there must be whole, or hours would be lost on it."""
+        done, spans = len(manifest.chunks), self._spans()
+        if done == len(spans):
+            return
+        self._map(manifest)
+        self._verify(manifest)
+        with progress(f"rollouts in {self.path}", self.count, done * self.chunk) as show, noted() as signals:
+            for c, (first, end) in enumerate(spans[done:], done):
+                rows = make(c, end - first)
+                self._write(first, rows)
+                manifest.chunks.append(digest(rows))
+                self._keep(manifest)
+                show(end)
+                beat()
+                if signals:
+                    raise Interrupted(signals[0])
+
+    def _asked_for(self, made_of: Origin) -> Manifest | None:
+        """The manifest of a store that holds what is asked for, full or not; None where there is none."""
+        manifest = self._read()
+        differs = manifest and difference(manifest.origin, made_of)
+        if differs:
+            raise self._refused(f"holds other pairs: {differs}")
+        return manifest
+
+    def _read(self) -> Manifest | None:
+        """The manifest as it stands."""
+        try:
+            found = json.loads((self.path / "manifest.json").read_text())
+            return Manifest(dict(found["origin"]), list(found["chunks"]))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._refused("has a damaged manifest.json") from error
+
+    def _check_room(self, make: Maker, manifest: Manifest | None) -> None:
+        """Refuse what is larger than allowed, or than the room there is."""
+        row = sum(np.dtype((kind, shape)).itemsize for shape, kind in make.layout().values())
+        size, done = row * self.count, len(manifest.chunks) if manifest else 0
+        if size > self.max_gib * GIB:
+            raise UserError(
+                f"store.count={self.count} pairs of {row} bytes take {size / GIB:.3g} GiB, more than "
+                f"store.max_gib={self.max_gib}: raise that, or lower store.count"
+            )
+        rest, free = size - done * self.chunk * row, free_bytes(self.path)
+        if rest > free:
+            raise UserError(
+                f"store.path={self.path} needs {rest / GIB:.3g} GiB more, and {free / GIB:.3g} are free: "
+                "make room, choose another store.path, or lower store.count"
+            )
+
+    def _create(self, make: Maker) -> None:
+        """Files of the full size, which take no room yet."""
+        for name, (shape, kind) in make.layout().items():
+            np.lib.format.open_memmap(self._file(name), mode="w+", dtype=kind, shape=(self.count, *shape))
+
+    def _map(self, manifest: Manifest) -> None:
+        """See the files as arrays."""
+        present = [name for name in Rollout._fields if name != "label" or manifest.origin[f"data.{name}"]]
+        try:
+            self._columns = {name: np.load(self._file(name), mmap_mode="r") for name in present}
+        except (OSError, ValueError) as error:
+            raise self._refused(f"is not whole ({error})") from error
+
+    def _verify(self, manifest: Manifest) -> None:
+        """Compare the finished chunks with their hashes."""
+        for c, ((first, end), expected) in enumerate(zip(self._spans(), manifest.chunks, strict=False)):
+            if digest({name: column[first:end] for name, column in self._columns.items()}) != expected:
+                raise self._refused(f"is damaged in chunk {c}, pairs {first} to {end - 1}")
+
+    def _write(self, first: int, rows: Columns) -> None:
+        """Put rows in their places. Not through the maps: on a full disk that kills the process."""
+        for name, values in rows.items():
+            with self._file(name).open("r+b") as file:
+                file.seek(self._columns[name].offset + first * self._columns[name].strides[0])  # type: ignore[attr-defined]
+                file.write(values.data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _keep(self, manifest: Manifest) -> None:
+        """Write the manifest, whole or not at all."""
+        temporary = self.path / ".manifest.json.tmp"
+        temporary.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+        temporary.replace(self.path / "manifest.json")
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """First pair of each chunk, and the one after its last."""
+        return [(first, min(first + self.chunk, self.count)) for first in range(0, self.count, self.chunk)]
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.npy"
+
+    def _refused(self, fault: str) -> UserError:
+        return UserError(
+            f"store.path={self.path} {fault}; choose another store.path, or delete it to have it made anew"
+        )
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Say what the system refused."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"store.path={self.path} cannot be written ({error.strerror}): mend that or choose another; "
+                "what is finished is kept"
+            ) from error
+
+
+def digest(rows: Columns) -> str:
+    """A hash of the bytes of a chunk."""
+    found = sha256()
+    for name in Rollout._fields:
+        if name in rows:
+            found.update(rows[name].data)
+    return found.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Room where a folder is, or would be."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_constant(pairs: Pairs) -> None:
+    """Refuse pairs whose law changes with the step."""
+    first, last = pairs.progress(0), pairs.progress(10**12)
+    for name in first:
+        if first[name] != last[name]:
+            raise UserError(
+                f"curriculum: {name} goes from {first[name]:g} to {last[name]:g}, but a store holds the "
+                "pairs of one: choose curriculum=constant"
+            )
