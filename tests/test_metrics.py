@@ -13,7 +13,7 @@ from consistency.errors import UserError
 from consistency.metrics.features import Extractor
 from consistency.metrics.features import digits as digits_module
 from consistency.metrics.features.digits import WEIGHTS, DigitsFeatures, digits
-from consistency.metrics.features.inception import FILE, InceptionFeatures
+from consistency.metrics.features.inception import INCEPTION, InceptionFeatures
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import FrechetDistance, between_halves, features, frechet, half_floor
 from consistency.metrics.judge import Fidelity, Transport
@@ -365,7 +365,7 @@ class TestInception:
         with pytest.raises(UserError) as caught:
             InceptionFeatures()
         said = str(caught.value)
-        for word in (FILE, str(tmp_path), "metric.extractor.weights", "no network", "metric=digits"):
+        for word in (INCEPTION.name, str(tmp_path), "metric.extractor.weights", "no network", "metric=digits"):
             assert word in said
         assert "\n" not in said
 

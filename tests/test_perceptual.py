@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from consistency.errors import UserError
-from consistency.metrics.perceptual import LPIPS, URL
+from consistency.metrics.perceptual import LPIPS, VGG16
 from tests.reference.lpips import lpips
 
 HEADS = Path(peer.__file__).parent / "lpips_models" / "vgg.pth"
@@ -191,7 +191,7 @@ class TestRefusals:
     def test_a_tensor_that_is_not_there(self, tmp_path):
         said = self.spoilt(tmp_path, **{"features.17.weight": None})
         assert "features.17.weight is absent" in said
-        assert URL in said
+        assert VGG16.url in said
 
     def test_a_tensor_of_another_shape(self, tmp_path):
         said = self.spoilt(tmp_path, **{"features.0.weight": torch.zeros(64, 1, 3, 3)})
@@ -233,7 +233,7 @@ class TestRefusals:
         monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
         said = refusal()
         assert str(tmp_path / "checkpoints" / "vgg16-397923af.pth") in said
-        assert URL in said
+        assert VGG16.url in said
 
     def test_a_cached_file_is_found(self, tmp_path, monkeypatch, backbone):
         (tmp_path / "checkpoints").mkdir()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from consistency.errors import UserError
+from consistency.metrics.published import Published
 from consistency.nets.layers import without_autocast
 
-FILE = "vgg16-397923af.pth"
-URL = f"https://download.pytorch.org/models/{FILE}"
+VGG16 = Published(
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    user="distance=lpips",
+    option="distance.backbone",
+    instead="a distance that needs no download: distance=pseudo_huber",
+)
 # VGG16: width and number of convolutions of each depth.
 PLAN = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation, for [-1, 1]
@@ -57,7 +61,7 @@ class LPIPS:
         self.resize, self.always_resize = resize, always_resize
         pool = nn.AvgPool2d(2) if average_pooling else nn.MaxPool2d(2)
         self.net = Network(pool).eval().requires_grad_(False)
-        load(self.net, located(backbone))
+        load(self.net, VGG16.located(backbone))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each image, float32 [B], of a and b [B, 1 or 3, H, W] in [-1, 1]. In full precision."""
@@ -144,7 +148,7 @@ class Source:
     """
 
     path: Path
-    remedy: str = f"delete it or name another file in distance.backbone; the right one is {URL}"
+    remedy: str = f"delete it or name another file in distance.backbone; the right one is {VGG16.url}"
 
     def read(self) -> dict[str, Any]:
         """All of its tensors; a file that holds code, or no tensors by name, is refused."""
@@ -173,32 +177,3 @@ class Source:
 def unpickled(path: Path) -> Any:
     """The content of a file of `torch.save`: tensors and plain containers only."""
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def located(backbone: str | Path | None) -> Path:
-    """The file of weights: the one named, the cached one, or a download."""
-    if backbone is not None:
-        if not Path(backbone).is_file():
-            raise missing(f"distance.backbone={backbone} does not exist", Path(backbone))
-        return Path(backbone)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-    if not cached.is_file():
-        download(cached)
-    return cached
-
-
-def download(path: Path) -> None:
-    """Fetch the weights; a failed download leaves nothing behind."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL, str(path), hash_prefix="397923af", progress=False)
-    except (URLError, OSError, RuntimeError) as error:
-        raise missing(f"distance=lpips needs {FILE}, and it cannot be downloaded ({error})", path) from error
-
-
-def missing(what: str, path: Path) -> UserError:
-    """The remedies, in one line."""
-    return UserError(
-        f"{what}; get {URL} on another machine and put it at {path}, or say distance.backbone=FILE, "
-        "or choose a distance that needs no download: distance=pseudo_huber"
-    )

@@ -3,16 +3,21 @@
 import io
 import pickle
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor
+from consistency.metrics.published import Published
 
-FILE = "weights-inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+INCEPTION = Published(
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+    user="FID",
+    option="metric.extractor.weights",
+    instead="features that need no download: metric=digits or metric=random_conv, reported as FD",
+)
 
 
 class InceptionFeatures(Extractor):
@@ -24,7 +29,7 @@ class InceptionFeatures(Extractor):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__("inception", num_features=2048)
-        self.net = network(located(weights))
+        self.net = network(INCEPTION.located(weights))
         self.freeze()
 
     @property
@@ -35,35 +40,6 @@ class InceptionFeatures(Extractor):
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, 2048] of uint8 images; grey ones are repeated over the three channels."""
         return self.net(self.coloured(images, 3))[0]
-
-
-def located(weights: str | Path | None) -> Path:
-    """The file of weights: the one named, the cached one, or a download."""
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise missing(f"metric.extractor.weights={weights} does not exist", Path(weights))
-        return Path(weights)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-    if not cached.is_file():
-        download(cached)
-    return cached
-
-
-def download(path: Path) -> None:
-    """Fetch the weights; a failed download leaves nothing behind."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL, str(path), progress=False)
-    except (URLError, OSError) as error:
-        raise missing(f"FID needs {FILE}, and it cannot be downloaded ({error})", path) from error
-
-
-def missing(what: str, path: Path) -> UserError:
-    """The remedies, in one line."""
-    return UserError(
-        f"{what}; get {URL} on another machine and put it at {path}, or say metric.extractor.weights=FILE, "
-        "or choose features that need no download: metric=digits or metric=random_conv, reported as FD"
-    )
 
 
 def network(path: Path) -> nn.Module:
@@ -77,5 +53,7 @@ def network(path: Path) -> nn.Module:
         return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        remedy = f"delete it or name another file in metric.extractor.weights; the right one is {URL}"
+        remedy = (
+            f"delete it or name another file in metric.extractor.weights; the right one is {INCEPTION.url}"
+        )
         raise UserError(f"{path} does not hold Inception's weights ({reason}); {remedy}") from error
