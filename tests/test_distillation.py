@@ -413,7 +413,7 @@ def test_a_run_that_is_stopped_while_its_teacher_learns_goes_on_with_it(tmp_path
     from tests.conftest import run, start
 
     words = ["experiment=cd_moons", *TINY]
-    words += ['teacher_run.overrides=["trainer.max_steps=300","trainer.val_check_interval=300"]']
+    words += ['teacher_run.overrides=["trainer.max_steps=150","trainer.val_check_interval=150"]']
     straight = run("train.py", tmp_path / "straight", *words)
     process = start("train.py", tmp_path / "cut", *words)
     while not list((tmp_path / "cut/teacher").glob("config.yaml")):  # written when training begins

@@ -365,7 +365,13 @@ class TestInception:
         with pytest.raises(UserError) as caught:
             InceptionFeatures()
         said = str(caught.value)
-        for word in (INCEPTION.name, str(tmp_path), "metric.extractor.weights", "no network", "metric=digits"):
+        for word in (
+            INCEPTION.name,
+            str(tmp_path),
+            "metric.extractor.weights",
+            "no network",
+            "metric=digits",
+        ):
             assert word in said
         assert "\n" not in said
 

@@ -444,6 +444,7 @@ def test_a_run_resumes_exactly_and_another_shares_its_store(one, tmp_path):
     assert not (tmp_path / "part" / "rollouts").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_store_and_learn_the_same(one, tmp_path):
     two = run("train.py", tmp_path / "two", *TINY, "trainer=ddp_sim")
     assert two.status == 0, two.err
