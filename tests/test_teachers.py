@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from consistency.errors import UserError
@@ -24,6 +25,7 @@ from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai
 from consistency.teachers.unpickle import read_pkl
 from consistency.teachers.weights import load_into
+from tests.conftest import run
 from tests.reference import teachers as reference
 
 FIR = (1, 3, 3, 1)
@@ -530,3 +532,33 @@ def test_a_tensor_stays_within_its_storage(tmp_path, offset, size, stride):
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(call))
     with pytest.raises(UserError, match="damaged"):
         read_pkl(tmp_path / "bad.pkl")
+
+
+# As a user
+
+
+def test_an_official_file_teaches_a_student_of_the_same_network(tmp_path, song_file):
+    """From the .pkl to a student whose checkpoint stands alone."""
+    for k in range(4):
+        (tmp_path / f"images/{k}").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"images/{k}/a.png")
+    words = [
+        "experiment=cd_cifar10",
+        "data=image_folder",
+        f"data.root={tmp_path}/images",
+        "data.resolution=8",
+    ]
+    words += ["data.conditional=true", "data.batch_size=4", "data.samples=4", "trainer=cpu", "net=ddpmpp"]
+    words += ["trainer.max_steps=2", "net.channels=8", "net.multipliers=[1,2]", "net.blocks=1"]
+    words += ["net.attention=[4]", "net.embedding.channels=8", "net.augment=9", "teacher=edm"]
+    file = song_file()
+    taught = run("train.py", tmp_path / "cd", *words, f"teacher.path={file}", "optimizer.lr=1e-9")
+    assert taught.status == 0, taught.err
+    student = torch.load(tmp_path / "cd/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, tensor in edm(file, ddpmpp()).net.state_dict().items():  # it started there, and hardly moved
+        assert torch.allclose(student[f"denoiser.net.{name}"], tensor, atol=1e-6)
+    file.unlink()
+    alone = run(
+        "eval.py", tmp_path / "eval", "task.count=4", f"ckpt_path={tmp_path}/cd/checkpoints/last.ckpt"
+    )
+    assert alone.status == 0, alone.err
