@@ -198,7 +198,8 @@ def test_edm_on_cifar10_is_the_papers_recipe():
 
 
 @pytest.mark.parametrize(
-    "words", [["method=icd"], ["method=ecd"], ["method=icd", "pairs=grid", "target=ema"]]
+    "words",
+    [["method=icd"], ["method=ecd"], ["method=icd", "target=ema"], ["target=ema_fixed", "distance=l1"]],
 )
 def test_improved_distillation_is_only_a_config(words, tmp_path):
     config = composed("experiment=cd_ring", *words, "net.width=16", "net.blocks=1")

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from consistency.errors import UserError
@@ -15,6 +16,7 @@ from consistency.nets.layers import PositionalEmbedding
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import euler
 from consistency.teachers.diffusers import diffusers
+from tests.conftest import run
 from tests.reference import ddpm_unet, edm_unet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -358,3 +360,30 @@ def test_another_size_of_network(tmp_path):
 def test_another_kind_of_network(tmp_path):
     with pytest.raises(UserError, match="net=ddpm_cifar10"):
         diffusers(folder(tmp_path), UNet((3, 8, 8), channels=8))
+
+
+# As a user
+
+
+def test_a_folder_teaches_a_student_from_the_command_line(tmp_path):
+    (tmp_path / "images").mkdir()
+    for k in range(4):
+        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"images/{k}.png")
+    words = ["experiment=cd_ddpm_cifar10", "data=image_folder", f"data.root={tmp_path}/images"]
+    words += [
+        "data.resolution=8",
+        "data.batch_size=4",
+        "data.samples=4",
+        "trainer=cpu",
+        "trainer.max_steps=2",
+    ]
+    words += [
+        "net.channels=8",
+        "net.multipliers=[1,2,2]",
+        "net.blocks=1",
+        "net.attention=[4]",
+        "net.groups=4",
+    ]
+    taught = run("train.py", tmp_path / "cd", *words, f"teacher.path={folder(tmp_path / 'ddpm')}")
+    assert taught.status == 0, taught.err
+    assert taught.result["steps"] == 2
