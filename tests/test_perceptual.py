@@ -14,6 +14,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from consistency.errors import UserError
 from consistency.metrics.perceptual import LPIPS, VGG16
+from tests.conftest import run
 from tests.reference.lpips import lpips
 
 HEADS = Path(peer.__file__).parent / "lpips_models" / "vgg.pth"
@@ -249,3 +250,25 @@ class TestRefusals:
         x = torch.zeros(shape)
         with pytest.raises(UserError, match="distance=lpips"):
             LPIPS(backbone, resize=32)(x, x)
+
+
+@pytest.mark.slow
+def test_a_student_trained_on_it_is_evaluated_without_it(tmp_path):
+    torch.save(STATE, tmp_path / "vgg16.pth")
+    words = [
+        "experiment=cd_moons",
+        "data=digits",
+        "net=mlp",
+        "net.width=32",
+        "data.samples=64",
+        "trainer=cpu",
+    ]
+    words += ["distance=lpips", f"distance.backbone={tmp_path}/vgg16.pth", "distance.resize=32"]
+    words += ["trainer.max_steps=2", "data.batch_size=8", 'teacher_run.overrides=["trainer.max_steps=2"]']
+    trained = run("train.py", tmp_path / "cd", *words, "teacher_run.experiment=edm_digits")
+    assert trained.status == 0, trained.err
+    (tmp_path / "vgg16.pth").unlink()
+    alone = run(
+        "eval.py", tmp_path / "eval", "task.count=4", f"ckpt_path={tmp_path}/cd/checkpoints/last.ckpt"
+    )
+    assert alone.status == 0, alone.err
