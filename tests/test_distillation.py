@@ -430,3 +430,15 @@ def test_a_run_that_is_stopped_while_its_teacher_learns_goes_on_with_it(tmp_path
         json.loads((tmp_path / name / "teacher/result.json").read_text()) for name in ("straight", "cut")
     ]
     assert teachers[0]["weights_sha256"] == teachers[1]["weights_sha256"]
+
+
+@pytest.mark.parametrize(("solver", "left"), [(solvers.euler, 0.038), (solvers.heun, 0.016)])
+def test_what_eighteen_levels_leave_of_the_ring(solver, left):
+    """The error at σ = 80 of the best student of the exact teacher: all steps of the solver in a row."""
+    ring, grid = Mixture.ring(), karras_grid(18)
+    x = 80 * torch.randn(4096, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x + ring.sample(4096, torch.Generator().manual_seed(1))
+    exact, flow = ring.consistency(x, grid[-1].expand(4096)), TeacherFlow(ring, solver)
+    for i in range(17, 0, -1):
+        x = flow.step(x, grid[i].expand(4096), grid[i - 1].expand(4096), x, x, None)
+    assert (x - exact).square().mean().sqrt().item() == pytest.approx(left, rel=0.05)
