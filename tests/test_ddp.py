@@ -60,6 +60,7 @@ def test_weights_agree(one, two):
         assert torch.allclose(weight, states[1][name], rtol=1e-3, atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_teacher_and_then_its_student(tmp_path):
     """The other process, which was started for the teacher, goes on with the student."""
     words = ["experiment=cd_moons", "net.width=32", "data.samples=64", "data.sample_batch=16", "seed=3"]

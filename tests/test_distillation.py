@@ -32,6 +32,7 @@ from consistency.schedule.pairs import GridPairs, TimePairs, karras_grid
 from consistency.schedule.rate import Flat
 from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture
+from tests.conftest import run, start
 from tests.reference import golden
 
 
@@ -278,34 +279,55 @@ def test_peak_memory_is_what_paper_says():
 TINY = ["net.width=32", "data.samples=64", "trainer=cpu", "trainer.max_steps=4"]
 
 
-def test_one_command_trains_teacher_and_student_and_the_student_stands_alone(tmp_path):
-    from tests.conftest import run
+WORDS = ["experiment=cd_moons", *TINY]
+WORDS += ['teacher_run.overrides=["trainer.max_steps=150","trainer.val_check_interval=150"]']
 
-    words = ["experiment=cd_moons", *TINY, 'teacher_run.overrides=["trainer.max_steps=3"]']
-    both = run("train.py", tmp_path / "cd", *words)
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A teacher and its student, in one command."""
+    return run("train.py", tmp_path_factory.mktemp("both") / "cd", *WORDS)
+
+
+def test_one_command_trains_a_teacher_and_its_student(both, tmp_path):
     assert both.status == 0, both.err
     for row in ("teacher heun35", "teacher euler18", "teacher ddim18", "1step", "2step", "4step"):
         assert row in both.out
     assert {"teacher/SW2/heun35", "SW2/4step"} <= both.result["metrics"].keys()
     assert both.result["steps"] == 4
-    kept = torch.load(tmp_path / "cd/checkpoints/last.ckpt", weights_only=True)
+    kept = torch.load(both.directory / "checkpoints/last.ckpt", weights_only=True)
     assert all(name.startswith("denoiser.") for name in kept["state_dict"])
     averaged = kept["callbacks"]["EMA"]["averages"]["ema"]
     assert sum(t.numel() for t in averaged.values()) == both.result["parameters"]
+    path = f"teacher.path={both.directory}/teacher"
+    assert run("train.py", tmp_path / "again", *WORDS, path).raw == both.raw  # the same teacher, by path
 
-    again = run(
-        "train.py", tmp_path / "again", "experiment=cd_moons", *TINY, f"teacher.path={tmp_path}/cd/teacher"
-    )
-    assert again.raw == both.raw  # the same teacher, by path
-    (tmp_path / "cd/teacher").rename(tmp_path / "gone")
-    alone = run(
-        "eval.py",
-        tmp_path / "eval",
-        "task=sample",
-        "task.count=4",
-        f"ckpt_path={tmp_path}/cd/checkpoints/last.ckpt",
-    )
+
+def test_a_student_is_evaluated_without_its_teacher(both, tmp_path):
+    teacher, elsewhere = both.directory / "teacher", both.directory / "elsewhere"
+    teacher.rename(elsewhere)
+    checkpoint = f"ckpt_path={both.directory}/checkpoints/last.ckpt"
+    alone = run("eval.py", tmp_path / "eval", "task=sample", "task.count=4", checkpoint)
+    elsewhere.rename(teacher)
     assert alone.status == 0, alone.err
+
+
+def test_a_run_that_is_stopped_while_its_teacher_learns_goes_on_with_it(both, tmp_path):
+    process = start("train.py", tmp_path / "cut", *WORDS)
+    while not list((tmp_path / "cut/teacher").glob("config.yaml")):  # written when training begins
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert f"run_dir={tmp_path}/cut and ckpt_path=last" in err
+    resumed = run("train.py", tmp_path / "cut", *WORDS, "ckpt_path=last")
+    assert resumed.status == 0, resumed.err
+    assert resumed.raw == both.raw
+    teachers = [
+        json.loads((d / "teacher/result.json").read_text()) for d in (both.directory, tmp_path / "cut")
+    ]
+    assert teachers[0]["weights_sha256"] == teachers[1]["weights_sha256"]
 
 
 # --- training in isolation --------------------------------------------------------------------------------
@@ -407,29 +429,6 @@ def test_the_exact_function_leaves_a_loss_of_the_solvers_error_only(weight):
         x = ring.sample(256, torch.Generator().manual_seed(0))
         losses.append(objective(f, StopGradient(f), TeacherFlow(ring), x, None, 0, StepDraws(0)).loss.mean())
     assert losses[1] < losses[0] / 100
-
-
-def test_a_run_that_is_stopped_while_its_teacher_learns_goes_on_with_it(tmp_path):
-    from tests.conftest import run, start
-
-    words = ["experiment=cd_moons", *TINY]
-    words += ['teacher_run.overrides=["trainer.max_steps=150","trainer.val_check_interval=150"]']
-    straight = run("train.py", tmp_path / "straight", *words)
-    process = start("train.py", tmp_path / "cut", *words)
-    while not list((tmp_path / "cut/teacher").glob("config.yaml")):  # written when training begins
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert f"run_dir={tmp_path}/cut and ckpt_path=last" in err
-    resumed = run("train.py", tmp_path / "cut", *words, "ckpt_path=last")
-    assert resumed.status == 0, resumed.err
-    assert resumed.raw == straight.raw
-    teachers = [
-        json.loads((tmp_path / name / "teacher/result.json").read_text()) for name in ("straight", "cut")
-    ]
-    assert teachers[0]["weights_sha256"] == teachers[1]["weights_sha256"]
 
 
 @pytest.mark.parametrize(("solver", "left"), [(solvers.euler, 0.038), (solvers.heun, 0.016)])

@@ -465,6 +465,7 @@ def test_two_processes_end_together_when_one_refuses(tmp_path):
     assert "Traceback" not in refused.err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_it_fills_goes_on_where_it_was(tmp_path):
     options = [
         *TINY,
