@@ -1,7 +1,6 @@
 """Consistency distillation from rollouts on disk: the teacher works once, then goes."""
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch.strategies import Strategy
@@ -10,8 +9,7 @@ from torch import Tensor
 from consistency.lit.data.module import data_of
 from consistency.lit.data.rollouts import Store
 from consistency.lit.data.watch import noted
-from consistency.lit.distillation import Distillation, on_device
-from consistency.model.denoiser import DenoiserLike
+from consistency.lit.distillation import Distillation
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
@@ -25,27 +23,25 @@ class CachedDistillation(Distillation):
     A finite sample of what `ConsistencyDistillation` draws afresh: of a large store, the same loss.
 
     Args:
-        flow: D -> where x_t goes next; called to fill the store.
         store: the rollouts.
         **run: what `Distillation` takes.
     """
 
-    def __init__(self, flow: Callable[[DenoiserLike], Flow], store: Store, **run: Any) -> None:
+    def __init__(self, store: Store, **run: Any) -> None:
         super().__init__(**run)
-        self.make_flow, self.store = flow, store
+        self.store = store
 
-    def learn_from(self, D: DenoiserLike) -> None:
+    def follow(self, flow: Flow) -> None:
         """Have the store filled by the first process, and keep nothing of the teacher."""
         if self.trainer.is_global_zero:
-            self._fill(D)
+            self._fill(flow)
         else:
             wait_for_first(self.trainer.strategy)
         self.store.open(verify=self.trainer.is_global_zero)
 
-    def _fill(self, D: DenoiserLike) -> None:
+    def _fill(self, flow: Flow) -> None:
         """Fill the store. A word at every chunk to those who wait: no collective may last half an hour."""
         strategy, data, news = self.trainer.strategy, data_of(self.trainer), STOPPED
-        flow = self.make_flow(on_device(D, strategy.root_device))
         try:
             self.store.fill(
                 flow, self.objective, data, strategy.root_device, beat=lambda: strategy.broadcast(WORKING)

@@ -26,17 +26,24 @@ class Distillation(Consistency):
 
     Args:
         teacher: () -> D(x, σ).
+        flow: D -> where x_t goes next.
         initialise: start from the teacher's weights, where it has any.
         **run: objective and target of `Consistency`, and what `Module` takes.
     """
 
-    def __init__(self, teacher: Callable[[], DenoiserLike], initialise: bool = True, **run: Any) -> None:
+    def __init__(
+        self,
+        teacher: Callable[[], DenoiserLike],
+        flow: Callable[[DenoiserLike], Flow],
+        initialise: bool = True,
+        **run: Any,
+    ) -> None:
         super().__init__(**run)
-        self.teacher, self.initialise = teacher, initialise
+        self.teacher, self.make_flow, self.initialise = teacher, flow, initialise
 
     @abstractmethod
-    def learn_from(self, D: DenoiserLike) -> None:
-        """Take what is needed of the teacher."""
+    def follow(self, flow: Flow) -> None:
+        """Take what is needed of the teacher's flow."""
 
     def setup(self, stage: str) -> None:
         """Call the teacher; a checkpoint to go on from is read after this."""
@@ -49,24 +56,15 @@ class Distillation(Consistency):
             if self.initialise:
                 start_from(self.denoiser, D)
                 self.target.restart(self.denoiser)
-        self.learn_from(D)
+        self.follow(self.make_flow(on_device(D, self.trainer.strategy.root_device)))
 
 
 class ConsistencyDistillation(Distillation):
-    """CD (2303.01469, algorithm 2): the training step of `ConsistencyTraining` with the teacher's velocity.
+    """CD (2303.01469, algorithm 2): `ConsistencyTraining` with the velocity of a teacher."""
 
-    Args:
-        flow: D -> where x_t goes next.
-        **run: what `Distillation` takes.
-    """
-
-    def __init__(self, flow: Callable[[DenoiserLike], Flow], **run: Any) -> None:
-        super().__init__(**run)
-        self.make_flow = flow
-
-    def learn_from(self, D: DenoiserLike) -> None:
-        """Follow its velocity."""
-        self.flow = self.make_flow(on_device(D, self.trainer.strategy.root_device))
+    def follow(self, flow: Flow) -> None:
+        """Keep it, a plain attribute."""
+        self.flow = flow
 
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""

@@ -176,6 +176,11 @@ class DDPM:
         kept = (1 - torch.tensor(self.betas, dtype=torch.float64)).log().cumsum(0)  # ln ᾱ
         return (-kept).expm1().sqrt()
 
+    @cached_property
+    def logs(self) -> Tensor:
+        """ln σ_j [T]."""
+        return self.levels.log()
+
     @property
     def lowest(self) -> float:
         """σ_0."""
@@ -183,20 +188,25 @@ class DDPM:
 
     def time(self, sigma: Tensor) -> Tensor:
         """The index j, between the levels by ln σ, outside them the nearest."""
-        logs, x = self.levels.log().to(sigma.device), sigma.double().clamp(min=self.lowest / 2).log()
+        logs, x = self.logs.to(sigma.device), sigma.double().clamp(min=self.lowest / 2).log()
         j = torch.searchsorted(logs, x).clamp(1, len(logs) - 1)
         below, above = logs[j - 1], logs[j]
         return (j - 1 + (x - below) / (above - below)).clamp(0, len(logs) - 1)
 
     def sigma(self, time: Tensor) -> Tensor:
         """σ at index j, which need not be whole."""
-        logs, j = self.levels.log().to(time.device), time.double().clamp(0, len(self.betas) - 1)
+        logs, j = self.logs.to(time.device), time.double().clamp(0, len(self.betas) - 1)
         below = j.floor().long().clamp(max=len(logs) - 2)
         return torch.lerp(logs[below], logs[below + 1], j - below).exp()
 
     def interpolant(self, sigma: Tensor) -> Interpolant:
         """α = √ᾱ, β = √(1 - ᾱ), and the velocity of 2202.00512 by the angle atan σ."""
         return circle(sigma, 1.0)
+
+
+def times(coordinate: Coordinate, *sigmas: float) -> list[float]:
+    """t of single levels, as numbers."""
+    return coordinate.time(torch.tensor(sigmas, dtype=torch.float64)).tolist()
 
 
 def circle(sigma: Tensor, radius: float) -> Interpolant:

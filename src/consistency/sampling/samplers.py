@@ -11,7 +11,7 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.model import solvers
-from consistency.model.coordinates import Coordinate
+from consistency.model.coordinates import Coordinate, times
 from consistency.model.denoiser import DenoiserLike
 from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
@@ -162,8 +162,7 @@ def even_sigmas(
 
     The native steps of a sampler: indices of a DDPM, u of a flow. Never below what the coordinate knows.
     """
-    ends = torch.tensor([sigma_max, max(sigma_min, coordinate.lowest)], dtype=torch.float64)
-    first, last = coordinate.time(ends).tolist()
+    first, last = times(coordinate, sigma_max, max(sigma_min, coordinate.lowest))
     return coordinate.sigma(torch.linspace(first, last, steps, dtype=torch.float64)).tolist()
 
 

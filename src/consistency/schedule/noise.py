@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.model.coordinates import DDPM, Coordinate
+from consistency.model.coordinates import DDPM, Coordinate, times
 from consistency.schedule.draws import Draws
 
 
@@ -89,16 +89,13 @@ class UniformTime:
 
     def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
         """σ [n], float64."""
-        low, high = self._ends()
+        low, high = times(self.coordinate, self.sigma_min, self.sigma_max)
         return self.coordinate.sigma(low + (high - low) * draws.uniform(n, device))
 
     def mass(self, grid: Tensor) -> Tensor:
         """The share of time that a trajectory spends in each cell, float64."""
-        low, high = self._ends()
+        low, high = times(self.coordinate, self.sigma_min, self.sigma_max)
         return normalised(self.coordinate.time(grid.double()).clamp(low, high).diff())
-
-    def _ends(self) -> list[float]:
-        return self.coordinate.time(torch.tensor([self.sigma_min, self.sigma_max]).double()).tolist()
 
 
 @dataclass(frozen=True)

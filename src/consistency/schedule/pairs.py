@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.model.coordinates import Coordinate
+from consistency.model.coordinates import Coordinate, times
 from consistency.schedule.curriculum import Curriculum
 from consistency.schedule.draws import Draws
 from consistency.schedule.noise import NoiseLaw, normalised
@@ -145,7 +145,7 @@ class TimePairs:
 
     def _times(self, k: int) -> tuple[float, float, float]:
         """The least time, the length of the whole, and Δu."""
-        low, high = self.coordinate.time(torch.tensor([self.sigma_min, self.sigma_max]).double()).tolist()
+        low, high = times(self.coordinate, self.sigma_min, self.sigma_max)
         return low, high - low, (high - low) / (self.curriculum(k) - 1)
 
 
