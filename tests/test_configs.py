@@ -1,6 +1,7 @@
 """Every experiment composes, builds, and makes two steps; the papers' numbers stand in the configs."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from consistency.lit.data.loader import Batch
-from consistency.lit.distillation import Distillation
 from consistency.model.denoiser import Denoiser
-from consistency.model.precond import EDM
+from consistency.model.precond import EDM, Boundary
 from consistency.run import build, make
 from consistency.schedule.draws import StepDraws
 from tests.test_perceptual import STATE
@@ -66,14 +66,14 @@ def scaled_down(experiment, path):
 
 
 def taught(module, data):
-    """The module with a teacher at hand: in place of a file, its own network in the teacher's coordinate."""
-    if isinstance(module, Distillation):
-        student = module.denoiser
-        precond = getattr(student.precond, "precond", EDM())
-        module.teacher = lambda: Denoiser(copy.deepcopy(student.net), precond)
-        strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda v: v)
-        module._trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, datamodule=data)
-        module.setup("fit")
+    """The module in a run, with a teacher at hand: its own network, as the teacher's kind would have it."""
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda v: v)
+    module._trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, datamodule=data)
+    kind = module.denoiser.precond
+    precond = EDM() if isinstance(kind, Boundary) else getattr(kind, "precond", kind)
+    for asks in {"teacher", "start"} & {name for name, value in vars(module).items() if value is not None}:
+        setattr(module, asks, partial(Denoiser, copy.deepcopy(module.denoiser.net), precond))
+    module.setup("fit")
     return module
 
 
@@ -152,7 +152,7 @@ def test_ict_is_ct_with_the_papers_five_changes():
     )
     ict = {key: value for key, value in ict.items() if value != ct[key]}
     parts = {"target", "distance", "curriculum", "noise", "weight"}
-    follow = {"pairs", "module", "callbacks", "run_dir"}  # these quote the five
+    follow = {"pairs", "objective", "module", "callbacks", "run_dir"}  # these quote the five
     assert parts <= ict.keys() <= parts | follow
 
 

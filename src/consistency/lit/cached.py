@@ -6,10 +6,12 @@ from typing import Any
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
+from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.data.rollouts import Store
 from consistency.lit.data.watch import noted
 from consistency.lit.distillation import Distillation
+from consistency.objectives.discrete import Discrete
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
@@ -24,12 +26,17 @@ class CachedDistillation(Distillation):
 
     Args:
         store: the rollouts.
+        objective: what their ends are compared by.
         **run: what `Distillation` takes.
     """
 
-    def __init__(self, store: Store, **run: Any) -> None:
-        super().__init__(**run)
-        self.store = store
+    def __init__(self, store: Store, objective: Discrete, **run: Any) -> None:
+        if not isinstance(objective, Discrete):
+            raise UserError(
+                "method=cd_cached keeps pairs, and this objective has none: set objective=discrete"
+            )
+        super().__init__(objective=objective, **run)
+        self.store, self.discrete = store, objective
 
     def follow(self, flow: Flow) -> None:
         """Have the store filled by the first process, and keep nothing of the teacher."""
@@ -44,7 +51,7 @@ class CachedDistillation(Distillation):
         strategy, data, news = self.trainer.strategy, data_of(self.trainer), STOPPED
         try:
             self.store.fill(
-                flow, self.objective, data, strategy.root_device, beat=lambda: strategy.broadcast(WORKING)
+                flow, self.discrete, data, strategy.root_device, beat=lambda: strategy.broadcast(WORKING)
             )
             news = FULL
         finally:
@@ -52,7 +59,7 @@ class CachedDistillation(Distillation):
 
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and t of each of as many rollouts as x has samples."""
-        return self.objective.compare(self.denoiser, self.target, self.store.draw(len(x), draws, x.device))
+        return self.discrete.compare(self.denoiser, self.target, self.store.draw(len(x), draws, x.device))
 
 
 def wait_for_first(strategy: Strategy) -> None:

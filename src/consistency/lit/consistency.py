@@ -1,33 +1,44 @@
-"""What training and distillation share: two ends of a trajectory that must map to one point."""
+"""What training and distillation share: all points of a trajectory must map to one."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from consistency.errors import UserError
 from consistency.lit.module import Module
-from consistency.model.denoiser import Denoiser
-from consistency.objectives.discrete import Discrete
+from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target
+from consistency.teachers.weights import load_into
 from consistency.truth.oracle import Mixture
+
+PROBES = torch.tensor([1.0, 10.0, 50.0], dtype=torch.float64)  # σ at which preconditioners are compared
 
 
 class Consistency(Module):
     """A consistency function f with its target; one hole left, `terms`.
 
     Args:
-        objective: pairs, distance and weight.
+        objective: what is minimised.
         target: f -> whose output is the target.
         **run: denoiser, optimizer, rate, samplers and seed of `Module`.
     """
 
-    def __init__(self, objective: Discrete, target: Callable[[Denoiser], Target], **run: Any) -> None:
+    def __init__(self, objective: Objective, target: Callable[[Denoiser], Target], **run: Any) -> None:
         super().__init__(**run)
         self.objective, self.target = objective, target(self.denoiser)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
-        """The consistency function, down to the lowest level of the pairs."""
-        return density.consistency(x, sigma, self.objective.pairs.sigma_min)
+        """The consistency function, down to the least noise of the objective."""
+        return density.consistency(x, sigma, self.objective.sigma_min)
+
+    def start_from(self, D: DenoiserLike) -> None:
+        """Begin with the weights of a teacher, where it has any."""
+        if isinstance(D, Denoiser):
+            copy_weights(self.denoiser, D)
+            self.target.restart(self.denoiser)
 
     def optimizer_step(self, *step: Any, **more: Any) -> None:
         """The optimiser's step, then the target's: here, so that no checkpoint falls between the two."""
@@ -36,9 +47,27 @@ class Consistency(Module):
         self.target.update(self.denoiser, k)
 
     def progress(self, k: int) -> dict[str, float]:
-        """N(k) or the stage, and μ(k)."""
+        """N(k), the stage or r(k), and μ(k)."""
         return {**self.objective.progress(k), **self.target.progress(k)}
 
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that t falls between neighbouring edges."""
         return self.objective.mass(edges, k)
+
+
+def copy_weights(student: Denoiser, teacher: Denoiser) -> None:
+    """Copy the teacher's weights, if they mean to the student what they mean to the teacher.
+
+    Raises:
+        UserError: the networks differ, or see and say different things.
+    """
+    ours, theirs = student.precond(PROBES), teacher.precond(PROBES)
+    same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)
+    if not (same and torch.allclose(ours.out, theirs.out, rtol=0.1)):
+        raise UserError(
+            "denoiser: inputs or outputs mean something else to the student's network than to the teacher's: "
+            "choose the teacher's kind (edm or boundary for edm, epsilon_jump for ddpm, velocity_jump for "
+            "flow, trigflow for trigflow), or start afresh (distillation with module.initialise=false, "
+            "training with start=null)"
+        )
+    load_into(student.net, teacher.net.state_dict(), None)

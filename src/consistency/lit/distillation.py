@@ -12,10 +12,7 @@ from consistency.lit.consistency import Consistency
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
-from consistency.teachers.weights import load_into
 from consistency.tensor import Terms
-
-PROBES = torch.tensor([1.0, 10.0, 50.0], dtype=torch.float64)  # σ at which preconditioners are compared
 
 
 class Distillation(Consistency):
@@ -51,11 +48,10 @@ class Distillation(Consistency):
             return
         D = self.teacher()
         if isinstance(D, Denoiser):
-            check_lowest(D, self.objective.pairs.sigma_min)
+            check_lowest(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()
-            if self.initialise:
-                start_from(self.denoiser, D)
-                self.target.restart(self.denoiser)
+        if self.initialise:
+            self.start_from(D)
         self.follow(self.make_flow(on_device(D, self.trainer.strategy.root_device)))
 
 
@@ -77,27 +73,10 @@ def on_device(D: Any, device: torch.device) -> Any:
 
 
 def check_lowest(teacher: Denoiser, sigma_min: float) -> None:
-    """Refuse pairs that reach below the noise that the teacher has seen."""
+    """Refuse noise below what the teacher has seen."""
     lowest = teacher.precond.lowest
     if sigma_min < lowest * (1 - 1e-6):
         raise UserError(
             f"sigma.min={sigma_min} lies below {lowest:.7g}, the least noise that this teacher has seen: "
             f"set sigma.min={lowest:.7g}"
         )
-
-
-def start_from(student: Denoiser, teacher: Denoiser) -> None:
-    """Copy the teacher's weights, if they mean to the student what they mean to the teacher.
-
-    Raises:
-        UserError: the networks differ, or see and say different things.
-    """
-    ours, theirs = student.precond(PROBES), teacher.precond(PROBES)
-    same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)
-    if not (same and torch.allclose(ours.out, theirs.out, rtol=0.1)):
-        raise UserError(
-            "denoiser: inputs or outputs mean something else to the student's network than to the teacher's: "
-            "choose the teacher's kind (boundary for edm, epsilon_jump for ddpm, velocity_jump for flow), or "
-            "start afresh with module.initialise=false"
-        )
-    load_into(student.net, teacher.net.state_dict(), None)

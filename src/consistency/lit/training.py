@@ -1,27 +1,39 @@
 """Consistency training: a one-step generator learned from data alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from consistency.lit.consistency import Consistency
-from consistency.objectives.flow import Flow
+from consistency.lit.data.module import data_of
+from consistency.model.denoiser import DenoiserLike
+from consistency.objectives.flow import TrainingFlow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
 
 
 class ConsistencyTraining(Consistency):
-    """CT (2303.01469), iCT (2310.14189): the same step with other parts plugged in.
+    """CT (2303.01469), iCT (2310.14189), ECT (2406.14548), sCT (2410.11081): one step, other parts in it.
 
     Args:
-        flow: where x_t goes next.
+        flow: where x_t goes next, given the data.
+        start: () -> a teacher, with whose weights training begins; None to begin afresh.
         **run: objective and target of `Consistency`, and what `Module` takes.
     """
 
-    def __init__(self, flow: Flow, **run: Any) -> None:
+    def __init__(
+        self, flow: TrainingFlow, start: Callable[[], DenoiserLike] | None = None, **run: Any
+    ) -> None:
         super().__init__(**run)
-        self.flow = flow
+        self.flow, self.start = flow, start
+
+    def setup(self, stage: str) -> None:
+        """Begin from the teacher's weights; a checkpoint to go on from is read after this."""
+        if stage == "fit" and self.start is not None:
+            self.start_from(self.start())
 
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
-        return self.objective(self.denoiser, self.target, self.flow, x, label, k, draws)
+        flow = self.flow.given(lambda n: data_of(self.trainer).some(n, k, x.device))
+        return self.objective(self.denoiser, self.target, flow, x, label, k, draws)

@@ -1,7 +1,7 @@
 """CT and CD (2303.01469), iCT (2310.14189), ECT: neighbours on a trajectory must map to the same point."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,29 @@ from consistency.objectives.weighting import Weight
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import Pairs
 from consistency.tensor import Terms, perturb, same_dropout
+
+
+class Objective(Protocol):
+    """(f, target, flow, x, label, k, draws) -> Terms: what consistency methods minimise."""
+
+    @property
+    def sigma_min(self) -> float:
+        """The least noise, where f is the identity."""
+        ...
+
+    def __call__(
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+    ) -> Terms:
+        """Loss and σ of each sample of x [B, ...] at optimiser step k."""
+        ...
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that σ falls between neighbouring edges [E] at step k -> [E-1]."""
+        ...
+
+    def progress(self, k: int) -> dict[str, float]:
+        """What changes with the step, by name, for the logger."""
+        ...
 
 
 class Rollout(NamedTuple):
@@ -39,6 +62,11 @@ class Discrete:
     pairs: Pairs
     distance: Distance
     weight: Weight
+
+    @property
+    def sigma_min(self) -> float:
+        """ε of the pairs."""
+        return self.pairs.sigma_min
 
     def __call__(
         self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws

@@ -3,9 +3,10 @@
 A flow knows the velocity dx/dσ of the probability-flow ODE at x_t, or an estimate of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,9 +30,29 @@ class Flow(Protocol):
         ...
 
 
+class Excerpt(NamedTuple):
+    """Samples as training serves them: encoded, mirrored where it mirrors."""
+
+    x: Tensor  # [n, ...]
+    label: Tensor | None  # long [n]
+    whole: bool  # whether these are all there are, each once; else drawn independently
+
+
+class TrainingFlow(Protocol):
+    """What consistency training takes: a flow, once it has been given what it needs of the data."""
+
+    def given(self, some: Callable[[int], Excerpt]) -> Flow:
+        """The flow of one step; some(n) are n samples of the data, or all of them where they are no more."""
+        ...
+
+
 @dataclass(frozen=True)
 class DataFlow:
     """Consistency training: the one-sample, unbiased velocity E[dx/dσ | x, z] = z (2303.01469, theorem 2)."""
+
+    def given(self, some: Callable[[int], Excerpt]) -> "DataFlow":
+        """Itself: the batch is all it needs."""
+        return self
 
     def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
         """z."""

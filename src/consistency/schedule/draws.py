@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # What a stream of numbers is for: the second word of its key.
-IMAGES, STEPS, DROPOUT, ORDER, FLIPS, ROLLOUTS = range(6)
+IMAGES, STEPS, DROPOUT, ORDER, FLIPS, ROLLOUTS, REFERENCES = range(7)
 
 
 class Draws(Protocol):

@@ -1,6 +1,7 @@
 """The abstract data set: one hole, `load`. Batches, noise, encoding and decoding are the same for all."""
 
 from abc import abstractmethod
+from functools import lru_cache
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -8,7 +9,11 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
+from consistency.objectives.flow import Excerpt
+from consistency.schedule.draws import REFERENCES, StepDraws
 from consistency.truth.oracle import Mixture
+
+CPU = torch.device("cpu")
 
 
 class DataModule(LightningDataModule):
@@ -52,6 +57,7 @@ class DataModule(LightningDataModule):
         self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
         self.offset, self.scale = offset, scale
         self._data: ArrayData | None = None
+        self._all = lru_cache(maxsize=1)(self._serve_all)  # of one device
 
     @abstractmethod
     def load(self) -> ArrayData:
@@ -118,9 +124,35 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch | object, dataloader_idx: int) -> Batch | object:
         """Encode where the batch lies, so that a quarter of the bytes travels."""
-        if isinstance(batch, Batch) and self.is_image:
-            return batch._replace(x=self.encode(batch.x))
-        return batch
+        return self._encoded(batch) if isinstance(batch, Batch) else batch
+
+    def some(self, n: int, k: int, device: torch.device) -> Excerpt:
+        """n samples to go with those of step k, each drawn from all; where all are no more than n, all, once.
+
+        With `flip` an image and its mirror image are two samples. A function of seed and k alone, so that all
+        processes, and all accumulated parts of a step, see the same.
+        """
+        count = len(self.data) * (1 + self.flip)
+        if count <= n:
+            return self._all(device)
+        number = (count * StepDraws(self.seed, REFERENCES, k).uniform(n, CPU)).long()
+        return Excerpt(*self._serve(number, device), whole=False)
+
+    def _serve_all(self, device: torch.device) -> Excerpt:
+        number = torch.arange(len(self.data) * (1 + self.flip))
+        return Excerpt(*self._serve(number, device), whole=True)
+
+    def _serve(self, number: Tensor, device: torch.device) -> Batch:
+        """Samples by number, encoded: len(data) + i is the mirror image of i."""
+        index, label = number % len(self.data), self.data.label
+        x = self.data.x.index_select(0, index).to(device)  # many times faster than x[index]
+        if self.flip:
+            mirrored = (number >= len(self.data)).to(device)
+            x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(-1), x)
+        return self._encoded(Batch(x, None if label is None else label[index].to(device)))
+
+    def _encoded(self, batch: Batch) -> Batch:
+        return batch._replace(x=self.encode(batch.x)) if self.is_image else batch
 
     def train_dataloader(self) -> StepLoader:
         """From the batch where the run stands."""
