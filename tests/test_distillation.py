@@ -441,3 +441,8 @@ def test_what_eighteen_levels_leave_of_the_ring(solver, left):
     for i in range(17, 0, -1):
         x = flow.step(x, grid[i].expand(4096), grid[i - 1].expand(4096), x, x, None)
     assert (x - exact).square().mean().sqrt().item() == pytest.approx(left, rel=0.05)
+
+
+def test_distillation_without_a_teachers_flow_is_refused():
+    with pytest.raises(UserError, match="flow=teacher"):
+        distillation(Denoiser(net(), EDM()), Denoiser(net(), Boundary()), flow=DataFlow())

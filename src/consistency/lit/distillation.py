@@ -36,6 +36,8 @@ class Distillation(Consistency):
         **run: Any,
     ) -> None:
         super().__init__(**run)
+        if not callable(flow):
+            raise UserError("flow: distillation follows its teacher; set flow=teacher, or choose a training method")
         self.teacher, self.make_flow, self.initialise = teacher, flow, initialise
 
     @abstractmethod
