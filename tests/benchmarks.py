@@ -1,0 +1,95 @@
+"""What a training step costs: python -m tests.benchmarks [net] [batch] [repeats], such as ncsnpp 2 5.
+
+Prints medians of interleaved repeats, each also as a multiple of the iCT step of the same run: machines
+differ, and so do their hours, but ratios within one run can be compared.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from consistency.model.denoiser import Denoiser
+from consistency.objectives.derivative import CentralDifferences, ForwardMode
+from consistency.objectives.reference import ReferenceFlow
+from consistency.run import make
+from consistency.schedule.draws import StepDraws
+from consistency.tensor import expand
+from tests.test_configs import CONFIGS
+
+SHAPE = [3, 32, 32]
+
+
+def main(net: str = "ncsnpp", batch: str = "2", repeats: str = "5") -> None:
+    """Measure and print."""
+    torch.manual_seed(0)
+    x = torch.randn(int(batch), *SHAPE) / 2
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        work = pieces(denoiser(net), x) | steps(net, x)
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(int(repeats)):
+        for name, run in work.items():
+            seconds[name].append(timed(run))
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{net}, batch {batch}, {torch.get_num_threads()} threads, median of {repeats}")
+    for name, value in median.items():
+        print(f"{name:<44}{value:9.3f} s {value / median['iCT step']:7.2f} iCT steps")
+
+
+def pieces(f: Denoiser, x: Tensor) -> dict[str, Callable[[], object]]:
+    """What steps are made of."""
+    sigma, z = torch.full((len(x),), 0.7, dtype=torch.float64), torch.randn_like(x)
+    along = (f, x + 0.7 * z, sigma, None, expand(sigma, x) * z, sigma)
+    reference = ReferenceFlow(torch.randn(4096, *SHAPE), None)
+
+    def backward() -> None:
+        f(x, sigma).square().mean().backward()
+
+    return {
+        "forward": torch.no_grad()(lambda: f(x, sigma)),
+        "forward and backward": backward,
+        "derivative, forward mode": torch.no_grad()(lambda: ForwardMode()(*along)),
+        "derivative, central differences": torch.no_grad()(lambda: CentralDifferences()(*along)),
+        "velocity over a reference of 4,096": lambda: reference.velocity(x, sigma, x, z, None),
+    }
+
+
+def steps(net: str, x: Tensor) -> dict[str, Callable[[], object]]:
+    """Loss and gradient of whole steps, without the optimiser's part."""
+    return {
+        "iCT step": step(net, x, "ict"),
+        "ECT step": step(net, x, "ect"),
+        "sCT step": step(net, x, "sct"),
+        "sCT step, central differences": step(net, x, "sct", "derivative=central_differences"),
+    }
+
+
+def step(net: str, x: Tensor, *words: str) -> Callable[[], object]:
+    """One step of a method."""
+    c = compose("train", [f"experiment={words[0]}_cifar10", f"net={net}", *words[1:]])
+    c.net.shape, c.net.classes = SHAPE, 0
+    f, objective, flow = make(c.denoiser), make(c.objective), make(c.flow)
+    target = make(c.target)(f)
+    return lambda: objective(f, target, flow, x, None, 10**6, StepDraws(0)).loss.mean().backward()
+
+
+def denoiser(net: str) -> Denoiser:
+    """An untrained one."""
+    c = compose("train", ["experiment=edm_cifar10", f"net={net}"])
+    c.net.shape, c.net.classes = SHAPE, 0
+    return make(c.denoiser)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    since = time.perf_counter()
+    run()
+    return time.perf_counter() - since
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
