@@ -425,3 +425,23 @@ def test_the_gradient_through_the_derivative_is_that_of_the_norm():
         weight[0, 2] -= 2 * h
         behind = loss()
     assert slope == pytest.approx(((ahead - behind) / (2 * h)).item(), rel=1e-5)
+
+
+def test_a_compiled_network_is_differentiated_eagerly_and_stays_compiled():
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(0)
+        return graph.forward
+
+    f = wavy(EDM(S)).requires_grad_(False)
+    x, sigma = points(), torch.ones(64, dtype=torch.float64)
+    exact = ForwardMode()(f, x, sigma, None, x, sigma)
+    f.net.compile(backend=backend)
+    with torch.no_grad():
+        for found, expected in zip(ForwardMode()(f, x, sigma, None, x, sigma), exact, strict=True):
+            assert torch.equal(found, expected)
+        assert not calls
+        f(x, sigma)
+    assert calls
+    torch._dynamo.reset()

@@ -88,40 +88,12 @@ def test_the_network_is_diffusers(make, config, conditional, golden):
     assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
 
 
-@every_case
-def test_jvp_is_the_central_difference(make, config, conditional, golden):
-    net, (x, noise, _), h = filled(make), ddpm_unet.inputs(), 1e-5
-    dx, dnoise = torch.randn_like(x), torch.randn_like(noise)
-    y, tangent = torch.func.jvp(net, (x, noise), (dx, dnoise))
-    torch.testing.assert_close(y, net(x, noise))
-    difference = (net(x + h * dx, noise + h * dnoise) - net(x - h * dx, noise - h * dnoise)) / (2 * h)
-    assert tangent.norm() > 0.1
-    assert (tangent - difference).norm() < 1e-6 * tangent.norm()
-
-
-def test_jvp_under_autocast():
-    net = filled(tiny).float()
-    x, noise = (v.float() for v in ddpm_unet.inputs()[:2])
-    _, exact = torch.func.jvp(net, (x, noise), (x, noise))
-    with torch.autocast("cpu", torch.bfloat16):
-        _, tangent = torch.func.jvp(net, (x, noise), (x, noise))
-        assert not torch.equal(net.conditioning(noise + 0.01, None), net.conditioning(noise, None))
-    assert (tangent - exact).norm() < 0.1 * exact.norm()
-
-
 def test_a_fresh_network_starts_near_zero_and_learns_everywhere():
     net, (x, noise, label) = default().double(), ddpm_unet.inputs()
     y = net(x, noise, label)
     assert 0 < y.abs().max() < 1e-3
     y.sub(x).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_dropout_in_training_only():
-    net, (x, noise, _) = filled(partial(tiny, dropout=0.5)), ddpm_unet.inputs()
-    assert torch.equal(net(x, noise), net(x, noise))
-    net.train()
-    assert not torch.equal(net(x, noise), net(x, noise))
 
 
 def test_cosines_first_and_no_last_frequency():
@@ -143,11 +115,6 @@ def test_cosines_first_and_no_last_frequency():
 def test_networks_that_cannot_be(options, message):
     with pytest.raises(UserError, match=message):
         tiny(**options)
-
-
-def test_label_for_an_unconditional_network():
-    with pytest.raises(UserError, match=r"^net\.classes is 0"):
-        tiny().double()(*ddpm_unet.inputs())
 
 
 # The folder

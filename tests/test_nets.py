@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from consistency.errors import UserError
+from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import (
     Attention,
@@ -22,7 +24,9 @@ from consistency.nets.layers import (
     attend,
 )
 from consistency.nets.mlp import MLP, LogEmbedding
+from consistency.nets.modulation import DoublyNormalised, pixel_norm
 from consistency.nets.unet import UNet
+from consistency.tensor import same_dropout
 from tests.reference import edm_unet
 
 ddpmpp = UNet
@@ -36,12 +40,24 @@ def ncsnpp(shape, scale=16.0, channels=128, **options):
 
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
-NETS = {
+TINY_ADM = TINY | {"head_channels": 4}
+SCM = {"modulation": DoublyNormalised()}
+UNETS = {
     "ddpmpp": partial(ddpmpp, (3, 8, 8), **TINY),
     "ncsnpp": partial(ncsnpp, (3, 8, 8), scale=0.2, **TINY),
+    "ncsnpp_scm": partial(ncsnpp, (3, 8, 8), scale=0.02, **TINY, **SCM),
+}
+ADMS = {
+    "adm": partial(ADM, (3, 8, 8), **TINY_ADM),
+    "adm_added": partial(ADM, (3, 8, 8), **TINY_ADM, scale_shift=False),
+    "adm_scm": partial(ADM, (3, 8, 8), **TINY_ADM, **SCM),
+}
+OTHERS = {
     "mlp": partial(MLP, (1, 8, 8), width=32, blocks=2, fmax=4.0),
     "ddpm": partial(DDPMUNet, (3, 8, 8), **TINY, groups=4),
+    "ddpm_heads": partial(DDPMUNet, (3, 8, 8), **TINY, groups=4, head_channels=4, padding=1),
 }
+NETS = UNETS | ADMS | OTHERS
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 
 
@@ -79,6 +95,7 @@ def count(net):
         (partial(ddpmpp, classes=10, augment=9), 55_735_299),
         (partial(ncsnpp), 56_395_523),
         (partial(ncsnpp, blocks=8), 97_610_499),
+        (partial(ddpmpp, **SCM), 60_066_563),
     ],
 )
 def test_parameter_counts(make, parameters):
@@ -202,6 +219,45 @@ def test_attention_is_a_softmax(heads):
     torch.testing.assert_close(layer(x), expected)
 
 
+# Modulation
+
+
+@pytest.mark.parametrize("loudness", [1.0, 1e3])
+def test_double_normalisation(loudness):
+    """norm(h) s/rms(s) + b/rms(b) (2410.11081, section 4.1), for s = 1 + scale."""
+    norm, h, told = GroupNorm(8), torch.randn(3, 8, 4, 4), loudness * torch.randn(3, 16, 1, 1)
+    s, b = 1 + told[:, :8], told[:, 8:]
+    expected = math.sqrt(8) * (norm(h) * s / s.norm(dim=1, keepdim=True) + b / b.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(DoublyNormalised(eps=1e-12)(norm, h, told), expected)
+
+
+def test_double_normalisation_of_nothing():
+    """Told nothing, a block scales by 1 and shifts by 0, and leaves that at a moderate rate: 1/√eps = 100."""
+    norm, h = GroupNorm(8), torch.randn(3, 8, 4, 4)
+    nothing, change = torch.zeros(3, 16, 1, 1), torch.randn(3, 16, 1, 1)
+    y, dy = torch.func.jvp(partial(DoublyNormalised(eps=1e-4), norm, h), (nothing,), (change,))
+    torch.testing.assert_close(y, norm(h), rtol=1e-4, atol=1e-4)
+    scale, shift = change.chunk(2, 1)
+    expected = norm(h) * (scale - scale.mean(1, keepdim=True)) + 100 * shift
+    torch.testing.assert_close(dy, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_pixel_norm_in_half_precision():
+    """The square of 300 is no number there, that of 0.0001 is 0."""
+    for v in (300.0, 1e-4):
+        y = pixel_norm(torch.full((2, 8), v, dtype=torch.float16), eps=1e-12)
+        assert y.dtype == torch.float16
+        assert y.eq(1).all()
+
+
+@pytest.mark.parametrize("make", [UNETS["ddpmpp"], ADMS["adm"], ADMS["adm_added"]])
+def test_modulation_changes_no_name_and_no_shape_but_of_the_layer_that_tells(make):
+    before, after = (make(**options).state_dict() for options in ({}, SCM))
+    assert before.keys() == after.keys()
+    changed = {name for name, p in before.items() if p.shape != after[name].shape}
+    assert changed <= {name for name in before if ".affine." in name}
+
+
 # Kernels and derivatives
 
 
@@ -246,19 +302,71 @@ def test_jvp_is_the_central_difference(make):
 
 
 @every_net
-def test_gradient_of_a_jvp(make):
+def test_jvp_with_dropout_is_that_of_its_masks(make):
+    net, device = alive(make(dropout=0.5)).double().train(), torch.device("cpu")
+    x, noise = example(net, dtype=torch.float64)
+    dx, dnoise, h = torch.randn_like(x), torch.randn_like(noise), 1e-5
+    outputs = []
+    for step in (h, -h):
+        with same_dropout(device):
+            outputs.append(net(x + step * dx, noise + step * dnoise))
+    y, tangent = torch.func.jvp(net, (x, noise), (dx, dnoise))
+    torch.testing.assert_close(y, sum(outputs) / 2, rtol=1e-6, atol=1e-6)
+    assert (tangent - (outputs[0] - outputs[1]) / (2 * h)).norm() < 1e-6 * tangent.norm()
+    assert not torch.equal(y, net(x, noise))
+
+
+@every_net
+def test_jvp_in_the_weights(make):
+    """Layers that spare themselves the tangent of their weights notice when there is one."""
     net = alive(make()).double()
     x, noise = example(net, dtype=torch.float64)
-    p = next(net.parameters())
-    delta, h = torch.randn_like(p), 1e-5
+    weights, dx = dict(net.named_parameters()), torch.randn_like(x)
+    change, h = {name: torch.randn_like(p) for name, p in weights.items()}, 1e-6
+
+    def moved(step):
+        return {name: p + step * change[name] for name, p in weights.items()}
+
+    def f(weights, x):
+        return torch.func.functional_call(net, weights, (x, noise))
+
+    for d in (dx, torch.zeros_like(x)):
+        tangent = torch.func.jvp(f, (weights, x), (change, d))[1]
+        difference = (f(moved(h), x + h * d) - f(moved(-h), x - h * d)) / (2 * h)
+        assert (tangent - difference).norm() < 1e-6 * tangent.norm()
+
+
+@every_net
+def test_gradient_of_a_jvp(make):
+    """Reverse over forward mode, in every parameter."""
+    net = alive(make()).double()
+    x, noise = example(net, dtype=torch.float64)
+    weights, h = list(net.parameters()), 1e-6
+    change = [torch.randn_like(p) for p in weights]
 
     def loss():
         return torch.func.jvp(net, (x, noise), (x, noise))[1].square().sum()
 
-    slope = (torch.autograd.grad(loss(), p)[0] * delta).sum()
+    gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
+    slope = sum((g * d).sum().item() for g, d in zip(gradients, change, strict=True) if g is not None)
+    losses = []
     with torch.no_grad():
-        above, below = [(p.add_(step * delta), loss())[1] for step in (h, -2 * h)]
-    assert slope.item() == pytest.approx(((above - below) / (2 * h)).item(), rel=1e-5)
+        for step in (h, -2 * h):
+            torch._foreach_add_(weights, change, alpha=step)
+            losses.append(loss().item())
+    assert slope == pytest.approx((losses[0] - losses[1]) / (2 * h), rel=1e-5)
+
+
+@every_net
+def test_a_tangent_costs_no_more_than_a_value(make):
+    """In multiplications of matrices and convolutions, but for attention's few."""
+    net = make()
+    x, noise = example(net)
+    with torch.no_grad(), FlopCounterMode(display=False) as value:
+        net(x, noise)
+    with torch.no_grad(), FlopCounterMode(display=False) as both:
+        torch.func.jvp(net, (x, noise), (x, noise))
+    assert both.get_total_flops() < 2.15 * value.get_total_flops()
 
 
 @every_net
@@ -273,9 +381,9 @@ def test_jvp_under_autocast(make):
 
 
 @pytest.mark.slow
-@every_net
-def test_jvp_compiles_whole(make):
-    net = alive(make())
+@pytest.mark.parametrize("name", ["ncsnpp", "ncsnpp_scm", "adm", "mlp", "ddpm"])
+def test_jvp_compiles_whole(name):
+    net = alive(NETS[name]())
     x, noise = example(net)
     jvp = partial(torch.func.jvp, net)
     compiled = torch.compile(
@@ -309,13 +417,15 @@ def test_embeddings_never_go_below_float32(embedding):
     assert embedding(noise.double()).dtype == torch.float64
 
 
-def test_neighbouring_noise_levels_differ_under_autocast():
+@pytest.mark.parametrize(("name", "scale"), [("ddpmpp", 0.25), ("adm", 250.0), ("ddpm", -999.0)])
+def test_neighbouring_noise_levels_differ_under_autocast(name, scale):
     """bfloat16 would give both levels of a late consistency pair the same embedding."""
-    net = alive(NETS["ddpmpp"]())
-    t = torch.tensor([0.821, 0.821 * 0.9877]).log() / 4
-    exact = net.conditioning(t, None, None)
+    net = alive(NETS[name]())
+    told = scale * torch.tensor([0.821, 0.821 * 0.9977]).log(), *[None] * (2 if name in UNETS else 1)
+    exact = net.conditioning(*told)
+    assert not torch.equal(exact[0], exact[1])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(net.conditioning(t, None, None), exact)
+        assert torch.equal(net.conditioning(*told), exact)
 
 
 # As a part of training
@@ -343,19 +453,19 @@ def test_mlp_size():
     assert 0.55e6 < count(MLP((1, 8, 8))) < 0.6e6
 
 
-@every_net
-def test_starts_near_zero(make):
-    net = make()
+@pytest.mark.parametrize("name", [name for name in NETS if name not in ADMS])
+def test_starts_near_zero(name):
+    net = NETS[name]()
     x, noise = example(net)
-    assert 0 < net(x, noise).abs().max() < 1e-3
+    for y in torch.func.jvp(net, (x, noise), (x, noise)):
+        assert 0 < y.abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [name for name in NETS if name not in ADMS])
 def test_gradient_reaches_every_parameter(name):
-    options = {"classes": 3} if name in {"mlp", "ddpm"} else {"classes": 3, "augment": 9}
-    net = NETS[name](**options)
+    net = NETS[name](classes=3, **({"augment": 9} if name in UNETS else {}))
     x, noise = example(net, n=3)
-    extra = () if name in {"mlp", "ddpm"} else (torch.randn(3, 9),)
+    extra = (torch.randn(3, 9),) if name in UNETS else ()
     net(x, noise, torch.tensor([0, 1, 2]), *extra).sub(x).square().sum().backward()
     dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
@@ -406,6 +516,11 @@ def test_label_for_an_unconditional_network(make):
     net = make()
     with pytest.raises(UserError, match=r"^net\.classes is 0"):
         net(*example(net), torch.tensor([0, 1]))
+
+
+def test_a_modulation_that_may_divide_by_zero():
+    with pytest.raises(UserError, match=r"^net\.modulation\.eps=0"):
+        DoublyNormalised(eps=0)
 
 
 def test_augmentation_label_for_a_network_without():

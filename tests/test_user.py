@@ -96,7 +96,7 @@ def test_eval_samples_and_measures_from_the_checkpoint_alone(digits, tmp_path):
 def test_a_ring_reports_its_distance_to_the_exact_function(tmp_path):
     options = ["experiment=ict_ring", *SMALL, "trainer.max_steps=60", "trainer.val_check_interval=60"]
     metrics = run("train.py", tmp_path, *options, "data.samples=512").result["metrics"]
-    assert metrics.keys() == {"oracle_rmse", "SW2/1step", "SW2/2step", "SW2/floor"}
+    assert metrics.keys() == {"oracle_rmse", "oracle_rmse_mean", "SW2/1step", "SW2/2step", "SW2/floor"}
     assert 0 < metrics["oracle_rmse"] < 1
 
 
@@ -111,6 +111,7 @@ def test_a_teacher_is_held_against_the_exact_denoiser(tmp_path):
     result = run("train.py", tmp_path, *options, "data.samples=512").result
     assert result["metrics"].keys() == {
         "oracle_rmse",
+        "oracle_rmse_mean",
         *(f"SW2/{name}" for name in ("heun35", "euler18", "ddim18", "floor")),
     }
     assert result["metrics"]["oracle_rmse"] < 0.052  # c_skip x, an untrained network, has 0.0551

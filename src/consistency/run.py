@@ -19,12 +19,15 @@ from consistency.errors import UserError, nearest
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
+from consistency.lit.callbacks.costs import Costs, sampling_calls
 from consistency.lit.callbacks.evaluation import Evaluation
+from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.checkpoint import AtomicCheckpointIO
-from consistency.lit.data.module import DataModule
+from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
+from consistency.lit.rollback import go_back, go_on, rollbacks
 from consistency.metrics.choice import pick
 from consistency.result import device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
@@ -57,7 +60,12 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
         teach(config, directory, train)
         since = time.monotonic()
-        fit(trainer, module, data, ckpt, asked or directory)
+        while fault := fit(trainer, module, data, ckpt, asked or directory):
+            ckpt = newest(directory) or ckpt
+            rollback = go_back(fault, trainer, module, ckpt)
+            data, module = build(config)
+            trainer = build_trainer(config, directory)
+            go_on(trainer, rollback)
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory, time.monotonic() - since)
@@ -75,7 +83,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     trained = OmegaConf.merge(kept, config.override)
     assert isinstance(trained, DictConfig)
     check_config(trained, "train")
-    trained.module.objective.distance = None  # only training asks for it, and for the files it needs
+    for unused in {"distance"} & {*trained.module.objective}:
+        trained.module.objective[unused] = None  # only training asks for it, and for the files it needs
     data, module = build(trained)
     check_fits(config.ckpt_path, checkpoint["state_dict"], module)
     name, weights = weights_of(checkpoint, config.weights)
@@ -104,8 +113,10 @@ def make(node: Any, **extra: Any) -> Any:
     return instantiate(node, **extra, _convert_="all")
 
 
-def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None, asked: Path) -> None:
-    """Train to the end, or until asked to stop; what there is then is on disk."""
+def fit(
+    trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None, asked: Path
+) -> Diverged | None:
+    """Train to the end, or until asked to stop, or until it goes wrong; what is good is on disk then."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Interrupted as signal:
@@ -113,6 +124,8 @@ def fit(trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None, a
         if trainer.is_global_zero:
             print(f"stopped by {signal} at step {trainer.global_step}, saved; {again}", file=sys.stderr)
         sys.exit(signal.status)
+    except Diverged as fault:
+        return fault.with_traceback(None)  # whose frames hold on to weights
 
 
 @contextmanager
@@ -122,6 +135,7 @@ def hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # ours need none
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # by torch, at its first derivative
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # judges add up by themselves
         yield
 
@@ -198,8 +212,10 @@ def summary(
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")},
         "steps": trainer.global_step,
         "images": trainer.global_step * config.data.batch_size,
+        "rollbacks": rollbacks(trainer),
         "seconds": seconds,
         "parameters": count(module),
+        **costs(trainer, module),
         "weights_sha256": hashes,
         "device": device_name(module.device),
         "precision": str(config.trainer.precision),
@@ -211,6 +227,13 @@ def summary(
             "tensorboard": str(directory / "tensorboard"),
         },
     }
+
+
+def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
+    """Memory of a training step, and network calls of one and of a sample; None where nobody has watched."""
+    watched = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
+    sampling = sampling_calls(module.samplers, data_of(trainer).shape)
+    return {"memory_mib": watched.memory_mib, "calls": {"training": watched.calls, "sampling": sampling}}
 
 
 def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:

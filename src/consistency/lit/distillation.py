@@ -37,7 +37,7 @@ class Distillation(Consistency):
     ) -> None:
         super().__init__(**run)
         if not callable(flow):
-            raise UserError("flow: distillation follows its teacher; set flow=teacher, or choose a training method")
+            raise UserError("flow: distillation follows its teacher: set flow=teacher, or use another method")
         self.teacher, self.make_flow, self.initialise = teacher, flow, initialise
 
     @abstractmethod

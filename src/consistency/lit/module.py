@@ -44,6 +44,7 @@ class Module(LightningModule):
         self.denoiser = denoiser
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
+        self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
 
     @abstractmethod
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
@@ -68,6 +69,7 @@ class Module(LightningModule):
         seed_dropout(key(self.seed, DROPOUT, part, rank, k), self.device)
         draws = StepDraws(self.seed, STEPS, part, k, rank=rank, world=world)
         terms = self.terms(batch.x, batch.label, k, draws)
+        self.seen = [*(self.seen if part else ()), Terms(terms.loss.detach(), terms.sigma)]
         loss = terms.loss.mean()
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=world > 1, batch_size=len(batch.x))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -85,9 +87,9 @@ class Module(LightningModule):
         }
 
     def configure_optimizers(self) -> Any:
-        """The optimiser of the denoiser alone, its rate set at every step."""
+        """The optimiser of all that learns, its rate set at every step."""
         try:
-            optimizer = self.optimizer([p for p in self.denoiser.parameters() if p.requires_grad])
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change that value of the optimizer") from error
         schedule = LambdaLR(optimizer, self.rate)

@@ -70,7 +70,11 @@ class Fidelity:
 
 
 class Transport:
-    """Sliced Wasserstein-2 distance of points in the plane; the floor is that between two halves of the data.
+    """Sliced Wasserstein-2 distance of points, or of images seen as points.
+
+    Images are measured in units of twice the standard deviation of the data's pixels: the data then have 1/2,
+    as they have for networks. The floor is what a perfect model would score: as many of the data against as
+    many others; where there are more samples than data, as many drawn from the data against all of them.
 
     Args:
         projections: directions averaged over.
@@ -84,6 +88,7 @@ class Transport:
         """Keep the data."""
         if self.real is None:
             self.real = real.double().cpu()
+            self.unit = 1.0 if real.is_floating_point() else 2 * self.real.std(correction=0).item()
 
     def update(self, name: str, samples: Tensor) -> None:
         """See some samples."""
@@ -94,15 +99,21 @@ class Transport:
         assert self.real is not None
         made = {name: gathered(torch.cat(parts)) for name, parts in self.samples.items()}
         values = {name: self._distance(points) for name, points in made.items()}
-        half = len(self.real) // 2  # the floor's two sets must not overlap
-        count = min(half, max(map(len, made.values()), default=half))
+        values["floor"] = self._distance(perfect(self.real, max(map(len, made.values()), default=0)))
         self.samples.clear()
-        values["floor"] = self._distance(self.real[:count])
         return {f"SW2/{name}": value for name, value in values.items()}
 
     def _distance(self, points: Tensor) -> float:
         assert self.real is not None
-        return sliced_wasserstein2(points, self.real[-len(points) :], projections=self.projections)
+        real = self.real[-len(points) :]
+        return sliced_wasserstein2(points, real, projections=self.projections) / self.unit
+
+
+def perfect(real: Tensor, n: int, seed: int = 0) -> Tensor:
+    """What a perfect model makes: the first n of the data, half at most; where n is more than all, draws."""
+    if n <= len(real):
+        return real[: min(n or len(real), len(real) // 2)]
+    return real[torch.randint(len(real), (n,), generator=torch.Generator().manual_seed(seed))]
 
 
 def rank() -> int:

@@ -9,13 +9,23 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.nets.ddpm import Conditioning
-from consistency.nets.layers import Attention, Down, Embedding, GroupNorm, PositionalEmbedding, Up
+from consistency.nets.layers import (
+    Attention,
+    Conv2d,
+    Down,
+    Embedding,
+    GroupNorm,
+    Linear,
+    PositionalEmbedding,
+    Up,
+)
+from consistency.nets.modulation import Added, Modulation, ScaleShift
 from consistency.nets.unet import Level, resolutions_of
 
 EPS = 1e-5  # of all normalisations
 
 
-def zero(layer: nn.Conv2d) -> nn.Conv2d:
+def zero(layer: Conv2d) -> Conv2d:
     """The layer with weights and biases of 0: what it adds is nothing until it has learned."""
     for p in layer.parameters():
         nn.init.zeros_(p)
@@ -37,7 +47,7 @@ def attention(channels: int, head_channels: int) -> Attention:
 
 
 class Block(nn.Module):
-    """Norm, SiLU, resample, conv, embedding, SiLU, dropout, conv; then, perhaps, attention. Residual.
+    """Norm, SiLU, resample, conv, modulated norm, SiLU, dropout, conv; then, perhaps, attention. Residual.
 
     Args:
         n_in: channels of the input.
@@ -46,7 +56,7 @@ class Block(nn.Module):
         width: size of the conditioning vector.
         dropout: probability of dropping a unit in training.
         head_channels: channels of a head of attention.
-        scale_shift: whether the vector scales and shifts what is normalised; else it is added before.
+        modulation: how the conditioning vector enters.
         resample: Up, Down or None.
     """
 
@@ -58,29 +68,24 @@ class Block(nn.Module):
         width: int,
         dropout: float,
         head_channels: int,
-        scale_shift: bool,
+        modulation: Modulation,
         resample: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.n_in, self.n_out, self.scale_shift = n_in, n_out, scale_shift
-        self.norm0, self.conv0 = GroupNorm(n_in, eps=EPS), nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.norm1, self.conv1 = GroupNorm(n_out, eps=EPS), zero(nn.Conv2d(n_out, n_out, 3, padding=1))
-        self.affine, self.dropout = nn.Linear(width, n_out * (1 + scale_shift)), nn.Dropout(dropout)
+        self.n_in, self.n_out, self.modulation = n_in, n_out, modulation
+        self.norm0, self.conv0 = GroupNorm(n_in, eps=EPS), Conv2d(n_in, n_out, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(n_out, eps=EPS), zero(Conv2d(n_out, n_out, 3, padding=1))
+        self.affine, self.dropout = Linear(width, modulation.vectors * n_out), nn.Dropout(dropout)
         self.resample = resample or nn.Identity()
-        self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+        self.skip = Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
         self.attention = attention(n_out, head_channels) if attends else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """[B, n_out, H', W'] from x [B, n_in, H, W] and emb [B, width]."""
-        h = self._told(self.conv0(self.resample(F.silu(self.norm0(x)))), self.affine(emb)[:, :, None, None])
+        h = self.conv0(self.resample(F.silu(self.norm0(x))))
+        h = self.modulation(self.norm1, h, self.affine(emb)[:, :, None, None])
         h = self.skip(self.resample(x)) + self.conv1(self.dropout(F.silu(h)))
         return h if self.attention is None else h + self.attention(h)
-
-    def _told(self, h: Tensor, emb: Tensor) -> Tensor:
-        if not self.scale_shift:
-            return self.norm1(h + emb)
-        scale, shift = emb.chunk(2, 1)
-        return self.norm1(h) * (1 + scale) + shift
 
 
 def encoder(levels: Sequence[Level], blocks: int, make: Callable[..., Block]) -> Iterator[Block]:
@@ -124,6 +129,7 @@ class ADM(nn.Module):
         dropout: probability of dropping a unit in training.
         scale_shift: whether the embedding scales and shifts what is normalised; else it is added before.
         embedding: features of c_noise, by default a PositionalEmbedding, cosines first, without its last end.
+        modulation: how the embedding enters a block, if in neither of these two ways.
 
     Raises:
         UserError: an image that cannot be halved so often, or no image; channels that are no whole heads.
@@ -141,25 +147,23 @@ class ADM(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = True,
         embedding: Embedding | None = None,
+        modulation: Modulation | None = None,
     ) -> None:
         super().__init__()
         resolutions, width = resolutions_of(shape, len(multipliers)), 4 * channels
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
-        make = partial(
-            Block, width=width, dropout=dropout, head_channels=head_channels, scale_shift=scale_shift
-        )
+        how = modulation or (ScaleShift() if scale_shift else Added())
+        make = partial(Block, width=width, dropout=dropout, head_channels=head_channels, modulation=how)
         embedding = embedding or PositionalEmbedding(channels, shift=0, flip=True)
         n = levels[0].width
         self.conditioning = Conditioning(embedding, width, classes)
         self.conditioning.layer0.reset_parameters()
         self.conditioning.layer1.reset_parameters()
-        self.stem = nn.Conv2d(shape[0], n, 3, padding=1)
+        self.stem = Conv2d(shape[0], n, 3, padding=1)
         self.encoder = nn.ModuleList(down := list(encoder(levels, blocks, make)))
         skips = [n, *(block.n_out for block in down)]
         self.decoder = nn.ModuleList(decoder(levels, blocks + 1, make, skips))
-        self.head = nn.Sequential(
-            GroupNorm(n, eps=EPS), nn.SiLU(), zero(nn.Conv2d(n, shape[0], 3, padding=1))
-        )
+        self.head = nn.Sequential(GroupNorm(n, eps=EPS), nn.SiLU(), zero(Conv2d(n, shape[0], 3, padding=1)))
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """F(x [B, C, H, W], c_noise [B], label [B] or None), like x."""

@@ -1,25 +1,28 @@
 """The layers that all networks are made of.
 
 `torch.func.jvp` runs through each of them: eagerly, under autocast and inside `torch.compile`. Where a fused
-kernel has no forward derivative, or breaks under one of these, a layer looks at its input: a tensor that
-carries a tangent takes a path written in primitives, every other one the kernel. Callers need do nothing.
+kernel has no forward derivative, or breaks under one of these, or where PyTorch's rule is slow, a layer looks
+at its input: one that carries a tangent takes a path of its own, every other the kernel. Callers need do
+nothing.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.forward_ad import make_dual, unpack_dual
 
 from consistency.errors import UserError
 
 
 def has_tangent(x: Tensor) -> bool:
-    """Whether x is being differentiated in forward mode."""
+    """Whether x is being differentiated in forward mode, by the innermost transform that is at work."""
     return unpack_dual(x).tangent is not None
 
 
@@ -34,18 +37,46 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def linear(n_in: int, n_out: int, gain: float = 1.0, bias: bool = True) -> nn.Linear:
+def affinely(
+    layer: nn.Module, f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """f(x), for the f of a layer that is affine in x, and slope(dx) for its tangent.
+
+    PyTorch's rule has a third term, of x and the tangent of the weights, and computes it though that is zero:
+    three convolutions instead of two. It is left to those who differentiate the weights as well.
+    """
+    value, dx = unpack_dual(x)
+    if dx is None or any(map(has_tangent, layer.parameters())):
+        return f(x)
+    return make_dual(f(value), slope(dx))
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, with a cheaper forward derivative."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., n_out] from [..., n_in]."""
+        return affinely(self, super().forward, lambda dx: F.linear(dx, self.weight), input)
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d`, with a cheaper forward derivative."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, n_out, H', W'] from [B, n_in, H, W]."""
+        return affinely(self, super().forward, lambda dx: self._conv_forward(dx, self.weight, None), input)
+
+
+def linear(n_in: int, n_out: int, gain: float = 1.0, bias: bool = True) -> Linear:
     """A linear layer initialised as EDM's (2206.00364): Xavier-uniform weights times `gain`, zero bias."""
-    layer = nn.Linear(n_in, n_out, bias)
+    layer = Linear(n_in, n_out, bias)
     _initialise(layer.weight, layer.bias, gain)
     return layer
 
 
-def conv(
-    n_in: int, n_out: int, kernel: int, gain: float = 1.0, margin: int = 0, stride: int = 1
-) -> nn.Conv2d:
+def conv(n_in: int, n_out: int, kernel: int, gain: float = 1.0, margin: int = 0, stride: int = 1) -> Conv2d:
     """A convolution, likewise. At stride 1 it keeps the resolution and adds `margin` pixels on each side."""
-    layer = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2 + margin)
+    layer = Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2 + margin)
     _initialise(layer.weight, layer.bias, gain)
     return layer
 
@@ -135,11 +166,20 @@ def one_hot(label: Tensor | None, classes: int, noise: Tensor) -> Tensor:
     return F.one_hot(label, classes).to(noise.dtype) * math.sqrt(classes)
 
 
+def normalise(x: Tensor, axis: int, eps: float) -> Tensor:
+    """x over the root of its mean square (plus eps) along an axis."""
+    x, dx = unpack_dual(x)
+    scale = (x.square().mean(axis, keepdim=True) + eps).rsqrt()
+    unit = x * scale
+    if dx is None:
+        return unit
+    return make_dual(unit, scale * (dx - unit * (unit * dx).mean(axis, keepdim=True)))
+
+
 def standardise(x: Tensor, eps: float) -> Tensor:
     """x with zero mean and unit variance (plus eps) along its last axis, at least in float32."""
     x = at_least_float32(x)
-    centred = x - x.mean(-1, keepdim=True)
-    return centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return normalise(x - x.mean(-1, keepdim=True), -1, eps)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -152,7 +192,8 @@ class LayerNorm(nn.LayerNorm):
 
     def primitive(self, x: Tensor) -> Tensor:
         """The same in means and square roots."""
-        return standardise(x, self.eps) * self.weight + self.bias
+        unit = standardise(x, self.eps)
+        return affinely(self, lambda u: u * self.weight + self.bias, lambda du: du * self.weight, unit)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -177,8 +218,8 @@ class GroupNorm(nn.GroupNorm):
     def primitive(self, x: Tensor) -> Tensor:
         """The same in means and square roots."""
         unit = standardise(x.reshape(len(x), self.num_groups, -1), self.eps).reshape(x.shape)
-        per_channel = (-1, *[1] * (x.ndim - 2))
-        return unit * self.weight.view(per_channel) + self.bias.view(per_channel)
+        w, b = (p.view(-1, *[1] * (x.ndim - 2)) for p in (self.weight, self.bias))
+        return affinely(self, lambda u: u * w + b, lambda du: du * w, unit)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -227,8 +268,10 @@ class Resample(nn.Module):
         self.register_buffer("kernel", torch.outer(row, row) / row.sum() ** 2, persistent=False)
         self.padding = (len(taps) - 1) // 2
 
-    def _kernel(self, x: Tensor) -> Tensor:
-        return self.kernel.expand(x.shape[1], 1, -1, -1)
+    def _filtered(self, x: Tensor, conv: Callable[..., Tensor], gain: float = 1.0) -> Tensor:
+        kernel = (gain * self.kernel).expand(x.shape[1], 1, -1, -1)
+        f = partial(conv, weight=kernel, stride=2, padding=self.padding, groups=x.shape[1])
+        return affinely(self, f, f, x)
 
 
 class Down(Resample):
@@ -236,7 +279,7 @@ class Down(Resample):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H/2, W/2]."""
-        return F.conv2d(x, self._kernel(x), stride=2, padding=self.padding, groups=x.shape[1])
+        return self._filtered(x, F.conv2d)
 
 
 class Up(Resample):
@@ -244,7 +287,7 @@ class Up(Resample):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, 2H, 2W]."""
-        return F.conv_transpose2d(x, 4 * self._kernel(x), stride=2, padding=self.padding, groups=x.shape[1])
+        return self._filtered(x, F.conv_transpose2d, gain=4.0)
 
 
 class PyramidDown(nn.Sequential):

@@ -23,6 +23,7 @@ from consistency.nets.layers import (
     one_hot,
     without_autocast,
 )
+from consistency.nets.modulation import Added, Modulation
 
 HALF = math.sqrt(0.5)  # the sum of two unit-variance branches, times this, has unit variance
 
@@ -66,13 +67,14 @@ class Conditioning(nn.Module):
 
 
 class Block(nn.Module):
-    """Norm, SiLU, resample, conv, + embedding, norm, SiLU, dropout, conv; then, perhaps, attention. Residual.
+    """Norm, SiLU, resample, conv, modulated norm, SiLU, dropout, conv; then, perhaps, attention. Residual.
 
     Args:
         n_in: channels of the input.
         n_out: channels of the output.
         width: size of the conditioning vector.
         dropout: probability of dropping a unit in training.
+        modulation: how the conditioning vector enters.
         attention: whether pixels attend to each other.
         resample: Up, Down or None.
     """
@@ -83,22 +85,24 @@ class Block(nn.Module):
         n_out: int,
         width: int,
         dropout: float,
+        modulation: Modulation,
         attention: bool,
         resample: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.n_in, self.n_out = n_in, n_out
+        self.n_in, self.n_out, self.modulation = n_in, n_out, modulation
         self.norm0, self.conv0 = GroupNorm(n_in), conv(n_in, n_out, 3)
         self.norm1, self.conv1 = GroupNorm(n_out), conv(n_out, n_out, 3, gain=1e-5)
-        self.affine, self.dropout = linear(width, n_out), nn.Dropout(dropout)
+        self.affine, self.dropout = linear(width, modulation.vectors * n_out), nn.Dropout(dropout)
         self.resample = resample or nn.Identity()
         self.skip = conv(n_in, n_out, 1) if resample or n_in != n_out else nn.Identity()
         self.attention = Attention(n_out) if attention else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """[B, n_out, H', W'] from x [B, n_in, H, W] and emb [B, width]."""
-        h = self.conv0(self.resample(F.silu(self.norm0(x)))) + self.affine(emb)[:, :, None, None]
-        h = self.conv1(self.dropout(F.silu(self.norm1(h))))
+        h = self.conv0(self.resample(F.silu(self.norm0(x))))
+        h = self.modulation(self.norm1, h, self.affine(emb)[:, :, None, None])
+        h = self.conv1(self.dropout(F.silu(h)))
         h = HALF * (self.skip(self.resample(x)) + h)
         return h if self.attention is None else HALF * (h + self.attention(h))
 
@@ -230,6 +234,7 @@ class UNet(nn.Module):
         taps: of the filter that changes the resolution.
         input_pyramid: whether each level sees the down-sampled image as well.
         augment: size of an augmentation label, 9 for EDM's teachers.
+        modulation: how the embedding enters a block, by default Added.
 
     Raises:
         UserError: an image that cannot be halved so often, or no image.
@@ -248,13 +253,14 @@ class UNet(nn.Module):
         taps: Sequence[float] = (1, 1),
         input_pyramid: bool = False,
         augment: int = 0,
+        modulation: Modulation | None = None,
     ) -> None:
         super().__init__()
         self.augment = augment
         resolutions = resolutions_of(shape, len(multipliers))
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         embedding = embedding or PositionalEmbedding(channels)
-        make = partial(Block, width=4 * channels, dropout=dropout)
+        make = partial(Block, width=4 * channels, dropout=dropout, modulation=modulation or Added())
         self.conditioning = Conditioning(embedding, 4 * channels, classes, augment)
         self.encoder = Encoder(shape[0], channels, levels, blocks, make, taps, input_pyramid)
         self.decoder = Decoder(self.encoder.widths, levels, blocks + 1, make, taps)

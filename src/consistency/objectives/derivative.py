@@ -3,7 +3,7 @@
 Each is (f, x, σ, label, dx, dσ) -> f(x, σ) and its rate of change where x and σ change at rates dx and dσ.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class ForwardMode:
         self, f: DenoiserLike, x: Tensor, sigma: Tensor, label: Tensor | None, dx: Tensor, dsigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """f(x, σ) and its rate of change."""
-        with without_autocast(x) if self.float32 else nullcontext():
+        with eager(f), without_autocast(x) if self.float32 else nullcontext():
             y, dy, *_ = torch.func.jvp(lambda x, s: f(x, s, label), (x, sigma), (dx, dsigma))
         return y, dy
 
@@ -74,6 +74,13 @@ class CentralDifferences:
                 ahead = f(x + self.h * dx, sigma + self.h * dsigma, label)
             behind = f(x - self.h * dx, sigma - self.h * dsigma, label)
         return (ahead + behind) / 2, (ahead - behind) / (2 * self.h)
+
+
+def eager(f: DenoiserLike) -> AbstractContextManager[object]:
+    """Without what `torch.compile` made of f, which knows no forward mode, and would be given up for good."""
+    parts = f.modules() if isinstance(f, torch.nn.Module) else ()
+    compiled = any(part._compiled_call_impl is not None for part in parts)
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def check_full_precision(x: Tensor, f: DenoiserLike) -> None:

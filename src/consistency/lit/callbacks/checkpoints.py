@@ -1,5 +1,6 @@
 """Checkpoints from which a run continues exactly, whenever it was stopped."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from consistency.errors import UserError
 from consistency.lit.boards import boards
+from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
 
@@ -16,7 +18,8 @@ from consistency.metrics.choice import pick
 class Checkpoints(Checkpoint):
     """`last.ckpt` every so many steps, at the end, and when stopped; `best.ckpt`; and numbered ones to keep.
 
-    Each holds raw weights, averages, optimiser and loops.
+    Each holds raw weights, averages, optimiser and loops. A run that has diverged is not saved: it goes back
+    to `last.ckpt`.
 
     Args:
         directory: where they go.
@@ -44,6 +47,11 @@ class Checkpoints(Checkpoint):
         """The newest state."""
         return self.directory / "last.ckpt"
 
+    @property
+    def lowest(self) -> Path:
+        """The state with the lowest value of the metric."""
+        return self.directory / "best.ckpt"
+
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A resumed run has this step on disk already."""
         self.saved = trainer.global_step
@@ -55,7 +63,7 @@ class Checkpoints(Checkpoint):
             return
         if self.keep_every and k % self.keep_every == 0:
             trainer.save_checkpoint(self.directory / f"step={k:08d}.ckpt")
-        if k % self.every == 0:
+        if k // self.every > (self.saved or 0) // self.every and calm(trainer):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
@@ -63,7 +71,7 @@ class Checkpoints(Checkpoint):
         value = pick(self.monitor, trainer.callback_metrics) if trainer.state.fn == "fit" else None
         if value is not None and (self.best is None or value < self.best):
             self.best = value
-            trainer.save_checkpoint(self.directory / "best.ckpt")
+            trainer.save_checkpoint(self.lowest)
 
     def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Save the end."""
@@ -71,8 +79,10 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
-        """Save what there is, if a step has been made since the last time."""
-        if self.saved is not None and trainer.global_step != self.saved:
+        """Save what there is, if a step has been made since the last time; but nothing that has diverged."""
+        if isinstance(exception, Collapsed):
+            self._return_to_best(trainer)
+        elif not isinstance(exception, Diverged) and self.saved not in (None, trainer.global_step):
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,6 +96,20 @@ class Checkpoints(Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         self.saved = trainer.global_step
         trainer.save_checkpoint(self.last)
+
+    def _return_to_best(self, trainer: Trainer) -> None:
+        """The newest state may have collapsed long ago; the best has been looked at."""
+        if trainer.is_global_zero and self.lowest.is_file():
+            copy = self.directory / ".last.ckpt.tmp"
+            shutil.copyfile(self.lowest, copy)
+            copy.replace(self.last)
+        trainer.strategy.barrier()
+
+
+def calm(trainer: Trainer) -> bool:
+    """Whether no loss of the last step was so high that it may be the first of a spike."""
+    guard = guard_of(trainer)
+    return guard is None or guard.spikes.calm
 
 
 class KeepConfig(Callback):

@@ -6,6 +6,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from consistency.errors import UserError
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
@@ -48,18 +49,33 @@ class OracleGap(Callback):
     """Root mean square distance to the exact function, where the density of the data is known.
 
     Args:
-        sigmas: noise levels compared at; one step starts at σ_max alone.
-        points: number of points compared at each level, the same at every validation.
+        sigmas: noise levels of `oracle_rmse`, taken together; one step starts at σ_max alone.
+        points: number of points compared at each of them, the same at every validation.
+        lowest: first of the levels of `oracle_rmse_mean`, evenly spaced in ln σ.
+        highest: last of them.
+        levels: how many; each is seen at points/levels points.
     """
 
-    measures = ("oracle_rmse",)
+    measures = ("oracle_rmse", "oracle_rmse_mean")
 
-    def __init__(self, sigmas: Sequence[float], points: int = 2048) -> None:
-        self.sigmas, self.points = list(sigmas), points
+    def __init__(
+        self,
+        sigmas: Sequence[float],
+        points: int = 2048,
+        lowest: float = 0.01,
+        highest: float = 80.0,
+        levels: int = 16,
+    ) -> None:
+        if not 0 < levels <= points:
+            raise UserError(
+                f"callbacks.oracle.levels={levels} must be at least 1, and at most points={points}"
+            )
+        self.sigmas, self.points, self.levels = list(sigmas), points, levels
+        self.spread = torch.logspace(0, 1, levels, base=highest / lowest, dtype=torch.float64) * lowest
         self.exact: Tensor | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Compare and log `oracle_rmse`, over points and coordinates."""
+        """Compare and log `oracle_rmse`, over points and coordinates, and the mean of that of each level."""
         density = data_of(trainer).density
         if density is None:
             return
@@ -69,11 +85,26 @@ class OracleGap(Callback):
         x, sigma = self.x.to(pl_module.device), self.sigma.to(pl_module.device)
         with torch.no_grad():
             error = pl_module.denoiser(x.float(), sigma).double().cpu() - self.exact
-        pl_module.log("oracle_rmse", error.square().mean().sqrt().item(), rank_zero_only=False)
+        first = len(self.sigmas) * self.points
+        by_level = error[first:].reshape(self.levels, -1)
+        pl_module.log("oracle_rmse", rms(error[:first].flatten(), 0).item(), rank_zero_only=False)
+        pl_module.log("oracle_rmse_mean", rms(by_level, 1).mean().item(), rank_zero_only=False)
 
     def _draw(self, density: Mixture) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.sigma = torch.tensor(self.sigmas, dtype=torch.float64).repeat_interleave(self.points)
-        clean = density.sample(len(self.sigma), generator)
-        noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-        self.x = perturb(clean, noise, self.sigma)
+        named = torch.tensor(self.sigmas, dtype=torch.float64).repeat_interleave(self.points)
+        self.sigma = torch.cat([named, self.spread.repeat_interleave(self.points // self.levels)])
+        parts = [noised(density, sigma, generator) for sigma in (named, self.sigma[len(named) :])]
+        self.x = torch.cat(parts)
+
+
+def noised(density: Mixture, sigma: Tensor, generator: torch.Generator) -> Tensor:
+    """A sample at each noise level [n] -> [n, ...], in float64."""
+    clean = density.sample(len(sigma), generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    return perturb(clean, noise, sigma)
+
+
+def rms(x: Tensor, dim: int) -> Tensor:
+    """Root mean square along an axis."""
+    return x.square().mean(dim).sqrt()

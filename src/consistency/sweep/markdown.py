@@ -1,0 +1,87 @@
+"""The table in Markdown."""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+
+from consistency.sweep.rows import COLUMNS, Column, Result, Row, floor, problems
+from consistency.sweep.runs import Run
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for every problem, and below them all what is not in it."""
+    parts = [section(problem, group) for problem, group in problems(rows).items()]
+    absent = [line for row in rows for line in map(absence, row.runs) if line]
+    return "\n".join([*parts, *absent]).rstrip() + "\n"
+
+
+def section(problem: str, rows: Sequence[Row]) -> str:
+    """A heading, how the numbers came about, and a line per method."""
+    head = ["method", *(column.title for column in COLUMNS), "calls per sample"]
+    lines = [head, ["---"] * len(head), *map(line, rows), floors(rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"## {problem}\n\n{conditions(rows)}\n\n{table}\n"
+
+
+def line(row: Row) -> list[str]:
+    """Mean and spread of every number."""
+    name = row.method + share(len(row.results), len(row.runs))
+    return [name, *(shown(column, row) for column in COLUMNS), either(map(calls, row.results))]
+
+
+def floors(rows: Sequence[Row]) -> list[str]:
+    """The line of a perfect model."""
+    values = [(column.digits, floor(rows, column)) for column in COLUMNS]
+    return ["floor", *("" if value is None else f"{value:.{digits}f}" for digits, value in values), ""]
+
+
+def shown(column: Column, row: Row) -> str:
+    """Mean ± sample standard deviation, over the runs that have the number."""
+    values = row.values(column)
+    if not values:
+        return "–"
+    mean = f"{fmean(values):.{column.digits}f}"
+    spread = f" ± {stdev(values):.{column.digits}f}" if len(values) > 1 else ""
+    return mean + spread + share(len(values), len(row.results))
+
+
+def share(found: int, asked: int) -> str:
+    """How many there are, where some are missing."""
+    return "" if found == asked else f" ({found} of {asked})"
+
+
+def calls(result: Result) -> str:
+    """How often a sample goes through a network in a training step."""
+    counted = (result.get("calls") or {}).get("training") or {}
+    parts = [(counted.get("forward"), ""), (counted.get("jvp"), " jvp"), (counted.get("teacher"), " teacher")]
+    return " + ".join(f"{count:g}{name}" for count, name in parts if count)
+
+
+def conditions(rows: Sequence[Row]) -> str:
+    """What all runs have in common, or should have."""
+    results = [result for row in rows for result in row.results]
+    steps = either(f"{result['steps']:,}" for result in results)
+    batch = either(str(round(result["images"] / max(result["steps"], 1))) for result in results)
+    seeds = ", ".join(dict.fromkeys(run.seed or "0" for row in rows for run in row.runs))
+    device = either(result["device"] for result in results)
+    commit = either(short(result["commit"]) for result in results)
+    made = f"{steps} optimiser steps of {batch} samples on {device}, commit {commit}"
+    return f"{made}. Mean ± standard deviation over seeds {seeds}."
+
+
+def short(commit: str | None) -> str:
+    """Seven digits, and the + of a tree with changes."""
+    return "unknown" if commit is None else commit[:7] + "+" * commit.endswith("+")
+
+
+def either(values: Iterable[str]) -> str:
+    """What all agree on, or all that occurs."""
+    return " or ".join(dict.fromkeys(values))
+
+
+def absence(run: Run) -> str | None:
+    """A run that has no result, or one without numbers; None for the others."""
+    name = f"- `{run.experiment}`, seed {run.seed}"
+    if run.result is None:
+        return f"{name}: {run.fault or 'has not ended'}"
+    lost = [metric for metric, value in run.result["metrics"].items() if value is None]
+    return f"{name}: not finite: {', '.join(lost)}" if lost else None

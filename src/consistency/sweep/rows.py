@@ -1,0 +1,90 @@
+"""What is compared: a row per method with a run per seed, a column per number."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consistency.sweep.runs import Run
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a result.
+
+    Args:
+        title: head of the column.
+        digits: shown behind the point.
+        of: result -> the number; None where it was not measured, or was not finite.
+        floor: result -> what a perfect model would have, where that is known.
+    """
+
+    title: str
+    digits: int
+    of: Callable[[Result], float | None]
+    floor: Callable[[Result], float | None] = lambda result: None
+
+
+def metric(name: str) -> Callable[[Result], float | None]:
+    """The metric of this name."""
+    return lambda result: result["metrics"].get(name)
+
+
+RMSE = Column("RMSE at σ_max", 4, metric("oracle_rmse"))
+RMSE_MEAN = Column("RMSE, mean over σ", 4, metric("oracle_rmse_mean"))
+ONE_STEP = Column("sliced W2, one step", 4, metric("SW2/1step"), metric("SW2/floor"))
+TWO_STEPS = Column("sliced W2, two steps", 4, metric("SW2/2step"), metric("SW2/floor"))
+SECONDS = Column("seconds", 0, lambda result: result["seconds"])
+TEACHER = Column("teacher's seconds", 0, lambda result: result.get("teacher_seconds"))
+MEMORY = Column("MiB per step", 1, lambda result: result.get("memory_mib"))
+COLUMNS = (RMSE, RMSE_MEAN, ONE_STEP, TWO_STEPS, SECONDS, TEACHER, MEMORY)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one problem.
+
+    Args:
+        problem: what it learns: the end of the experiment's name.
+        method: the rest of that name, and whatever else tells it from other rows.
+        runs: one per seed.
+    """
+
+    problem: str
+    method: str
+    runs: tuple[Run, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        """Of the runs that ended."""
+        return [run.result for run in self.runs if run.result is not None]
+
+    def values(self, column: Column) -> list[float]:
+        """The numbers of a column, of the runs that have one."""
+        return [value for value in map(column.of, self.results) if value is not None]
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """Runs that differ in their seed alone make a row; rows are in the order of their first runs."""
+    common = set.intersection(*(set(run.words) for run in runs)) if runs else set()
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        method, _, problem = run.experiment.rpartition("_")
+        own = [w for w in run.words if w not in common and w.partition("=")[0] not in ("experiment", "seed")]
+        found.setdefault((problem, " ".join([method, *own])), []).append(run)
+    return [Row(problem, method, tuple(group)) for (problem, method), group in found.items()]
+
+
+def problems(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each problem."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.problem, []).append(row)
+    return found
+
+
+def floor(rows: Sequence[Row], column: Column) -> float | None:
+    """What a perfect model would have: the same for all runs, for the data and their number are."""
+    values = [column.floor(result) for row in rows for result in row.results]
+    return next((value for value in values if value is not None), None)
