@@ -61,6 +61,9 @@ class Poison(Callback):
             self.done[self.directory, "stop"] += 1
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def teardown(self, trainer, pl_module, stage):
+        self.done[self.directory, "left"] += stage == "fit"
+
 
 def poisoned(directory, **how):
     words = ", ".join(f"{key}: {value}" for key, value in {"directory": directory, **how}.items())
@@ -121,6 +124,7 @@ def noisy(mean, steps, bins=4, spread=0.2):
 def test_a_spike_is_found_where_it_is_and_only_there(mean):
     losses = noisy(mean, 300)
     losses[200:, 2] += 1000
+    losses[200, 2] = 1e9  # which must not become the measure of what follows
     assert watch(Spikes(4, 10.0), enumerate(losses[: 200 + PATIENCE])) == [(199 + PATIENCE, [2])]
 
 
@@ -208,6 +212,14 @@ def test_only_samples_that_once_varied_can_collapse(end):
     watched.compare("4step", end, 0.25, 100)
 
 
+def test_what_varied_is_remembered_by_a_checkpoint():
+    one, two = alert(), alert()
+    one.compare("1step", 0.25, 0.25, 100)
+    two.load_state_dict(one.state_dict())
+    with pytest.raises(Collapsed):
+        two.compare("1step", 0.0, 0.25, 200)
+
+
 def test_slower_twice_is_as_slow_as_once():
     optimizer = torch.optim.Adam(nn.Linear(2, 2).parameters(), lr=0.8)
     schedule = LambdaLR(optimizer, lambda k: 1 / (k + 1))
@@ -274,11 +286,11 @@ def test_every_part_of_a_step_is_looked_at(train, tmp_path, capsys):
         poisoned(tmp_path, step=10, times=2),
     ]
     assert train(tmp_path, *words)["rollbacks"] == 2
-    said = capsys.readouterr().err.splitlines()
-    assert all("the loss is not finite at step 10, σ from" in line for line in said)
-    assert ["to the beginning, learning rate times 0.5 (rollback 1 of 3)" in said[0], "0.25" in said[1]] == [
-        True
-    ] * 2
+    assert Poison.done[str(tmp_path), "left"] == 3  # callbacks let go of what they hold each time
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("the loss is not finite at step 10, σ from ")
+    assert first.endswith("back to the beginning, learning rate times 0.5 (rollback 1 of 3)")
+    assert second.endswith("learning rate times 0.25 (rollback 2 of 3)")
 
 
 def test_what_always_goes_wrong_ends_and_the_last_good_checkpoint_stays(train, tmp_path):

@@ -17,6 +17,7 @@ from consistency.nets.mlp import MLP
 from consistency.objectives.target import lerp
 from consistency.run import build
 from consistency.schedule.draws import StepDraws
+from consistency.teach import find_teacher
 from tests.test_configs import CONFIGS, composed
 
 SMALL = [
@@ -90,7 +91,7 @@ def test_a_student_in_continuous_time_starts_as_its_teachers_denoiser():
 @pytest.mark.parametrize("student", [Velocity(Trigonometric()), Jump(Velocity(Linear()))])
 def test_a_student_of_another_kind_than_its_start_is_refused(student):
     net = MLP((2,), width=16)
-    with pytest.raises(UserError, match="start=null"):
+    with pytest.raises(UserError, match="start=scratch"):
         copy_weights(Denoiser(net, student), Denoiser(net, EDM()))
 
 
@@ -105,6 +106,11 @@ def test_training_may_start_from_a_teacher(train):
     refused = train("none", "experiment=ect_digits", "start=teacher")
     assert refused.status == 1
     assert "teacher.path" in refused.err
+
+
+def test_training_that_starts_afresh_trains_no_teacher(tmp_path):
+    for words, expected in ((["start=scratch"], None), ([], tmp_path / "teacher")):
+        assert find_teacher(composed("experiment=sct_digits", *words), tmp_path) == expected
 
 
 def test_the_student_of_an_edm_teacher_may_say_where_it_is_the_identity():

@@ -27,7 +27,9 @@ def find_teacher(config: DictConfig, directory: Path) -> Path | None:
     Raises:
         UserError: a student without a teacher, or a path that leads nowhere.
     """
-    if "teacher_run" not in config or "path" not in [*config.teacher]:  # a missing value is a key
+    asks = any(OmegaConf.select(config, f"module.{role}") is not None for role in ("teacher", "start"))
+    named = "teacher_run" in config and "path" in [*config.teacher]  # a missing value is a key
+    if not (asks and named):
         return None
     path = OmegaConf.select(config, "teacher.path")
     asked = not OmegaConf.is_missing(config.teacher, "path") and config.teacher_run.experiment

@@ -68,6 +68,6 @@ def copy_weights(student: Denoiser, teacher: Denoiser) -> None:
             "denoiser: inputs or outputs mean something else to the student's network than to the teacher's: "
             "choose the teacher's kind (edm or boundary for edm, epsilon_jump for ddpm, velocity_jump for "
             "flow, trigflow for trigflow), or start afresh (distillation with module.initialise=false, "
-            "training with start=null)"
+            "training with start=scratch)"
         )
     load_into(student.net, teacher.net.state_dict(), None)
