@@ -18,9 +18,9 @@ def straight(tmp_path_factory):
     return run("train.py", tmp_path_factory.mktemp("straight"), *OPTIONS)
 
 
-def begun(directory, seconds):
+def begun(directory, seconds, *words):
     """A run that is at work: its first checkpoint is written, and `seconds` have passed since."""
-    process = start("train.py", directory, *OPTIONS)
+    process = start("train.py", directory, *OPTIONS, *words)
     deadline = time.monotonic() + 60
     while not (directory / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -28,8 +28,8 @@ def begun(directory, seconds):
     return process
 
 
-def resumed(directory):
-    return run("train.py", directory, *OPTIONS, "ckpt_path=last")
+def resumed(directory, *words):
+    return run("train.py", directory, *OPTIONS, *words, "ckpt_path=last")
 
 
 def same(a, b):
@@ -117,3 +117,16 @@ def test_a_signal_before_training_leaves_no_traceback(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "stopped before training began: there was nothing to save\n"
+
+
+def test_continuous_time_goes_on_exactly_too(tmp_path):
+    """Its balance is learned beside the network, its reference drawn anew at each step."""
+    words = ["experiment=sct_digits", "start=scratch", "balance=learned", "flow=reference", "flow.size=200"]
+    straight = run("train.py", tmp_path / "straight", *OPTIONS, *words)
+    process = begun(tmp_path / "again", 0.3, *words)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    again = resumed(tmp_path / "again", *words)
+    assert "resuming from" in again.out
+    assert same(again.result, straight.result)
