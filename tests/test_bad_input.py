@@ -48,7 +48,7 @@ class Malice:
 KEYS = [
     Case("unknown experiment", "experiment=ict_digts", "experiment=ict_digts", "did you mean 'ict_digits'?"),
     Case("unknown option of a group", "net=unett", "net=unett", "unet_small"),
-    Case("option of a group like no other", "net=zzz", "net=zzz", "ddpmpp, mlp, mlp_small"),
+    Case("option of a group like no other", "net=zzz", "net=zzz", "ddpmpp, ddpmpp_scm, mlp"),
     Case("unknown group", "optimiser=adam", "optimiser", "did you mean 'optimizer'?"),
     Case("misspelt key", "optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
     Case("key like no other", "optimizer.zzz=1", "optimizer.zzz", "betas, foreach, lr, weight_decay"),
@@ -61,7 +61,7 @@ KEYS = [
     Case("added argument", "+trainer.max_stps=5", "trainer.max_stps", "did you mean 'max_steps'?"),
     Case("forced argument", "++optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
     Case("added argument of the data", "+data.batchsize=1", "data.batchsize", "did you mean 'batch_size'?"),
-    Case("added argument deep inside", "+module.objective.wait=1", "module.objective.wait", "weight"),
+    Case("added argument deep inside", "+module.objective.wait=1", "module.objective.wait", "objective.wait"),
     Case("no override at all", "optimizer.lr", "optimizer.lr", "key=value"),
     Case("interpolation of nothing", "optimizer.lr=${nosuch}", "optimizer.lr", "nosuch"),
     Case("unknown key in a sweep", "-m seed=0,1 optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),

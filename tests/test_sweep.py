@@ -335,7 +335,9 @@ class TestCalls:
     @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*sync_dist.*")
     def test_watching_changes_no_number(self, tmp_path):
         def trained(*callbacks):
-            data, module = build(composed("experiment=sct_digits", "net.width=16", "net.dropout=0.5"))
+            data, module = build(
+                composed("experiment=sct_digits", "start=scratch", "net.width=16", "net.dropout=0.5")
+            )
             options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
             options |= {"enable_model_summary": False, "limit_val_batches": 0, "default_root_dir": tmp_path}
             trainer = Trainer(accelerator="cpu", max_steps=4, callbacks=list(callbacks), **options)

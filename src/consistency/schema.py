@@ -56,9 +56,20 @@ def check_arguments(path: str, node: DictConfig) -> None:
         if takes is None or key.startswith("_") or OmegaConf.is_missing(node, key):
             continue
         known(f"{path}.{key}", key, takes)
+        check_reference(f"{path}.{key}", key, text, node._get_root())
         meant, value = expected(takes[key]), node[key]
         if meant and not OmegaConf.is_config(value) and not fits(value, takes[key]):
             raise UserError(f"{origin(text, f'{path}.{key}')}={shown(value)} must be {meant}")
+
+
+def check_reference(path: str, key: str, text: Any, root: Any) -> None:
+    """Refuse a key added to a section that only refers to another, for it would take that one's place."""
+    section = OmegaConf.select(root, key) if key in groups() else None
+    if isinstance(text, dict) and OmegaConf.is_dict(section):
+        for added in text.keys() - section.keys():
+            raise UserError(
+                f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there"
+            )
 
 
 def known(path: str, key: str, names: Iterable[str]) -> None:
