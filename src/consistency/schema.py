@@ -65,7 +65,7 @@ def check_arguments(path: str, node: DictConfig) -> None:
 def check_reference(path: str, key: str, text: Any, root: Any) -> None:
     """Refuse a key added to a section that only refers to another, for it would take that one's place."""
     section = OmegaConf.select(root, key) if key in groups() else None
-    if isinstance(text, dict) and OmegaConf.is_dict(section):
+    if isinstance(text, dict) and isinstance(section, DictConfig):
         for added in text.keys() - section.keys():
             raise UserError(
                 f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there"
