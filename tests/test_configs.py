@@ -16,6 +16,7 @@ from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary
 from consistency.run import build, make
 from consistency.schedule.draws import StepDraws
+from consistency.schema import check_config
 from tests.test_perceptual import STATE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -103,8 +104,10 @@ def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tm
     config = composed(
         f"experiment={experiment}", "hydra.runtime.output_dir=" + str(tmp_path), *small, "metric=digits"
     )
+    check_config(config, "train")
     plain = OmegaConf.to_container(config, resolve=True)
     assert all(isinstance(key, str) for key in plain)
+    check_config(OmegaConf.create(plain), "train")  # as a checkpoint brings it to an evaluation
     for name, node in config.callbacks.items():
         assert make(node) is not None, name
 

@@ -63,13 +63,13 @@ def check_arguments(path: str, node: DictConfig) -> None:
 
 
 def check_reference(path: str, key: str, text: Any, root: Any) -> None:
-    """Refuse a key added to a section that only refers to another, for it would take that one's place."""
-    section = OmegaConf.select(root, key) if key in groups() else None
-    if isinstance(text, dict) and isinstance(section, DictConfig):
-        for added in text.keys() - section.keys():
-            raise UserError(
-                f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there"
-            )
+    """Refuse a key added to what only refers to a section, for it would take that section's place."""
+    if not (isinstance(text, dict) and text) or "_target_" in text:
+        return
+    section = OmegaConf.select(root, key)
+    if isinstance(section, DictConfig) and "_target_" in section:
+        added = next(iter(text))
+        raise UserError(f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there")
 
 
 def known(path: str, key: str, names: Iterable[str]) -> None:
