@@ -29,6 +29,11 @@ def perturb(x: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
     return x + expand(sigma, x) * z
 
 
+def geometric(low: float, high: float, n: int) -> Tensor:
+    """n levels from low to high, both included, evenly spaced in their logarithm; float64."""
+    return torch.logspace(0, 1, n, base=high / low, dtype=torch.float64) * low
+
+
 def squared_norm(x: Tensor) -> Tensor:
     """Squared Euclidean norm of each sample over all of its entries: [B, ...] -> [B]."""
     return x.flatten(1).square().sum(1)

@@ -16,7 +16,7 @@ from consistency.tensor import Terms
 
 
 class Distillation(Consistency):
-    """A student that starts from its teacher's weights; two holes left, `learn_from` and `terms`.
+    """A student that starts from its teacher's weights; two holes left, `follow` and `terms`.
 
     The teacher is called for when training begins, and only then: a checkpoint of the student is evaluated
     without it. It is no submodule: neither trained, averaged, saved nor synchronised.

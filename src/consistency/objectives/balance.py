@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.model.precond import c_noise
-from consistency.nets.layers import FourierEmbedding
+from consistency.nets.layers import FourierEmbedding, without_autocast
 
 
 class Balance(Protocol):
@@ -44,5 +44,5 @@ class Learned(nn.Module):
 
     def __call__(self, sigma: Tensor) -> Tensor:
         """w of each sample, in float32."""
-        with torch.autocast(sigma.device.type, enabled=False):
+        with without_autocast(sigma):
             return self.linear(self.features(c_noise(sigma).float()))[:, 0]

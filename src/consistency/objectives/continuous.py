@@ -48,7 +48,7 @@ class Continuous(nn.Module):
     ) -> None:
         super().__init__()
         if warmup < 0:
-            raise UserError(f"module.objective.warmup={warmup} must not be negative")
+            raise UserError(f"objective.warmup={warmup} must not be negative")
         self.noise, self.derivative, self.bound, self.balance = noise, derivative, bound, balance
         self.weight, self.sigma_data, self.sigma_min, self.warmup = weight, sigma_data, sigma_min, warmup
 

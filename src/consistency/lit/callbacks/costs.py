@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
@@ -16,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from consistency.lit.data.loader import Batch
 from consistency.lit.module import Module
 from consistency.model.denoiser import Denoiser
+from consistency.nets.layers import has_tangent
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import ImageDraws
 
@@ -72,8 +72,7 @@ class Costs(Callback):
     def _note(self, module: Module, f: Denoiser, x: Tensor) -> None:
         forward, jvp, teacher = KINDS
         ours = any(f is part for part in module.modules())  # a teacher is no part of the module
-        carries = forward_ad.unpack_dual(x).tangent is not None
-        self.through[(jvp if carries else forward) if ours else teacher] += len(x)
+        self.through[(jvp if has_tangent(x) else forward) if ours else teacher] += len(x)
 
 
 @contextmanager

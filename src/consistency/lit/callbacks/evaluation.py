@@ -11,7 +11,7 @@ from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
-from consistency.tensor import perturb
+from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
 
 
@@ -71,7 +71,7 @@ class OracleGap(Callback):
                 f"callbacks.oracle.levels={levels} must be at least 1, and at most points={points}"
             )
         self.sigmas, self.points, self.levels = list(sigmas), points, levels
-        self.spread = torch.logspace(0, 1, levels, base=highest / lowest, dtype=torch.float64) * lowest
+        self.spread = geometric(lowest, highest, levels)
         self.exact: Tensor | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:

@@ -18,6 +18,7 @@ from consistency.errors import UserError
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.lit.spikes import Spikes
+from consistency.tensor import geometric
 
 BINS = 12  # equally wide in ln σ, as those of loss_by_sigma
 ENOUGH = 1024  # samples of the data whose variance is taken
@@ -77,8 +78,7 @@ class Guard(Callback):
         if not 0 <= collapse < 0.5:
             raise UserError(f"callbacks.guard.collapse={collapse} must be at least 0, and less than 0.5")
         self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse
-        widths = torch.logspace(0, 1, BINS + 1, base=sigma_max / sigma_min, dtype=torch.float64)
-        self.edges = sigma_min * widths
+        self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
         self.count = 0  # rollbacks so far
         self.varied: list[str] = []  # samplers that have had half of the data's variance

@@ -9,6 +9,7 @@ from torch import Tensor
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.progress import every
 from consistency.lit.module import Module
+from consistency.tensor import geometric
 
 
 class NoiseLevels(Callback):
@@ -22,9 +23,7 @@ class NoiseLevels(Callback):
 
     def __init__(self, sigma_min: float, sigma_max: float, bins: int = 12) -> None:
         # Grid points lie on the outermost edges: a little room keeps them inside.
-        self.edges = (
-            torch.logspace(0, 1, bins + 1, base=sigma_max / sigma_min, dtype=torch.float64) * sigma_min
-        )
+        self.edges = geometric(sigma_min, sigma_max, bins + 1)
         self.edges[0] *= 1 - 1e-6
         self.edges[-1] *= 1 + 1e-6
         self.sums = torch.zeros(2, bins, dtype=torch.float64)  # loss and count since the last log
