@@ -10,7 +10,7 @@ from consistency.errors import UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.curriculum import Curriculum
 from consistency.lit.callbacks.noise import NoiseLevels
-from consistency.lit.callbacks.progress import clock
+from consistency.watch import clock
 from consistency.metrics.choice import pick
 from consistency.schedule import decay
 

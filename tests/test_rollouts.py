@@ -24,7 +24,7 @@ from consistency.lit.data.lock import locked
 from consistency.lit.data.origin import difference, origin
 from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.rollouts import Maker, Store
-from consistency.lit.data.watch import lines
+from consistency.watch import lines
 from consistency.model import solvers
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary

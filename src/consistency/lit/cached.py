@@ -9,7 +9,7 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.data.rollouts import Store
-from consistency.lit.data.watch import noted
+from consistency.watch import noted
 from consistency.lit.distillation import Distillation
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.flow import Flow

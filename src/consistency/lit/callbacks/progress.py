@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress import TimeRemainingColumn as TimeLeft
 
 from consistency.lit.module import Module
+from consistency.watch import clock
 
 
 class Throughput(Callback):
@@ -99,12 +100,6 @@ class RunProgress(ProgressBar):
     def _news(self, trainer: Trainer) -> str:
         shown = {k.removeprefix("train/"): float(v) for k, v in trainer.progress_bar_metrics.items()}
         return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, s = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
 
 
 def every(trainer: Trainer) -> int:

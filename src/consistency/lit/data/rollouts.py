@@ -24,7 +24,7 @@ from consistency.lit.data.loader import Batch, StepLoader
 from consistency.lit.data.lock import locked
 from consistency.lit.data.module import DataModule
 from consistency.lit.data.origin import Origin, difference, origin
-from consistency.lit.data.watch import noted, progress
+from consistency.watch import noted, progress
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws

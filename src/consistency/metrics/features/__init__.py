@@ -1,11 +1,21 @@
 """What does a metric look at? Frozen networks from uint8 images to features."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.tensor import weights_sha256
+
+
+class Seen(NamedTuple):
+    """What an extractor sees of n images."""
+
+    features: Tensor  # float32 [n, d]
+    logits: Tensor | None = None  # float32 [n, classes]; None of networks that do not classify
 
 
 class Extractor(nn.Module, ABC):
@@ -18,6 +28,8 @@ class Extractor(nn.Module, ABC):
         num_features: d.
     """
 
+    resize = "none: images are seen as they are"  # how they are brought to the network's size
+
     def __init__(self, name: str, num_features: int) -> None:
         super().__init__()
         self.name, self.num_features = name, num_features
@@ -25,11 +37,24 @@ class Extractor(nn.Module, ABC):
     @property
     def metric_name(self) -> str:
         """How a Fréchet distance in these features is reported: only Inception's is called FID."""
-        return f"FD({self.name})"
+        return self.named("FD", "FID")
+
+    def named(self, general: str, inception: str) -> str:
+        """The name of a number: one of its own in Inception's features, in others with theirs added."""
+        return f"{general}({self.name})"
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of all weights."""
+        return weights_sha256(self.state_dict())
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, d] of uint8 images [B, C, H, W]."""
+
+    def see(self, images: Tensor) -> Seen:
+        """Features, and logits where the network classifies, of uint8 images [B, C, H, W]."""
+        return Seen(self(images))
 
     def train(self, mode: bool = True) -> "Extractor":
         """Stay in evaluation mode."""

@@ -1,4 +1,4 @@
-"""Long work before training: how far it is, and a stop between two pieces."""
+"""Long work outside training: how far it is, and a stop between two pieces."""
 
 import signal
 import sys
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
-
-from consistency.lit.callbacks.progress import clock
 
 Advance = Callable[[int], None]  # pieces that are done
 
@@ -67,3 +65,9 @@ def noted() -> Iterator[list[int]]:
     finally:
         for signum, handler in former.items():
             signal.signal(signum, handler)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

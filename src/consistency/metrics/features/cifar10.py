@@ -1,0 +1,100 @@
+"""Features of 32x32 colour images: a small classifier of CIFAR-10's classes, shipped with its weights.
+
+`python -m consistency.metrics.features.cifar10 FOLDER` trains it again, in about half an hour on one core;
+FOLDER holds train/CLASS/ and test/CLASS/ with image files. The shipped weights come from CIFAR-10's images as
+JPEG files of quality 75: good enough to compare models of such images with one another, and never comparable
+with FID.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+from consistency.metrics.features.classifier import Classifier, accuracy, fit, keep, shifted
+
+WEIGHTS = Path(__file__).with_name("cifar10.safetensors")
+FLOOR = 1.0  # Fréchet distance between random halves of the training images, after scaling
+EPOCHS, BATCH = 16, 128
+
+
+class Cifar10Features(Classifier):
+    """128 features of images [B, 3, 32, 32], reported as FD(cifar10-small).
+
+    Args:
+        weights: a file written by this module's script.
+    """
+
+    def __init__(self, weights: str | Path = WEIGHTS) -> None:
+        script = "python -m consistency.metrics.features.cifar10 FOLDER"
+        super().__init__("cifar10-small", body(), nn.Linear(128, 10), (3, 32, 32), Path(weights), script)
+
+
+class Residual(nn.Module):
+    """x + a convolution of x."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = block(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return x + self.inner(x)
+
+
+def body() -> nn.Sequential:
+    """Images [B, 3, 32, 32] in [-1, 1] -> 128 features."""
+    return nn.Sequential(
+        block(3, 32), nn.MaxPool2d(2),
+        block(32, 64), Residual(64), nn.MaxPool2d(2),
+        block(64, 128), Residual(128), nn.MaxPool2d(2),
+        block(128, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def block(inputs: int, outputs: int) -> nn.Sequential:
+    """Convolution, normalisation, activation."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def augmented(x: Tensor) -> Tensor:
+    """Images moved by up to four pixels along both axes, half of them mirrored."""
+    mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
+    return shifted(torch.where(mirrored, x.flip(-1), x), 4)
+
+
+def folder(root: Path) -> tuple[Tensor, Tensor]:
+    """All images below ROOT/CLASS/: uint8 [n, 3, 32, 32], and labels [n], classes in alphabetical order."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.functional import pil_to_tensor
+
+    try:
+        found = [(pil_to_tensor(image), label) for image, label in ImageFolder(root)]
+        return torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{root}: {error}; it must hold CLASS/FILE images of 32x32 pixels") from error
+
+
+def train(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
+    """Train on ROOT/train, write the weights, and return the accuracy on ROOT/test."""
+    torch.manual_seed(seed)
+    images, labels = folder(root / "train")
+    net, head = body().to(memory_format=torch.channels_last), nn.Linear(128, 10)
+    fit(net, head, images, labels, augmented, epochs, BATCH, smoothing=0.1)
+    right = accuracy(net, head, *folder(root / "test"))
+    net.to(memory_format=torch.contiguous_format)
+    keep(path, net, head, images, FLOOR, accuracy=right, seed=seed, epochs=epochs)
+    return right
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m consistency.metrics.features.cifar10 FOLDER")
+    try:
+        train(Path(sys.argv[1]))
+    except UserError as error:
+        sys.exit(f"error: {error}")

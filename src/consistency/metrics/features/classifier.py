@@ -1,0 +1,154 @@
+"""Small classifiers, shipped with their weights: features where nothing can be downloaded.
+
+The scale of a classifier's features is an accident of its training. They are therefore multiplied by a fixed
+factor, stored with the weights, which makes the distance between random halves of the data a round number.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from consistency.errors import UserError
+from consistency.metrics.features import Extractor, Seen
+from consistency.metrics.fidelity import between_halves
+from consistency.watch import progress
+
+
+class Classifier(Extractor):
+    """Features [B, d] before the last layer of a classifier, and its logits.
+
+    Args:
+        name: what distances in this feature space are called after.
+        body: images in [-1, 1] -> features [B, d].
+        head: features -> logits.
+        shape: of an image, (C, H, W).
+        weights: a file written by `keep`.
+        script: what writes it again, for messages.
+    """
+
+    def __init__(
+        self, name: str, body: nn.Module, head: nn.Linear, shape: tuple[int, ...], weights: Path, script: str
+    ) -> None:
+        super().__init__(name, num_features=head.in_features)
+        self.body, self.head, self.shape = body, head, shape
+        self.register_buffer("scale", torch.ones(()))
+        self.load_state_dict(read(weights, self.state_dict(), f"the {name} classifier", script))
+        self.freeze()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, d] of uint8 images [B, *shape]."""
+        return self.see(images).features
+
+    def see(self, images: Tensor) -> Seen:
+        """Features and logits of uint8 images [B, *shape]."""
+        self.expect(images, *self.shape)
+        features = self.body(normalise(images))
+        return Seen(self.get_buffer("scale") * features, self.head(features))
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Probabilities [B, classes]."""
+        logits = self.see(images).logits
+        assert logits is not None
+        return logits.softmax(1)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def read(path: Path, like: dict[str, Tensor], what: str, script: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, of the names and shapes of `like`."""
+    remedy = f"reinstall the package, or run: {script}"
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in like.items()}:
+        raise UserError(f"{path}: does not hold the weights of {what}; {remedy}")
+    return found
+
+
+def fit(
+    body: nn.Module,
+    head: nn.Linear,
+    images: Tensor,
+    labels: Tensor,
+    augment: Callable[[Tensor], Tensor],
+    epochs: int,
+    batch: int = 64,
+    smoothing: float = 0.0,
+) -> None:
+    """Train both with AdamW and a one-cycle learning rate; frozen and in evaluation mode afterwards.
+
+    Args:
+        body: images in [-1, 1] -> features.
+        head: features -> logits.
+        images: uint8 [n, C, H, W].
+        labels: long [n].
+        augment: changes a batch of images in [-1, 1].
+        epochs: passes over the data; what is left of an epoch behind its last full batch is left out.
+        batch: images of a step.
+        smoothing: of the labels.
+    """
+    net, each = nn.Sequential(body, head).train(), len(images) // batch
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * each)
+    with progress("training", epochs * each, 0) as advance:
+        for epoch in range(epochs):
+            for i, some in enumerate(torch.randperm(len(images)).split(batch)[:each], 1):
+                x, y = augment(normalise(images[some])), labels[some]
+                loss = F.cross_entropy(net(x), y, label_smoothing=smoothing)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                advance(epoch * each + i)
+    net.eval().requires_grad_(False)
+
+
+def shifted(x: Tensor, pixels: int) -> Tensor:
+    """Images [B, C, H, W] moved at random by up to so many pixels along both axes, edges repeated."""
+    size = x.shape[-1]
+    rows, columns = torch.randint(0, 2 * pixels + 1, (2, len(x), 1)) + torch.arange(size)
+    padded, index = F.pad(x, (pixels,) * 4, mode="replicate"), torch.arange(len(x))[:, None, None]
+    return padded.movedim(1, -1)[index, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+@torch.no_grad()
+def seen_by(net: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
+    """Outputs of a network for uint8 images, batch by batch."""
+    return torch.cat([net(normalise(part)) for part in images.split(batch)])
+
+
+def accuracy(body: nn.Module, head: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images whose class is found."""
+    return (head(seen_by(body, images)).argmax(1) == labels).float().mean().item()
+
+
+def keep(path: Path, body: nn.Module, head: nn.Module, images: Tensor, floor: float, **about: float) -> None:
+    """Write the weights, with the factor that puts random halves of the images `floor` apart.
+
+    Args:
+        path: of the file.
+        body: trained.
+        head: trained.
+        images: uint8 [n, C, H, W].
+        floor: Fréchet distance between random halves of them.
+        **about: what is written into the file for people.
+    """
+    natural, _ = between_halves(seen_by(body, images), repeats=20)
+    state = {f"body.{name}": value for name, value in body.state_dict().items()}
+    state |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    state["scale"] = torch.tensor((floor / natural) ** 0.5)
+    told = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in about.items()}
+    told |= {"natural_floor": f"{natural:.4f}"}
+    save_file(state, path, told)
+    path.chmod(0o644)
+    print(*(f"{k}={v}" for k, v in told.items()), f"scale={state['scale']:.4f}", path)
