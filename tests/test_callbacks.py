@@ -10,9 +10,9 @@ from consistency.errors import UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.curriculum import Curriculum
 from consistency.lit.callbacks.noise import NoiseLevels
-from consistency.watch import clock
 from consistency.metrics.choice import pick
 from consistency.schedule import decay
+from consistency.watch import clock
 
 
 class Trainer(SimpleNamespace):

@@ -24,7 +24,6 @@ from consistency.lit.data.lock import locked
 from consistency.lit.data.origin import difference, origin
 from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.rollouts import Maker, Store
-from consistency.watch import lines
 from consistency.model import solvers
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary
@@ -40,6 +39,7 @@ from consistency.schedule.noise import LogNormal, UniformCells
 from consistency.schedule.pairs import GridPairs
 from consistency.schedule.rate import Flat
 from consistency.truth.oracle import Mixture
+from consistency.watch import lines
 from tests.conftest import run, start
 
 CPU = torch.device("cpu")

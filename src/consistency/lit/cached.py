@@ -9,12 +9,12 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.data.rollouts import Store
-from consistency.watch import noted
 from consistency.lit.distillation import Distillation
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
+from consistency.watch import noted
 
 WORKING, FULL, STOPPED = range(3)  # what the first process says to the others while it fills the store
 

@@ -24,11 +24,11 @@ from consistency.lit.data.loader import Batch, StepLoader
 from consistency.lit.data.lock import locked
 from consistency.lit.data.module import DataModule
 from consistency.lit.data.origin import Origin, difference, origin
-from consistency.watch import noted, progress
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws
 from consistency.schedule.pairs import Pairs
+from consistency.watch import noted, progress
 
 VERSION = 1  # of what is stored: raise it, and older stores are refused
 GIB = 2**30
