@@ -51,7 +51,9 @@ def finite(value: Any) -> Any:
 def line(result: Mapping[str, Any]) -> str:
     """The result on one readable line."""
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
-    return f"{metrics}  ({result['steps']:,} steps, {result['images']:,} images, {result['seconds']:.0f} s)"
+    counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if what in result]
+    spent = ", ".join([*counts, f"{result['seconds']:.0f} s"])
+    return f"{metrics}  ({spent})".lstrip()
 
 
 def table(metrics: Mapping[str, float]) -> str:

@@ -32,8 +32,7 @@ from consistency.metrics.choice import pick
 from consistency.result import device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
 from consistency.teach import find_teacher, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
-from consistency.teachers.trust import check_trusted
+from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
 from consistency.tensor import weights_sha256
 
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
@@ -73,41 +72,6 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     return report(config, trainer, result, directory)
 
 
-def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Ask a task of a trained checkpoint; result.json stands in the run directory of the evaluation."""
-    check_config(config, "eval")
-    directory = run_directory()
-    checkpoint = read_checkpoint(config.ckpt_path)
-    kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
-    check_trusted("ckpt_path", config.ckpt_path, OmegaConf.create(kept))
-    trained = OmegaConf.merge(kept, config.override)
-    assert isinstance(trained, DictConfig)
-    check_config(trained, "train")
-    for unused in {"distance"} & {*trained.module.objective}:
-        trained.module.objective[unused] = None  # only training asks for it, and for the files it needs
-    data, module = build(trained)
-    check_fits(config.ckpt_path, checkpoint["state_dict"], module)
-    name, weights = weights_of(checkpoint, config.weights)
-    module.denoiser.load_state_dict(weights)
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
-    since = time.monotonic()
-    metrics, paths, images = make(config.task)(module.eval(), data, trained, directory)
-    result = {
-        "metrics": metrics,
-        "steps": checkpoint["global_step"],
-        "images": images,
-        "seconds": time.monotonic() - since,
-        "parameters": count(module),
-        "weights_sha256": {name: weights_sha256(weights)},
-        "device": device_name(module.device),
-        **environment(),
-        "paths": {**paths, "checkpoint": str(config.ckpt_path)},
-    }
-    write_result(directory, result)
-    print(f"{where(result)}\n{line(result)}")
-    return result
-
-
 def make(node: Any, **extra: Any) -> Any:
     """What a config describes. Containers become plain ones: OmegaConf would take dataclasses for configs."""
     return instantiate(node, **extra, _convert_="all")
@@ -143,6 +107,11 @@ def hushed() -> Iterator[None]:
 def run_directory() -> Path:
     """The one directory a run works in, which Hydra has made."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def experiment() -> str | None:
+    """Name of the experiment that was chosen."""
+    return HydraConfig.get().runtime.choices.get("experiment")
 
 
 def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
@@ -195,7 +164,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     built = [make(node) for node in config.callbacks.values() if node is not None]
-    return [*built, KeepConfig({str(name): value for name, value in plain.items()})]
+    return [*built, KeepConfig({str(name): value for name, value in plain.items()}, experiment())]
 
 
 def summary(
@@ -208,7 +177,7 @@ def summary(
         hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
     picture = directory / "samples" / f"{next(iter(module.samplers))}.png"
     return {
-        "experiment": HydraConfig.get().runtime.choices.get("experiment"),
+        "experiment": experiment(),
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")},
         "steps": trainer.global_step,
         "images": trainer.global_step * config.data.batch_size,
@@ -252,7 +221,7 @@ def hyperparameters(config: DictConfig) -> dict[str, Any]:
     """The columns of the HParams tab: what every run has, and whatever the command line changed."""
     given = [override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
     keys = [*COLUMNS, *(key for key in given if key not in {"run_dir", "ckpt_path"})]
-    row = {"experiment": HydraConfig.get().runtime.choices.get("experiment")}
+    row: dict[str, Any] = {"experiment": experiment()}
     for key in keys:
         value = OmegaConf.select(config, key)
         if isinstance(value, str | int | float | bool):

@@ -7,120 +7,93 @@ It is FID in Inception's features only; in others it is called FD(name of the fe
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.metrics.features import Extractor
+from consistency.metrics.features import Extractor, Seen
+
+BLOCK = 4096  # samples in float64 at a time
 
 
-class FrechetDistance:
-    """Streaming distance between real and generated images, summed over processes.
+class Moments(NamedTuple):
+    """Mean and covariance of features, in float64."""
 
-    A plain object: a module that holds it neither saves nor averages the extractor. Each process shows
-    its own images; compute() adds up all that were shown anywhere, so shards may be uneven.
+    mean: Tensor  # [d]
+    cov: Tensor  # [d, d], of n - 1 degrees of freedom
 
-    Args:
-        extractor: images -> features.
-    """
-
-    def __init__(self, extractor: Extractor) -> None:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
-        self.extractor = extractor
-        self._metric = FrechetInceptionDistance(InDoublePrecision(extractor), reset_real_features=False)
-
-    def to(self, device: torch.device | str) -> "FrechetDistance":
-        """Move the extractor and the sums."""
-        self._metric.to(device)
-        return self
-
-    def update_real(self, images: Tensor) -> None:
-        """See real uint8 images [B, C, H, W]; they are kept for good."""
-        self._update(images, real=True)
-
-    def update_real_features(self, seen: Tensor) -> None:
-        """See real images by their features [B, d], where those are at hand."""
-        metric = self._metric
-        seen = seen.to(metric.device, metric.real_features_sum.dtype)
-        metric.real_features_sum += seen.sum(0)
-        metric.real_features_cov_sum += seen.T @ seen
-        metric.real_features_num_samples += len(seen)
-
-    def update_fake(self, images: Tensor) -> None:
-        """See generated uint8 images [B, C, H, W]."""
-        self._update(images, real=False)
-
-    def compute(self) -> float:
-        """The distance, over all processes; needs at least two images of both kinds."""
-        try:
-            with plainly(self._metric.device):
-                return self._metric.compute().item()
-        except RuntimeError as error:
-            if "More than one sample" not in str(error):
-                raise
-            name = self.extractor.metric_name
-            raise UserError(f"{name} needs at least 2 real and 2 generated images") from error
-
-    def reset_fake(self) -> None:
-        """Forget the generated images."""
-        with plainly(self._metric.device):
-            self._metric.reset()
-
-    def _update(self, images: Tensor, real: bool) -> None:
-        with plainly(self._metric.device):
-            self._metric.update(images.to(self._metric.device), real=real)
+    def to(self, device: torch.device | str) -> "Moments":
+        """The same on another device."""
+        return Moments(self.mean.to(device), self.cov.to(device))
 
 
-class InDoublePrecision(nn.Module):
-    """An extractor whose features come in float64, so that nothing later is rounded to less."""
-
-    def __init__(self, extractor: Extractor) -> None:
-        super().__init__()
-        self.extractor, self.num_features = extractor, extractor.num_features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, d] in float64."""
-        return self.extractor(images).double()
-
-
-@contextmanager
-def plainly(device: torch.device) -> Iterator[None]:
-    """No autocast, which moves distances by 1e-3, no gradients, and no inference tensors among the sums."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
+def moments(features: Tensor) -> Moments:
+    """Of features [n, d], n at least 2; block by block, so that n of them never lie there in float64."""
+    if len(features) < 2:
+        raise UserError(f"a distance needs at least 2 real and 2 generated images, not {len(features)}")
+    blocks = features.split(BLOCK)
+    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(features)
+    cov = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
+    for block in blocks:
+        away = block.double() - mean
+        cov.addmm_(away.T, away)
+    return Moments(mean, cov / (len(features) - 1))
 
 
-def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
-    """Features of uint8 images [B, C, H, W]: float64 [B, d] on the CPU, computed where the extractor is."""
-    device = next(chain(extractor.parameters(), extractor.buffers()), torch.empty(0)).device
-    with plainly(device):
-        return torch.cat([extractor(part.to(device)).double().cpu() for part in images.split(batch)])
+def distance(a: Moments, b: Moments) -> float:
+    """Fréchet distance of two Gaussians."""
+    values, vectors = torch.linalg.eigh(a.cov)
+    half = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(half @ b.cov @ half).clamp(min=0).sqrt().sum()
+    shift = (a.mean - b.mean).square().sum()
+    return (shift + a.cov.trace() + b.cov.trace() - 2 * cross).item()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Fréchet distance between Gaussians fitted to features a [n, d] and b [m, d], n and m at least 2."""
-    a, b = a.double(), b.double()
-    cov_a, cov_b = a.T.cov().reshape(a.shape[1], -1), b.T.cov().reshape(b.shape[1], -1)
-    values, vectors = torch.linalg.eigh(cov_a)
-    half = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(half @ cov_b @ half).clamp(min=0).sqrt().sum()
-    shift = (a.mean(0) - b.mean(0)).square().sum()
-    return (shift + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+    return distance(moments(a), moments(b))
 
 
-def half_floor(images: Tensor, extractor: Extractor, repeats: int = 5, seed: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation of the distance between random halves of the real images.
+def between_halves(features: Tensor, repeats: int = 5, seed: int = 0) -> tuple[float, float]:
+    """Mean and standard deviation of the distance between random halves of features [n, d].
 
     What a perfect model would score with half as many samples against the other half of the data.
     """
-    return between_halves(features(images, extractor), repeats, seed)
-
-
-def between_halves(seen: Tensor, repeats: int = 5, seed: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation of the distance between random halves of features [B, d]."""
     generator = torch.Generator().manual_seed(seed)
-    splits = [torch.randperm(len(seen), generator=generator).tensor_split(2) for _ in range(repeats)]
-    values = torch.tensor([frechet(seen[one], seen[other]) for one, other in splits], dtype=torch.float64)
-    return values.mean().item(), values.std(correction=0).item()
+    splits = [torch.randperm(len(features), generator=generator).tensor_split(2) for _ in range(repeats)]
+    values = [frechet(features[one], features[other]) for one, other in splits]
+    spread = torch.tensor(values, dtype=torch.float64)
+    return spread.mean().item(), spread.std(correction=0).item()
+
+
+def see(images: Tensor, extractor: Extractor) -> Seen:
+    """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
+    device = place_of(extractor)
+    with plainly(device):
+        seen = extractor.see(images.to(device))
+    return Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu())
+
+
+def together(parts: list[Seen]) -> Seen:
+    """One after the other."""
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
+
+
+def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
+    """Features of uint8 images [n, C, H, W]: float32 [n, d]."""
+    return together([see(part, extractor) for part in images.split(batch)]).features
+
+
+def place_of(extractor: Extractor) -> torch.device:
+    """Where it computes."""
+    return next(chain(extractor.parameters(), extractor.buffers()), torch.empty(0)).device
+
+
+@contextmanager
+def plainly(device: torch.device) -> Iterator[None]:
+    """No autocast, which moves distances by 1e-3, no gradients, and no inference tensors that outlive us."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield

@@ -1,17 +1,31 @@
 """Judges of samples: shown the data once, then samples by the sampler's name, then asked for numbers."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from consistency.metrics.features import Extractor
-from consistency.metrics.fidelity import FrechetDistance, between_halves, features
+from consistency.metrics.features import Extractor, Seen
+from consistency.metrics.fidelity import see, together
+from consistency.metrics.processes import everybodys, from_first, in_order
+from consistency.metrics.reference import Reference, reference
+from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
+from consistency.tensor import weights_sha256
 
 
 class Judge(Protocol):
-    """Compares samples with data, both as uint8 images [B, C, H, W] or as points [B, D]."""
+    """Compares samples with data, both as uint8 images [B, C, H, W] or as points [B, D].
+
+    Batches of samples are dealt to the processes like cards: the numbers do not depend on how many there are.
+    """
+
+    @property
+    def main(self) -> str:
+        """Name of the number that tells better from worse; lower is better."""
+        ...
 
     def begin(self, real: Tensor, device: torch.device) -> None:
         """See the data; called again for the same data, does nothing."""
@@ -25,48 +39,81 @@ class Judge(Protocol):
         """Numbers by `metric/name`, over all processes, and forget the samples."""
         ...
 
+    def protocol(self, count: int) -> dict[str, Plain]:
+        """All of the judge that moves its numbers for so many samples, once the data have been seen."""
+        ...
+
+    def thorough(self) -> "Judge":
+        """The same judge with all that it can say, for the few times when seconds do not matter."""
+        ...
+
 
 class Fidelity:
-    """Fréchet distance of every sampler: FID with Inception, FD(name) with any other extractor.
+    """Scores of every sampler in the features of one extractor.
 
-    The floor beside it is the distance between random halves of the data.
+    The floor beside the Fréchet distance is the one between random halves of the data.
 
     Args:
         extractor: images -> features.
+        scores: features -> numbers.
+        cache: folder where features of data are kept; None to compute them anew.
     """
 
-    def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
-        self.distances: dict[str, FrechetDistance] = {}
-        self.real: Tensor | None = None
+    def __init__(
+        self, extractor: Extractor, scores: Sequence[Score] = (Frechet(),), cache: str | Path | None = None
+    ) -> None:
+        self.extractor, self.scores, self.cache = extractor, scores, cache
+        self.made: dict[str, list[Seen]] = {}
+        self.real: Reference | None = None
+
+    @property
+    def main(self) -> str:
+        """FID, or FD(features)."""
+        return self.extractor.metric_name
 
     def begin(self, real: Tensor, device: torch.device) -> None:
-        """Extract the features of the data, once."""
+        """Have the data seen, once."""
         if self.real is None:
-            self.device = device
-            self.real = features(real, self.extractor.to(device))
-            self.floor = between_halves(self.real)[0]
+            cache = None if self.cache is None else Path(self.cache)
+            self.real = reference(real, self.extractor.to(device), cache)
 
     def update(self, name: str, samples: Tensor) -> None:
         """See some samples."""
-        if name not in self.distances:
-            self.distances[name] = self._distance()
-        self.distances[name].update_fake(samples)
+        self.made.setdefault(name, []).append(see(samples, self.extractor))
 
     def compute(self) -> dict[str, float]:
-        """Distance of each sampler, and the floor."""
-        metric = self.extractor.metric_name
-        values = {f"{metric}/{name}": float(distance.compute()) for name, distance in self.distances.items()}
-        for distance in self.distances.values():
-            distance.reset_fake()
-        return {**values, f"{metric}/floor": self.floor}
+        """All scores of each sampler, and the floor."""
+        dealt = everybodys(self.made)
+        self.made = {}
+        return from_first(lambda: self._judged(dealt))
 
-    def _distance(self) -> FrechetDistance:
-        """A distance that has seen the data; on one process, for sums are taken over all."""
-        distance = FrechetDistance(self.extractor).to(self.device)
-        if self.real is not None and rank() == 0:
-            distance.update_real_features(self.real)
-        return distance
+    def protocol(self, count: int) -> dict[str, Plain]:
+        """Extractor, data and scores."""
+        assert self.real is not None
+        found: dict[str, Plain] = {
+            "extractor": self.extractor.name,
+            "extractor_sha256": self.extractor.weights_sha256,
+            "resize": self.extractor.resize,
+            "reference_sha256": self.real.sha256,
+            "reference_count": len(self.real),
+        }
+        for score in self.scores:
+            found |= score.protocol(count, len(self.real))
+        return found
+
+    def thorough(self) -> "Fidelity":
+        """With Inception Score, KID, precision and recall."""
+        return Fidelity(self.extractor, ALL, self.cache)
+
+    def _judged(self, dealt: list[dict[str, list[Seen]]]) -> dict[str, float]:
+        assert self.real is not None
+        values: dict[str, float] = {}
+        for name in dict.fromkeys(name for of_process in dealt for name in of_process):
+            made = together(in_order([of_process.get(name, []) for of_process in dealt]))
+            for score in self.scores:
+                found = score(self.extractor, made, self.real)
+                values |= {f"{metric}/{name}": value for metric, value in found.items()}
+        return {**values, f"{self.main}/floor": self.real.floor}
 
 
 class Transport:
@@ -80,8 +127,11 @@ class Transport:
         projections: directions averaged over.
     """
 
+    main = "SW2"
+
     def __init__(self, projections: int = 128) -> None:
-        self.projections, self.samples = projections, {}
+        self.projections = projections
+        self.samples: dict[str, list[Tensor]] = {}
         self.real: Tensor | None = None
 
     def begin(self, real: Tensor, device: torch.device) -> None:
@@ -97,11 +147,27 @@ class Transport:
     def compute(self) -> dict[str, float]:
         """Distance of each sampler, and the floor at the same number of points."""
         assert self.real is not None
-        made = {name: gathered(torch.cat(parts)) for name, parts in self.samples.items()}
+        dealt = everybodys(self.samples)
+        names = dict.fromkeys(name for of_process in dealt for name in of_process)
+        made = {n: torch.cat(in_order([of_process.get(n, []) for of_process in dealt])) for n in names}
         values = {name: self._distance(points) for name, points in made.items()}
         values["floor"] = self._distance(perfect(self.real, max(map(len, made.values()), default=0)))
-        self.samples.clear()
-        return {f"SW2/{name}": value for name, value in values.items()}
+        self.samples = {}
+        return {f"{self.main}/{name}": value for name, value in values.items()}
+
+    def protocol(self, count: int) -> dict[str, Plain]:
+        """Data and directions."""
+        assert self.real is not None
+        sha256 = weights_sha256({"": self.real})
+        return {
+            "distance": f"sliced Wasserstein-2, {self.projections} directions",
+            "reference_sha256": sha256,
+            "reference_count": len(self.real),
+        }
+
+    def thorough(self) -> "Transport":
+        """There is nothing more to say."""
+        return Transport(self.projections)
 
     def _distance(self, points: Tensor) -> float:
         assert self.real is not None
@@ -114,22 +180,3 @@ def perfect(real: Tensor, n: int, seed: int = 0) -> Tensor:
     if n <= len(real):
         return real[: min(n or len(real), len(real) // 2)]
     return real[torch.randint(len(real), (n,), generator=torch.Generator().manual_seed(seed))]
-
-
-def rank() -> int:
-    """This process among those that evaluate together."""
-    return torch.distributed.get_rank() if distributed() else 0
-
-
-def distributed() -> bool:
-    """Whether there are several processes."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def gathered(points: Tensor) -> Tensor:
-    """The points of all processes, the same on each."""
-    if not distributed():
-        return points
-    parts = [torch.empty(0)] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, points)
-    return torch.cat(parts)

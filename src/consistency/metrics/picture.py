@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -18,15 +19,23 @@ def picture(samples: Tensor, count: int = 64, least: int = 480) -> Image.Image:
     return cloud(samples) if samples.ndim == 2 else grid(samples[:count], least)
 
 
-def grid(images: Tensor, least: int) -> Image.Image:
-    """Images [B, C, H, W] in a square, with a thin line between them."""
+def grid(images: Tensor, least: int, columns: int | None = None) -> Image.Image:
+    """Images [B, C, H, W] in a square, or in so many columns, with a thin line between them."""
     from torchvision.utils import make_grid
 
-    columns = math.ceil(math.sqrt(len(images)))
+    columns = columns or math.ceil(math.sqrt(len(images)))
     pixels = make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy()
     image = Image.fromarray(np.ascontiguousarray(pixels))
     factor = math.ceil(least / image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def beside(samples: Tensor, others: Tensor, rows: int = 8, least: int = 240) -> Image.Image:
+    """A row per sample: uint8 images [n, C, H, W], each before its own k others [n, k, C, H, W]."""
+    rows = min(rows, len(samples))
+    gap = torch.full_like(samples[:rows], 255)
+    lines = torch.cat([samples[:rows, None], gap[:, None], others[:rows]], 1)
+    return grid(lines.flatten(0, 1), least, columns=lines.shape[1])
 
 
 def cloud(points: Tensor) -> Image.Image:

@@ -1,38 +1,88 @@
-"""How far a checkpoint's samples are from its data."""
+"""How far a checkpoint's samples are from its data, with the protocol beside the numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import fmean, stdev
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from consistency.lit.data.module import DataModule
-from consistency.lit.module import Module
-from consistency.metrics.judge import Judge
-from consistency.tasks.requests import sampled
+from consistency.errors import UserError
+from consistency.metrics.card import Number
+from consistency.metrics.processes import rank
+from consistency.tasks.cards import card_table
+from consistency.tasks.requests import judged
+from consistency.tasks.session import Outcome, Session
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The metric of the checkpoint's own config, over `count` samples of every sampler.
+    """All that the metric of the checkpoint's own config can say of every sampler.
 
     Args:
         count: number of samples; published FIDs take 50,000.
         batch: samples a forward.
-        seed: which samples.
+        seed: which samples; the repeats take the seeds that follow.
+        repeats: how often, with other samples.
     """
 
-    count: int = 10_000
+    count: int = 50_000
     batch: int = 500
     seed: int = 0
+    repeats: int = 1
 
-    def __call__(
-        self, module: Module, data: DataModule, config: DictConfig, directory: Path
-    ) -> tuple[dict[str, float], dict[str, str], int]:
-        """Metrics by name, paths (none), images made."""
-        judge: Judge = instantiate(config.metric, _convert_="all")
-        judge.begin(data.real(), module.device)
-        for samples in sampled(module, data, self.count, self.batch, self.seed):
-            for name, x in samples.items():
-                judge.update(name, data.decode(x))
-        return judge.compute(), {}, self.count * len(module.samplers)
+    def __call__(self, session: Session) -> Outcome:
+        """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
+        if self.repeats < 1:
+            raise UserError(f"task.repeats={self.repeats} must be at least 1")
+        judge, samplers = session.trained.judge.thorough(), session.trained.samplers
+        found = {
+            name: [
+                judged(session, judge, recipe, self.count, self.batch, self.seed + i, name)
+                for i in range(self.repeats)
+            ]
+            for name, recipe in samplers.items()
+        }
+        path = session.directory / "fidelity.md"
+        text = markdown(found)
+        if rank() == 0:
+            path.write_text(text)
+        return Outcome(
+            metrics=means(found),
+            paths={"table": str(path)},
+            images=self.count * self.repeats * len(samplers),
+            numbers=[number.plain(name) for name, numbers in found.items() for number in numbers],
+            text=text,
+        )
+
+
+def means(found: dict[str, list[Number]]) -> dict[str, float]:
+    """Mean of every number, `metric/sampler`; what all samplers share, the floor, once."""
+    values: dict[str, float] = {}
+    for name, numbers in found.items():
+        for metric in numbers[0].values:
+            full = metric if metric.endswith("/floor") else f"{metric}/{name}"
+            values[full] = fmean(number.values[metric] for number in numbers)
+    return values
+
+
+def markdown(found: dict[str, list[Number]]) -> str:
+    """A row per sampler, a column per metric, and the cards."""
+    first = next(iter(found.values()))[0].values
+    metrics = [metric for metric in first if not metric.endswith(("±", "/floor"))]
+    floors = {metric.removesuffix("/floor"): v for metric, v in first.items() if metric.endswith("/floor")}
+    lines = [["", *metrics], ["---"] * (len(metrics) + 1)]
+    for name, numbers in found.items():
+        lines.append([name, *(cell([n.values for n in numbers], metric) for metric in metrics)])
+    lines.append(["floor", *(f"{floors[m]:.4g}" if m in floors else "" for m in metrics)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cards = {name: numbers[0].card for name, numbers in found.items()}
+    repeats = len(next(iter(found.values())))
+    seeds = "" if repeats == 1 else f"\n\nMean ± standard deviation of {repeats} sets of samples.\n"
+    return f"{table}\n{seeds}\n{card_table(cards)}"
+
+
+def cell(values: Sequence[dict[str, float]], metric: str) -> str:
+    """Mean, and spread over the repeats, or else over the metric's own subsets."""
+    known = [value[metric] for value in values if metric in value]
+    if not known:
+        return "–"
+    spread = stdev(known) if len(known) > 1 else values[0].get(f"{metric} ±")
+    return f"{fmean(known):.4g}" + ("" if spread is None else f" ± {spread:.2g}")

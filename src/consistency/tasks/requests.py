@@ -1,24 +1,86 @@
-"""Samples by the batch, with a bar."""
+"""Samples by the batch, with a bar, and numbers of them, with a card."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import track
+import torch
 from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.lit.data.loader import RequestLoader
-from consistency.lit.data.module import DataModule
-from consistency.lit.module import Module
+from consistency.metrics.card import Number
+from consistency.metrics.judge import Judge
+from consistency.metrics.processes import rank, world
+from consistency.sampling.samplers import Recipe
+from consistency.tasks.session import Session
+from consistency.watch import progress
+
+NAME = "samples"  # for the judge: one sampler at a time
+
+
+class Part(NamedTuple):
+    """Some samples, and their numbers among all."""
+
+    index: range
+    x: Tensor
 
 
 def sampled(
-    module: Module, data: DataModule, count: int, batch: int, seed: int
-) -> Iterator[dict[str, Tensor]]:
-    """Samples of every sampler, batch after batch, where the module is."""
+    session: Session,
+    recipe: Recipe,
+    count: int,
+    batch: int,
+    seed: int,
+    name: str = "sampling",
+    labels: Sequence[int] | None = None,
+    known: Callable[[range], bool] = lambda index: False,
+) -> Iterator[Part]:
+    """This process's share of `count` samples, batch after batch, where the module is.
+
+    Sample i is the same for every count, batch size and number of processes.
+
+    Args:
+        session: whose network it is.
+        recipe: makes the samples.
+        count: samples over all processes.
+        batch: samples a forward.
+        seed: of their noise.
+        name: of the bar.
+        labels: of the samples, one after the other and again; None takes all classes in turn.
+        known: whether samples of these numbers need not be made.
+    """
     if count < 1 or batch < 1:
         raise UserError(f"task.count={count} and task.batch={batch} must be at least 1")
-    loader = RequestLoader(count, data.shape, batch, seed, data.classes)
-    for request in track(loader, "sampling", total=len(loader), console=Console(stderr=True)):
-        label = None if request.label is None else request.label.to(module.device)
-        yield module.sample(request._replace(z=request.z.to(module.device), label=label))
+    t, device = session.trained, session.trained.module.device
+    size = min(batch, max(1, -(-count // world())))  # no process goes without, where there are enough
+    loader = RequestLoader(count, t.data.shape, size, seed, t.data.classes, rank(), world())
+    shown = progress(name, len(loader), 0) if rank() == 0 else nullcontext(lambda done: None)
+    with shown as advance, torch.no_grad():
+        for done, index in enumerate(loader.batches, 1):
+            if not known(index):
+                draws, z, label = loader.request(index)
+                if labels is not None:
+                    label = torch.tensor([labels[i % len(labels)] for i in index])
+                label = None if label is None else label.to(device)
+                with session.fabric.autocast():
+                    x = recipe(t.module.denoiser, z.to(device), label=label, draws=draws.fork())
+                yield Part(index, x)
+            advance(done)
+
+
+def judged(
+    session: Session, judge: Judge, recipe: Recipe, count: int, batch: int, seed: int, name: str = "sampling"
+) -> Number:
+    """What a judge says of samples of a recipe; known already where the card is."""
+    t = session.trained
+    judge.begin(t.data.real(), t.module.device)
+    card = session.card(recipe, judge, count, seed)
+
+    def measure() -> dict[str, float]:
+        for part in sampled(session, recipe, count, batch, seed, name):
+            judge.update(NAME, t.data.decode(part.x))
+        found = judge.compute()
+        return {metric.removesuffix(f"/{NAME}"): value for metric, value in found.items()}
+
+    return Number(session.memo.once(card, measure), card)

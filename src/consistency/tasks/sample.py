@@ -1,43 +1,135 @@
-"""Images from a checkpoint."""
+"""Images from a checkpoint: as many as wanted, each the same however they are made."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from consistency.lit.data.module import DataModule
-from consistency.lit.module import Module
-from consistency.metrics.picture import picture
+from consistency.errors import UserError, nearest
+from consistency.metrics.memorisation import Neighbours, neighbours
+from consistency.metrics.picture import beside, picture
+from consistency.metrics.processes import everybodys, from_first, in_order, rank
+from consistency.sampling.samplers import Recipe
+from consistency.tasks.files import Array, Files, Keeper
 from consistency.tasks.requests import sampled
+from consistency.tasks.session import Outcome, Session
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draws `count` samples with every sampler of the checkpoint, and writes a picture for each.
+    """Draws `count` samples with every sampler; the same command in the same run_dir goes on where it was.
 
     Args:
-        count: number of samples; sample i is the same for every count and batch.
+        count: number of samples; sample i is the same for every count, batch and number of processes.
         batch: samples a forward.
         seed: which samples.
+        samplers: names of those to use; None for all.
+        labels: classes, one after the other and again; None takes all in turn. Of conditional models.
+        files: write every sample as a PNG.
+        array: write all samples of a sampler as one array, uint8 [count, C, H, W] or float32 [count, D].
+        grid: samples in the picture.
+        nearest: samples whose nearest training images are looked for; 0 for none.
     """
 
     count: int = 64
     batch: int = 64
     seed: int = 0
+    samplers: Sequence[str] | None = None
+    labels: int | Sequence[int] | None = None
+    files: bool = False
+    array: bool = False
+    grid: int = 64
+    nearest: int = 16
 
-    def __call__(
-        self, module: Module, data: DataModule, config: DictConfig, directory: Path
-    ) -> tuple[dict[str, float], dict[str, str], int]:
-        """Metrics (none), paths by name, images made."""
-        made: dict[str, list[Tensor]] = {}
-        for samples in sampled(module, data, self.count, self.batch, self.seed):
-            for name, x in samples.items():
-                made.setdefault(name, []).append(data.decode(x).cpu())
-        paths = {}
-        for name, parts in made.items():
-            path = directory / f"{name}.png"
-            picture(torch.cat(parts), self.count).save(path)
-            paths[name] = str(path)
-        return {}, paths, self.count * len(made)
+    def __call__(self, session: Session) -> Outcome:
+        """A picture per sampler, and one of its samples beside their nearest training images."""
+        recipes = chosen(session.trained.samplers, self.samplers)
+        from_first(lambda: check_same(session, asdict(self), recipes))
+        metrics, paths = {}, {}
+        for name, recipe in recipes.items():
+            shown = self._draw(session, name, recipe)
+            if rank() == 0:
+                paths[name] = str(session.directory / f"{name}.png")
+                picture(shown, self.grid).save(paths[name])
+                metrics |= self._look_around(session, name, shown, paths)
+        return Outcome(metrics=metrics, paths=paths, images=self.count * len(recipes))
+
+    def _draw(self, session: Session, name: str, recipe: Recipe) -> Tensor:
+        """Make and keep all samples; the first few of them come back, decoded."""
+        data, few = session.trained.data, max(self.grid, self.nearest)
+        shown: list[Tensor] = []
+        with ExitStack() as stack:
+            keepers = [stack.enter_context(k) for k in self._keepers(session, name)]
+
+            def known(index: range) -> bool:
+                return bool(keepers) and index.start >= few and all(k.has(index) for k in keepers)
+
+            for part in sampled(
+                session, recipe, self.count, self.batch, self.seed, name, self._labels(session), known
+            ):
+                images = data.decode(part.x).cpu()
+                for keeper in keepers:
+                    keeper.keep(part.index, images)
+                shown.append(images if part.index.start < few else images[:0])
+        return torch.cat(in_order(everybodys(shown)))[:few]
+
+    def _keepers(self, session: Session, name: str) -> list[Keeper]:
+        data, found = session.trained.data, list[Keeper]()
+        if self.files and not data.is_image:
+            raise UserError(
+                "task.files=true writes images, and these samples are points: use task.array=true"
+            )
+        if self.files:
+            found.append(Files(session.directory / name))
+        if self.array:
+            dtype = torch.uint8 if data.is_image else torch.float32
+            found.append(Array(session.directory / f"{name}.npy", (self.count, *data.shape), dtype))
+        return found
+
+    def _labels(self, session: Session) -> list[int] | None:
+        if self.labels is None:
+            return None
+        labels = [self.labels] if isinstance(self.labels, int) else list(self.labels)
+        classes = session.trained.data.classes
+        if not labels or not all(0 <= label < classes for label in labels):
+            there = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
+            raise UserError(f"task.labels={self.labels}: the classes of this model are {there}")
+        return labels
+
+    def _look_around(
+        self, session: Session, name: str, shown: Tensor, paths: dict[str, str]
+    ) -> dict[str, float]:
+        """Nearest training images of the first samples: a picture, and how many are copies."""
+        if not self.nearest:
+            return {}
+        real = session.trained.data.real()
+        found: Neighbours = neighbours(shown[: self.nearest], real)
+        if session.trained.data.is_image:
+            paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
+            beside(shown[: self.nearest], real[found.index]).save(paths[f"{name}-nearest"])
+        return {f"memorised/{name}": found.memorised}
+
+
+def chosen(recipes: Mapping[str, Recipe], names: Sequence[str] | None) -> dict[str, Recipe]:
+    """The recipes of these names."""
+    for name in names or ():
+        if name not in recipes:
+            raise UserError(f"task.samplers={name} is not a sampler of this model: {nearest(name, recipes)}")
+    return {name: recipe for name, recipe in recipes.items() if names is None or name in names}
+
+
+def check_same(session: Session, words: dict[str, object], recipes: dict[str, Recipe]) -> None:
+    """Refuse to mix samples: a folder that was begun with other weights or words stays as it is."""
+    path = session.directory / "sample.json"
+    how = {key: value for key, value in words.items() if key not in ("batch", "grid", "nearest")}
+    card = asdict(session.card_of({**how, "recipes": [repr(recipe) for recipe in recipes.values()]}))
+    mine = json.loads(json.dumps({"model": card["model"], "how": card["protocol"]}))
+    if path.is_file() and json.loads(path.read_text()) != mine:
+        raise UserError(
+            f"run_dir={session.directory} holds samples made with other weights or other words: "
+            "choose another run_dir, or repeat the command that began it"
+        )
+    path.write_text(json.dumps(mine, indent=2) + "\n")

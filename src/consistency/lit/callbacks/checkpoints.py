@@ -118,10 +118,11 @@ class KeepConfig(Callback):
 
     Args:
         config: of plain containers, strings and numbers.
+        experiment: that it is a variation of.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
+    def __init__(self, config: dict[str, Any], experiment: str | None = None) -> None:
+        self.config, self.experiment = config, experiment
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Write it down, now that nothing can be refused any more."""
@@ -133,4 +134,4 @@ class KeepConfig(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Add it."""
-        checkpoint["config"] = self.config
+        checkpoint["config"], checkpoint["experiment"] = self.config, self.experiment

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.metrics.features import Extractor
+from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.published import Published
 
 INCEPTION = Published(
@@ -18,28 +18,36 @@ INCEPTION = Published(
     option="metric.extractor.weights",
     instead="features that need no download: metric=digits or metric=random_conv, reported as FD",
 )
+LAYERS = ["2048", "logits_unbiased"]
 
 
 class InceptionFeatures(Extractor):
-    """2048 features of images [B, 1 or 3, H, W] of any size, resized as TensorFlow 1 did. Reported as FID.
+    """2048 features, and logits, of images [B, 1 or 3, H, W] of any size. Reported as FID.
+
+    The logits are those of the papers' Inception Score: without the bias of the last layer.
 
     Args:
         weights: torch-fidelity's weights; null looks in the cache of torch.hub, then downloads to it.
     """
+
+    resize = "299x299, bilinear as in TensorFlow 1, no antialias"
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__("inception", num_features=2048)
         self.net = network(INCEPTION.located(weights))
         self.freeze()
 
-    @property
-    def metric_name(self) -> str:
-        """FID."""
-        return "FID"
+    def named(self, general: str, inception: str) -> str:
+        """The names of the papers."""
+        return inception
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, 2048] of uint8 images; grey ones are repeated over the three channels."""
-        return self.net(self.coloured(images, 3))[0]
+        return self.see(images).features
+
+    def see(self, images: Tensor) -> Seen:
+        """Features and logits [B, 1008]."""
+        return Seen(*self.net(self.coloured(images, 3)))
 
 
 def network(path: Path) -> nn.Module:
@@ -50,7 +58,7 @@ def network(path: Path) -> nn.Module:
     try:
         torch.save(torch.load(path, map_location="cpu", weights_only=True), copy)
         copy.seek(0)
-        return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)
+        return FeatureExtractorInceptionV3("inception", LAYERS, feature_extractor_weights_path=copy)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = (

@@ -1,0 +1,56 @@
+"""How samples of a run are judged, as its cards say it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.lit.callbacks.costs import calls_of
+from consistency.lit.data.module import DataModule
+from consistency.metrics.judge import Judge
+from consistency.sampling.samplers import Recipe
+
+ROUNDING = "truncate(127.5 x + 128), as EDM"  # of `DataModule.decode`
+
+
+def protocol(
+    recipe: Recipe, judge: Judge, data: DataModule, count: int, seed: int, precision: str, weights: str
+) -> dict[str, Any]:
+    """All that moves a number of the same model.
+
+    Args:
+        recipe: makes the samples.
+        judge: has seen the data.
+        data: what they are compared with.
+        count: samples.
+        seed: of their noise; labels follow from their numbers.
+        precision: in which the network computes.
+        weights: an average by name, or raw.
+    """
+    labels = f"i mod {data.classes}" if data.classes else "none"
+    about = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
+    made = {"count": count, "seed": seed, "weights": weights, "precision": precision}
+    rounding = ROUNDING if data.is_image else "none: points"
+    return {**described(recipe, data.shape), **made, "rounding": rounding, **about, **judge.protocol(count)}
+
+
+def described(recipe: Recipe, shape: Sequence[int]) -> dict[str, Any]:
+    """Sampler, network calls, σ list, and whatever else it was given."""
+    assert isinstance(recipe, partial)
+    options = {key: value for key, value in recipe.keywords.items() if isinstance(value, str | int | float)}
+    sigmas = [float(sigma) for sigma in recipe.keywords.get("sigmas", ())]
+    nfe = calls_of(recipe, torch.zeros(1, *shape))
+    return {"sampler": recipe.func.__name__, "nfe": nfe, "sigmas": sigmas, **options}
+
+
+def model(experiment: str | None, step: int, weights_sha256: str, denoiser: DictConfig) -> dict[str, Any]:
+    """What is judged: the weights, and what they mean."""
+    meaning = json.dumps(OmegaConf.to_container(denoiser, resolve=True), sort_keys=True)
+    digest = hashlib.sha256(meaning.encode()).hexdigest()
+    return {
+        "experiment": experiment, "step": step, "weights_sha256": weights_sha256, "denoiser_sha256": digest,
+    }  # fmt: skip

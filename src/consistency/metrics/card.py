@@ -1,0 +1,125 @@
+"""The card that goes with every number: what was judged, how, and by which program.
+
+Two numbers may be compared if their cards agree in everything that moves a number but the model itself. And a
+number whose card is known need not be computed again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from consistency.metrics.processes import from_first, rank
+
+VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Plain data only.
+
+    Args:
+        model: what was judged: experiment, step, hash of the weights and of what they mean.
+        protocol: how: all that moves a number of the same model, σ list and seed among them.
+        code: by which program; what is computed anew when it changes.
+        commit: of that program, for people.
+    """
+
+    model: dict[str, Any]
+    protocol: dict[str, Any]
+    code: dict[str, Any]
+    commit: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Hash of all but the commit."""
+        words = [self.model, self.protocol, self.code]
+        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
+class Number(NamedTuple):
+    """What came of judging one sampler, with its card."""
+
+    values: dict[str, float]  # by name of the metric
+    card: Card
+
+    def plain(self, name: str) -> dict[str, Any]:
+        """As it stands in result.json, under the sampler's name."""
+        return {"name": name, "values": self.values, "card": asdict(self.card)}
+
+
+def of_plain(kept: dict[str, Any]) -> Number:
+    """A number of a result.json."""
+    return Number(kept["values"], Card(**kept["card"]))
+
+
+def differences(a: Card, b: Card, allow: Collection[str] = ()) -> list[str]:
+    """What forbids a comparison, in words: each part of the protocols that differs and may not."""
+    one, other = ({**card.protocol, "version": card.code["version"]} for card in (a, b))
+    keys = [key for key in {**one, **other} if key not in allow and one.get(key) != other.get(key)]
+    return [f"{key} is {shown(one.get(key))} in one and {shown(other.get(key))} in the other" for key in keys]
+
+
+def shown(value: Any) -> str:
+    """A value, cut where it is a hash."""
+    text = "absent" if value is None else str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
+
+
+@lru_cache(maxsize=1)
+def code() -> dict[str, Any]:
+    """Version of the numbers, hash of this package, and the library that computes."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
+    return {"version": VERSION, "source_sha256": digest.hexdigest(), "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Memo:
+    """Numbers on disk, a file per card: an evaluation that was stopped, or is asked for again, goes on there.
+
+    Args:
+        directory: where they are; None to keep nothing.
+    """
+
+    directory: Path | None
+
+    def recall(self, digest: str) -> Any:
+        """What is kept under a hash, the same on every process; None where there is nothing."""
+        return from_first(lambda: self._read(digest))
+
+    def keep(self, digest: str, value: Any) -> None:
+        """Keep plain data, whole or not at all."""
+        if self.directory is None or rank():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = self.directory / f".{digest}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.replace(self._path(digest))
+
+    def once(self, card: Card, make: Callable[[], Any]) -> Any:
+        """What is kept for the card, or else what `make` returns, which is kept then."""
+        found = self.recall(card.digest)
+        if found is None:
+            found = make()
+            self.keep(card.digest, {"card": asdict(card), "found": found})
+            return found
+        return found["found"]
+
+    def _read(self, digest: str) -> Any:
+        try:
+            return json.loads(self._path(digest).read_text()) if self.directory else None
+        except (OSError, ValueError):
+            return None
+
+    def _path(self, digest: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{digest}.json"

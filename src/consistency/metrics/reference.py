@@ -1,0 +1,95 @@
+"""What an extractor sees of the data, computed once: kept on disk under the hash of all it depends on."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from consistency.metrics.features import Extractor, Seen
+from consistency.metrics.fidelity import Moments, between_halves, moments, see, together
+from consistency.metrics.processes import everybodys, from_first, rank, world
+from consistency.tensor import weights_sha256
+from consistency.watch import progress
+
+VERSION = 1  # of what is kept: raise it, and all is computed anew
+BATCH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The data, as seen by an extractor.
+
+    Args:
+        seen: features and logits of all images.
+        moments: of the features.
+        floor: Fréchet distance between random halves of the features.
+        sha256: of the images.
+    """
+
+    seen: Seen
+    moments: Moments
+    floor: float
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.seen.features)
+
+
+def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Reference:
+    """Of uint8 images [n, C, H, W]: from the cache, or else computed, by all processes together, and kept.
+
+    Args:
+        images: all of the data.
+        extractor: where it shall compute.
+        cache: folder; None to keep nothing.
+    """
+    sha256 = weights_sha256({"": images})
+    words = f"{VERSION} {sha256} {extractor.name} {extractor.resize} {extractor.weights_sha256}"
+    name = hashlib.sha256(words.encode()).hexdigest()
+    path = None if cache is None else cache / f"{name}.safetensors"
+    found = from_first(lambda: read(path))
+    if found is None:
+        found = of_images(images, extractor)
+        if path is not None and rank() == 0:
+            write(path, found)
+    seen = Seen(found["features"], found.get("logits"))
+    return Reference(seen, Moments(found["mean"], found["cov"]), found["floor"].item(), sha256)
+
+
+def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
+    """Features, perhaps logits, moments and floor; every process sees its share of the images."""
+    share = images.tensor_split(world())[rank()]
+    parts: list[Seen] = []
+    with progress("reference", len(share), 0) as advance:
+        for some in share.split(BATCH):
+            parts.append(see(some, extractor))
+            advance(sum(len(part.features) for part in parts))
+    seen = together([part for of_process in everybodys(parts) for part in of_process])
+    mean, cov = moments(seen.features)
+    floor = torch.tensor(between_halves(seen.features)[0], dtype=torch.float64)
+    found = {"features": seen.features, "mean": mean, "cov": cov, "floor": floor}
+    return found if seen.logits is None else {**found, "logits": seen.logits}
+
+
+def read(path: Path | None) -> dict[str, Tensor] | None:
+    """What is kept; None where nothing is, or nothing that can be read."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+
+
+def write(path: Path, found: dict[str, Tensor]) -> None:
+    """Keep it, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({name: value.contiguous() for name, value in found.items()}, temporary)
+    temporary.replace(path)

@@ -1,0 +1,123 @@
+"""Samples on disk, so that a command that was stopped goes on instead of beginning anew."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.metrics.processes import everybodys, from_first, rank
+
+
+class Keeper(Protocol):
+    """Keeps samples by their numbers; several processes may keep other numbers at the same time."""
+
+    def __enter__(self) -> "Keeper":
+        """Begin, or go on."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """End, perhaps too early."""
+        ...
+
+    def has(self, index: range) -> bool:
+        """Whether all of them are kept."""
+        ...
+
+    def keep(self, index: range, samples: Tensor) -> None:
+        """Keep them."""
+        ...
+
+
+class Files:
+    """A PNG per image, `000000.png`, whole or not there.
+
+    Args:
+        directory: where they go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __enter__(self) -> "Files":
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """There is nothing to end."""
+
+    def has(self, index: range) -> bool:
+        """Whether all files are there."""
+        return all(self._path(i).is_file() for i in index)
+
+    def keep(self, index: range, samples: Tensor) -> None:
+        """Write uint8 images [b, C, H, W] of one or three channels."""
+        for i, image in zip(index, samples, strict=True):
+            pixels = image.movedim(0, -1).numpy()
+            temporary = self.directory / f".{i:06d}.{os.getpid()}.tmp"
+            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, "PNG")
+            temporary.replace(self._path(i))
+
+    def _path(self, i: int) -> Path:
+        return self.directory / f"{i:06d}.png"
+
+
+class Array:
+    """One .npy file, under another name until it is whole, and beside it which samples it has.
+
+    Args:
+        path: of the file.
+        shape: [count, ...].
+        dtype: of the samples.
+    """
+
+    def __init__(self, path: Path, shape: Sequence[int], dtype: torch.dtype) -> None:
+        self.path, self.shape = path, tuple(shape)
+        self.dtype = np.dtype(str(dtype).removeprefix("torch."))
+        self.partial, self.marks = path.with_suffix(".partial.npy"), path.with_suffix(".made.npy")
+
+    def __enter__(self) -> "Array":
+        from_first(self._prepare)
+        whole = self.path.is_file()
+        self.samples: Any = np.load(self.path if whole else self.partial, mmap_mode="r" if whole else "r+")
+        self.made: Any = np.ones(self.shape[0], bool) if whole else np.load(self.marks, mmap_mode="r+")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and all(everybodys(True)) and rank() == 0 and self.partial.is_file():
+            self.partial.replace(self.path)
+            self.marks.unlink()
+
+    def has(self, index: range) -> bool:
+        """Whether all are in the file."""
+        return bool(self.made[index.start : index.stop].all())
+
+    def keep(self, index: range, samples: Tensor) -> None:
+        """Write samples, then that they are there."""
+        if not self.has(index):
+            self.samples[index.start : index.stop] = samples.numpy()
+            self.samples.flush()
+            self.made[index.start : index.stop] = True
+            self.made.flush()
+
+    def _prepare(self) -> None:
+        if self.path.is_file():
+            return
+        for path, shape, dtype in (
+            (self.partial, self.shape, self.dtype),
+            (self.marks, self.shape[:1], np.dtype(bool)),
+        ):
+            try:
+                fits = path.is_file() and np.load(path, mmap_mode="r").shape == shape
+            except ValueError as error:
+                raise UserError(f"{path} is damaged: delete it") from error
+            if not fits:
+                np.lib.format.open_memmap(path, "w+", dtype, shape)
