@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.metrics import fidelity
 from consistency.metrics.features import Extractor
 from consistency.metrics.features import digits as digits_module
 from consistency.metrics.features.digits import WEIGHTS, DigitsFeatures, digits
 from consistency.metrics.features.inception import INCEPTION, InceptionFeatures
 from consistency.metrics.features.random import RandomConvFeatures
-from consistency.metrics.fidelity import FrechetDistance, between_halves, features, frechet, half_floor
+from consistency.metrics.fidelity import between_halves, features, frechet, moments, see
 from consistency.metrics.judge import Fidelity, Transport
 from consistency.metrics.transport import (
     directions,
@@ -157,91 +158,77 @@ class TestFrechet:
     @pytest.mark.parametrize("batch", [7, 300])
     def test_streaming_equals_numpy(self, real, extractor, batch):
         fake = (real.float() + 20 * torch.randn(real.shape, generator=generator())).clamp(0, 255).byte()[:900]
-        distance = FrechetDistance(extractor)
-        for part in real[:800].split(batch):
-            distance.update_real(part)
-        for part in fake.split(batch):
-            distance.update_fake(part)
-        seen = [features(x, extractor).numpy() for x in (real[:800], fake)]
-        assert distance.compute() == pytest.approx(reference.frechet(*seen), rel=1e-6)
+        seen = [features(x, extractor).double().numpy() for x in (real[:800], fake)]
+        found = judged(Fidelity(extractor), real[:800], fake, batch)
+        assert found["FD(digits)/x"] == pytest.approx(reference.frechet(*seen), rel=1e-6)
         assert frechet(*map(torch.from_numpy, seen)) == pytest.approx(reference.frechet(*seen), rel=1e-6)
 
-    def test_real_images_survive_a_reset(self):
-        distance = FrechetDistance(FlatPixels())
-        distance.update_real(images(40, size=4))
-        distance.update_fake(images(40, size=4, seed=1))
-        first = distance.compute()
-        distance.reset_fake()
-        distance.update_fake(images(40, size=4, seed=2))
-        other = distance.compute()
-        distance.reset_fake()
-        distance.update_fake(images(40, size=4, seed=1))
-        assert distance.compute() == first != other
+    def test_moments_are_numpys_in_blocks_of_any_size(self, monkeypatch):
+        x = 1000 + points(50, 3).float()  # a mean that would drown the covariance in float32
+        for block in (7, 4096):
+            monkeypatch.setattr(fidelity, "BLOCK", block)
+            mean, cov = moments(x)
+            assert mean.dtype == cov.dtype == torch.float64
+            np.testing.assert_allclose(mean, x.double().numpy().mean(0), rtol=1e-12)
+            np.testing.assert_allclose(cov, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
 
-    def test_autocast_does_not_change_the_distance(self, real, extractor):
-        values = []
-        for enabled in (False, True):
-            distance = FrechetDistance(extractor)
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                distance.update_real(real[:200])
-                distance.update_fake(real[200:400])
-                values.append(distance.compute())
-        assert values[0] == values[1]
+    def test_the_data_survive_new_samples(self):
+        judge = Fidelity(FlatPixels())
+        values = [judged(judge, images(40, size=4), images(40, size=4, seed=seed)) for seed in (1, 2, 1)]
+        assert values[0] == values[2] != values[1]
+
+    def test_autocast_does_not_change_what_is_seen(self, real, extractor):
+        plain = see(real[:9], extractor)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not torch.equal(extractor(real[:9]).float(), features(real[:9], extractor).float())
+            assert all(map(torch.equal, see(real[:9], extractor), plain))
+            assert not torch.equal(extractor(real[:9]).float(), plain.features)
 
     def test_validation_in_inference_mode_may_be_followed_by_updates_outside(self):
-        distance, outside = FrechetDistance(FlatPixels()), FrechetDistance(FlatPixels())
+        judge = Fidelity(FlatPixels())
         with torch.inference_mode():
-            distance.update_real(images(30, size=4))
-            distance.update_fake(images(30, size=4, seed=1))
-            distance.compute()
-            distance.reset_fake()
-            distance.update_fake(images(30, size=4, seed=2))
-        distance.update_fake(images(30, size=4, seed=3))
-        outside.update_real(images(30, size=4))
-        for seed in (2, 3):
-            outside.update_fake(images(30, size=4, seed=seed))
-        assert distance.compute() == outside.compute()
-
-    def test_is_invisible_to_the_module_that_holds_it(self, extractor):
-        holder = nn.Module()
-        holder.distance = FrechetDistance(extractor)
-        assert list(holder.parameters()) == []
-        assert holder.state_dict() == {}
+            inside = judged(judge, images(30, size=4), images(30, size=4, seed=1))
+            judge.update("x", images(30, size=4, seed=2))
+        judge.update("x", images(30, size=4, seed=3))
+        made = torch.cat([images(30, size=4, seed=seed) for seed in (2, 3)])
+        assert judge.compute() == judged(Fidelity(FlatPixels()), images(30, size=4), made, 30)
+        assert inside == judged(Fidelity(FlatPixels()), images(30, size=4), images(30, size=4, seed=1))
 
     def test_too_few_images_are_explained(self):
-        distance = FrechetDistance(FlatPixels())
-        distance.update_real(images(9, size=4))
-        distance.update_fake(images(1, size=4))
-        with pytest.raises(UserError, match=r"FD\(pixels\) needs at least 2"):
-            distance.compute()
+        with pytest.raises(UserError, match="needs at least 2 real and 2 generated images, not 1"):
+            judged(Fidelity(FlatPixels()), images(9, size=4), images(1, size=4))
 
     def test_floor_is_the_distance_between_halves(self):
         x = images(60, size=4)
         seen = features(x, FlatPixels(), batch=11)
-        assert half_floor(x, FlatPixels(), repeats=4, seed=3) == between_halves(seen, 4, 3)
+        assert judged(Fidelity(FlatPixels()), x, x)["FD(pixels)/floor"] == between_halves(seen)[0]
         one, other = torch.randperm(60, generator=generator(3)).tensor_split(2)
-        expected = reference.frechet(seen[one].numpy(), seen[other].numpy())
+        expected = reference.frechet(seen[one].double().numpy(), seen[other].double().numpy())
         assert between_halves(seen, repeats=1, seed=3) == (pytest.approx(expected, rel=1e-9), 0.0)
 
     def test_two_processes_with_uneven_shards_equal_one(self, tmp_path):
-        distance = FrechetDistance(FlatPixels())
-        distance.update_real(images(100, size=4))
-        distance.update_fake(images(60, size=4, seed=1))
-        expected = distance.compute()
+        judge = Fidelity(FlatPixels())
+        expected = judged(judge, images(101, size=4), images(60, size=4, seed=1))
         mp.spawn(shard, (tmp_path,), nprocs=2)
         found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
         assert found[0] == found[1] == pytest.approx(expected, rel=1e-9)
 
 
+def judged(judge, real, made, batch=1000):
+    """What a judge says of samples called x."""
+    judge.begin(real, torch.device("cpu"))
+    for part in made.split(batch):
+        judge.update("x", part)
+    return judge.compute()
+
+
 def shard(rank, folder):
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    distance = FrechetDistance(FlatPixels())
-    for start, stop in ([(0, 70)], [(70, 90), (90, 100)])[rank]:
-        distance.update_real(images(100, size=4)[start:stop])
-    distance.update_fake(images(60, size=4, seed=1)[slice(0, 13) if rank == 0 else slice(13, 60)])
-    torch.save(distance.compute(), folder / f"{rank}.pt")
+    judge = Fidelity(FlatPixels())
+    judge.begin(images(101, size=4), torch.device("cpu"))
+    made = images(60, size=4, seed=1)
+    for part in ([made[:13], made[40:]], [made[13:40]])[rank]:
+        judge.update("x", part)
+    torch.save(judge.compute(), folder / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -314,7 +301,7 @@ class TestDigits:
         assert set(about) == {"accuracy", "seed", "epochs", "natural_floor"}
 
     def test_halves_of_the_data_are_four_apart(self, extractor, real):
-        assert half_floor(real, extractor, repeats=20, seed=1)[0] == pytest.approx(4, abs=1)
+        assert between_halves(features(real, extractor), repeats=20, seed=1)[0] == pytest.approx(4, abs=1)
 
     def test_script_writes_what_the_extractor_reads(self, tmp_path, capsys, real):
         paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
@@ -323,7 +310,8 @@ class TestDigits:
         assert torch.equal(one, two)
         assert 0.5 < accuracies[0] == accuracies[1]
         assert f"accuracy={accuracies[0]:.4f}" in capsys.readouterr().out
-        assert half_floor(real, DigitsFeatures(paths[0]), repeats=20)[0] == pytest.approx(4, rel=1e-4)
+        natural = features(real, DigitsFeatures(paths[0]))
+        assert between_halves(natural, repeats=20)[0] == pytest.approx(4, rel=1e-4)
 
     def test_augmentation_moves_by_a_pixel_at_most(self):
         x = torch.full((200, 1, 8, 8), -1.0)

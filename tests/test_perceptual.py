@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from consistency.errors import UserError
+from consistency.metrics import published
 from consistency.metrics.perceptual import LPIPS, VGG16
 from tests.conftest import run
 from tests.reference.lpips import lpips
@@ -236,10 +237,16 @@ class TestRefusals:
         assert str(tmp_path / "checkpoints" / "vgg16-397923af.pth") in said
         assert VGG16.url in said
 
-    def test_a_cached_file_is_found(self, tmp_path, monkeypatch, backbone):
+    def test_a_cached_file_is_found_and_must_be_what_its_name_says(self, tmp_path, monkeypatch, backbone):
         (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / "vgg16-397923af.pth").symlink_to(backbone)
+        cached = tmp_path / "checkpoints" / "vgg16-397923af.pth"
+        cached.symlink_to(backbone)
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        with pytest.raises(UserError, match=r"vgg16-397923af\.pth is damaged: its sha256 .* 397923af"):
+            LPIPS(resize=32)
+        with pytest.raises(UserError, match="is damaged"):
+            LPIPS(cached, resize=32)
+        monkeypatch.setattr(published, "sha256", lambda path: "397923af0123")
         assert LPIPS(resize=32)(*images(n=1)) > 0
 
     def test_a_size_that_vgg_cannot_halve(self, backbone):

@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.conftest import ROOT, SMALL, run
 
+GAPS = {"gap/self", "gap/trajectory", "gap/reconstruction", "gap/boundary"}
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
@@ -44,7 +46,7 @@ def test_result_json_has_what_scripts_need(digits):
         "commit",
     }
     assert keys <= result.keys()
-    assert result["metrics"].keys() == {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"}
+    assert result["metrics"].keys() == {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"} | GAPS
     assert result["weights_sha256"].keys() == {"raw", "ema"}
     assert result["weights_sha256"]["raw"] != result["weights_sha256"]["ema"]
     with Image.open(result["paths"]["picture"]) as picture:
@@ -58,9 +60,10 @@ def test_tensorboard_has_every_curve(digits):
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     assert {"train/loss", "train/lr", "train/images_per_second", "curriculum/N", "curriculum/mu"} <= scalars
-    assert {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"} <= scalars
+    assert {"FD(digits)/1step", "FD(digits)/2step", "FD(digits)/floor"} | GAPS <= scalars
     assert sum(name.startswith("loss_by_sigma/") for name in scalars) >= 8
-    assert set(events.Tags()["images"]) == {"samples/1step", "samples/2step", "sigma/histogram"}
+    pictures = {"samples/1step", "samples/2step", "sigma/histogram", "gap/by_sigma"}
+    assert set(events.Tags()["images"]) == pictures
     assert [e.value for e in events.Scalars("curriculum/N")] == [11, 21, 41, 81, 161]
     assert "config/text_summary" in events.Tags()["tensors"]
 
@@ -84,19 +87,20 @@ def test_eval_samples_and_measures_from_the_checkpoint_alone(digits, tmp_path):
     ckpt = f"ckpt_path={digits.directory}/checkpoints/last.ckpt"
     sample = run("eval.py", tmp_path / "sample", "task=sample", ckpt, "task.count=9")
     assert sample.status == 0, sample.err
-    assert {path.name for path in (tmp_path / "sample").glob("*.png")} == {"1step.png", "2step.png"}
+    pictures = {f"{name}step{kind}.png" for name in (1, 2) for kind in ("", "-nearest")}
+    assert {path.name for path in (tmp_path / "sample").glob("*.png")} == pictures
     assert sample.result["weights_sha256"]["ema"] == digits.result["weights_sha256"]["ema"]
     fidelity = run("eval.py", tmp_path / "fd", "task=fidelity", ckpt, "task.count=64", "task.batch=10")
-    for name, value in digits.result[
-        "metrics"
-    ].items():  # the same 64 samples as the run's own, in other batches
+    of_samples = digits.result["metrics"].keys() - GAPS  # the run's own 64 samples, in other batches
+    for name in of_samples:
+        value = digits.result["metrics"][name]
         assert fidelity.result["metrics"][name] == pytest.approx(value, rel=1e-3)
 
 
 def test_a_ring_reports_its_distance_to_the_exact_function(tmp_path):
     options = ["experiment=ict_ring", *SMALL, "trainer.max_steps=60", "trainer.val_check_interval=60"]
     metrics = run("train.py", tmp_path, *options, "data.samples=512").result["metrics"]
-    assert metrics.keys() == {"oracle_rmse", "oracle_rmse_mean", "SW2/1step", "SW2/2step", "SW2/floor"}
+    assert metrics.keys() == {"oracle_rmse", "oracle_rmse_mean", "SW2/1step", "SW2/2step", "SW2/floor"} | GAPS
     assert 0 < metrics["oracle_rmse"] < 1
 
 
@@ -137,7 +141,8 @@ def test_the_cifar10_recipe_runs_on_a_folder_of_ones_own_images(tmp_path):
     )
     assert result.status == 0, result.err
     assert result.result["steps"] == 8
-    assert result.result["metrics"].keys() == {f"FD(random-conv)/{n}" for n in ("1step", "2step", "floor")}
+    distances = {f"FD(random-conv)/{n}" for n in ("1step", "2step", "floor")}
+    assert result.result["metrics"].keys() == distances | GAPS
     again = run(
         "train.py", tmp_path / "again", *options, "trainer.max_steps=8", "trainer.val_check_interval=4"
     )

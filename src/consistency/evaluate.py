@@ -17,6 +17,7 @@ from consistency.run import build, count, make, run_directory
 from consistency.schema import check_config
 from consistency.tasks.schedules import found_for
 from consistency.tasks.session import Outcome, Session, Trained
+from consistency.tasks.table import markdown
 from consistency.teachers.checkpoint import check_fits, read_checkpoint, weights_of
 from consistency.teachers.trust import check_trusted
 from consistency.tensor import weights_sha256
@@ -73,11 +74,14 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         step=checkpoint["global_step"],
         experiment=checkpoint.get("experiment"),
         config=trained,
+        written=checkpoint["config"],
         data=data,
         module=module.eval(),
+        f=module.denoiser,
         weights=name,
         weights_sha256=digest,
-        samplers={**module.samplers, **found},
+        samplers={name: found.get(name, recipe) for name, recipe in module.samplers.items()},
+        found=found,
         judge=make(config.get("metric") or trained.metric),
     )
 
@@ -106,5 +110,6 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
         result["paths"] = {**outcome.paths, "checkpoint": str(session.trained.path)}
     if rank() == 0:
         write_result(session.directory, result)
-        print("\n".join(part for part in (outcome.text, where(result), line(result)) if part))
+        parts = (markdown(outcome.tables) if outcome.tables else "", where(result), line(result))
+        print("\n".join(part for part in parts if part))
     return result

@@ -63,6 +63,8 @@ def table(metrics: Mapping[str, float]) -> str:
     cells: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         metric, _, sampler = name.removeprefix("teacher/").rpartition("/")
+        if metric == "gap":  # of the function, not of a sampler
+            continue
         row = f"teacher {sampler}" if name.startswith("teacher/") else sampler
         cells.setdefault(row if metric else "", {})[metric or name] = value
     cells.pop("", None)

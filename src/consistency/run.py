@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
+from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import go_back, go_on, rollbacks
+from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
-from consistency.result import device_name, environment, line, table, where, write_result
+from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
 from consistency.teach import find_teacher, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
@@ -176,9 +178,13 @@ def summary(
     for ema in of_type(callbacks_of(trainer), EMA):
         hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
     picture = directory / "samples" / f"{next(iter(module.samplers))}.png"
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
     return {
         "experiment": experiment(),
-        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")},
+        "metrics": metrics,
+        "numbers": [
+            number.plain(name) for name, number in numbers(config, trainer, module, metrics, hashes).items()
+        ],
         "steps": trainer.global_step,
         "images": trainer.global_step * config.data.batch_size,
         "rollbacks": rollbacks(trainer),
@@ -196,6 +202,26 @@ def summary(
             "tensorboard": str(directory / "tensorboard"),
         },
     }
+
+
+def numbers(
+    config: DictConfig,
+    trainer: Trainer,
+    module: Module,
+    metrics: Mapping[str, float],
+    hashes: Mapping[str, str],
+) -> dict[str, Number]:
+    """The judge's numbers with their cards, by sampler; none where nobody judges."""
+    data = data_of(trainer)
+    ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
+    found: dict[str, Number] = {}
+    for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
+        for name, recipe in module.samplers.items():
+            how = protocol(recipe, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
+            what = model(experiment(), trainer.global_step, hashes[ema], config.denoiser, data)
+            named = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
+            found[name] = Number(named, Card(what, how, code(), commit()))
+    return found
 
 
 def costs(trainer: Trainer, module: Module) -> dict[str, Any]:

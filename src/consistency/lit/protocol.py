@@ -14,7 +14,7 @@ from consistency.lit.data.module import DataModule
 from consistency.metrics.judge import Judge
 from consistency.sampling.samplers import Recipe
 
-ROUNDING = "truncate(127.5 x + 128), as EDM"  # of `DataModule.decode`
+ROUNDING = "to the nearest level, as EDM's truncate(127.5 x + 128)"  # of `DataModule.decode`
 
 
 def protocol(
@@ -41,16 +41,23 @@ def protocol(
 def described(recipe: Recipe, shape: Sequence[int]) -> dict[str, Any]:
     """Sampler, network calls, σ list, and whatever else it was given."""
     assert isinstance(recipe, partial)
-    options = {key: value for key, value in recipe.keywords.items() if isinstance(value, str | int | float)}
+    options = {key: plain(value) for key, value in recipe.keywords.items() if key != "sigmas"}
     sigmas = [float(sigma) for sigma in recipe.keywords.get("sigmas", ())]
     nfe = calls_of(recipe, torch.zeros(1, *shape))
     return {"sampler": recipe.func.__name__, "nfe": nfe, "sigmas": sigmas, **options}
 
 
-def model(experiment: str | None, step: int, weights_sha256: str, denoiser: DictConfig) -> dict[str, Any]:
-    """What is judged: the weights, and what they mean."""
-    meaning = json.dumps(OmegaConf.to_container(denoiser, resolve=True), sort_keys=True)
-    digest = hashlib.sha256(meaning.encode()).hexdigest()
+def plain(value: Any) -> Any:
+    """What JSON can hold; anything else as it describes itself."""
+    return value if value is None or isinstance(value, str | int | float) else repr(value)
+
+
+def model(
+    experiment: str | None, step: int, weights_sha256: str, denoiser: DictConfig, data: DataModule
+) -> dict[str, Any]:
+    """What is judged: the weights, and what they mean, in units of the data."""
+    meaning = [OmegaConf.to_container(denoiser, resolve=True), data.offset, data.scale]
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment, "step": step, "weights_sha256": weights_sha256, "denoiser_sha256": digest,
     }  # fmt: skip

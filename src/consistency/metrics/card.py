@@ -7,18 +7,19 @@ number whose card is known need not be computed again.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from consistency.metrics.processes import from_first, rank
 
 VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
 PACKAGE = Path(__file__).parents[1]
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,17 @@ def differences(a: Card, b: Card, allow: Collection[str] = ()) -> list[str]:
 def shown(value: Any) -> str:
     """A value, cut where it is a hash."""
     text = "absent" if value is None else str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
+    return f"{text[:12]}…" if SHA256.fullmatch(text) else text
 
 
 @lru_cache(maxsize=1)
 def code() -> dict[str, Any]:
-    """Version of the numbers, hash of this package, and the library that computes."""
+    """Version of the numbers, hash of this package, and the libraries that compute."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
-    return {"version": VERSION, "source_sha256": digest.hexdigest(), "torch": torch.__version__}
+    libraries = {name: version(name) for name in ("torch", "torch-fidelity")}
+    return {"version": VERSION, "source_sha256": digest.hexdigest(), **libraries}
 
 
 @dataclass(frozen=True)

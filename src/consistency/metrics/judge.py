@@ -108,8 +108,8 @@ class Fidelity:
     def _judged(self, dealt: list[dict[str, list[Seen]]]) -> dict[str, float]:
         assert self.real is not None
         values: dict[str, float] = {}
-        for name in dict.fromkeys(name for of_process in dealt for name in of_process):
-            made = together(in_order([of_process.get(name, []) for of_process in dealt]))
+        for name in list(dict.fromkeys(name for of_process in dealt for name in of_process)):
+            made = together(in_order([of_process.pop(name, []) for of_process in dealt]))  # not there twice
             for score in self.scores:
                 found = score(self.extractor, made, self.real)
                 values |= {f"{metric}/{name}": value for metric, value in found.items()}

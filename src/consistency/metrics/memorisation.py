@@ -13,7 +13,7 @@ class Neighbours(NamedTuple):
     """The nearest training images of n samples, by Euclidean distance of their pixels."""
 
     index: Tensor  # long [n, k], the nearest first
-    distance: Tensor  # float32 [n, k], root mean square over pixels
+    distance: Tensor  # float64 [n, k], root mean square over pixels
 
     @property
     def memorised(self) -> float:
@@ -27,7 +27,7 @@ class Neighbours(NamedTuple):
 
 def neighbours(samples: Tensor, real: Tensor, k: int = 4) -> Neighbours:
     """The k nearest of real [m, ...], m >= 2, for each of samples [n, ...]; distances in the unit of both."""
-    flat, k = samples.flatten(1).float(), min(k, len(real))
-    parts = [torch.cdist(flat, some.flatten(1).float()) for some in real.split(ROWS)]
+    flat, k = samples.flatten(1).double(), min(k, len(real))  # float32 would not see that a copy is one
+    parts = [torch.cdist(flat, some.flatten(1).double()) for some in real.split(ROWS)]
     distance, index = torch.cat(parts, 1).topk(k, dim=1, largest=False)
     return Neighbours(index, distance / flat.shape[1] ** 0.5)

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -10,14 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import Moments, between_halves, moments, see, together
+from consistency.metrics.features import Extractor
+from consistency.metrics.fidelity import Moments, between_halves, moments, see
 from consistency.metrics.processes import everybodys, from_first, rank, world
 from consistency.tensor import weights_sha256
 from consistency.watch import progress
 
 VERSION = 1  # of what is kept: raise it, and all is computed anew
 BATCH = 500
+KEPT = ("features", "mean", "cov", "floor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +28,19 @@ class Reference:
     """The data, as seen by an extractor.
 
     Args:
-        seen: features and logits of all images.
+        features: float32 [n, d], of all images.
         moments: of the features.
         floor: Fréchet distance between random halves of the features.
         sha256: of the images.
     """
 
-    seen: Seen
+    features: Tensor
     moments: Moments
     floor: float
     sha256: str
 
     def __len__(self) -> int:
-        return len(self.seen.features)
+        return len(self.features)
 
 
 def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Reference:
@@ -57,23 +60,23 @@ def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Refer
         found = of_images(images, extractor)
         if path is not None and rank() == 0:
             write(path, found)
-    seen = Seen(found["features"], found.get("logits"))
-    return Reference(seen, Moments(found["mean"], found["cov"]), found["floor"].item(), sha256)
+    spread = Moments(found["mean"], found["cov"])
+    return Reference(found["features"], spread, found["floor"].item(), sha256)
 
 
 def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
-    """Features, perhaps logits, moments and floor; every process sees its share of the images."""
+    """Features, moments and floor; every process sees its share of the images."""
     share = images.tensor_split(world())[rank()]
-    parts: list[Seen] = []
-    with progress("reference", len(share), 0) as advance:
-        for some in share.split(BATCH):
-            parts.append(see(some, extractor))
-            advance(sum(len(part.features) for part in parts))
-    seen = together([part for of_process in everybodys(parts) for part in of_process])
-    mean, cov = moments(seen.features)
-    floor = torch.tensor(between_halves(seen.features)[0], dtype=torch.float64)
-    found = {"features": seen.features, "mean": mean, "cov": cov, "floor": floor}
-    return found if seen.logits is None else {**found, "logits": seen.logits}
+    shown = progress("reference", len(share), 0) if rank() == 0 else nullcontext(lambda done: None)
+    parts: list[Tensor] = []
+    with shown as advance:
+        for first, some in zip(count(0, BATCH), share.split(BATCH), strict=False):
+            parts.append(see(some, extractor).features)
+            advance(first + len(some))
+    features = torch.cat([part for of_process in everybodys(parts) for part in of_process])
+    mean, cov = moments(features)
+    floor = torch.tensor(between_halves(features)[0], dtype=torch.float64)
+    return dict(zip(KEPT, (features, mean, cov, floor), strict=True))
 
 
 def read(path: Path | None) -> dict[str, Tensor] | None:
@@ -82,7 +85,7 @@ def read(path: Path | None) -> dict[str, Tensor] | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in KEPT}
     except (OSError, SafetensorError):
         return None
 

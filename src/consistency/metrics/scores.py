@@ -4,7 +4,10 @@ Inception's numbers have the names of the papers; in other features the name of 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
+
+import numpy as np
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
@@ -57,13 +60,21 @@ class InceptionScore:
 
         if made.logits is None:
             return {}
-        found = isc_features_to_metric(made.logits, self._splits(len(made.logits)), True, self.seed)
+        found = [
+            isc_features_to_metric(made.logits[part], 1, False)["inception_score_mean"]
+            for part in self._parts(len(made.logits))  # all at once take three times the logits in float64
+        ]
         name = extractor.named("IS", "IS")
-        return {name: found["inception_score_mean"], f"{name} ±": found["inception_score_std"]}
+        return {name: float(np.mean(found)), f"{name} ±": float(np.std(found))}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
         """Splits and seed."""
         return {"is_splits": self._splits(made), "is_seed": self.seed}
+
+    def _parts(self, made: int) -> list[np.ndarray]:
+        """torch-fidelity's splits, shuffled as it shuffles."""
+        order, splits = np.random.RandomState(self.seed).permutation(made), self._splits(made)
+        return [order[a:b] for a, b in pairwise(made * i // splits for i in range(splits + 1))]
 
     def _splits(self, made: int) -> int:
         return min(self.splits, made)
@@ -89,7 +100,7 @@ class KernelDistance:
 
         size = self._size(len(made.features), len(real))
         options = {"kid_subsets": self.subsets, "kid_subset_size": size, "rng_seed": self.seed}
-        found = kid_features_to_metric(made.features, real.seen.features, verbose=False, **options)
+        found = kid_features_to_metric(made.features, real.features, verbose=False, **options)
         name = extractor.named("KD", "KID")
         mean, std = (found[f"kernel_inception_distance_{what}"] for what in ("mean", "std"))
         return {name: mean, f"{name} ±": std}
@@ -113,7 +124,7 @@ class PrecisionRecall:
     """
 
     neighbours: int = 3
-    rows: int = 1000
+    rows: int = 250
 
     def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
         """Two numbers."""
@@ -122,7 +133,7 @@ class PrecisionRecall:
         if min(len(made.features), len(real)) <= self.neighbours:
             raise UserError(f"precision and recall need more than {self.neighbours} images of each kind")
         options = {"prc_neighborhood": self.neighbours, "prc_batch_size": self.rows, "save_cpu_ram": True}
-        found = prc_features_to_metric(made.features, real.seen.features, verbose=False, **options)
+        found = prc_features_to_metric(made.features, real.features, verbose=False, **options)
         return {extractor.named(name, name): found[name] for name in ("precision", "recall")}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:

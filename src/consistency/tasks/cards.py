@@ -1,12 +1,13 @@
-"""Cards for people, and comparisons that they allow."""
+"""Cards for people."""
 
 from collections.abc import Mapping
 
 from consistency.metrics.card import Card, shown
+from consistency.tasks.table import Table
 
 
-def card_table(cards: Mapping[str, Card]) -> str:
-    """Markdown: what all cards share once, and a column per card for the rest.
+def card_tables(cards: Mapping[str, Card]) -> list[Table]:
+    """What all cards share once, and a column per card for the rest.
 
     Args:
         cards: by name.
@@ -16,13 +17,11 @@ def card_table(cards: Mapping[str, Card]) -> str:
     shared = [key for key in keys if len({r.get(key, "") for r in rows.values()}) == 1]
     own = [key for key in keys if key not in shared]
     first = next(iter(rows.values()))
-    lines = [["protocol", "all"], ["---", "---"], *([key, first[key]] for key in shared)]
-    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    tables = [Table(["protocol", "all"], [[key, first[key]] for key in shared])]
     if own:
-        head = [["", *rows], ["---"] * (len(rows) + 1)]
-        lines = [*head, *([key, *(r.get(key, "") for r in rows.values())] for key in own)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(parts) + "\n"
+        lines = [[key, *(r.get(key, "") for r in rows.values())] for key in own]
+        tables.insert(0, Table(["", *rows], lines))
+    return tables
 
 
 def row(card: Card) -> dict[str, str]:

@@ -7,9 +7,10 @@ from statistics import fmean, stdev
 from consistency.errors import UserError
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
-from consistency.tasks.cards import card_table
+from consistency.tasks.cards import card_tables
 from consistency.tasks.requests import judged
 from consistency.tasks.session import Outcome, Session
+from consistency.tasks.table import Table, markdown
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class Fidelity:
             for name, recipe in samplers.items()
         }
         path = session.directory / "fidelity.md"
-        text = markdown(found)
+        shown = tables(found)
         if rank() == 0:
-            path.write_text(text)
+            path.write_text(markdown(shown))
         return Outcome(
             metrics=means(found),
             paths={"table": str(path)},
             images=self.count * self.repeats * len(samplers),
             numbers=[number.plain(name) for name, numbers in found.items() for number in numbers],
-            text=text,
+            tables=shown,
         )
 
 
@@ -63,20 +64,20 @@ def means(found: dict[str, list[Number]]) -> dict[str, float]:
     return values
 
 
-def markdown(found: dict[str, list[Number]]) -> str:
-    """A row per sampler, a column per metric, and the cards."""
+def tables(found: dict[str, list[Number]]) -> list[Table]:
+    """A row per sampler, a column per metric; and the cards."""
     first = next(iter(found.values()))[0].values
     metrics = [metric for metric in first if not metric.endswith(("±", "/floor"))]
     floors = {metric.removesuffix("/floor"): v for metric, v in first.items() if metric.endswith("/floor")}
-    lines = [["", *metrics], ["---"] * (len(metrics) + 1)]
-    for name, numbers in found.items():
-        lines.append([name, *(cell([n.values for n in numbers], metric) for metric in metrics)])
-    lines.append(["floor", *(f"{floors[m]:.4g}" if m in floors else "" for m in metrics)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    cards = {name: numbers[0].card for name, numbers in found.items()}
+    rows = [
+        [name, *(cell([number.values for number in numbers], metric) for metric in metrics)]
+        for name, numbers in found.items()
+    ]
+    rows.append(["floor", *(f"{floors[m]:.4g}" if m in floors else "" for m in metrics)])
     repeats = len(next(iter(found.values())))
-    seeds = "" if repeats == 1 else f"\n\nMean ± standard deviation of {repeats} sets of samples.\n"
-    return f"{table}\n{seeds}\n{card_table(cards)}"
+    title = "" if repeats == 1 else f"Mean ± standard deviation of {repeats} sets of samples"
+    cards = {name: numbers[0].card for name, numbers in found.items()}
+    return [Table(["", *metrics], rows, title), *card_tables(cards)]
 
 
 def cell(values: Sequence[dict[str, float]], metric: str) -> str:

@@ -83,8 +83,7 @@ class Array:
         self.partial, self.marks = path.with_suffix(".partial.npy"), path.with_suffix(".made.npy")
 
     def __enter__(self) -> "Array":
-        from_first(self._prepare)
-        whole = self.path.is_file()
+        whole = from_first(self._prepare)
         self.samples: Any = np.load(self.path if whole else self.partial, mmap_mode="r" if whole else "r+")
         self.made: Any = np.ones(self.shape[0], bool) if whole else np.load(self.marks, mmap_mode="r+")
         return self
@@ -108,16 +107,19 @@ class Array:
             self.made[index.start : index.stop] = True
             self.made.flush()
 
-    def _prepare(self) -> None:
-        if self.path.is_file():
-            return
-        for path, shape, dtype in (
-            (self.partial, self.shape, self.dtype),
-            (self.marks, self.shape[:1], np.dtype(bool)),
-        ):
-            try:
-                fits = path.is_file() and np.load(path, mmap_mode="r").shape == shape
-            except ValueError as error:
-                raise UserError(f"{path} is damaged: delete it") from error
-            if not fits:
-                np.lib.format.open_memmap(path, "w+", dtype, shape)
+    def _prepare(self) -> bool:
+        """Whether the file is whole; else there are both others: marks without samples would lie."""
+        if fits(self.path, self.shape):
+            return True
+        if not (fits(self.partial, self.shape) and fits(self.marks, self.shape[:1])):
+            np.lib.format.open_memmap(self.marks, "w+", np.dtype(bool), self.shape[:1])
+            np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
+        return False
+
+
+def fits(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether there is an array of this shape."""
+    try:
+        return path.is_file() and np.load(path, mmap_mode="r").shape == shape
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged: delete it, and what it held is made again") from error

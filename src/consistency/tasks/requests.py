@@ -1,7 +1,7 @@
 """Samples by the batch, with a bar, and numbers of them, with a card."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from consistency.metrics.judge import Judge
 from consistency.metrics.processes import rank, world
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.session import Session
-from consistency.watch import progress
+from consistency.watch import Advance, progress
 
 NAME = "samples"  # for the judge: one sampler at a time
 
@@ -32,7 +32,7 @@ def sampled(
     count: int,
     batch: int,
     seed: int,
-    name: str = "sampling",
+    name: str | None = "sampling",
     labels: Sequence[int] | None = None,
     known: Callable[[range], bool] = lambda index: False,
 ) -> Iterator[Part]:
@@ -46,7 +46,7 @@ def sampled(
         count: samples over all processes.
         batch: samples a forward.
         seed: of their noise.
-        name: of the bar.
+        name: of the bar; None for no bar.
         labels: of the samples, one after the other and again; None takes all classes in turn.
         known: whether samples of these numbers need not be made.
     """
@@ -55,8 +55,7 @@ def sampled(
     t, device = session.trained, session.trained.module.device
     size = min(batch, max(1, -(-count // world())))  # no process goes without, where there are enough
     loader = RequestLoader(count, t.data.shape, size, seed, t.data.classes, rank(), world())
-    shown = progress(name, len(loader), 0) if rank() == 0 else nullcontext(lambda done: None)
-    with shown as advance, torch.no_grad():
+    with bar(name, len(loader)) as advance, torch.no_grad():
         for done, index in enumerate(loader.batches, 1):
             if not known(index):
                 draws, z, label = loader.request(index)
@@ -64,15 +63,29 @@ def sampled(
                     label = torch.tensor([labels[i % len(labels)] for i in index])
                 label = None if label is None else label.to(device)
                 with session.fabric.autocast():
-                    x = recipe(t.module.denoiser, z.to(device), label=label, draws=draws.fork())
+                    x = recipe(t.f, z.to(device), label=label, draws=draws.fork())
                 yield Part(index, x)
             advance(done)
 
 
+def bar(name: str | None, total: int) -> AbstractContextManager[Advance]:
+    """How far the first process is."""
+    return progress(name, total, 0) if name and rank() == 0 else nullcontext(lambda now: None)
+
+
 def judged(
-    session: Session, judge: Judge, recipe: Recipe, count: int, batch: int, seed: int, name: str = "sampling"
+    session: Session,
+    judge: Judge,
+    recipe: Recipe,
+    count: int,
+    batch: int,
+    seed: int,
+    name: str | None = "sampling",
 ) -> Number:
-    """What a judge says of samples of a recipe; known already where the card is."""
+    """What a judge says of samples of a recipe; known already where the card is.
+
+    Arguments are those of `sampled`.
+    """
     t = session.trained
     judge.begin(t.data.real(), t.module.device)
     card = session.card(recipe, judge, count, seed)

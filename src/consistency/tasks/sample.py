@@ -1,7 +1,7 @@
 """Images from a checkpoint: as many as wanted, each the same however they are made."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, nearest
+from consistency.lit.data.module import DataModule
+from consistency.lit.protocol import described
 from consistency.metrics.memorisation import Neighbours, neighbours
 from consistency.metrics.picture import beside, picture
 from consistency.metrics.processes import everybodys, from_first, in_order, rank
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.files import Array, Files, Keeper
 from consistency.tasks.requests import sampled
-from consistency.tasks.session import Outcome, Session
+from consistency.tasks.session import Outcome, Session, Trained
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Sample:
 
     def __call__(self, session: Session) -> Outcome:
         """A picture per sampler, and one of its samples beside their nearest training images."""
-        recipes = chosen(session.trained.samplers, self.samplers)
+        recipes = chosen(session.trained, self.samplers)
+        self._check(session.trained.data)
         from_first(lambda: check_same(session, asdict(self), recipes))
         metrics, paths = {}, {}
         for name, recipe in recipes.items():
@@ -56,6 +59,20 @@ class Sample:
                 picture(shown, self.grid).save(paths[name])
                 metrics |= self._look_around(session, name, shown, paths)
         return Outcome(metrics=metrics, paths=paths, images=self.count * len(recipes))
+
+    def _check(self, data: DataModule) -> None:
+        """Before anything is written."""
+        for name, value in {"count": self.count, "batch": self.batch, "grid": self.grid}.items():
+            if value < 1:
+                raise UserError(f"task.{name}={value} must be at least 1")
+        if self.files and not data.is_image:
+            raise UserError(
+                "task.files=true writes images, and these samples are points: use task.array=true"
+            )
+        labels = self._labels()
+        if labels is not None and not (labels and all(0 <= label < data.classes for label in labels)):
+            there = f"0 to {data.classes - 1}" if data.classes else "none: it was trained without labels"
+            raise UserError(f"task.labels={self.labels}: the classes of this model are {there}")
 
     def _draw(self, session: Session, name: str, recipe: Recipe) -> Tensor:
         """Make and keep all samples; the first few of them come back, decoded."""
@@ -68,7 +85,7 @@ class Sample:
                 return bool(keepers) and index.start >= few and all(k.has(index) for k in keepers)
 
             for part in sampled(
-                session, recipe, self.count, self.batch, self.seed, name, self._labels(session), known
+                session, recipe, self.count, self.batch, self.seed, name, self._labels(), known
             ):
                 images = data.decode(part.x).cpu()
                 for keeper in keepers:
@@ -78,10 +95,6 @@ class Sample:
 
     def _keepers(self, session: Session, name: str) -> list[Keeper]:
         data, found = session.trained.data, list[Keeper]()
-        if self.files and not data.is_image:
-            raise UserError(
-                "task.files=true writes images, and these samples are points: use task.array=true"
-            )
         if self.files:
             found.append(Files(session.directory / name))
         if self.array:
@@ -89,23 +102,18 @@ class Sample:
             found.append(Array(session.directory / f"{name}.npy", (self.count, *data.shape), dtype))
         return found
 
-    def _labels(self, session: Session) -> list[int] | None:
+    def _labels(self) -> list[int] | None:
         if self.labels is None:
             return None
-        labels = [self.labels] if isinstance(self.labels, int) else list(self.labels)
-        classes = session.trained.data.classes
-        if not labels or not all(0 <= label < classes for label in labels):
-            there = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
-            raise UserError(f"task.labels={self.labels}: the classes of this model are {there}")
-        return labels
+        return [self.labels] if isinstance(self.labels, int) else list(self.labels)
 
     def _look_around(
         self, session: Session, name: str, shown: Tensor, paths: dict[str, str]
     ) -> dict[str, float]:
         """Nearest training images of the first samples: a picture, and how many are copies."""
-        if not self.nearest:
-            return {}
         real = session.trained.data.real()
+        if not self.nearest or len(real) < 2:
+            return {}
         found: Neighbours = neighbours(shown[: self.nearest], real)
         if session.trained.data.is_image:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
@@ -113,23 +121,25 @@ class Sample:
         return {f"memorised/{name}": found.memorised}
 
 
-def chosen(recipes: Mapping[str, Recipe], names: Sequence[str] | None) -> dict[str, Recipe]:
-    """The recipes of these names."""
+def chosen(trained: Trained, names: Sequence[str] | None) -> dict[str, Recipe]:
+    """The samplers of these names, or those of the run."""
+    known = {**trained.found, **trained.samplers}
     for name in names or ():
-        if name not in recipes:
-            raise UserError(f"task.samplers={name} is not a sampler of this model: {nearest(name, recipes)}")
-    return {name: recipe for name, recipe in recipes.items() if names is None or name in names}
+        if name not in known:
+            raise UserError(f"task.samplers={name} is not a sampler of this model: {nearest(name, known)}")
+    return {name: known[name] for name in names or trained.samplers}
 
 
 def check_same(session: Session, words: dict[str, object], recipes: dict[str, Recipe]) -> None:
     """Refuse to mix samples: a folder that was begun with other weights or words stays as it is."""
     path = session.directory / "sample.json"
     how = {key: value for key, value in words.items() if key not in ("batch", "grid", "nearest")}
-    card = asdict(session.card_of({**how, "recipes": [repr(recipe) for recipe in recipes.values()]}))
-    mine = json.loads(json.dumps({"model": card["model"], "how": card["protocol"]}))
-    if path.is_file() and json.loads(path.read_text()) != mine:
+    how["recipes"] = {name: described(recipe, session.trained.data.shape) for name, recipe in recipes.items()}
+    card = session.card_of({**how, "precision": session.precision})
+    mine = json.dumps({"model": card.model, "how": card.protocol}, indent=2) + "\n"
+    if path.is_file() and path.read_text() != mine:
         raise UserError(
             f"run_dir={session.directory} holds samples made with other weights or other words: "
             "choose another run_dir, or repeat the command that began it"
         )
-    path.write_text(json.dumps(mine, indent=2) + "\n")
+    path.write_text(mine)

@@ -1,6 +1,6 @@
 """What a task has at hand: the trained checkpoint where it computes, a folder, and numbers already known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,9 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
+from consistency.model.denoiser import DenoiserLike
 from consistency.sampling.samplers import Recipe
+from consistency.tasks.table import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +27,15 @@ class Trained:
         path: of the file.
         step: optimiser steps that it took.
         experiment: that was trained; None where the checkpoint does not say.
-        config: of its run, resolved.
+        config: of its run, with what was overridden.
+        written: config of its run as the checkpoint has it, callbacks included; plain data.
         data: that it was trained on.
-        module: with the weights that were asked for, in evaluation mode, where it computes.
+        module: of its run, in evaluation mode, where it computes.
+        f: the module's denoiser, with the weights that were asked for; or a teacher in its place.
         weights: which those are: an average by name, or raw.
         weights_sha256: their hash.
-        samplers: how images are made, by name: those of its run, and σ lists found for these weights.
+        samplers: how images are made, by name: those of its run, with the σ lists found for these weights.
+        found: all that were found, by name; a run names but some.
         judge: of its samples.
     """
 
@@ -38,11 +43,14 @@ class Trained:
     step: int
     experiment: str | None
     config: DictConfig
+    written: dict[str, Any]
     data: DataModule
     module: Module
+    f: DenoiserLike
     weights: str
     weights_sha256: str
     samplers: Mapping[str, Recipe]
+    found: Mapping[str, Recipe]
     judge: Judge
 
     @property
@@ -81,6 +89,12 @@ class Session:
         """The checkpoint, opened when it is first asked for."""
         return self._open()
 
+    def about(self, trained: Trained) -> "Session":
+        """The same session about something else, such as the teacher."""
+        other = Session(self.directory, self.fabric, self.precision, self.memo, self.commit, self._open)
+        other.trained = trained
+        return other
+
     def card(self, recipe: Recipe, judge: Judge, count: int, seed: int) -> Card:
         """Of a number that the judge, who has seen the data, gives for samples of a recipe."""
         t = self.trained
@@ -90,7 +104,7 @@ class Session:
     def card_of(self, how: dict[str, Any]) -> Card:
         """Of anything that is asked of the checkpoint: `how` is all that moves it."""
         t = self.trained
-        what = protocol.model(t.experiment, t.step, t.weights_sha256, t.config.denoiser)
+        what = protocol.model(t.experiment, t.step, t.weights_sha256, t.config.denoiser, t.data)
         return Card(what, how, code(), self.commit)
 
 
@@ -103,14 +117,14 @@ class Outcome:
         paths: files for people, by name.
         images: samples that were made.
         numbers: with their cards, as they stand in result.json.
-        text: printed at the end.
+        tables: for people, printed at the end.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
     images: int = 0
     numbers: list[dict[str, Any]] = field(default_factory=list)
-    text: str = ""
+    tables: Sequence[Table] = ()
 
 
 class Task(Protocol):

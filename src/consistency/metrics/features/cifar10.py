@@ -18,6 +18,7 @@ from consistency.metrics.features.classifier import Classifier, accuracy, fit, k
 WEIGHTS = Path(__file__).with_name("cifar10.safetensors")
 FLOOR = 1.0  # Fréchet distance between random halves of the training images, after scaling
 EPOCHS, BATCH = 16, 128
+SHAPE = (3, 32, 32)
 
 
 class Cifar10Features(Classifier):
@@ -29,7 +30,7 @@ class Cifar10Features(Classifier):
 
     def __init__(self, weights: str | Path = WEIGHTS) -> None:
         script = "python -m consistency.metrics.features.cifar10 FOLDER"
-        super().__init__("cifar10-small", body(), nn.Linear(128, 10), (3, 32, 32), Path(weights), script)
+        super().__init__("cifar10-small", body(), nn.Linear(128, 10), SHAPE, Path(weights), script)
 
 
 class Residual(nn.Module):
@@ -74,9 +75,13 @@ def folder(root: Path) -> tuple[Tensor, Tensor]:
 
     try:
         found = [(pil_to_tensor(image), label) for image, label in ImageFolder(root)]
-        return torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
+        images = torch.stack([image for image, _ in found])
     except (OSError, RuntimeError) as error:
         raise UserError(f"{root}: {error}; it must hold CLASS/FILE images of 32x32 pixels") from error
+    if images.shape[1:] != SHAPE:
+        size = "x".join(map(str, images.shape[2:]))
+        raise UserError(f"{root} holds images of {size} pixels: resize them to 32x32")
+    return images, torch.tensor([label for _, label in found])
 
 
 def train(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:

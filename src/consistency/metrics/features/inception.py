@@ -16,7 +16,7 @@ INCEPTION = Published(
     "weights-inception-2015-12-05-6726825d.pth",
     user="FID",
     option="metric.extractor.weights",
-    instead="features that need no download: metric=digits or metric=random_conv, reported as FD",
+    instead="features that need no download, reported as FD: metric=digits, cifar10_small or random_conv",
 )
 LAYERS = ["2048", "logits_unbiased"]
 

@@ -1,0 +1,64 @@
+"""How consistent f is, at the same points at every validation: what the value of the loss does not say."""
+
+import torch
+from lightning import Callback, Trainer
+
+from consistency.lit.boards import boards
+from consistency.lit.consistency import Consistency
+from consistency.lit.data.module import DataModule, data_of
+from consistency.lit.module import Module
+from consistency.metrics.signals import Excerpt, Probe, Trajectories, figure
+from consistency.model.denoiser import DenoiserLike
+from consistency.objectives.flow import TeacherFlow
+
+
+class Signals(Callback):
+    """Logs the gaps of a consistency function, `gap/...`, and draws them by σ; a teacher has none.
+
+    Measured with the weights that validation sees, on trajectories that are made once and kept: of the exact
+    density, else of the teacher that the run follows, else of the mean of a few training samples.
+
+    Args:
+        sigma_min: the lowest level.
+        sigma_max: the highest level.
+        count: trajectories.
+        levels: evenly spaced in ln σ.
+        substeps: of the solver, from a level to the next.
+    """
+
+    measures = ("self", "trajectory", "reconstruction", "boundary")
+
+    def __init__(
+        self, sigma_min: float, sigma_max: float, count: int = 256, levels: int = 12, substeps: int = 2
+    ) -> None:
+        self.probe = Probe(sigma_min, sigma_max, count, levels, substeps).checked("callbacks.signals")
+        self.kept: Trajectories | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Measure on every process: all log, and all choose the best by, the same number."""
+        if not isinstance(pl_module, Consistency):
+            return
+        if self.kept is None:
+            self.kept = self._trajectories(data_of(trainer), pl_module)
+        gaps = self.probe.measure(pl_module.denoiser, self.kept)
+        pl_module.log_dict(gaps.means(), rank_zero_only=False, sync_dist=True)
+        for board in boards(trainer) if trainer.is_global_zero else ():
+            board.experiment.add_figure("gap/by_sigma", figure(gaps), trainer.global_step)
+
+    def _trajectories(self, data: DataModule, module: Module) -> Trajectories:
+        some = excerpt(data, self.probe, module.device)
+        source = self.probe.source(data.density, followed_teacher(module), some)
+        return self.probe.trajectories(source, some)
+
+
+def followed_teacher(module: Module) -> DenoiserLike | None:
+    """The teacher that a run follows, as long as it holds one."""
+    flow = getattr(module, "flow", None)
+    return flow.teacher if isinstance(flow, TeacherFlow) else None
+
+
+def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:
+    """The training samples that a probe takes, encoded, never mirrored."""
+    index = probe.pool(len(data.data))
+    x, label = data.data.x.index_select(0, index).to(device), data.data.label
+    return Excerpt(data.encode(x) if data.is_image else x, None if label is None else label[index].to(device))

@@ -1,0 +1,229 @@
+"""What says how good a consistency function f is, where the value of its loss does not.
+
+An exact f takes every point of a trajectory of the probability flow to where the trajectory is at σ_min
+(2303.01469, definition 1). So f is held, on trajectories that begin at noised data, against itself, against
+their ends, and against the data. Shapes: L levels, B trajectories, x_σ [L, B, ...], σ [L] in float64.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise, repeat
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.model import solvers
+from consistency.model.denoiser import DenoiserLike
+from consistency.objectives.reference import ReferenceFlow
+from consistency.sampling.samplers import level
+from consistency.tensor import geometric, perturb
+from consistency.truth.oracle import Mixture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POOL = 2048  # training samples whose posterior mean is followed where nothing better is known
+STEPS = 200  # of Runge-Kutta over all levels, where the density is known
+LOOKS = {  # of the curves: color, and what lies so far apart
+    "self": ("#2f6ca3", "self: f(x_σ', σ') and f(x_σ, σ), neighbouring levels"),
+    "trajectory": ("#b03a2e", "trajectory: f(x_σ, σ) and x_ε {}"),
+    "reconstruction": ("#888888", "reconstruction: f(x + σz, σ) and x"),
+}
+ENDS = {
+    "exact": "of the exact flow",
+    "teacher": "of the teacher's flow",
+    "data": "of the training samples' flow",
+}
+
+
+class Excerpt(NamedTuple):
+    """Training samples as the network sees them: trajectories begin at the first, all stand for the data."""
+
+    x: Tensor  # [M, ...]
+    label: Tensor | None  # long [M]
+
+
+class Source(NamedTuple):
+    """Whose trajectories they are: exact, teacher or data."""
+
+    name: str
+    solve: Callable[[Tensor, float, float, Tensor | None], Tensor]  # (x at t, t, r, label) -> x at r
+
+
+class Trajectories(NamedTuple):
+    """Points of the probability flow, and the data and the noise that it was begun with."""
+
+    source: str
+    sigma: Tensor  # [L], rising
+    x_sigma: Tensor  # [L, B, ...], float32
+    x: Tensor  # [B, ...]
+    z: Tensor  # [B, ...]
+    label: Tensor | None  # long [B]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Root mean squares over samples and coordinates, by σ; plain data.
+
+    Args:
+        source: whose trajectories they were measured on.
+        sigma: the L levels, rising.
+        boundary: f(x_ε, ε) - x_ε at the lowest, ε.
+        curves: `trajectory` and `reconstruction` at each level; `self` at each but the lowest, between it and
+            the level below.
+    """
+
+    source: str
+    sigma: list[float]
+    boundary: float
+    curves: dict[str, list[float]]
+
+    def means(self) -> dict[str, float]:
+        """`gap/self`, `gap/trajectory`, `gap/reconstruction`, each the mean of its curve; `gap/boundary`."""
+        means = {f"gap/{name}": sum(curve) / len(curve) for name, curve in self.curves.items()}
+        return means | {"gap/boundary": self.boundary}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where a consistency function is looked at. The same numbers give the same points.
+
+    Args:
+        sigma_min: the lowest level, ε.
+        sigma_max: the highest level, where trajectories begin.
+        count: trajectories, B.
+        levels: L, evenly spaced in ln σ.
+        substeps: steps of Heun's method from a level to the next, where the exact flow is not known.
+        seed: of samples and noise.
+        batch: samples a forward.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    count: int = 256
+    levels: int = 12
+    substeps: int = 2
+    seed: int = 0
+    batch: int = 256
+
+    def checked(self, section: str) -> "Probe":
+        """Itself, unless a number is too small.
+
+        Raises:
+            UserError: names the key, in this section of the config.
+        """
+        for name, least in {"count": 1, "levels": 2, "substeps": 1, "batch": 1}.items():
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"{section}.{name}={value} must be at least {least}")
+        return self
+
+    def pool(self, total: int) -> Tensor:
+        """Numbers of the training samples to take, of so many, in no order."""
+        return torch.randperm(total, generator=self._generator())[: max(self.count, POOL)]
+
+    def source(self, density: Mixture | None, teacher: DenoiserLike | None, some: Excerpt) -> Source:
+        """The flow of the density where it is known, else the teacher's, else that of some of the data."""
+        if density is not None:
+            return exact(density, -(-STEPS // (self.levels - 1)))
+        if teacher is not None:
+            return followed("teacher", by_parts(teacher, self.batch), self.substeps)
+        return followed("data", posterior(some), self.substeps)
+
+    @torch.no_grad()
+    def trajectories(self, source: Source, some: Excerpt) -> Trajectories:
+        """From x + T z down to σ_min, for `count` samples; of fewer, one after the other and again."""
+        row = (torch.arange(self.count) % len(some.x)).to(some.x.device)
+        x, label = some.x[row], None if some.label is None else some.label[row]
+        z = torch.randn(x.shape, generator=self._generator()).to(x.device)
+        sigma = geometric(self.sigma_min, self.sigma_max, self.levels)
+        at = [perturb(x.double(), z.double(), level(self.sigma_max, x))]
+        for t, r in pairwise(sigma.flip(0).tolist()):
+            at.append(source.solve(at[-1], t, r, label))
+        return Trajectories(source.name, sigma, torch.stack(at[::-1]).float(), x, z, label)
+
+    @torch.no_grad()
+    def measure(self, f: DenoiserLike, paths: Trajectories) -> Gaps:
+        """All gaps of f along trajectories."""
+        f, end, sigma = by_parts(f, self.batch), paths.x_sigma[0], paths.sigma.tolist()
+        at = [level(s, paths.x) for s in sigma]
+        y = [f(x, s, paths.label) for x, s in zip(paths.x_sigma, at, strict=True)]
+        back = [f(perturb(paths.x, paths.z, s), s, paths.label) for s in at]
+        curves = {
+            "self": [rms(upper, lower) for lower, upper in pairwise(y)],
+            "trajectory": [rms(arrived, end) for arrived in y],
+            "reconstruction": [rms(x, paths.x) for x in back],
+        }
+        return Gaps(paths.source, sigma, curves["trajectory"][0], curves)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+def exact(density: Mixture, steps: int) -> Source:
+    """The flow of a known density, by so many steps from a level to the next."""
+
+    def solve(x: Tensor, t: float, r: float, label: Tensor | None) -> Tensor:
+        return density.solve(x, level(t, x), level(r, x), steps)
+
+    return Source("exact", solve)
+
+
+def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
+    """The flow of a denoiser, by Heun's method, steps evenly spaced in ln σ."""
+
+    def solve(x: Tensor, t: float, r: float, label: Tensor | None) -> Tensor:
+        for a, b in pairwise(geometric(t, r, substeps + 1).tolist()):
+            x = solvers.heun(D, x, level(a, x), level(b, x), label)
+        return x
+
+    return Source(name, solve)
+
+
+def posterior(some: Excerpt) -> DenoiserLike:
+    """E[x_0 | x_σ] if these samples were all of the data; of those of the same class, where there are any."""
+    flow = ReferenceFlow(some.x, some.label, own=False)
+    return lambda x, sigma, label=None: flow.mean(x, sigma, x, label)
+
+
+def by_parts(f: DenoiserLike, batch: int) -> DenoiserLike:
+    """f for so many samples at a time, in float32."""
+
+    def parts(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        labels = repeat(None) if label is None else label.split(batch)
+        split = zip(x.float().split(batch), sigma.split(batch), labels, strict=False)
+        return torch.cat([f(*part) for part in split]).to(x.dtype)
+
+    return parts
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    """Root mean square difference over samples and coordinates."""
+    return (a.double() - b.double()).square().mean().sqrt().item()
+
+
+def figure(gaps: Gaps) -> "Figure":
+    """The three curves against σ, and the boundary error in the title."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = drawn.subplots()
+    for name, curve in gaps.curves.items():
+        color, label = LOOKS[name]
+        sigma, label = gaps.sigma[-len(curve) :], label.format(ENDS[gaps.source])
+        axes.plot(sigma, curve, "o-", color=color, markersize=3, label=label)
+    title = f"boundary error at σ = {gaps.sigma[0]:.4g}: {gaps.boundary:.2g}"
+    axes.set(xscale="log", xlabel="σ", ylabel="root mean square difference", title=title)
+    axes.set_ylim(*heights(gaps))  # before the scale, which of nothing but zeros would find none
+    axes.set_yscale("log", nonpositive="mask")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize="small")
+    return drawn
+
+
+def heights(gaps: Gaps) -> tuple[float, float]:
+    """Room for all that has a logarithm; for a decade where nothing has."""
+    known = [v for curve in gaps.curves.values() for v in curve if 0 < v < math.inf] or [0.1, 1.0]
+    return min(known) / 1.5, max(known) * 1.5

@@ -1,0 +1,125 @@
+"""Results beside each other, if their protocols allow it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from consistency.errors import UserError, nearest
+from consistency.metrics.card import Number, differences, of_plain
+from consistency.metrics.processes import rank
+from consistency.tasks.session import Outcome, Session
+from consistency.tasks.table import Table, markdown
+
+EVERYTHING = "all"
+
+Numbers = dict[str, list[Number]]  # by sampler, one for each set of samples
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A table of several results; refused where their cards differ in anything that moves a number.
+
+    The cards may differ in the model that is judged, and in what `allow` names.
+
+    Args:
+        results: result.json of runs or evaluations, or their directories; at least two.
+        names: a sampler of each, in the same order; None for all that they share.
+        allow: parts of the protocol that may differ, such as [sampler, sigmas, nfe]; [all] for all.
+    """
+
+    results: Sequence[str]
+    names: Sequence[str] | None = None
+    allow: Sequence[str] = ()
+
+    def __call__(self, session: Session) -> Outcome:
+        """Mean of each metric, its spread over the sets of samples, and the differences to the first."""
+        if isinstance(self.results, str) or len(self.results) < 2:
+            raise UserError(f"task.results={self.results} must name at least two: task.results=[A,B]")
+        found = [read(Path(path)) for path in self.results]
+        shown = [table(self.results, row) for row in self._rows(found)]
+        path = session.directory / "compare.md"
+        if rank() == 0:
+            path.write_text(markdown(shown))
+        return Outcome(paths={"table": str(path)}, tables=shown)
+
+    def _rows(self, found: Sequence[Numbers]) -> list[list[tuple[str, list[Number]]]]:
+        """What is to stand beside each other: name and numbers of each result."""
+        if self.names is not None and len(self.names) != len(found):
+            raise UserError(
+                f"task.names={list(self.names)} must name a sampler for each of {len(found)} results"
+            )
+        shared = [name for name in found[0] if all(name in other for other in found)]
+        chosen = [list(self.names)] if self.names else [[name] * len(found) for name in shared]
+        if not chosen:
+            lists = "; ".join(", ".join(numbers) for numbers in found)
+            raise UserError(
+                f"task.results share no sampler ({lists}): name one of each with task.names=[A,B]"
+            )
+        rows = []
+        for names in chosen:
+            for name, numbers in zip(names, found, strict=True):
+                if name not in numbers:
+                    raise UserError(f"task.names: {name} was not measured: {nearest(name, numbers)}")
+            rows.append([(name, numbers[name]) for name, numbers in zip(names, found, strict=True)])
+        for row in rows:
+            self._check(row)
+        return rows
+
+    def _check(self, row: list[tuple[str, list[Number]]]) -> None:
+        """Refuse what must not be compared. Sets of samples are told apart by their seeds."""
+        if EVERYTHING in self.allow:
+            return
+        (_, ours), *others = row
+        for name, theirs in others:
+            several = len(ours) > 1 and len(ours) == len(theirs)
+            pairs = zip(ours, theirs, strict=True) if several else [(ours[0], theirs[0])]
+            wrong = [text for a, b in pairs for text in differences(a.card, b.card, self.allow)]
+            if len(ours) != len(theirs):
+                wrong.append(f"repeats are {len(ours)} in one and {len(theirs)} in the other")
+            if wrong:
+                told = "; ".join(dict.fromkeys(wrong))
+                raise UserError(
+                    f"{name}: these must not be compared: {told}. Measure both in the same way, or say "
+                    "task.allow=[…] of what may differ"
+                )
+
+
+def read(path: Path) -> Numbers:
+    """The numbers of a result.json with their cards."""
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        kept = json.loads(file.read_text())["numbers"]
+        found: Numbers = {}
+        for number in kept:
+            found.setdefault(number["name"], []).append(of_plain(number))
+    except OSError as error:
+        raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"task.results: {file} holds no numbers with cards: measure with task=fidelity"
+        ) from error
+    if not found:
+        raise UserError(f"task.results: {file} holds no numbers: measure with task=fidelity")
+    return found
+
+
+def table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
+    """A line per result, a column per metric, and how far from the first."""
+    first = row[0][1][0].values
+    metrics = [m for m in first if not m.endswith("±") and all(m in numbers[0].values for _, numbers in row)]
+    base = {metric: fmean(n.values[metric] for n in row[0][1]) for metric in metrics}
+    lines = []
+    for path, (name, numbers) in zip(results, row, strict=True):
+        cells = [cell([n.values[metric] for n in numbers], base[metric]) for metric in metrics]
+        lines.append([path, name, *cells])
+    return Table(["result", "sampler", *metrics], lines)
+
+
+def cell(values: Sequence[float], base: float) -> str:
+    """Mean, spread, difference."""
+    mean = fmean(values)
+    spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+    away = f" ({mean - base:+.3g})" if mean != base else ""
+    return f"{mean:.4g}{spread}{away}"

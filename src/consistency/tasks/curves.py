@@ -1,0 +1,58 @@
+"""The curves of a run, from its TensorBoard log."""
+
+from io import BytesIO
+from pathlib import Path
+
+from consistency.tasks.page import Picture
+
+Curve = tuple[list[int], list[float]]  # steps, values
+
+
+def scalars(directory: Path) -> dict[str, Curve]:
+    """All curves of a log by name; none where there is no log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not directory.is_dir():
+        return {}
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    events.Reload()
+    found = {}
+    for name in events.Tags()["scalars"]:
+        points = {event.step: event.value for event in events.Scalars(name)}  # of resumed runs, the last
+        found[name] = (list(points), list(points.values()))
+    return found
+
+
+def families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
+    """Curves that are drawn together: those of a metric, by the rest of their names."""
+    found: dict[str, dict[str, Curve]] = {}
+    for name, curve in curves.items():
+        family, _, member = name.rpartition("/")
+        alone = family in ("train", "curriculum", "")
+        found.setdefault(name if alone else family, {})[member] = curve
+    return {name: some for name, some in found.items() if any(len(steps) > 1 for steps, _ in some.values())}
+
+
+def drawn(name: str, curves: dict[str, Curve]) -> Picture:
+    """A small chart; logarithmic where all is positive and spans a factor of ten."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+    axes = figure.subplots()
+    for member, (steps, values) in curves.items():
+        axes.plot(steps, values, linewidth=1.2, label=member)
+    everything = [value for _, values in curves.values() for value in values]
+    if min(everything) > 0 and max(everything) > 10 * min(everything):
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.grid(linewidth=0.3, alpha=0.6)
+    if 1 < len(curves) <= 6:
+        axes.legend(frameon=False, fontsize=8)
+    return Picture(svg(figure), "image/svg+xml", name)
+
+
+def svg(figure: object) -> bytes:
+    """A figure as an SVG file, the same for the same content."""
+    out = BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})  # type: ignore[attr-defined]
+    return out.getvalue()

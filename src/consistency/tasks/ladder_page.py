@@ -1,0 +1,83 @@
+"""The ladder as a table and as a chart."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from consistency.metrics.card import Number
+from consistency.tasks.cards import card_tables, text
+from consistency.tasks.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#2f6ca3", "#b03a2e", "#5b8c5a", "#8a6d3b", "#6b5b95")
+
+
+class Speed(NamedTuple):
+    """Of a sampler."""
+
+    latency: float  # seconds for one image
+    throughput: float  # images a second
+    batch: int  # at which
+
+
+class Rung(NamedTuple):
+    """A sampler on the ladder."""
+
+    series: str  # whom a line of the chart connects
+    name: str
+    how: dict[str, Any]  # sampler, nfe, sigmas
+    number: Number
+    speed: Speed
+
+
+def tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
+    """A row per rung; and the card of the first."""
+    head = ["", "calls", "σ", metric, "ms for one image", "images a second", "at batch"]
+    rows = [row(metric, rung) for rung in rungs]
+    floor = rungs[0].number.values.get(f"{metric}/floor")
+    if floor is not None:
+        rows.append(["floor", "", "", f"{floor:.4g}", "", "", ""])
+    return [Table(head, rows), *card_tables({rungs[0].name: rungs[0].number.card})]
+
+
+def row(metric: str, rung: Rung) -> list[str]:
+    """The cells of a rung."""
+    sigmas = rung.how["sigmas"]
+    shown = text(sigmas) if len(sigmas) <= 8 else f"{len(sigmas)} levels"
+    latency, rate = f"{1000 * rung.speed.latency:.3g}", f"{rung.speed.throughput:.3g}"
+    value = f"{rung.number.values[metric]:.4g}"
+    return [rung.name, str(rung.how["nfe"]), shown, value, latency, rate, str(rung.speed.batch)]
+
+
+def chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
+    """Quality against calls, and against the time of one image."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    calls, cost = figure.subplots(1, 2, sharey=True)
+    by_series: dict[str, list[Rung]] = {}
+    for rung in rungs:
+        by_series.setdefault(rung.series, []).append(rung)
+    for (series, some), color in zip(by_series.items(), COLORS * len(by_series), strict=False):
+        some.sort(key=lambda rung: rung.how["nfe"])
+        y = [rung.number.values[metric] for rung in some]
+        style = {"color": color, "marker": "o", "markersize": 4, "linewidth": 1.3, "label": series}
+        calls.plot([rung.how["nfe"] for rung in some], y, **style)
+        cost.plot([1000 * rung.speed.latency for rung in some], y, **style)
+    floor = rungs[0].number.values.get(f"{metric}/floor")
+    for axes, label in ((calls, "network calls"), (cost, "ms for one image")):
+        if floor is not None:
+            axes.axhline(floor, color="#888888", linewidth=0.8, linestyle=":", label="floor")
+        axes.set(xscale="log", xlabel=label)
+        axes.grid(which="both", linewidth=0.3, alpha=0.5)
+    if max(r.number.values[metric] for r in rungs) > 10 * min(r.number.values[metric] for r in rungs):
+        calls.set_yscale("log")  # of both
+    else:
+        calls.set_ylim(bottom=0)
+    counts = sorted({rung.how["nfe"] for rung in rungs})
+    calls.set_xticks(counts, [str(n) for n in counts])
+    calls.tick_params(axis="x", which="minor", bottom=False)
+    calls.set_ylabel(metric)
+    calls.legend(frameon=False)
+    return figure

@@ -1,0 +1,110 @@
+"""One page that needs nothing else: text, tables and pictures in a single file, readable on a phone."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from consistency.tasks.table import Table
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2329; --soft: #69727c; --line: #d9dee3; --paper: #ffffff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ea; --soft: #98a1aa; --line: #363c43; --paper: #16191d; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: .5rem 0 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; color: var(--soft); font-weight: 600; }
+p { margin: .4rem 0; color: var(--soft); overflow-wrap: anywhere; }
+figure { margin: 0; }
+figcaption { color: var(--soft); font-size: .85rem; }
+img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
+img.pixels { width: 100%; image-rendering: pixelated; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; }
+details { margin: .6rem 0; }
+summary { cursor: pointer; color: var(--soft); }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page.
+
+    Args:
+        data: content of a PNG or SVG file.
+        kind: its media type.
+        caption: below it.
+        pixels: enlarge without smoothing.
+    """
+
+    data: bytes
+    kind: str
+    caption: str
+    pixels: bool = False
+
+    @classmethod
+    def file(cls, path: Path, caption: str, pixels: bool = False) -> "Picture":
+        """A PNG on disk."""
+        return cls(path.read_bytes(), "image/png", caption, pixels)
+
+    def html(self) -> str:
+        """The image itself, not a link to it."""
+        source = f"data:{self.kind};base64,{b64encode(self.data).decode()}"
+        shape, text = ' class="pixels"' if self.pixels else "", escape(self.caption)
+        return f'<figure><img{shape} alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Args:
+        title: above.
+        notes: a paragraph each.
+        pictures: side by side where there is room.
+        tables: below them.
+        folded: tables that open on request, under the title given with them.
+    """
+
+    title: str
+    notes: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    folded: Sequence[Table] = ()
+
+    def html(self) -> str:
+        """Heading and content."""
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        pictures = "".join(picture.html() for picture in self.pictures)
+        row = f'<div class="row">{pictures}</div>' if pictures else ""
+        tables = "".join(table.html() for table in self.tables)
+        inside = "".join(table.html() for table in self.folded)
+        details = f"<details><summary>protocol</summary>{inside}</details>" if inside else ""
+        return f"<section><h2>{escape(self.title)}</h2>{notes}{row}{tables}{details}</section>"
+
+
+def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+    """The whole file.
+
+    Args:
+        title: of the page.
+        notes: below it, a paragraph each.
+        sections: in order.
+    """
+    lines = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    body = "\n".join(section.html() for section in sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><h1>{escape(title)}</h1>{lines}\n{body}\n</body></html>\n"
+    )

@@ -1,0 +1,123 @@
+"""All that is known of a run, on one page."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consistency.metrics.processes import rank
+from consistency.result import environment
+from consistency.tasks.curves import drawn, families, scalars
+from consistency.tasks.page import Picture, Section, page
+from consistency.tasks.session import Outcome, Session, Task
+from consistency.tasks.table import Table
+from consistency.tasks.variation import variation
+
+
+@dataclass(frozen=True)
+class Report:
+    """Asks the other tasks, and puts what they say on a page; what was asked before is not computed again.
+
+    Args:
+        sample: pictures; None to leave them out.
+        fidelity: numbers with their cards; None to leave them out.
+        ladder: quality against calls; None to leave it out.
+        gap: consistency by σ; None to leave it out, as it is for a teacher.
+    """
+
+    sample: Task | None = None
+    fidelity: Task | None = None
+    ladder: Task | None = None
+    gap: Task | None = None
+
+    def __call__(self, session: Session) -> Outcome:
+        """`report.html`, with all metrics of its parts."""
+        said = {name: part(session) for name, part in self._parts(session).items()}
+        path = session.directory / "report.html"
+        if rank() == 0:
+            path.write_text(self._page(session, said))
+        return Outcome(
+            metrics={name: value for outcome in said.values() for name, value in outcome.metrics.items()},
+            paths={"page": str(path)},
+            images=sum(outcome.images for outcome in said.values()),
+            numbers=[number for outcome in said.values() for number in outcome.numbers],
+        )
+
+    def _parts(self, session: Session) -> dict[str, Task]:
+        """Those that were asked for, and that suit what was trained: the ladder's σ lists come first."""
+        from consistency.lit.consistency import Consistency
+
+        found = {"ladder": self.ladder, "fidelity": self.fidelity, "sample": self.sample, "gap": self.gap}
+        student = isinstance(session.trained.module, Consistency)
+        return {name: part for name, part in found.items() if part and (student or name != "gap")}
+
+    def _page(self, session: Session, said: dict[str, Outcome]) -> str:
+        t = session.trained
+        name = t.experiment or "a run"
+        head = [f"step {t.step:,}, weights {t.weights}, {t.path}"]
+        return page(name, head, [*pictures(said), *measured(said), *history(session), about(session)])
+
+
+def pictures(said: dict[str, Outcome]) -> Iterator[Section]:
+    """Samples, and the training images nearest to them."""
+    if "sample" in said:
+        paths, metrics = said["sample"].paths, said["sample"].metrics
+        shares = ", ".join(f"{value:.1%} ({name.partition('/')[2]})" for name, value in metrics.items())
+        notes = [f"Copies of training images among the samples looked at: {shares}."] if shares else []
+        names = sorted(paths, key=lambda name: "-nearest" in name)
+        shown = [Picture.file(Path(paths[name]), caption(name), pixels=True) for name in names]
+        yield Section("Samples", notes, shown)
+
+
+def caption(name: str) -> str:
+    """Of a picture of samples."""
+    sampler, nearest, _ = name.partition("-nearest")
+    return f"{sampler}: samples, each before its nearest training images" if nearest else sampler
+
+
+def measured(said: dict[str, Outcome]) -> Iterator[Section]:
+    """Numbers with their protocols, the ladder, the gaps."""
+    if "fidelity" in said:
+        first, *cards = said["fidelity"].tables
+        yield Section("Fidelity", tables=[first], folded=cards)
+    if "ladder" in said:
+        first, *cards = said["ladder"].tables
+        chart = Picture.file(Path(said["ladder"].paths["chart"]), "quality against calls and time")
+        yield Section("Ladder", pictures=[chart], tables=[first], folded=cards)
+    if "gap" in said:
+        chart = Picture.file(Path(said["gap"].paths["picture"]), "gaps by σ")
+        values = [[name, f"{value:.4g}"] for name, value in said["gap"].metrics.items()]
+        yield Section("Consistency", pictures=[chart], tables=[Table(["root mean square", ""], values)])
+
+
+def history(session: Session) -> Iterator[Section]:
+    """What was changed of the experiment, and how training went."""
+    t = session.trained
+    changed = variation(t.experiment, t.written)
+    if changed is None:
+        yield Section("Config", ["The experiment that this is a variation of is not known."])
+    elif changed.rows:
+        yield Section("Config", ["What differs from the experiment's own config:"], tables=[changed])
+    else:
+        yield Section("Config", [f"As {t.experiment} says, nothing changed."])
+    curves = families(scalars(t.run / "tensorboard"))
+    if curves:
+        yield Section("Curves", pictures=[drawn(name, some) for name, some in curves.items()])
+
+
+def about(session: Session) -> Section:
+    """Of the run that trained it, and of this evaluation."""
+    path = session.trained.run / "result.json"
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    here = {**environment(), "precision": session.precision}
+    keys = ("device", "precision", "seed", "seconds", "parameters", "memory_mib", "rollbacks", "commit")
+    rows = [[key, flat(kept.get(key)), flat(here.get(key))] for key in (*keys, "versions")]
+    return Section("Environment", tables=[Table(["", "training", "this page"], rows)])
+
+
+def flat(value: Any) -> str:
+    """On one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,240 @@
+"""σ lists by trying: the best that was tried, whatever the cost; kept for the weights they suit."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+import pytest
+import torch
+
+from consistency.errors import UserError
+from consistency.model.denoiser import Denoiser
+from consistency.sampling.samplers import multistep
+from consistency.sampling.search import Trials, search, widened
+from consistency.tasks import schedules, timing
+from consistency.tasks.ladder import Ladder, Search, own_lists, solvers
+from consistency.tasks.sample import chosen
+from tests.test_samples import checkpoint, session
+
+SIZE = 40
+BEST = {2: (0, 17), 3: (0, 11, 29), 4: (0, 8, 19, 31)}
+FEW = Search(levels=12, budget=5, scan=2, count=40)
+SMALL = Ladder(calls=(1, 2, 3), count=50, batch=25, search=FEW, largest=4, patience=0.01)
+
+
+def bowl(levels):
+    return sum((a - b) ** 2 for a, b in zip(levels, BEST[len(levels)], strict=True))
+
+
+class TestSearch:
+    def test_one_valley_is_found(self):
+        assert search(bowl, SIZE, [2, 3, 4], budget=80) == BEST
+
+    @pytest.mark.parametrize("deep", [3, 17, 36])
+    def test_the_deeper_of_two_valleys_is_found(self, deep):
+        shallow = (deep + 20) % SIZE
+        cost = {i: min(abs(i - deep), 2 + abs(i - shallow)) for i in range(SIZE)}
+        assert search(lambda levels: cost[levels[1]], SIZE, [2], budget=SIZE) == {2: (0, deep)}
+
+    def test_the_answer_is_the_best_that_was_tried_however_rough_the_cost(self):
+        """No assumption about the cost: noise, of which any valley is a lie."""
+        generator = torch.Generator().manual_seed(0)
+        noise = {pair: torch.rand((), generator=generator).item() for pair in combinations(range(SIZE), 3)}
+        tried = {}
+
+        def cost(levels):
+            assert levels not in tried  # each is asked for once
+            tried[levels] = noise.get(levels, 1.0)
+            return tried[levels]
+
+        found = search(cost, SIZE, [3], budget=25)
+        assert tried[found[3]] == min(tried.values())
+        assert len(tried) <= 25
+
+    @pytest.mark.parametrize("budget", [1, 2, 7])
+    def test_the_budget_is_kept_for_each_number_of_levels(self, budget):
+        tried = []
+        search(lambda levels: tried.append(levels) or float(len(tried)), SIZE, [2, 3, 4], budget)
+        assert all(sum(len(levels) == n for levels in tried) <= budget for n in (2, 3, 4))
+        assert {len(levels) for levels in tried} == {2, 3, 4}
+
+    def test_a_stopped_search_ends_as_one_that_was_not(self):
+        """Costs are kept elsewhere: the second search asks for the same lists in the same order."""
+        kept, asked = {}, []
+
+        def stopping(levels, after=None):
+            if levels not in kept:
+                if len(kept) == after:
+                    raise KeyboardInterrupt
+                kept[levels] = bowl(levels)
+                asked.append(levels)
+            return kept[levels]
+
+        with pytest.raises(KeyboardInterrupt):
+            search(partial(stopping, after=9), SIZE, [2, 3, 4], 20)
+        assert len(asked) == 9
+        straight = []
+        expected = search(lambda levels: straight.append(levels) or bowl(levels), SIZE, [2, 3, 4], 20)
+        assert search(stopping, SIZE, [2, 3, 4], 20) == expected
+        assert asked == straight
+
+    def test_known_lists_are_tried_first_and_never_made_worse(self):
+        known = {2: (0, 33)}
+        assert search(lambda levels: abs(levels[1] - 33), SIZE, [2], 1, known=known) == known
+        assert search(lambda levels: abs(levels[1] - 33), SIZE, [2], 1) != known
+
+    def test_lists_grow_in_their_widest_gap(self):
+        assert widened((0,), 2, 40) == (0, 20)
+        assert widened((0, 20), 4, 40) == (0, 10, 20, 30)
+        assert widened((0, 30), 3, 40) == (0, 15, 30)
+        assert widened((0,), 8, 8) == tuple(range(8))
+
+    def test_a_trial_is_not_repeated(self):
+        calls = []
+        trials = Trials(lambda levels: calls.append(levels) or 1.0, budget=2)
+        assert trials((0, 1)) == trials((0, 1)) == 1.0
+        assert calls == [(0, 1)]
+        assert trials.best == (0, 1)
+
+
+class TestSchedules:
+    def test_lists_are_for_the_weights_they_were_found_for(self, tmp_path, capsys):
+        ckpt = tmp_path / "last.ckpt"
+        assert schedules.found_for(ckpt, "a", 0.002) == {}
+        assert schedules.keep(ckpt, "a", {2: [80.0, 0.5]}) == tmp_path / "last.schedule.json"
+        recipe = schedules.found_for(ckpt, "a", 0.002)["2step"]
+        assert (recipe.func, recipe.keywords) == (multistep, {"sigmas": [80.0, 0.5], "sigma_min": 0.002})
+        assert schedules.found_for(ckpt, "b", 0.002) == {}
+        assert "other weights" in capsys.readouterr().err
+
+    def test_a_damaged_file_is_named(self, tmp_path):
+        for text in ("{", "[]", '{"weights_sha256": "a", "sigmas": {"two": [1]}}'):
+            (tmp_path / "last.schedule.json").write_text(text)
+            with pytest.raises(UserError, match=r"last\.schedule\.json is damaged.*found=false"):
+                schedules.found_for(tmp_path / "last.ckpt", "a", 0.002)
+
+    def test_the_runs_own_lists_lie_on_the_grid(self):
+        grid = [80.0, 8.0, 0.8, 0.08]
+        recipes = {
+            "2step": partial(multistep, sigmas=[80.0, 0.821]),
+            "odd": partial(multistep, sigmas=[7.0, 1]),
+        }
+        assert own_lists(recipes, grid) == {2: (0, 2)}
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("ladder"))
+
+
+class TestTask:
+    def test_students_get_a_rung_per_number_of_calls(self, tmp_path, ckpt):
+        outcome = SMALL(session(tmp_path, ckpt))
+        assert outcome.metrics.keys() == {f"FD(digits)/{n}step" for n in (1, 2, 3)}
+        cards = {number["name"]: number["card"]["protocol"] for number in outcome.numbers}
+        assert [cards[f"{n}step"]["nfe"] for n in (1, 2, 3)] == [1, 2, 3]
+        for number in outcome.numbers:
+            assert number["speed"]["latency"] > 0
+            assert 1 <= number["speed"]["batch"] <= 4
+        first, *_ = outcome.tables
+        assert [row[0] for row in first.rows] == ["1step", "2step", "3step", "floor"]
+        for kind in ("md", "png"):
+            assert (tmp_path / f"ladder.{kind}").stat().st_size > 100
+
+    def test_what_was_found_is_what_samples_are_made_with(self, tmp_path, ckpt):
+        outcome = SMALL(session(tmp_path, ckpt))
+        kept = json.loads(ckpt.with_suffix(".schedule.json").read_text())["sigmas"]
+        found = {n["name"]: n["card"]["protocol"]["sigmas"] for n in outcome.numbers}
+        assert {f"{n}step": sigmas for n, sigmas in kept.items()} == found
+        later = session(tmp_path, ckpt).trained
+        assert later.samplers.keys() == {"1step", "2step"}  # the run's own names
+        assert later.samplers["2step"].keywords["sigmas"] == found["2step"]
+        assert chosen(later, ["3step"])["3step"].keywords["sigmas"] == found["3step"]
+
+    def test_an_interrupted_search_goes_on(self, tmp_path, ckpt, monkeypatch):
+        calls = []
+        forward = Denoiser.forward
+
+        def counted(self, *args, stop=None, **more):
+            calls.append(1)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return forward(self, *args, **more)
+
+        ladder = replace(SMALL, search=replace(FEW, seed=7), keep=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(Denoiser, "forward", lambda *a, **k: counted(*a, stop=30, **k))
+            with pytest.raises(KeyboardInterrupt):
+                ladder(session(tmp_path, ckpt, tmp_path / "cache"))
+        known = len(list((tmp_path / "cache").glob("*.json")))
+        assert known > 3
+        with monkeypatch.context() as patch:
+            patch.setattr(Denoiser, "forward", lambda *a, **k: counted(*a, **k))
+            calls.clear()
+            resumed = ladder(session(tmp_path, ckpt, tmp_path / "cache"))
+            with_memo = len(calls)
+            calls.clear()
+            straight = ladder(session(tmp_path, ckpt, tmp_path / "other"))
+            assert with_memo < len(calls)
+            calls.clear()
+            again = ladder(session(tmp_path, ckpt, tmp_path / "other"))
+            assert calls == []  # nothing is computed twice
+        assert resumed.metrics == straight.metrics == again.metrics
+
+    def test_without_a_search_levels_are_even(self, tmp_path, ckpt):
+        ladder = replace(SMALL, search=None, calls=(2, 4))
+        found = ladder(session(tmp_path, ckpt)).numbers
+        assert [len(number["card"]["protocol"]["sigmas"]) for number in found] == [2, 4]
+
+    def test_the_teacher_stands_beside_its_student(self, tmp_path):
+        words = ["experiment=cd_ring", "net.width=32", "net.blocks=1", "data.samples=64"]
+        student = checkpoint(tmp_path, *words)
+        outcome = SMALL(session(tmp_path / "out", student))
+        names = {name.removeprefix("SW2/") for name in outcome.metrics}
+        assert {"1step", "2step", "3step", "teacher euler2", "teacher heun3", "teacher heun35"} <= names
+        hashes = {n["name"]: n["card"]["model"]["weights_sha256"] for n in outcome.numbers}
+        assert len({hashes["1step"], hashes["teacher heun35"]}) == 2
+        assert outcome.metrics["SW2/teacher heun35"] < outcome.metrics["SW2/1step"]  # exact against untrained
+        assert not any(
+            "teacher" in m for m in replace(SMALL, teacher=False)(session(tmp_path, student)).metrics
+        )
+
+    def test_a_teacher_has_solvers_and_no_list_is_looked_for(self, tmp_path):
+        teacher = checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1")
+        names = set(SMALL(session(tmp_path / "out", teacher)).metrics)
+        assert {"SW2/euler2", "SW2/heun3", "SW2/heun35", "SW2/ddim18"} <= names
+        assert not teacher.with_suffix(".schedule.json").exists()
+
+    def test_calls_that_cannot_be_are_refused(self, tmp_path, ckpt):
+        for calls in ((), (0,), (13,)):
+            with pytest.raises(UserError, match=r"task\.calls"):
+                replace(SMALL, calls=calls)(session(tmp_path, ckpt))
+
+    def test_solvers_take_as_many_calls_as_their_names_say(self):
+        found = solvers([1, 2, 3, 4, 8], {"min": 0.002, "max": 80.0, "rho": 7.0})
+        for name, recipe in found.items():
+            calls = []
+            recipe(lambda x, sigma, label=None, calls=calls: calls.append(1) or x, torch.zeros(1, 2))
+            assert name.lstrip("eulrhn") == str(len(calls))
+
+
+class TestTiming:
+    def test_the_best_batch_is_the_one_of_most_images_a_second(self, monkeypatch):
+        clock = {"now": 0.0}
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: clock["now"])
+
+        def run(n):  # pays up to 8, then as the batch
+            clock["now"] += 1.0 if n <= 8 else n / 4
+
+        cpu = torch.device("cpu")
+        assert timing.best_batch(run, cpu, most=64, at_most=100.0) == 8
+        assert timing.best_batch(run, cpu, most=4, at_most=100.0) == 4
+        assert timing.seconds(lambda: run(16), cpu, repeats=3, at_most=100.0) == 4.0
+
+    def test_memory_that_ends_ends_the_doubling(self):
+        def run(n):
+            if n > 4:
+                raise torch.OutOfMemoryError("no more")
+
+        assert timing.best_batch(run, torch.device("cpu"), most=64, at_most=10.0) <= 4
