@@ -71,6 +71,9 @@ def test_a_card_says_all_that_moves_a_number(card, judge):
         "kid_subset_size": 1000,
         "kid_seed": 2020,
         "prc_neighbours": 3,
+        "prc_samples": 5000,
+        "prc_reference": 1797,
+        "prc_seed": 2020,
     }
     assert card.protocol == expected
     assert card.model.keys() == {"experiment", "step", "weights_sha256", "denoiser_sha256"}

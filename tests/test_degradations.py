@@ -114,7 +114,6 @@ class TestClassifier:
         assert rows.unique().tolist() == list(range(-4, 5))
         assert columns.unique().tolist() == [*range(6, 15), *range(17, 26)]
 
-    @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the weights are not there yet")
     def test_shipped_file_is_small_and_tells_its_origin(self):
         assert WEIGHTS.stat().st_size <= 3 * 2**20
         with safe_open(WEIGHTS, "pt") as file:

@@ -14,7 +14,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},
-    {"tasks", "result", "sweep", "schema"},
+    {"tasks", "result", "sweep", "schema", "table"},
     {"teach"},
     {"run", "console"},
     {"evaluate"},

@@ -5,15 +5,18 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from omegaconf import open_dict
 
 from consistency.errors import UserError
 from consistency.metrics.card import Card, Number
+from consistency.run import make
+from consistency.schema import check_config
+from consistency.table import Table
 from consistency.tasks.compare import Compare
 from consistency.tasks.curves import families
 from consistency.tasks.page import Picture, Section, page
-from consistency.tasks.table import Table
 from consistency.tasks.variation import variation
-from tests.conftest import SMALL, run
+from tests.conftest import ROOT, SMALL, run
 from tests.test_samples import composed
 
 PROTOCOL = {"count": 100, "seed": 0, "sampler": "onestep", "sigmas": [80.0], "nfe": 1, "weights": "ema"}
@@ -181,6 +184,17 @@ class TestVariation:
         config = composed("train", "run_dir=y", *overrides)
         config.callbacks = config.logger = {}
         return config
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in (ROOT / "configs" / "task").glob("*.yaml")))
+def test_every_task_is_built_from_its_config(task):
+    config = composed("eval", f"task={task}", "metric=random_conv", "fabric=ddp_sim")
+    check_config(config, "eval")
+    assert callable(make(config.task))
+    with open_dict(config):
+        config.task.cuont = 1
+    with pytest.raises(UserError, match=r"task\.cuont"):
+        check_config(config, "eval")
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from consistency.metrics.processes import rank
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.run import build, count, make, run_directory
 from consistency.schema import check_config
+from consistency.table import markdown
 from consistency.tasks.schedules import found_for
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.table import markdown
 from consistency.teachers.checkpoint import check_fits, read_checkpoint, weights_of
 from consistency.teachers.trust import check_trusted
 from consistency.tensor import weights_sha256

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
@@ -118,13 +119,19 @@ class KernelDistance:
 class PrecisionRecall:
     """Improved precision and recall (1904.06991): shares of samples, and of data, inside the other's balls.
 
+    The cost grows with the square of the number of images, and so it is bounded.
+
     Args:
         neighbours: k of the k-th nearest neighbour, whose distance is a ball's radius.
+        most: images of either kind, drawn from all; None for all, as the papers' 50,000.
+        seed: of the draw.
         rows: distances are computed for so many images at a time, to all others.
     """
 
     neighbours: int = 3
-    rows: int = 250
+    most: int | None = 10_000
+    seed: int = 2020
+    rows: int = 1000
 
     def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
         """Two numbers."""
@@ -133,12 +140,25 @@ class PrecisionRecall:
         if min(len(made.features), len(real)) <= self.neighbours:
             raise UserError(f"precision and recall need more than {self.neighbours} images of each kind")
         options = {"prc_neighborhood": self.neighbours, "prc_batch_size": self.rows, "save_cpu_ram": True}
-        found = prc_features_to_metric(made.features, real.features, verbose=False, **options)
+        some = (self._some(made.features), self._some(real.features))
+        found = prc_features_to_metric(*some, verbose=False, **options)
         return {extractor.named(name, name): found[name] for name in ("precision", "recall")}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
-        """k."""
-        return {"prc_neighbours": self.neighbours}
+        """k, and how many images."""
+        counts = {"prc_samples": self._count(made), "prc_reference": self._count(real)}
+        return {"prc_neighbours": self.neighbours, **counts, "prc_seed": self.seed}
+
+    def _count(self, n: int) -> int:
+        return n if self.most is None else min(self.most, n)
+
+    def _some(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [n, d] -> [at most `most`, d], in the order they lie."""
+        if self._count(len(features)) == len(features):
+            return features
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randperm(len(features), generator=generator)[: self.most]
+        return features[drawn.sort().values]
 
 
 ALL: tuple[Score, ...] = (Frechet(), InceptionScore(), KernelDistance(), PrecisionRecall())

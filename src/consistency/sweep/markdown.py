@@ -5,6 +5,7 @@ from statistics import fmean, stdev
 
 from consistency.sweep.rows import COLUMNS, Column, Result, Row, floor, problems
 from consistency.sweep.runs import Run
+from consistency.table import Table
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -17,9 +18,8 @@ def markdown(rows: Sequence[Row]) -> str:
 def section(problem: str, rows: Sequence[Row]) -> str:
     """A heading, how the numbers came about, and a line per method."""
     head = ["method", *(column.title for column in COLUMNS), "calls per sample"]
-    lines = [head, ["---"] * len(head), *map(line, rows), floors(rows)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"## {problem}\n\n{conditions(rows)}\n\n{table}\n"
+    table = Table(head, [*map(line, rows), floors(rows)])
+    return f"## {problem}\n\n{conditions(rows)}\n\n{table.markdown()}\n"
 
 
 def line(row: Row) -> list[str]:

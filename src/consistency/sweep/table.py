@@ -8,6 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from consistency.table import Table as Markdown
+
 
 class Table(Callback):
     """Writes `table.md` into the sweep's directory: overrides and metrics of every run that ended."""
@@ -30,11 +32,10 @@ def table(results: list[Path]) -> str:
     """Markdown, a row per run, a column per metric that any of them has."""
     rows = [(path.parent, json.loads(path.read_text())) for path in results]
     metrics = sorted({name for _, result in rows for name in result["metrics"]})
-    head = ["run", "overrides", *metrics, "seconds"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for directory, result in rows:
         overrides = json.loads((directory / "overrides.json").read_text())
         values = [result["metrics"].get(name) for name in metrics]
         shown = ["" if value is None else f"{value:.4g}" for value in values]
         lines.append([directory.name, " ".join(overrides), *shown, f"{result['seconds']:.0f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return Markdown(["run", "overrides", *metrics, "seconds"], lines).markdown() + "\n"

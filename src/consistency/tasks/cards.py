@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from consistency.metrics.card import Card, shown
-from consistency.tasks.table import Table
+from consistency.table import Table
 
 
 def card_tables(cards: Mapping[str, Card]) -> list[Table]:

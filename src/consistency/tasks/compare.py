@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 from consistency.errors import UserError, nearest
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
+from consistency.table import Table, markdown
 from consistency.tasks.session import Outcome, Session
-from consistency.tasks.table import Table, markdown
 
 EVERYTHING = "all"
 

@@ -7,10 +7,10 @@ from statistics import fmean, stdev
 from consistency.errors import UserError
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
+from consistency.table import Table, markdown
 from consistency.tasks.cards import card_tables
 from consistency.tasks.requests import judged
 from consistency.tasks.session import Outcome, Session
-from consistency.tasks.table import Table, markdown
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from consistency.result import device_name
 from consistency.sampling.samplers import Recipe, euler, heun, karras_sigmas, multistep
 from consistency.sampling.search import Levels, search
 from consistency.schedule.draws import ImageDraws
+from consistency.table import markdown
 from consistency.tasks import schedules
 from consistency.tasks.ladder_page import Rung, Speed, chart, tables
 from consistency.tasks.requests import bar, judged
 from consistency.tasks.session import Outcome, Session
-from consistency.tasks.table import markdown
 from consistency.tasks.teacher import teacher_of
 from consistency.tasks.timing import best_batch, seconds
 

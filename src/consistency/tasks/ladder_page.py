@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consistency.metrics.card import Number
+from consistency.table import Table
 from consistency.tasks.cards import card_tables, text
-from consistency.tasks.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

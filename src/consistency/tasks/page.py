@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from consistency.tasks.table import Table
+from consistency.table import Table
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --soft: #69727c; --line: #d9dee3; --paper: #ffffff; }

@@ -8,10 +8,10 @@ from typing import Any
 
 from consistency.metrics.processes import rank
 from consistency.result import environment
+from consistency.table import Table
 from consistency.tasks.curves import drawn, families, scalars
 from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome, Session, Task
-from consistency.tasks.table import Table
 from consistency.tasks.variation import variation
 
 

@@ -16,7 +16,7 @@ from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
 from consistency.model.denoiser import DenoiserLike
 from consistency.sampling.samplers import Recipe
-from consistency.tasks.table import Table
+from consistency.table import Table
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from consistency.tasks.table import Table
+from consistency.table import Table
 
 PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes")  # where it ran, and what it saw of the data
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
