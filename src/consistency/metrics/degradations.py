@@ -52,7 +52,7 @@ def damages(labels: Tensor) -> list[Damage]:
     return [
         Damage("Gaussian noise, grey levels", noisy, (4, 8, 16, 32)),
         Damage("Gaussian blur, pixels", blurred, (0.5, 0.75, 1, 2)),
-        Damage("JPEG, 100 - quality", compressed, (50, 75, 90, 95)),
+        Damage("JPEG, 100 - quality", compressed, (40, 50, 60, 70, 80, 90, 95)),
         Damage("grey square, pixels wide", occluded, (4, 8, 12, 16)),
         Damage("classes left out", partial(without, labels=labels), fewer),
     ]
@@ -196,7 +196,7 @@ def report(root: Path, extractors: Sequence[Extractor]) -> str:
         for extractor in extractors:
             moved.append(choices(train, test, extractor, real[extractor]))
             advance(len(lines) + len(moved))
-    rows = [[name, *(f"{found[name]:.3g}" for found in moved)] for name in moved[0]]
+    rows = [[name, *(f"{found[name]:.4g}" for found in moved)] for name in moved[0]]
     return f"{markdown(lines)}\n{markdown([['', *(e.metric_name for e in extractors)], *rows])}"
 
 

@@ -65,7 +65,15 @@ def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Refer
 
 
 def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
-    """Features, moments and floor; every process sees its share of the images."""
+    """Features, moments and floor."""
+    features = seen_by_all(images, extractor)
+    mean, cov = moments(features)
+    floor = torch.tensor(between_halves(features)[0], dtype=torch.float64)
+    return dict(zip(KEPT, (features, mean, cov, floor), strict=True))
+
+
+def seen_by_all(images: Tensor, extractor: Extractor) -> Tensor:
+    """Features of all images, of which every process sees its share."""
     share = images.tensor_split(world())[rank()]
     shown = progress("reference", len(share), 0) if rank() == 0 else nullcontext(lambda done: None)
     parts: list[Tensor] = []
@@ -73,10 +81,7 @@ def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
         for first, some in zip(count(0, BATCH), share.split(BATCH), strict=False):
             parts.append(see(some, extractor).features)
             advance(first + len(some))
-    features = torch.cat([part for of_process in everybodys(parts) for part in of_process])
-    mean, cov = moments(features)
-    floor = torch.tensor(between_halves(features)[0], dtype=torch.float64)
-    return dict(zip(KEPT, (features, mean, cov, floor), strict=True))
+    return torch.cat([part for of_process in everybodys(parts) for part in of_process])
 
 
 def read(path: Path | None) -> dict[str, Tensor] | None:
