@@ -61,7 +61,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     check_config(trained, "train")
     for unused in {"distance"} & {*trained.module.objective}:
         trained.module.objective[unused] = None  # only training asks for it, and for the files it needs
-    trained.threads = config.threads  # training a small network may be faster on one
+    trained.threads = config.threads or trained.threads  # two threads slow a small network down
     data, module = build(trained)
     check_fits(config.ckpt_path, checkpoint["state_dict"], module)
     name, weights = weights_of(checkpoint, config.weights)

@@ -37,7 +37,7 @@ class Search:
     """
 
     levels: int = 40
-    budget: int = 12
+    budget: int = 30
     scan: int = 4
     count: int = 2000
     seed: int = 1

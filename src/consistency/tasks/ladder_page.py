@@ -45,7 +45,7 @@ def row(metric: str, rung: Rung) -> list[str]:
     """The cells of a rung."""
     sigmas = rung.how["sigmas"]
     shown = text(sigmas) if len(sigmas) <= 8 else f"{len(sigmas)} levels"
-    latency, rate = f"{1000 * rung.speed.latency:.3g}", f"{rung.speed.throughput:.3g}"
+    latency, rate = f"{1000 * rung.speed.latency:.3g}", f"{rung.speed.throughput:,.0f}"
     value = f"{rung.number.values[metric]:.4g}"
     return [rung.name, str(rung.how["nfe"]), shown, value, latency, rate, str(rung.speed.batch)]
 
