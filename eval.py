@@ -10,7 +10,7 @@ from consistency.console import explained, guarded
 def main(config: DictConfig) -> None:
     """Run the task."""
     with explained():
-        from consistency.evaluate import evaluate  # torch and lightning are loaded only once the config stands
+        from consistency.evaluate import evaluate  # torch is loaded only once the config stands
 
         evaluate(config)
 
