@@ -173,13 +173,14 @@ def choices(train: Tensor, test: Tensor, extractor: Extractor, real: Tensor) -> 
         how: frechet(made, see(train, change=partial(halved, antialias=antialias)))
         for how, antialias in (("with", True), ("without", False))
     }
+    again = frechet(see(train, change=there_and_back), real)
     return {
         f"as it should be, {len(made):,} samples": frechet(made, real),
         "samples truncated": frechet(see(train, change=stand_in(truncated)), real),
         **fewer,
         f"{len(test):,} test images as the reference": frechet(made, see(test)),
         **{f"reference at half the resolution and back, {how} antialias": v for how, v in resized.items()},
-        "training images truncated from [-1, 1], against themselves": frechet(see(train, change=there_and_back), real),
+        "training images truncated from [-1, 1], against themselves": again,
     }
 
 
