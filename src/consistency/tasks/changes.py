@@ -1,0 +1,130 @@
+"""What may be done to an image, as `edit=` has it: (f, x, plan, draws, label) -> before, after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.model.denoiser import DenoiserLike
+from consistency.sampling.editing import Plan, denoise, redraw, restore
+from consistency.sampling.operators import Maker, measure
+from consistency.sampling.samplers import karras_sigmas
+from consistency.schedule.draws import Draws
+from consistency.tasks.session import Trained
+
+
+class Changed(NamedTuple):
+    """Images [B, C, H, W] in units of the data."""
+
+    before: Tensor  # all that the model was shown
+    after: Tensor
+
+
+class Change(Protocol):
+    """(f, x, plan, draws, label) -> before, after."""
+
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+        """Change images x [B, C, H, W]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Forgets of x what the operator does not measure, and makes it anew; what was measured stays.
+
+    Args:
+        operator: (C, H, W) -> what is measured.
+    """
+
+    operator: Maker
+
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+        """Before: A⁺y."""
+        A = self.operator(x.shape[1:])
+        y = measure(A, x, draws)
+        return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, label))
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """Turns a coarse painting into an image: from noise of level σ on it down through the plan (SDEdit).
+
+    Args:
+        sigma: higher for images that are more like the data, lower for ones that are more like the painting.
+    """
+
+    sigma: float
+
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+        """Before: the painting."""
+        check_sigma(self.sigma, plan)
+        return Changed(x, redraw(f, x, plan.begun_at(self.sigma), draws, label))
+
+
+@dataclass(frozen=True)
+class Vary:
+    """Makes images like x: re-noises to one level, and denoises in one call.
+
+    Args:
+        sigma: the higher, the less alike.
+    """
+
+    sigma: float
+
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+        """Before: x."""
+        check_sigma(self.sigma, plan)
+        return Changed(x, redraw(f, x, replace(plan, sigmas=[self.sigma]), draws, label))
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """Takes away Gaussian noise of a known level, in one call.
+
+    Args:
+        sigma: of the noise, in units of the data: grey levels over 127.5, where data span [-1, 1].
+        add: noise of that level first, to try it on clean images.
+    """
+
+    sigma: float
+    add: bool = False
+
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+        """Before: the noisy image."""
+        check_sigma(self.sigma, plan)
+        noisy = x + self.sigma * draws.normal(x) if self.add else x
+        return Changed(noisy, denoise(f, noisy, self.sigma, label))
+
+
+def check_sigma(sigma: float, plan: Plan) -> None:
+    """Refuse a level that the model has not learned."""
+    if not plan.sigma_min < sigma <= plan.sigma_max:
+        raise UserError(
+            f"task.change.sigma={sigma} must lie above {plan.sigma_min} and at most at {plan.sigma_max}, "
+            "the levels of this model"
+        )
+
+
+def plan_of(trained: Trained, levels: int, sigmas: Sequence[float] | None = None) -> Plan:
+    """The levels of an edit: Karras's of the run, or those given.
+
+    The last of Karras's is ε, where f(x, ε) = x needs no call.
+
+    Args:
+        trained: whose run, and whose pixels.
+        levels: of Karras's, ε included; at least 2.
+        sigmas: in their place, falling.
+    """
+    sigma = trained.config.sigma
+    if levels < 2:
+        raise UserError(f"task.levels={levels} must be 2 or greater")
+    chosen = karras_sigmas(levels, sigma.min, sigma.max, sigma.rho)[:-1] if sigmas is None else list(sigmas)
+    falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
+    if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
+        raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
+    low, high = trained.data.encode(torch.tensor([0, 255])).tolist()
+    return Plan(chosen, sigma.min, sigma.max, sigma.data, low, high)

@@ -1,0 +1,115 @@
+"""Images changed by a model: the user's own, each several times."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.metrics.picture import beside
+from consistency.metrics.processes import rank
+from consistency.sampling.editing import Plan
+from consistency.schedule.draws import ImageDraws
+from consistency.tasks.changes import Change, Changed, plan_of
+from consistency.tasks.inputs import Given, Inputs, inputs
+from consistency.tasks.session import Outcome, Session
+
+
+class Made(NamedTuple):
+    """Some results, by the numbers of input and sample."""
+
+    which: Sequence[tuple[int, int]]
+    changed: Changed
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Changes every input `samples` times; sample s of an image is the same whatever else is asked for.
+
+    Args:
+        change: what is done.
+        input: image files and folders; None takes training images, to try it.
+        samples: of each input.
+        seed: of their noise.
+        batch: images a forward.
+        levels: of Karras's σ list; a network call each, but for the last.
+        sigmas: a list of one's own in its place, falling.
+        label: class of what is made, of conditional models; None takes all in turn.
+        rows: inputs in the picture, and training images taken where there is no input.
+    """
+
+    change: Change
+    input: Given = None
+    samples: int = 4
+    seed: int = 0
+    batch: int = 64
+    levels: int = 40
+    sigmas: Sequence[float] | None = None
+    label: int | None = None
+    rows: int = 8
+
+    def __call__(self, session: Session) -> Outcome:
+        """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
+        for name in ("samples", "batch", "rows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"task.{name}={getattr(self, name)} must be at least 1")
+        t = session.trained
+        check_label(self.label, t.data.classes)
+        plan = plan_of(t, self.levels, self.sigmas)
+        given = inputs(self.input, t.data, self.rows)
+        rows: list[list[Tensor]] = [[] for _ in given.names]
+        for made in self._made(session, given, plan):
+            for (i, s), before, after in zip(made.which, *map(t.data.decode, made.changed), strict=True):
+                rows[i] += [before, after] if s == 0 else [after]
+        return self._kept(session.directory, given, rows)
+
+    def _made(self, session: Session, given: Inputs, plan: Plan) -> Iterator[Made]:
+        """All results, a batch at a time."""
+        t = session.trained
+        every = [(i, s) for i in range(len(given.names)) for s in range(self.samples)]
+        for first in range(0, len(every), self.batch):
+            which = every[first : first + self.batch]
+            sources, numbers = zip(*which, strict=True)
+            x = t.data.encode(given.u[list(sources)]).to(t.module.device)
+            label = labels(self.label, numbers, t.data.classes, x.device)
+            with session.fabric.autocast():
+                changed = self.change(t.f, x, plan, ImageDraws(self.seed, numbers), label)
+            yield Made(which, Changed(*(part.cpu() for part in changed)))
+
+    def _kept(self, directory: Path, given: Inputs, rows: list[list[Tensor]]) -> Outcome:
+        """Files of the results, and the strip of the first inputs."""
+        folder, strip = directory / "edited", directory / "strip.png"
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, (name, (_, *results)) in enumerate(zip(given.names, rows, strict=True)):
+                for s, image in enumerate(results):
+                    png(image).save(folder / f"{i:03d}-{name}-{s}.png")
+            shown = torch.stack([torch.stack(row) for row in rows[: self.rows]])
+            beside(given.u, shown, self.rows, least=480).save(strip)
+        return Outcome(
+            paths={"strip": str(strip), "images": str(folder)}, images=self.samples * len(given.names)
+        )
+
+
+def png(image: Tensor) -> Image.Image:
+    """A uint8 image [C, H, W] of one or three channels."""
+    pixels = image.movedim(0, -1).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def check_label(label: int | None, classes: int) -> None:
+    """Refuse a class that the model does not know."""
+    if label is not None and not 0 <= label < classes:
+        there = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
+        raise UserError(f"task.label={label}: the classes of this model are {there}")
+
+
+def labels(label: int | None, numbers: Sequence[int], classes: int, device: torch.device) -> Tensor | None:
+    """Long [B], by number of sample: the class that was asked for, or all in turn; None without any."""
+    if not classes:
+        return None
+    return torch.tensor([i % classes if label is None else label for i in numbers], device=device)

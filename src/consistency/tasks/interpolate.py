@@ -1,0 +1,94 @@
+"""Walks from sample to sample along great circles of noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.metrics.picture import grid
+from consistency.metrics.processes import rank
+from consistency.sampling.editing import walk
+from consistency.schedule.draws import ImageDraws
+from consistency.tasks.edit import check_label, labels
+from consistency.tasks.inputs import Given
+from consistency.tasks.session import Outcome, Session
+
+FORMATS = (".png", ".webp", ".gif")
+
+
+@dataclass(frozen=True)
+class Interpolate:
+    """Several walks at once, each over `stops` samples and back to the first; one network call a frame.
+
+    Stop k of walk i is sample i·stops + k of task=sample in one step, with the same seed.
+
+    Args:
+        samples: walks.
+        stops: samples on a walk, at least 2.
+        frames: from a stop to the next.
+        seed: of the noise.
+        label: class of the samples, of conditional models; None takes all in turn, one for each walk.
+        animation: name of the animated picture, .png (APNG), .webp or .gif.
+        milliseconds: that a frame is shown.
+        size: pixels of the animation's side, at least; small images are enlarged by whole factors.
+        input: there must be none.
+    """
+
+    samples: int = 16
+    stops: int = 4
+    frames: int = 12
+    seed: int = 0
+    label: int | None = None
+    animation: str = "walk.webp"
+    milliseconds: int = 80
+    size: int = 480
+    input: Given = None
+
+    def __call__(self, session: Session) -> Outcome:
+        """The animation, and a grid with a row for each walk, from its first stop to the second."""
+        self._check(session)
+        t = session.trained
+        device = t.module.device
+        z = self._noise(t.data.shape).to(device)  # [samples, stops, ...]
+        stops = [*z.unbind(1), z[:, 0]]
+        label = labels(self.label, range(self.samples), t.data.classes, device)
+        with session.fabric.autocast():
+            frames = walk(t.f, stops, self.frames, t.config.sigma.max, label)
+        images = [t.data.decode(frame).cpu() for frame in frames]
+        animation, picture = session.directory / self.animation, session.directory / "grid.png"
+        if rank() == 0:
+            shown = torch.stack(images[: self.frames + 1], 1).flatten(0, 1)
+            grid(shown, self.size, columns=self.frames + 1).save(picture)
+            animate([grid(image, self.size) for image in images[:-1]], animation, self.milliseconds)
+        return Outcome(
+            paths={"animation": str(animation), "grid": str(picture)}, images=self.samples * len(images)
+        )
+
+    def _noise(self, shape: Sequence[int]) -> Tensor:
+        count = self.samples * self.stops
+        z = ImageDraws(self.seed, range(count)).normal(torch.empty(count, *shape))
+        return z.unflatten(0, (self.samples, self.stops))
+
+    def _check(self, session: Session) -> None:
+        for name, least in {"samples": 1, "stops": 2, "frames": 1, "milliseconds": 1, "size": 1}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"task.{name}={getattr(self, name)} must be at least {least}")
+        if Path(self.animation).suffix not in FORMATS:
+            raise UserError(f"task.animation={self.animation} must end in one of: {', '.join(FORMATS)}")
+        if self.input is not None:
+            raise UserError(f"input={self.input}: edit=interpolate walks between samples; leave input away")
+        data = session.trained.data
+        check_label(self.label, data.classes)
+        if not data.is_image:
+            raise UserError("ckpt_path is of a model of points: this task needs one of images")
+
+
+def animate(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:
+    """One file that shows the frames for ever, in the format of its suffix."""
+    first, *others = frames
+    how = {"save_all": True, "append_images": others, "duration": milliseconds, "loop": 0}
+    first.save(path, **how, lossless=True)

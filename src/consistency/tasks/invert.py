@@ -1,0 +1,217 @@
+"""Images from linear measurements: the model, its teacher and what was done before networks, side by side."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.lit.consistency import Consistency
+from consistency.metrics.card import Card, Number
+from consistency.metrics.distortion import psnr, ssim
+from consistency.metrics.picture import beside
+from consistency.metrics.processes import rank
+from consistency.sampling.classical import Baseline
+from consistency.sampling.editing import restore
+from consistency.sampling.operators import LinearOperator, Maker, measure
+from consistency.sampling.samplers import karras_sigmas
+from consistency.schedule.draws import ImageDraws
+from consistency.table import Table, markdown
+from consistency.tasks.changes import plan_of
+from consistency.tasks.edit import labels
+from consistency.tasks.inputs import Given, inputs, spread_over
+from consistency.tasks.requests import bar
+from consistency.tasks.session import Outcome, Session, Trained
+from consistency.tasks.teacher import teacher_of
+from consistency.tensor import weights_sha256
+
+LEARNED_FROM = 10_000  # images of the data, at most, that a baseline sees
+
+
+class Problem(NamedTuple):
+    """What was measured, of what, where the module is."""
+
+    A: LinearOperator
+    u: Tensor  # true images, uint8 [M, C, H, W]
+    y: Tensor  # measurements [M, ...]
+    source: str  # of the images, in words
+
+
+Solve = Callable[[Tensor, Sequence[int]], Tensor]  # y [b, ...], and the images' numbers -> [b, C, H, W]
+
+
+class Method(NamedTuple):
+    """A way from measurements to images."""
+
+    name: str
+    calls: int  # of the network, for each image
+    session: Session  # about the weights that it uses
+    how: dict[str, Any]  # all that moves its numbers, for the card
+    solve: Solve
+
+
+@dataclass(frozen=True)
+class Invert:
+    """One operator, `count` images, and a row for each method.
+
+    Args:
+        operator: (C, H, W) -> what is measured.
+        baselines: without a network, by name; None leaves one out.
+        input: image files and folders; None takes training images.
+        count: images, at most.
+        batch: images a forward.
+        seed: of all noise.
+        calls: numbers of network calls of the consistency function.
+        teacher_calls: of the teacher, where it is at hand, or of a checkpoint that is one.
+        begin: σ at which the model begins, as A⁺y is more than noise; None for the highest of its run.
+        rows: images in the picture.
+    """
+
+    operator: Maker
+    baselines: Mapping[str, Baseline | None]
+    input: Given = None
+    count: int = 100
+    batch: int = 100
+    seed: int = 0
+    calls: Sequence[int] = (4, 16, 64)
+    teacher_calls: int = 64
+    begin: float | None = 3.0
+    rows: int = 8
+
+    def __call__(self, session: Session) -> Outcome:
+        """`invert.md` with the table, and `strip.png`: the truth, and every method in the table's order."""
+        self._check()
+        problem = self._problem(session.trained)
+        methods = [*self._classical(session, problem), *self._learned(session, problem.A)]
+        numbers = {method.name: self._number(method, problem) for method in methods}
+        shown = table(numbers, methods, problem, self._title(session, problem))
+        path, strip = session.directory / "invert.md", session.directory / "strip.png"
+        if rank() == 0:
+            path.write_text(markdown([shown]))
+            self._strip(methods, problem, session.trained).save(strip)
+        return Outcome(
+            metrics={f"PSNR/{name}": number.values["PSNR"] for name, number in numbers.items()},
+            paths={"strip": str(strip), "table": str(path)},
+            images=len(problem.u) * len(methods),
+            numbers=[number.plain(name) for name, number in numbers.items()],
+            tables=[shown],
+        )
+
+    def _check(self) -> None:
+        for name in ("count", "batch", "rows", "teacher_calls"):
+            if getattr(self, name) < 1:
+                raise UserError(f"task.{name}={getattr(self, name)} must be at least 1")
+        if not all(n >= 1 for n in self.calls):
+            raise UserError(f"task.calls={list(self.calls)} must all be at least 1")
+
+    def _problem(self, t: Trained) -> Problem:
+        """True images and what was measured of them; image i has noise of its own."""
+        given = inputs(self.input, t.data, self.count)
+        u = given.u[: self.count]
+        A = self.operator(t.data.shape)
+        x = t.data.encode(u).to(t.module.device)
+        return Problem(A, u, measure(A, x, ImageDraws(self.seed, range(len(u)))), given.source)
+
+    def _classical(self, session: Session, problem: Problem) -> Iterable[Method]:
+        """Baselines; they learn from training images, as the model did."""
+        t = session.trained
+        some = t.data.encode(spread_over(t.data.real(), LEARNED_FROM)).to(t.module.device)
+        seen = weights_sha256({"x": some})
+        for name, baseline in self.baselines.items():
+            if baseline is not None:
+
+                def solve(y: Tensor, index: Sequence[int], baseline: Baseline = baseline) -> Tensor:
+                    return baseline(problem.A, y, some)
+
+                how = {"baseline": repr(baseline), "learned_from_sha256": seen}
+                yield Method(name, 0, session, how, solve)
+
+    def _learned(self, session: Session, A: LinearOperator) -> Iterable[Method]:
+        """The model with every number of calls, and its teacher; a checkpoint that is a teacher, once."""
+        student = isinstance(session.trained.module, Consistency)
+        teacher = teacher_of(session.trained) if student else session.trained
+        for calls in self.calls if student else ():
+            yield self._walk(session, A, f"{calls}step", calls)
+        if teacher is not None:
+            name = f"teacher {self.teacher_calls}step"
+            yield self._walk(session.about(teacher), A, name, self.teacher_calls)
+
+    def _walk(self, session: Session, A: LinearOperator, name: str, calls: int) -> Method:
+        t = session.trained
+        sigma = t.config.sigma
+        begin = min(self.begin or sigma.max, sigma.max)
+        plan = plan_of(t, 2, karras_sigmas(calls + 1, sigma.min, begin, sigma.rho)[:-1])
+
+        def solve(y: Tensor, index: Sequence[int]) -> Tensor:
+            draws = ImageDraws(self.seed + 1, index)  # other noise than was measured
+            label = labels(None, index, t.data.classes, y.device)
+            with session.fabric.autocast():
+                return restore(t.f, A, y, plan, draws, label)
+
+        return Method(name, calls, session, {"sigmas": list(plan.sigmas), "seed": self.seed}, solve)
+
+    def _number(self, method: Method, problem: Problem) -> Number:
+        """Means over all images; known already where the card is."""
+        card = self._card(method, problem)
+        return Number(method.session.memo.once(card, lambda: self._judged(method, problem)), card)
+
+    def _card(self, method: Method, problem: Problem) -> Card:
+        session, A = method.session, problem.A
+        what = {"operator": type(A).__name__, "noise": A.noise, "images": problem.source}
+        seen = {"samples_sha256": weights_sha256({"u": problem.u, "y": problem.y})}
+        how = {"weights": session.trained.weights, "precision": session.precision}
+        return session.card_of({"measured": "restoration", **what, **seen, **method.how, **how})
+
+    def _judged(self, method: Method, problem: Problem) -> dict[str, float]:
+        A, u, y, _ = problem
+        data = method.session.trained.data
+        values: dict[str, list[Tensor]] = {"PSNR": [], "SSIM": [], "squares": []}
+        with bar(method.name, len(u)) as advance:
+            for first in range(0, len(u), self.batch):
+                index = range(first, min(first + self.batch, len(u)))
+                some = slice(index.start, index.stop)
+                x = method.solve(y[some], index)
+                images = data.decode(x).cpu()
+                values["PSNR"].append(psnr(images, u[some]))
+                values["SSIM"].append(ssim(images, u[some]))
+                values["squares"].append((A.forward(x) - y[some]).double().square().flatten(1).mean(1).cpu())
+                advance(index.stop)
+        means = {name: torch.cat(parts).mean().item() for name, parts in values.items()}
+        return {"PSNR": means["PSNR"], "SSIM": means["SSIM"], "residual": means["squares"] ** 0.5}
+
+    def _title(self, session: Session, problem: Problem) -> str:
+        A, data = problem.A, type(session.trained.data).__name__
+        where = f"{len(problem.u)} {problem.source}" + ("" if self.input else f" of {data}")
+        return f"{type(A).__name__}, noise {A.noise:g}, {where}; * is the best of its column"
+
+    def _strip(self, methods: Sequence[Method], problem: Problem, t: Trained) -> Any:
+        n = min(self.rows, len(problem.u))
+        y = problem.y[:n]
+        made = [method.solve(y, range(n)) for method in methods]
+        shown = [t.data.decode(x).cpu() for x in made if x.isfinite().all()]
+        return beside(problem.u[:n], torch.stack(shown, 1), n, least=480)
+
+
+def table(numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, title: str) -> Table:
+    """A row per method. A residual is best where it is nearest to the noise: below it, noise was fitted."""
+    noise = problem.A.noise
+    columns = [
+        cells([number.values[name] for number in numbers.values()], digits, cost)
+        for name, digits, cost in (
+            ("PSNR", 2, lambda value: -value),
+            ("SSIM", 3, lambda value: -value),
+            ("residual", 4, lambda value: abs(value - noise)),
+        )
+    ]
+    rows = [[method.name, str(method.calls), *row] for method, *row in zip(methods, *columns, strict=True)]
+    return Table(["", "calls", "PSNR [dB]", "SSIM", "residual"], rows, title)
+
+
+def cells(values: Sequence[float], digits: int, cost: Callable[[float], float]) -> list[str]:
+    """Numbers as text, the best as shown marked; a dash for what a method does not answer."""
+    best = min((cost(round(v, digits)) for v in values if not isnan(v)), default=None)
+    marks = [" *" if cost(round(v, digits)) == best else "" for v in values]
+    return [f"{v:.{digits}f}{mark}" if not isnan(v) else "–" for v, mark in zip(values, marks, strict=True)]
