@@ -62,3 +62,19 @@ def train(tmp_path):
 def evaluate(tmp_path):
     """evaluate(name, *overrides)."""
     return lambda name, *overrides: run("eval.py", tmp_path / name, *overrides)
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory):
+    """A checkpoint of digits that nobody trained."""
+    from tests.sessions import checkpoint
+
+    return checkpoint(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def with_classes(tmp_path_factory):
+    """The same, conditional."""
+    from tests.sessions import checkpoint
+
+    return checkpoint(tmp_path_factory.mktemp("classes"), "data.conditional=true")

@@ -23,21 +23,11 @@ from consistency.tasks.interpolate import Interpolate
 from consistency.tasks.invert import Invert
 from consistency.tasks.sample import Sample
 from tests.conftest import ROOT, run
-from tests.test_samples import Watched, checkpoint, composed, session
+from tests.sessions import Watched, checkpoint, composed, session
 
 CONFIGS = ROOT / "configs"
 SMALL = {"levels": 4, "samples": 2}
 BASELINES = {"pseudo-inverse": PseudoInverse(), "total-variation": TotalVariation(20), "wiener": Wiener()}
-
-
-@pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture(scope="module")
-def with_classes(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("classes"), "data.conditional=true")
 
 
 @pytest.fixture(scope="module")

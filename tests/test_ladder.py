@@ -15,7 +15,7 @@ from consistency.sampling.search import Trials, search, widened
 from consistency.tasks import schedules, timing
 from consistency.tasks.ladder import Ladder, Search, own_lists, solvers
 from consistency.tasks.sample import chosen
-from tests.test_samples import checkpoint, session
+from tests.sessions import checkpoint, session
 
 SIZE = 40
 BEST = {2: (0, 17), 3: (0, 11, 29), 4: (0, 8, 19, 31)}
@@ -123,11 +123,6 @@ class TestSchedules:
         assert own_lists(recipes, grid) == {2: (0, 2)}
 
 
-@pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("ladder"))
-
-
 class TestTask:
     def test_students_get_a_rung_per_number_of_calls(self, tmp_path, ckpt):
         outcome = SMALL(session(tmp_path, ckpt))
@@ -212,7 +207,7 @@ class TestTask:
                 replace(SMALL, calls=calls)(session(tmp_path, ckpt))
 
     def test_solvers_take_as_many_calls_as_their_names_say(self):
-        found = solvers([1, 2, 3, 4, 8], {"min": 0.002, "max": 80.0, "rho": 7.0})
+        found = solvers([1, 2, 3, 4, 8, 201], {"min": 0.002, "max": 80.0, "rho": 7.0})
         for name, recipe in found.items():
             calls = []
             recipe(lambda x, sigma, label=None, calls=calls: calls.append(1) or x, torch.zeros(1, 2))

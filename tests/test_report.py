@@ -17,7 +17,7 @@ from consistency.tasks.curves import families
 from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.variation import variation
 from tests.conftest import ROOT, SMALL, run
-from tests.test_samples import composed
+from tests.sessions import composed
 
 PROTOCOL = {"count": 100, "seed": 0, "sampler": "onestep", "sigmas": [80.0], "nfe": 1, "weights": "ema"}
 

@@ -1,94 +1,19 @@
 """Samples on disk: image i is the same however it is made, and a command that was stopped goes on."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from lightning import Fabric
-from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
 from consistency.errors import UserError
-from consistency.evaluate import opened
 from consistency.metrics import memorisation
-from consistency.metrics.card import Memo
 from consistency.metrics.memorisation import neighbours
-from consistency.run import build
 from consistency.tasks.fidelity import Fidelity
 from consistency.tasks.sample import Sample
-from consistency.tasks.session import Session
-from tests.conftest import ROOT, run
+from tests.conftest import run
+from tests.sessions import Watched, checkpoint, session
 
 COUNT = 70
-
-
-def composed(name, *overrides):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
-
-
-def checkpoint(folder, *overrides):
-    """A network that nobody trained, as a run would leave it."""
-    words = ["experiment=ict_digits", "net.width=32", "net.blocks=1", "threads=1", f"run_dir={folder}"]
-    config = composed("train", *words, f"data_dir={folder}", *overrides)
-    _, module = build(config)
-    generator = torch.Generator().manual_seed(0)
-    state = {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in module.state_dict().items()}
-    with open_dict(config):
-        config.callbacks = config.logger = {}  # which an evaluation does not read
-    plain = OmegaConf.to_container(config, resolve=True)
-    path = folder / "checkpoints" / "last.ckpt"
-    path.parent.mkdir()
-    kept = {
-        "state_dict": state,
-        "config": plain,
-        "callbacks": {},
-        "global_step": 7,
-        "experiment": "ict_digits",
-    }
-    torch.save(kept, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture(scope="module")
-def with_classes(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("classes"), "data.conditional=true")
-
-
-def session(directory, ckpt, cache=None, precision="32-true"):
-    """A call of eval.py in this process."""
-    directory.mkdir(exist_ok=True)
-    config = composed("eval", f"ckpt_path={ckpt}", "fabric=cpu", "threads=1")
-    fabric = Fabric(accelerator="cpu", devices=1)
-    return Session(directory, fabric, precision, Memo(cache), None, lambda: opened(config, fabric))
-
-
-class Watched:
-    """The denoiser of a session, which counts its samples and may be stopped.
-
-    Args:
-        session: whose.
-        calls: after so many it is stopped by Ctrl-C; None for never.
-        f: in its place.
-    """
-
-    def __init__(self, session, calls=None, f=None):
-        self.f, self.calls, self.made, self.labels = f or session.trained.f, calls, [], []
-        session.trained = replace(session.trained, f=self)
-
-    def __call__(self, x, sigma, label=None):
-        if len(self.made) == self.calls:
-            raise KeyboardInterrupt
-        self.made.append(len(x))
-        self.labels += [] if label is None else label.tolist()
-        return self.f(x, sigma, label)
 
 
 def sample(**words):

@@ -8,6 +8,13 @@ class UserError(ValueError):
     """A mistake outside this code. The message names the key or file, and what to do about it."""
 
 
+def at_least(section: str, least: int = 1, **values: int) -> None:
+    """Refuse numbers that are too small, by their keys in a section of the config."""
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{section}.{name}={value} must be at least {least}")
+
+
 def close(name: str, known: Iterable[str]) -> str | None:
     """The closest known name, None where none is close."""
     return next(iter(get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)), None)

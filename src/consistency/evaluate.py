@@ -89,6 +89,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
 def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Write and print what came of it."""
     result: dict[str, Any] = {"metrics": outcome.metrics}
+    paths = outcome.paths
     if "trained" in vars(session):
         t = session.trained
         result |= {
@@ -98,16 +99,15 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
             "parameters": count(t.module),
             "weights_sha256": {t.weights: t.weights_sha256},
         }
+        paths = {**paths, "checkpoint": str(t.path)}
     result |= {
         "seconds": seconds,
         "numbers": outcome.numbers,
         "device": device_name(session.fabric.device),
         "processes": session.fabric.world_size,
         **environment(),
-        "paths": outcome.paths,
+        "paths": paths,
     }
-    if "trained" in vars(session):
-        result["paths"] = {**outcome.paths, "checkpoint": str(session.trained.path)}
     if rank() == 0:
         write_result(session.directory, result)
         parts = (markdown(outcome.tables) if outcome.tables else "", where(result), line(result))

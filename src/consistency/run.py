@@ -214,13 +214,13 @@ def numbers(
     """The judge's numbers with their cards, by sampler; none where nobody judges."""
     data = data_of(trainer)
     ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
-    found: dict[str, Number] = {}
+    what = model(experiment(), trainer.global_step, hashes[ema], config.denoiser, data)
+    program, found = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
         for name, recipe in module.samplers.items():
             how = protocol(recipe, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
-            what = model(experiment(), trainer.global_step, hashes[ema], config.denoiser, data)
             named = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
-            found[name] = Number(named, Card(what, how, code(), commit()))
+            found[name] = Number(named, Card(what, how, code(), program))
     return found
 
 

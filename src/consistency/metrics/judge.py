@@ -103,7 +103,9 @@ class Fidelity:
 
     def thorough(self) -> "Fidelity":
         """With Inception Score, KID, precision and recall."""
-        return Fidelity(self.extractor, ALL, self.cache)
+        judge = Fidelity(self.extractor, ALL, self.cache)
+        judge.real = self.real  # seen already, perhaps
+        return judge
 
     def _judged(self, dealt: list[dict[str, list[Seen]]]) -> dict[str, float]:
         assert self.real is not None

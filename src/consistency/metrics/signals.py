@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import at_least
 from consistency.model import solvers
 from consistency.model.denoiser import DenoiserLike
 from consistency.objectives.reference import ReferenceFlow
@@ -115,9 +115,8 @@ class Probe:
         Raises:
             UserError: names the key, in this section of the config.
         """
-        for name, least in {"count": 1, "levels": 2, "substeps": 1, "batch": 1}.items():
-            if (value := getattr(self, name)) < least:
-                raise UserError(f"{section}.{name}={value} must be at least {least}")
+        at_least(section, count=self.count, substeps=self.substeps, batch=self.batch)
+        at_least(section, 2, levels=self.levels)
         return self
 
     def pool(self, total: int) -> Tensor:

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import at_least
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
 from consistency.sampling.editing import Plan
 from consistency.schedule.draws import ImageDraws
 from consistency.tasks.changes import Change, Changed, plan_of
+from consistency.tasks.files import png
 from consistency.tasks.inputs import Given, Inputs, inputs
+from consistency.tasks.requests import check_labels, labels_of
 from consistency.tasks.session import Outcome, Session
 
 
@@ -54,20 +55,18 @@ class Edit:
 
     def __call__(self, session: Session) -> Outcome:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
-        for name in ("samples", "batch", "rows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.{name}={getattr(self, name)} must be at least 1")
+        at_least("task", samples=self.samples, batch=self.batch, rows=self.rows)
         t = session.trained
-        check_label(self.label, t.data.classes)
+        asked = one(self.label, t.data.classes)
         plan = plan_of(t, self.levels, self.sigmas)
         given = inputs(self.input, t.data, self.rows)
         rows: list[list[Tensor]] = [[] for _ in given.names]
-        for made in self._made(session, given, plan):
+        for made in self._made(session, given, plan, asked):
             for (i, s), before, after in zip(made.which, *map(t.data.decode, made.changed), strict=True):
                 rows[i] += [before, after] if s == 0 else [after]
         return self._kept(session.directory, given, rows)
 
-    def _made(self, session: Session, given: Inputs, plan: Plan) -> Iterator[Made]:
+    def _made(self, session: Session, given: Inputs, plan: Plan, asked: list[int] | None) -> Iterator[Made]:
         """All results, a batch at a time."""
         t = session.trained
         every = [(i, s) for i in range(len(given.names)) for s in range(self.samples)]
@@ -75,7 +74,7 @@ class Edit:
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
             x = t.data.encode(given.u[list(sources)]).to(t.module.device)
-            label = labels(self.label, numbers, t.data.classes, x.device)
+            label = labels_of(asked, numbers, t.data.classes, x.device)
             with session.fabric.autocast():
                 changed = self.change(t.f, x, plan, ImageDraws(self.seed, numbers), label)
             yield Made(which, Changed(*(part.cpu() for part in changed)))
@@ -95,21 +94,9 @@ class Edit:
         )
 
 
-def png(image: Tensor) -> Image.Image:
-    """A uint8 image [C, H, W] of one or three channels."""
-    pixels = image.movedim(0, -1).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def check_label(label: int | None, classes: int) -> None:
-    """Refuse a class that the model does not know."""
-    if label is not None and not 0 <= label < classes:
-        there = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
-        raise UserError(f"task.label={label}: the classes of this model are {there}")
-
-
-def labels(label: int | None, numbers: Sequence[int], classes: int, device: torch.device) -> Tensor | None:
-    """Long [B], by number of sample: the class that was asked for, or all in turn; None without any."""
-    if not classes:
+def one(label: int | None, classes: int) -> list[int] | None:
+    """The class that was asked for, if any, as `labels_of` takes it; others than the model's are refused."""
+    if label is None:
         return None
-    return torch.tensor([i % classes if label is None else label for i in numbers], device=device)
+    check_labels(f"task.label={label}", [label], classes)
+    return [label]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from consistency.errors import UserError
+from consistency.errors import at_least
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
 from consistency.table import Table, markdown
@@ -31,8 +31,7 @@ class Fidelity:
 
     def __call__(self, session: Session) -> Outcome:
         """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
-        if self.repeats < 1:
-            raise UserError(f"task.repeats={self.repeats} must be at least 1")
+        at_least("task", repeats=self.repeats)
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
             name: [

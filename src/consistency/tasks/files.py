@@ -35,6 +35,12 @@ class Keeper(Protocol):
         ...
 
 
+def png(image: Tensor) -> Image.Image:
+    """A uint8 image [C, H, W] of one or three channels."""
+    pixels = image.movedim(0, -1).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 class Files:
     """A PNG per image, `000000.png`, whole or not there.
 
@@ -59,9 +65,8 @@ class Files:
     def keep(self, index: range, samples: Tensor) -> None:
         """Write uint8 images [b, C, H, W] of one or three channels."""
         for i, image in zip(index, samples, strict=True):
-            pixels = image.movedim(0, -1).numpy()
             temporary = self.directory / f".{i:06d}.{os.getpid()}.tmp"
-            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, "PNG")
+            png(image).save(temporary, "PNG")
             temporary.replace(self._path(i))
 
     def _path(self, i: int) -> Path:

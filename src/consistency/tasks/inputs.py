@@ -41,8 +41,7 @@ def inputs(given: Given, data: DataModule, count: int) -> Inputs:
     Raises:
         UserError: one of them is no image, or the model does not make images.
     """
-    if not data.is_image:
-        raise UserError("ckpt_path is of a model of points: this task needs one of images")
+    check_images(data)
     if given is None:
         u = spread_over(data.real(), count)
         said(f"input=null: {len(u)} training images are taken; give your own with input=PATH")
@@ -52,6 +51,12 @@ def inputs(given: Given, data: DataModule, count: int) -> Inputs:
     for what, images in Counter(note for one in fitted for note in one.notes).items():
         said(f"input: {images} of {len(paths)} images {what}")
     return Inputs([path.stem for path in paths], torch.stack([one.u for one in fitted]), "given images")
+
+
+def check_images(data: DataModule) -> None:
+    """Refuse a model of points."""
+    if not data.is_image:
+        raise UserError("ckpt_path is of a model of points: this task needs one of images")
 
 
 def spread_over(u: Tensor, count: int) -> Tensor:

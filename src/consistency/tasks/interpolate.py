@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least
+from consistency.lit.data.module import DataModule
 from consistency.metrics.picture import grid
 from consistency.metrics.processes import rank
 from consistency.sampling.editing import walk
 from consistency.schedule.draws import ImageDraws
-from consistency.tasks.edit import check_label, labels
-from consistency.tasks.inputs import Given
+from consistency.tasks.edit import one
+from consistency.tasks.inputs import Given, check_images
+from consistency.tasks.requests import labels_of
 from consistency.tasks.session import Outcome, Session
 
 FORMATS = (".png", ".webp", ".gif")
@@ -50,12 +52,13 @@ class Interpolate:
 
     def __call__(self, session: Session) -> Outcome:
         """The animation, and a grid with a row for each walk, from its first stop to the second."""
-        self._check(session)
         t = session.trained
+        self._check(t.data)
         device = t.module.device
         z = self._noise(t.data.shape).to(device)  # [samples, stops, ...]
         stops = [*z.unbind(1), z[:, 0]]
-        label = labels(self.label, range(self.samples), t.data.classes, device)
+        asked = one(self.label, t.data.classes)
+        label = labels_of(asked, range(self.samples), t.data.classes, device)
         with session.fabric.autocast():
             frames = walk(t.f, stops, self.frames, t.config.sigma.max, label)
         images = [t.data.decode(frame).cpu() for frame in frames]
@@ -73,18 +76,16 @@ class Interpolate:
         z = ImageDraws(self.seed, range(count)).normal(torch.empty(count, *shape))
         return z.unflatten(0, (self.samples, self.stops))
 
-    def _check(self, session: Session) -> None:
-        for name, least in {"samples": 1, "stops": 2, "frames": 1, "milliseconds": 1, "size": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"task.{name}={getattr(self, name)} must be at least {least}")
+    def _check(self, data: DataModule) -> None:
+        at_least(
+            "task", samples=self.samples, frames=self.frames, milliseconds=self.milliseconds, size=self.size
+        )
+        at_least("task", 2, stops=self.stops)
         if Path(self.animation).suffix not in FORMATS:
             raise UserError(f"task.animation={self.animation} must end in one of: {', '.join(FORMATS)}")
         if self.input is not None:
             raise UserError(f"input={self.input}: edit=interpolate walks between samples; leave input away")
-        data = session.trained.data
-        check_label(self.label, data.classes)
-        if not data.is_image:
-            raise UserError("ckpt_path is of a model of points: this task needs one of images")
+        check_images(data)
 
 
 def animate(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:

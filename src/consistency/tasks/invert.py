@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number
 from consistency.metrics.distortion import psnr, ssim
@@ -21,9 +21,8 @@ from consistency.sampling.samplers import karras_sigmas
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of
-from consistency.tasks.edit import labels
 from consistency.tasks.inputs import Given, inputs, spread_over
-from consistency.tasks.requests import bar
+from consistency.tasks.requests import bar, labels_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
@@ -101,9 +100,8 @@ class Invert:
         )
 
     def _check(self) -> None:
-        for name in ("count", "batch", "rows", "teacher_calls"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.{name}={getattr(self, name)} must be at least 1")
+        at_least("task", count=self.count, batch=self.batch, rows=self.rows)
+        at_least("task", teacher_calls=self.teacher_calls)
         if not all(n >= 1 for n in self.calls):
             raise UserError(f"task.calls={list(self.calls)} must all be at least 1")
 
@@ -147,7 +145,7 @@ class Invert:
 
         def solve(y: Tensor, index: Sequence[int]) -> Tensor:
             draws = ImageDraws(self.seed + 1, index)  # other noise than was measured
-            label = labels(None, index, t.data.classes, y.device)
+            label = labels_of(None, index, t.data.classes, y.device)
             with session.fabric.autocast():
                 return restore(t.f, A, y, plan, draws, label)
 

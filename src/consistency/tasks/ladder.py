@@ -18,7 +18,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import markdown
 from consistency.tasks import schedules
 from consistency.tasks.ladder_page import Rung, Speed, chart, tables
-from consistency.tasks.requests import bar, judged
+from consistency.tasks.requests import bar, judged, labels_of
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
 from consistency.tasks.timing import best_batch, seconds
@@ -162,7 +162,7 @@ class Ladder:
         def run(n: int) -> object:
             z = torch.randn(n, *t.data.shape, device=device)
             with session.fabric.autocast():
-                return recipe(t.f, z, label=labels(n, t.data.classes, device), draws=Fresh())
+                return recipe(t.f, z, label=labels_of([0], range(n), t.data.classes, device), draws=Fresh())
 
         latency = seconds(lambda: run(1), device, 20, self.patience)
         batch = best_batch(run, device, self.largest, self.patience)
@@ -191,19 +191,13 @@ class Fresh(ImageDraws):
         return torch.randn_like(x)
 
 
-def labels(n: int, classes: int, device: torch.device) -> torch.Tensor | None:
-    """Any, where the network wants some."""
-    return torch.zeros(n, dtype=torch.long, device=device) if classes else None
-
-
 def solvers(calls: Iterable[int], sigma: Mapping[str, float]) -> dict[str, Recipe]:
     """Euler's method with so many calls, Heun's where their number is odd; with 18 and 35 calls besides."""
-    grid = {n: karras_sigmas(n, sigma["min"], sigma["max"], sigma["rho"]) for n in range(2, 64)}
-    counts = sorted({*calls, 18, 35} - {1})
+    grid = partial(karras_sigmas, sigma_min=sigma["min"], sigma_max=sigma["max"], rho=sigma["rho"])
     found: dict[str, Recipe] = {}
-    for n in counts:
+    for n in sorted({*calls, 18, 35} - {1}):
         if n <= 18:
-            found[f"euler{n}"] = partial(euler, sigmas=grid[n])
-        if n % 2 and n > 2:
-            found[f"heun{n}"] = partial(heun, sigmas=grid[(n + 1) // 2])
+            found[f"euler{n}"] = partial(euler, sigmas=grid(n))
+        if n % 2:
+            found[f"heun{n}"] = partial(heun, sigmas=grid((n + 1) // 2))
     return found

@@ -58,14 +58,35 @@ def sampled(
     with bar(name, len(loader)) as advance, torch.no_grad():
         for done, index in enumerate(loader.batches, 1):
             if not known(index):
-                draws, z, label = loader.request(index)
-                if labels is not None:
-                    label = torch.tensor([labels[i % len(labels)] for i in index])
-                label = None if label is None else label.to(device)
+                draws, z, _ = loader.request(index)
+                label = labels_of(labels, index, t.data.classes, device)
                 with session.fabric.autocast():
                     x = recipe(t.f, z.to(device), label=label, draws=draws.fork())
                 yield Part(index, x)
             advance(done)
+
+
+def labels_of(
+    labels: Sequence[int] | None, index: Sequence[int], classes: int, device: torch.device
+) -> Tensor | None:
+    """Classes of samples by their numbers, long [b]: those asked for in turn, or all; None without any."""
+    if not classes:
+        return None
+    asked = range(classes) if labels is None else labels
+    return torch.tensor([asked[i % len(asked)] for i in index], device=device)
+
+
+def check_labels(key: str, labels: Sequence[int], classes: int) -> None:
+    """Refuse classes that the model does not know, or none at all.
+
+    Args:
+        key: with its value, for the message.
+        labels: that were asked for.
+        classes: of the model; 0 of one without labels.
+    """
+    if not labels or not all(0 <= label < classes for label in labels):
+        there = f"0 to {classes - 1}" if classes else "none: it was trained without labels"
+        raise UserError(f"{key}: the classes of this model are {there}")
 
 
 def bar(name: str | None, total: int) -> AbstractContextManager[Advance]:

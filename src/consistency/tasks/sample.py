@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError, nearest
+from consistency.errors import UserError, at_least, nearest
 from consistency.lit.data.module import DataModule
 from consistency.lit.protocol import described
 from consistency.metrics.memorisation import Neighbours, neighbours
@@ -16,7 +16,7 @@ from consistency.metrics.picture import beside, picture
 from consistency.metrics.processes import everybodys, from_first, in_order, rank
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.files import Array, Files, Keeper
-from consistency.tasks.requests import sampled
+from consistency.tasks.requests import check_labels, sampled
 from consistency.tasks.session import Outcome, Session, Trained
 
 
@@ -62,17 +62,14 @@ class Sample:
 
     def _check(self, data: DataModule) -> None:
         """Before anything is written."""
-        for name, value in {"count": self.count, "batch": self.batch, "grid": self.grid}.items():
-            if value < 1:
-                raise UserError(f"task.{name}={value} must be at least 1")
+        at_least("task", count=self.count, batch=self.batch, grid=self.grid)
         if self.files and not data.is_image:
             raise UserError(
                 "task.files=true writes images, and these samples are points: use task.array=true"
             )
         labels = self._labels()
-        if labels is not None and not (labels and all(0 <= label < data.classes for label in labels)):
-            there = f"0 to {data.classes - 1}" if data.classes else "none: it was trained without labels"
-            raise UserError(f"task.labels={self.labels}: the classes of this model are {there}")
+        if labels is not None:
+            check_labels(f"task.labels={self.labels}", labels, data.classes)
 
     def _draw(self, session: Session, name: str, recipe: Recipe) -> Tensor:
         """Make and keep all samples; the first few of them come back, decoded."""
