@@ -42,10 +42,11 @@ def checkpoint(folder, *overrides):
     return path
 
 
-def session(directory, ckpt, cache=None, precision="32-true"):
+def session(directory, ckpt, cache=None, precision="32-true", weights=None):
     """A call of eval.py in this process."""
     directory.mkdir(exist_ok=True)
     config = composed("eval", f"ckpt_path={ckpt}", "fabric=cpu", "threads=1")
+    config.weights = weights
     fabric = Fabric(accelerator="cpu", devices=1)
     return Session(directory, fabric, precision, Memo(cache), None, lambda: opened(config, fabric))
 

@@ -354,7 +354,7 @@ def cifar(tmp_path, monkeypatch):
         "md5": write("meta", {"label_names": list("abcdefghij")}),
     }
     monkeypatch.setattr(datasets.CIFAR10, "train_list", sums)
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", sums[1:])
     monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     return tmp_path, torch.from_numpy(values)
@@ -367,6 +367,7 @@ def test_cifar_is_read_as_it_lies_on_disk(cifar):
     assert torch.equal(module.real(), values.reshape(6, 3, 32, 32))  # planes R, G, B in each row
     assert module.data.label.tolist() == [0, 2, 9, 1, 2, 9]
     assert (module.flip, module.shape) == (True, (3, 32, 32))
+    assert torch.equal(module.load_held_out().x, values[3:].reshape(3, 3, 32, 32))
 
 
 def test_a_damaged_cifar_without_a_network_is_one_line(cifar):
@@ -393,10 +394,13 @@ def test_fashion_mnist_is_read_from_either_layout(tmp_path, folder, suffix):
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / folder / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx(GARMENTS)))
     (tmp_path / folder / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(KINDS)))
+    (tmp_path / folder / f"t10k-images-idx3-ubyte{suffix}").write_bytes(pack(idx(GARMENTS[:2])))
+    (tmp_path / folder / f"t10k-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(KINDS[:2])))
     module = FashionMNIST(root=str(tmp_path), batch_size=4, conditional=True)
     assert torch.equal(module.real(), torch.from_numpy(GARMENTS)[:, None])
     assert module.data.label.tolist() == KINDS.tolist()
     assert (module.flip, module.shape) == (False, (1, 28, 28))
+    assert torch.equal(module.load_held_out().x, torch.from_numpy(GARMENTS)[:2, None])
 
 
 @pytest.mark.parametrize(
@@ -429,3 +433,17 @@ def test_fashion_mnist_without_a_network_says_what_to_bring(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"data\.root=.*train-images-idx3-ubyte\.gz") as caught:
         FashionMNIST(root=str(tmp_path / "new"), batch_size=4).prepare_data()
     assert "\n" not in str(caught.value)
+
+
+# --- held-out images
+
+
+def test_held_out_digits_are_the_rest(monkeypatch):
+    everything = Digits(batch_size=8).data.x
+    data = Digits(batch_size=8, held_out=297)
+    assert torch.equal(torch.cat([data.data.x, data.load_held_out().x]), everything)
+    assert len(data.load_held_out().label) == 297
+    assert Digits(batch_size=8).load_held_out() is None
+    for wrong in ({"held_out": 1797}, {"held_out": -1}, {"held_out": 1000, "images": 800}):
+        with pytest.raises(UserError, match=r"data\.(held_out|images)="):
+            Digits(batch_size=8, **wrong)

@@ -356,3 +356,12 @@ def test_classes_asked_of_a_folder_that_has_none(root):
 def test_paths_may_start_at_home(root, monkeypatch):
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(module(Path("~") / "images").data) == 6
+
+
+def test_held_out_images_are_those_of_the_other_folder(root, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(kept := pixels(8, 8)).save(other / "a.png")
+    assert module(root).load_held_out() is None
+    found = module(root, held_out=str(other)).load_held_out()
+    assert np.array_equal(found.x[0], kept.transpose(2, 0, 1))

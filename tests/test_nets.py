@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -538,3 +539,19 @@ def test_resolution_that_cannot_be_halved(shape):
 def test_unet_for_points():
     with pytest.raises(UserError, match="net=mlp"):
         UNet((2,))
+
+
+def test_a_patch_is_the_same_network_on_squares_of_pixels():
+    options = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+    patched, plain = UNet((1, 16, 16), patch=2, **options), UNet((4, 8, 8), **options)
+    assert {k: v.shape for k, v in patched.state_dict().items()} == {
+        k: v.shape for k, v in plain.state_dict().items()
+    }
+    plain.load_state_dict(alive(patched).state_dict())
+    x, noise = torch.randn(2, 1, 16, 16), torch.randn(2)
+    squares = rearrange(x, "b 1 (h i) (w j) -> b (i j) h w", i=2, j=2)
+    expected = rearrange(plain(squares, noise), "b (i j) h w -> b 1 (h i) (w j)", i=2, j=2)
+    assert torch.equal(patched(x, noise), expected)
+    for wrong in (0, 3):
+        with pytest.raises(UserError, match=f"net.patch={wrong} must divide the 16x16 pixels"):
+            UNet((1, 16, 16), patch=wrong)

@@ -16,9 +16,9 @@ from consistency.result import commit, device_name, environment, line, where, wr
 from consistency.run import build, count, make, run_directory
 from consistency.schema import check_config
 from consistency.table import markdown
-from consistency.tasks.schedules import found_for
+from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.teachers.checkpoint import check_fits, read_checkpoint, weights_of
+from consistency.teachers.checkpoint import check_fits, read_trained, weights_of
 from consistency.teachers.trust import check_trusted
 from consistency.tensor import weights_sha256
 
@@ -53,7 +53,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     """
     if config.ckpt_path is None:
         raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a .ckpt of a run")
-    checkpoint = read_checkpoint(config.ckpt_path)
+    checkpoint = read_trained(config.ckpt_path)
     kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
     check_trusted("ckpt_path", config.ckpt_path, OmegaConf.create(kept))
     trained = OmegaConf.merge(kept, config.override)
@@ -63,12 +63,13 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         trained.module.objective[unused] = None  # only training asks for it, and for the files it needs
     trained.threads = config.threads or trained.threads  # two threads slow a small network down
     data, module = build(trained)
-    check_fits(config.ckpt_path, checkpoint["state_dict"], module)
     name, weights = weights_of(checkpoint, config.weights)
+    check_fits(config.ckpt_path, weights, module.denoiser)
     module.denoiser.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)
     found = found_for(Path(config.ckpt_path), digest, trained.sigma.min) if config.found else {}
+    told = other_than(module.samplers, recipes_of(checkpoint.get("sigmas", {}), trained.sigma.min))
     return Trained(
         path=Path(config.ckpt_path),
         step=checkpoint["global_step"],
@@ -80,7 +81,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         f=module.denoiser,
         weights=name,
         weights_sha256=digest,
-        samplers={name: found.get(name, recipe) for name, recipe in module.samplers.items()},
+        samplers={name: {**told, **found}.get(name, recipe) for name, recipe in module.samplers.items()},
         found=found,
         judge=make(config.get("metric") or trained.metric),
     )

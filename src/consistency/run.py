@@ -140,6 +140,8 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data: DataModule = make(config.data)
+    if not OmegaConf.is_missing(config.net, "shape"):  # a checkpoint's: data are read when they are asked for
+        data.expect(config.net.shape, config.net.classes)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
     denoiser = make(config.denoiser)

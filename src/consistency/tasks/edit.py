@@ -33,14 +33,14 @@ class Edit:
 
     Args:
         change: what is done.
-        input: image files and folders; None takes training images, to try it.
+        input: image files and folders; None takes some of the data, to try it.
         samples: of each input.
         seed: of their noise.
         batch: images a forward.
         levels: of Karras's σ list; a network call each, but for the last.
         sigmas: a list of one's own in its place, falling.
         label: class of what is made, of conditional models; None takes all in turn.
-        rows: inputs in the picture, and training images taken where there is no input.
+        rows: inputs in the picture, and images of the data taken where there is no input.
     """
 
     change: Change

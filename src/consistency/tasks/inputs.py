@@ -31,21 +31,25 @@ class Inputs(NamedTuple):
 
 
 def inputs(given: Given, data: DataModule, count: int) -> Inputs:
-    """The images that were given, all of them; or else some training images, spread evenly over the set.
+    """The images that were given, all of them; or else some of the data, spread evenly over the set.
+
+    Held-out ones, where the data set has any; else training images, which say less of a model.
 
     Args:
-        given: files and folders; None for training images.
+        given: files and folders; None for images of the data.
         data: of the model.
-        count: training images, where none were given.
+        count: images, where none were given.
 
     Raises:
         UserError: one of them is no image, or the model does not make images.
     """
     check_images(data)
     if given is None:
-        u = spread_over(data.real(), count)
-        said(f"input=null: {len(u)} training images are taken; give your own with input=PATH")
-        return Inputs([f"training{i:03d}" for i in range(len(u))], u, "training images")
+        held_out = data.load_held_out()
+        kind = "training" if held_out is None else "held-out"
+        u = spread_over(data.real() if held_out is None else held_out.x, count)
+        said(f"input=null: {len(u)} {kind} images are taken; give your own with input=PATH")
+        return Inputs([f"{kind}{i:03d}" for i in range(len(u))], u, f"{kind} images")
     paths = listed([given] if isinstance(given, str) else given)
     fitted = [fit(path, data.shape) for path in paths]
     for what, images in Counter(note for one in fitted for note in one.notes).items():

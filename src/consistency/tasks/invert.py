@@ -59,7 +59,7 @@ class Invert:
     Args:
         operator: (C, H, W) -> what is measured.
         baselines: without a network, by name; None leaves one out.
-        input: image files and folders; None takes training images.
+        input: image files and folders; None takes held-out ones of the data, or else training images.
         count: images, at most.
         batch: images a forward.
         seed: of all noise.

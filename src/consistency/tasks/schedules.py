@@ -43,4 +43,23 @@ def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Re
     if theirs != weights_sha256:
         print(f"{path} is of other weights and was left alone: task=ladder finds new ones", file=sys.stderr)
         return {}
-    return {f"{n}step": partial(multistep, sigmas=sigmas, sigma_min=sigma_min) for n, sigmas in lists.items()}
+    return recipes_of({f"{n}step": sigmas for n, sigmas in lists.items()}, sigma_min)
+
+
+def recipes_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> dict[str, Recipe]:
+    """Samplers of σ lists, by name."""
+    return {
+        name: partial(multistep, sigmas=[float(sigma) for sigma in sigmas], sigma_min=sigma_min)
+        for name, sigmas in lists.items()
+    }
+
+
+def other_than(samplers: Mapping[str, Recipe], recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The recipes whose σ are not those of the sampler of the same name."""
+    return {name: recipe for name, recipe in recipes.items() if levels(samplers.get(name)) != levels(recipe)}
+
+
+def levels(recipe: Recipe | None) -> list[float] | None:
+    """σ of a sampler; None without any."""
+    found = recipe.keywords.get("sigmas") if isinstance(recipe, partial) else None
+    return None if found is None else [float(sigma) for sigma in found]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.model.denoiser import Denoiser
+from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.trust import check_trusted
 
 
@@ -18,7 +19,7 @@ def checkpoint(path: str | Path | None, weights: str | None = None) -> Denoiser:
     """The denoiser of a run.
 
     Args:
-        path: a checkpoint, or the directory of a run, whose newest is taken.
+        path: a checkpoint, a file of exported weights, or the directory of a run, whose newest is taken.
         weights: an average by name, `raw`, or None for the one that validation saw.
 
     Raises:
@@ -29,12 +30,22 @@ def checkpoint(path: str | Path | None, weights: str | None = None) -> Denoiser:
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
     found = newest(path) if Path(path).is_dir() else Path(path)
-    kept = read_checkpoint(found or Path(path) / "checkpoints" / "last.ckpt", "teacher.path")
+    kept = read_trained(found or Path(path) / "checkpoints" / "last.ckpt", "teacher.path")
     config = OmegaConf.create({"denoiser": kept["config"]["denoiser"]})
     check_trusted("teacher.path", path, config)
     D: Denoiser = instantiate(config.denoiser, _convert_="all")
     D.load_state_dict(weights_of(kept, weights)[1])
     return D.requires_grad_(False).eval()
+
+
+def read_trained(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
+    """What a run has learned, by its checkpoint or by exported weights, which no run can go on from.
+
+    Arguments and errors are those of `read_checkpoint`.
+    """
+    path = Path(path)
+    exported = path.suffix == SUFFIX and path.is_file()
+    return read_exported(path, key) if exported else read_checkpoint(path, key)
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
@@ -50,6 +61,11 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; give a .ckpt of a run, or 'last'")
+    if path.suffix == SUFFIX:
+        raise UserError(
+            f"{key}={path} holds weights alone, and no run can go on from them; to begin with them: "
+            f"start=teacher teacher.path={path}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
@@ -96,7 +112,7 @@ def weights_of(checkpoint: dict[str, Any], name: str | None = None) -> tuple[str
     prefix = "denoiser."
     raw = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     ema = checkpoint["callbacks"].get("EMA", {"averages": {}, "evaluate": "raw"})
-    kept = {"raw": {}, **ema["averages"]}
+    kept = ema["averages"] if "exported" in checkpoint else {"raw": {}, **ema["averages"]}
     name = str(name or ema["evaluate"])
     if name not in kept:
         raise UserError(f"weights={name} is not in the checkpoint, which has: {', '.join(kept)}")

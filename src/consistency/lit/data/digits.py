@@ -21,22 +21,33 @@ class Digits(DataModule):
     Args:
         images: learn the first so many alone, ten being one of each class; None for all. Where they are few,
             the exact functions of their distribution are known.
+        held_out: keep the last so many from training, for tests.
         **run: batch_size, seed and the rest of `DataModule`.
     """
 
-    def __init__(self, images: int | None = None, **run: Any) -> None:
+    def __init__(self, images: int | None = None, held_out: int = 0, **run: Any) -> None:
         super().__init__(**{"offset": MEAN, "scale": STD / 0.5, **run})
-        if images is not None and not 1 <= images <= ALL:
-            raise UserError(f"data.images={images} must lie between 1 and {ALL}, or be null for all")
+        if not 0 <= held_out < ALL:
+            raise UserError(f"data.held_out={held_out} must be at least 0 and less than {ALL}")
+        self.held_out, rest = held_out, ALL - held_out
+        if images is not None and not 1 <= images <= rest:
+            raise UserError(f"data.images={images} must lie between 1 and {rest}, or be null for all")
         self.images = images
 
     def load(self) -> ArrayData:
         """Read them from the installed package."""
+        return self._read(slice(ALL - self.held_out if self.images is None else self.images))
+
+    def load_held_out(self) -> ArrayData | None:
+        """The last, which were kept."""
+        return self._read(slice(ALL - self.held_out, ALL)) if self.held_out else None
+
+    def _read(self, some: slice) -> ArrayData:
         from sklearn.datasets import load_digits
 
         v, label = load_digits(return_X_y=True)
         u = (torch.as_tensor(v) * (255 / 16)).round().to(torch.uint8)
-        return ArrayData(u.reshape(-1, 1, 8, 8)[: self.images], torch.as_tensor(label).long()[: self.images])
+        return ArrayData(u.reshape(-1, 1, 8, 8)[some], torch.as_tensor(label).long()[some])
 
     @property
     def density(self) -> Mixture | None:

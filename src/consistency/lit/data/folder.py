@@ -37,6 +37,7 @@ class ImageFolder(DataModule):
         skip_broken: leave files out that are no images, and count them, instead of stopping at the first.
         cache: folder for the converted images; by default beside `root`, or in data/cache where that
             cannot be written.
+        held_out: another folder or archive, of images for tests that no training sees.
         **run: batch_size, seed and the rest of `DataModule`.
     """
 
@@ -47,6 +48,7 @@ class ImageFolder(DataModule):
         channels: int = 3,
         skip_broken: bool = False,
         cache: str | None = None,
+        held_out: str | None = None,
         **run: Any,
     ) -> None:
         super().__init__(**{"prefetch": 2, **run})  # a mapped array waits for the disk
@@ -55,7 +57,7 @@ class ImageFolder(DataModule):
         if channels not in MODES:
             raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
         self.root, self.resolution, self.channels = Path(root).expanduser(), resolution, channels
-        self.skip_broken, self.cache = skip_broken, cache
+        self.skip_broken, self.cache, self.held_out, self.run = skip_broken, cache, held_out, run
 
     def load(self) -> ArrayData:
         """Map the cache, after it has been made if need be."""
@@ -71,6 +73,15 @@ class ImageFolder(DataModule):
             if fault is not None:
                 self._convert(files, entries, mark, place, fault)
         return cache.load(place)
+
+    def load_held_out(self) -> ArrayData | None:
+        """All of the other folder."""
+        if self.held_out is None:
+            return None
+        other = ImageFolder(
+            self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.run
+        )
+        return other.load()
 
     def _entries(self, files: Source) -> list[Entry]:
         try:

@@ -1,6 +1,7 @@
 """The abstract data set: one hole, `load`. Batches, noise, encoding and decoding are the same for all."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -57,11 +58,16 @@ class DataModule(LightningDataModule):
         self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
         self.offset, self.scale = offset, scale
         self._data: ArrayData | None = None
+        self._told: tuple[tuple[int, ...], int] | None = None
         self._all = lru_cache(maxsize=1)(self._serve_all)  # of one device
 
     @abstractmethod
     def load(self) -> ArrayData:
         """The whole data set; called once. What it downloads or converts, it finds at the next call."""
+
+    def load_held_out(self) -> ArrayData | None:
+        """Samples of the same kind that no training sees; None where there are none."""
+        return None
 
     def prepare_data(self) -> None:
         """Load on one process of each machine before the others do."""
@@ -77,6 +83,22 @@ class DataModule(LightningDataModule):
                     "or choose data with classes (for a folder of images, one folder per class)"
                 )
             self._data = data if self.conditional else ArrayData(data.x)
+            self._check_told()
+
+    def expect(self, shape: Sequence[int], classes: int) -> None:
+        """What a checkpoint says of the data: all that is asked of them until samples are.
+
+        Args:
+            shape: of one sample.
+            classes: 0 for none.
+        """
+        self._told = tuple(shape), classes
+
+    def _check_told(self) -> None:
+        told, self._told = self._told, None
+        found = self.shape, self.classes
+        if told is not None and told != found:
+            raise UserError(f"data are {described(*found)}, but the network is for {described(*told)}")
 
     @property
     def data(self) -> ArrayData:
@@ -88,11 +110,13 @@ class DataModule(LightningDataModule):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample: (C, H, W) or (D,)."""
-        return tuple(self.data.x.shape[1:])
+        return self._told[0] if self._told else tuple(self.data.x.shape[1:])
 
     @property
     def classes(self) -> int:
         """How many, 0 unless conditional."""
+        if self._told:
+            return self._told[1]
         return 0 if self.data.label is None else int(self.data.label.max()) + 1
 
     @property
@@ -103,7 +127,7 @@ class DataModule(LightningDataModule):
     @property
     def is_image(self) -> bool:
         """Whether samples are images rather than points."""
-        return not self.data.x.is_floating_point()
+        return len(self.shape) == 3
 
     def real(self) -> Tensor:
         """All samples as metrics see them: uint8 images [M, C, H, W] or points [M, D]."""
@@ -177,6 +201,11 @@ class DataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1, 1
         return self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
+
+
+def described(shape: Sequence[int], classes: int) -> str:
+    """Samples in words."""
+    return f"{'x'.join(map(str, shape))} with {classes or 'no'} classes"
 
 
 def data_of(trainer: Trainer) -> DataModule:

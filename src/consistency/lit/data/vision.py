@@ -36,15 +36,22 @@ class CIFAR10(DataModule):
 
     def load(self) -> ArrayData:
         """Read the five batches, whose checksums torchvision compares."""
+        return self._read(train=True)
+
+    def load_held_out(self) -> ArrayData:
+        """The 10,000 images for tests."""
+        return self._read(train=False)
+
+    def _read(self, train: bool) -> ArrayData:
         from torchvision import datasets
 
         known = datasets.CIFAR10
         try:
-            found = known(str(self.root))
+            found = known(str(self.root), train)
         except RuntimeError:
             what = f"{known.filename} (or {known.base_folder} from it)"
-            fetched(self.root, what, lambda: known(str(self.root), download=True))
-            found = known(str(self.root))
+            fetched(self.root, what, lambda: known(str(self.root), train, download=True))
+            found = known(str(self.root), train)
         x = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
         return ArrayData(torch.from_numpy(x), torch.tensor(found.targets))
 
@@ -66,8 +73,15 @@ class FashionMNIST(DataModule):
 
     def load(self) -> ArrayData:
         """Read images and labels."""
-        x = read_idx(self._file("train-images-idx3-ubyte"), 3)
-        label = read_idx(self._file("train-labels-idx1-ubyte"), 1)
+        return self._read("train")
+
+    def load_held_out(self) -> ArrayData:
+        """The 10,000 images for tests."""
+        return self._read("t10k")
+
+    def _read(self, part: str) -> ArrayData:
+        x = read_idx(self._file(f"{part}-images-idx3-ubyte"), 3)
+        label = read_idx(self._file(f"{part}-labels-idx1-ubyte"), 1)
         if len(x) != len(label):
             raise UserError(
                 f"data.root={self.root} holds {len(x)} images but {len(label)} labels: fetch it again"
@@ -84,7 +98,8 @@ class FashionMNIST(DataModule):
         raw = self.root / "FashionMNIST" / "raw"
         places = [folder / (name + suffix) for folder in (self.root, raw) for suffix in ("", ".gz")]
         if not any(path.is_file() for path in places):
-            what = "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"
+            part = name.partition("-")[0]
+            what = f"{part}-images-idx3-ubyte.gz and {part}-labels-idx1-ubyte.gz"
             fetched(self.root, what, lambda: datasets.FashionMNIST(str(self.root), download=True))
         return next(path for path in places if path.is_file())
 

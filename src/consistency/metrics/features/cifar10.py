@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.metrics.features.classifier import Classifier, accuracy, fit, keep, shifted
+from consistency.metrics.features.classifier import Classifier, Residual, accuracy, block, fit, keep, shifted
 
 WEIGHTS = Path(__file__).with_name("cifar10.safetensors")
 FLOOR = 1.0  # Fréchet distance between random halves of the training images, after scaling
@@ -33,18 +33,6 @@ class Cifar10Features(Classifier):
         super().__init__("cifar10-small", body(), nn.Linear(128, 10), SHAPE, Path(weights), script)
 
 
-class Residual(nn.Module):
-    """x + a convolution of x."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.inner = block(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        return x + self.inner(x)
-
-
 def body() -> nn.Sequential:
     """Images [B, 3, 32, 32] in [-1, 1] -> 128 features."""
     return nn.Sequential(
@@ -53,13 +41,6 @@ def body() -> nn.Sequential:
         block(64, 128), Residual(128), nn.MaxPool2d(2),
         block(128, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
-
-
-def block(inputs: int, outputs: int) -> nn.Sequential:
-    """Convolution, normalisation, activation."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
 
 
 def augmented(x: Tensor) -> Tensor:

@@ -57,6 +57,25 @@ class Classifier(Extractor):
         return logits.softmax(1)
 
 
+class Residual(nn.Module):
+    """x + a convolution of x."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = block(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return x + self.inner(x)
+
+
+def block(inputs: int, outputs: int) -> nn.Sequential:
+    """Convolution, normalisation, activation."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1]."""
     return images.float() / 127.5 - 1

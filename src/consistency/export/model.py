@@ -1,0 +1,93 @@
+"""What every format is given, and what it gives back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from consistency.export.programs import Sampler
+from consistency.model.denoiser import Denoiser
+
+Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
+Run = Callable[..., Tensor]  # (*Inputs) -> images [B, *shape]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model on its way out.
+
+    Args:
+        f: its denoiser with the weights that were asked for, in float32, frozen, on the CPU.
+        shape: of a sample, (C, H, W) or (D,).
+        classes: that it knows, 0 of one without labels.
+        sigmas: σ lists of its samplers, by name: `1step`; none of a teacher.
+        sigma_min: ε.
+        offset: of pixels, see `DataModule`: u = scale x + offset.
+        scale: of pixels.
+        about: what it is, as plain data: config, experiment, step, weights and their hash.
+    """
+
+    f: Denoiser
+    shape: tuple[int, ...]
+    classes: int
+    sigmas: Mapping[str, Sequence[float]]
+    sigma_min: float
+    offset: float
+    scale: float
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def with_denoiser(self, f: Denoiser) -> "Model":
+        """The same model with another denoiser."""
+        return replace(self, f=f)
+
+    def programs(self) -> dict[str, Sampler]:
+        """Every sampler as a module, by name."""
+        return {name: Sampler(self.f, sigmas, self.sigma_min) for name, sigmas in self.sigmas.items()}
+
+    def inputs(self, program: Sampler, batch: int, seed: int = 0) -> Inputs:
+        """Unit noise for a program, and labels if the model has classes; a function of the seed."""
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(batch, len(program.added), *self.shape, generator=generator)
+        return (z, torch.arange(batch) % self.classes) if self.classes else (z,)
+
+
+class Written(NamedTuple):
+    """What came of an export.
+
+    Args:
+        files: that were written.
+        runs: the samplers as they stand in those files, read back, by name.
+        tolerance: greatest difference from the model's own samples, in units of x, that an exact export may
+            have; None where it is only measured.
+        network: the bare network as read back, (x, noise[, label]) -> F; None where it was not written.
+        how: lines of Python that make images x of what was written.
+        device: where runs take their inputs.
+    """
+
+    files: Sequence[Path]
+    runs: Mapping[str, Run]
+    tolerance: float | None
+    network: Run | None = None
+    how: str = ""
+    device: torch.device = CPU
+
+
+class Format(Protocol):
+    """(model, folder) -> what was written there."""
+
+    def __call__(self, model: Model, folder: Path) -> Written:
+        """Write files into an empty folder, and read them back.
+
+        Raises:
+            UserError: a library is missing, or the model cannot be said in this format.
+        """
+        ...
+
+
+def frozen(f: nn.Module) -> nn.Module:
+    """In evaluation mode, without gradients, in float32 on the CPU."""
+    return f.eval().requires_grad_(False).float().cpu()

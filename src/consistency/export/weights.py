@@ -1,0 +1,47 @@
+"""Weights in one safetensors file with their config, which this project takes for a checkpoint."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from consistency.errors import UserError
+from consistency.export.model import Model, Written
+from consistency.teachers.checkpoint import weights_of
+from consistency.teachers.exported import read_exported, write_exported
+
+DTYPES = {
+    "float32": (torch.float32, 0.0),  # and the tolerance of samples
+    "float16": (torch.float16, None),
+    "bfloat16": (torch.bfloat16, None),
+}
+
+
+@dataclass(frozen=True)
+class Safetensors:
+    """`model.safetensors`: for ckpt_path, teacher.path, or anybody's loader.
+
+    Args:
+        dtype: of the weights on disk: float32, or half the bytes with float16 or bfloat16.
+    """
+
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"export dtype={self.dtype} is not known: choose one of {', '.join(DTYPES)}")
+
+    def __call__(self, model: Model, folder: Path) -> Written:
+        """One file, and the model's samplers with the weights as they stand in it."""
+        dtype, tolerance = DTYPES[self.dtype]
+        path = folder / "model.safetensors"
+        state = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in model.f.state_dict().items()
+        }
+        sigmas = {name: list(levels) for name, levels in model.sigmas.items()}
+        write_exported(path, state, {**model.about, "sigmas": sigmas})
+        f = deepcopy(model.f)
+        f.load_state_dict(weights_of(read_exported(path, "export"))[1])
+        return Written([path], model.with_denoiser(f).programs(), tolerance)
