@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from consistency.errors import UserError
+from consistency.lit.data.loader import ArrayData
 from consistency.run import make
 from consistency.sampling.classical import PseudoInverse, TotalVariation, Wiener
 from consistency.sampling.editing import Plan
@@ -157,6 +158,13 @@ class TestEdit:
         assert noisy.before.std().item() == pytest.approx(0.3, rel=0.4)
         assert [sigma for _, sigma in asked] == [[0.3, 0.3]] * 2
 
+    def test_held_out_images_come_before_training_images(self, ckpt, tmp_path, capsys):
+        here = session(tmp_path, ckpt)
+        here.trained.data.load_held_out = lambda: ArrayData(torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
+        outcome = Edit(Vary(1.0), rows=2, **SMALL)(here)
+        assert "input=null: 2 held-out images are taken" in capsys.readouterr().err
+        assert sorted(Path(outcome.paths["images"]).glob("*.png"))[0].name == "000-held-out000-0.png"
+
     def test_training_images_stand_in_for_a_users(self, ckpt, tmp_path, capsys):
         read_mask.cache_clear()
         outcome = Edit(inpainting(None), rows=3, **SMALL)(session(tmp_path, ckpt))
@@ -274,7 +282,7 @@ class TestInvert:
     @staticmethod
     def task(**words):
         hole = partial(Inpainting, known=partial(all_but_hole, side=0.5))
-        return Invert(**{"operator": hole, "baselines": BASELINES, "count": 6, "calls": [2, 3], **words})
+        return Invert(**{"operator": hole, "baselines": BASELINES, "count": 6, "calls": [2, 3], "means": 1, **words})
 
     def test_all_methods_stand_in_one_table_and_fit_what_is_exact(self, ckpt, tmp_path):
         outcome = self.task(rows=2)(session(tmp_path, ckpt))
@@ -285,6 +293,14 @@ class TestInvert:
         assert "6 training images of Digits" in table.title
         assert (tmp_path / "invert.md").read_text().startswith("**Inpainting, noise 0, ")
         assert read(tmp_path / "strip.png").shape[1] >= 480
+
+    def test_a_mean_of_restorations_is_nearer_and_fits_as_well(self, ckpt, tmp_path):
+        outcome = self.task(means=4)(session(tmp_path, ckpt))
+        values = {number["name"]: number["values"] for number in outcome.numbers}
+        one, several = values["2step"], values["2step, mean of 4"]
+        assert several["PSNR"] > one["PSNR"] + 0.5  # their noise is not the same
+        assert several["residual"] < 1e-6
+        assert ["2step, mean of 4", "8"] in [row[:2] for row in outcome.tables[0].rows]
 
     def test_the_best_of_each_column_is_marked_whoever_it_is(self, ckpt, tmp_path):
         """Of networks that nobody trained, Wiener's estimate is better."""

@@ -77,6 +77,14 @@ def test_a_file_takes_the_place_of_its_checkpoint(trained, exported, tmp_path):
     assert torch.equal(teacher(exported)(x, sigma), trained.f(x, sigma))
 
 
+def test_paths_below_the_working_directory_become_relative(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = outgoing(trained)
+    model.about["config"] = {"teacher": {"path": str(tmp_path / "runs" / "x")}, "more": ["/elsewhere", 1]}
+    kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"]
+    assert kept == {"teacher": {"path": "runs/x"}, "more": ["/elsewhere", 1]}
+
+
 def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     found = {"1step": [80.0], "2step": [80.0, 1.25]}
     file = Safetensors()(outgoing(trained, **found), tmp_path).files[0]

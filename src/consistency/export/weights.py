@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,7 +42,17 @@ class Safetensors:
             for name, tensor in model.f.state_dict().items()
         }
         sigmas = {name: list(levels) for name, levels in model.sigmas.items()}
-        write_exported(path, state, {**model.about, "sigmas": sigmas})
+        write_exported(path, state, portable({**model.about, "sigmas": sigmas}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])
         return Written([path], model.with_denoiser(f).programs(), tolerance)
+
+
+def portable(node: Any) -> Any:
+    """Plain data whose paths below the working directory are relative to it: the file is meant for others."""
+    if isinstance(node, dict):
+        return {key: portable(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [portable(value) for value in node]
+    here = f"{Path.cwd()}/"
+    return node.removeprefix(here) if isinstance(node, str) else node

@@ -64,6 +64,8 @@ class Invert:
         batch: images a forward.
         seed: of all noise.
         calls: numbers of network calls of the consistency function.
+        means: for the fewest of these, also the mean of so many restorations, which differ in their noise: a
+            sample of what may have been costs up to 3 dB against the mean of all that may; 1 for none.
         teacher_calls: of the teacher, where it is at hand, or of a checkpoint that is one.
         begin: σ at which the model begins, as A⁺y is more than noise; None for the highest of its run.
         rows: images in the picture.
@@ -76,6 +78,7 @@ class Invert:
     batch: int = 100
     seed: int = 0
     calls: Sequence[int] = (4, 16, 64)
+    means: int = 8
     teacher_calls: int = 64
     begin: float | None = 3.0
     rows: int = 8
@@ -101,7 +104,7 @@ class Invert:
 
     def _check(self) -> None:
         at_least("task", count=self.count, batch=self.batch, rows=self.rows)
-        at_least("task", teacher_calls=self.teacher_calls)
+        at_least("task", teacher_calls=self.teacher_calls, means=self.means)
         if not all(n >= 1 for n in self.calls):
             raise UserError(f"task.calls={list(self.calls)} must all be at least 1")
 
@@ -133,23 +136,28 @@ class Invert:
         teacher = teacher_of(session.trained) if student else session.trained
         for calls in self.calls if student else ():
             yield self._walk(session, A, f"{calls}step", calls)
+        if student and self.calls and self.means > 1:
+            calls = min(self.calls)
+            yield self._walk(session, A, f"{calls}step, mean of {self.means}", calls, self.means)
         if teacher is not None:
             name = f"teacher {self.teacher_calls}step"
             yield self._walk(session.about(teacher), A, name, self.teacher_calls)
 
-    def _walk(self, session: Session, A: LinearOperator, name: str, calls: int) -> Method:
+    def _walk(self, session: Session, A: LinearOperator, name: str, calls: int, means: int = 1) -> Method:
         t = session.trained
         sigma = t.config.sigma
         begin = min(self.begin or sigma.max, sigma.max)
         plan = plan_of(t, 2, karras_sigmas(calls + 1, sigma.min, begin, sigma.rho)[:-1])
 
         def solve(y: Tensor, index: Sequence[int]) -> Tensor:
-            draws = ImageDraws(self.seed + 1, index)  # other noise than was measured
             label = labels_of(None, index, t.data.classes, y.device)
+            seeds = range(self.seed + 1, self.seed + 1 + means)  # other noise than was measured
             with session.fabric.autocast():
-                return restore(t.f, A, y, plan, draws, label)
+                made = [restore(t.f, A, y, plan, ImageDraws(seed, index), label) for seed in seeds]
+            return torch.stack(made).mean(0)
 
-        return Method(name, calls, session, {"sigmas": list(plan.sigmas), "seed": self.seed}, solve)
+        how = {"sigmas": list(plan.sigmas), "seed": self.seed, "means": means}
+        return Method(name, calls * means, session, how, solve)
 
     def _number(self, method: Method, problem: Problem) -> Number:
         """Means over all images; known already where the card is."""
