@@ -2,12 +2,16 @@
 
 Prints medians of interleaved repeats, each also as a multiple of the iCT step of the same run: machines
 differ, and so do their hours, but ratios within one run can be compared.
+
+python -m tests.benchmarks onestep [net]: what a sample in one call costs beside the call of the bare
+network, the least it could.
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -17,11 +21,18 @@ from consistency.model.denoiser import Denoiser
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.objectives.reference import ReferenceFlow
 from consistency.run import make
+from consistency.sampling.samplers import onestep
 from consistency.schedule.draws import StepDraws
 from consistency.tensor import expand
 from tests.test_configs import CONFIGS
 
 SHAPE = [3, 32, 32]
+Turn = tuple[float, float, float]
+ONESTEP = {  # network: shape of a sample, batches
+    "mlp": ((1, 8, 8), (1, 64)),
+    "unet_small": ((1, 28, 28), (1, 64)),
+    "ncsnpp_ict": ((3, 32, 32), (1, 2)),
+}
 
 
 def main(net: str = "ncsnpp", batch: str = "2", repeats: str = "5") -> None:
@@ -77,11 +88,38 @@ def step(net: str, x: Tensor, *words: str) -> Callable[[], object]:
     return lambda: objective(f, target, flow, x, None, 10**6, StepDraws(0)).loss.mean().backward()
 
 
-def denoiser(net: str) -> Denoiser:
+def denoiser(net: str, shape: Sequence[int] = SHAPE, experiment: str = "edm_cifar10") -> Denoiser:
     """An untrained one."""
-    c = compose("train", ["experiment=edm_cifar10", f"net={net}"])
-    c.net.shape, c.net.classes = SHAPE, 0
+    c = compose("train", [f"experiment={experiment}", f"net={net}"])
+    c.net.shape, c.net.classes = list(shape), 0
     return make(c.denoiser)
+
+
+def overhead(*nets: str) -> None:
+    """A sample in one call beside the bare network, turn by turn: medians, also of each turn's ratio."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), torch.no_grad():
+        for name in nets or ONESTEP:
+            shape, batches = ONESTEP[name]
+            f = denoiser(name, shape, "ict_cifar10").eval()
+            for batch in batches:
+                z = torch.randn(batch, *shape)
+                noise = f.precond(torch.full((batch,), 80.0, dtype=torch.float64)).noise.float()
+                pair = partial(onestep, f, z, [80.0]), partial(f.net, z, noise)
+                ours, bare, ratio = map(statistics.median, zip(*turns(*pair), strict=True))
+                print(
+                    f"{name}, batch {batch}: {1e3 * ours:.3f} ms, network {1e3 * bare:.3f}, ratio {ratio:.3f}"
+                )
+
+
+def turns(a: Callable[[], object], b: Callable[[], object], at_most: float = 20.0) -> list[Turn]:
+    """Seconds of a and of b, and their ratio, turn by turn, at least five after one to warm up."""
+    a(), b()
+    found: list[Turn] = []
+    since = time.perf_counter()
+    while len(found) < 5 or time.perf_counter() - since < at_most:
+        x, y = (timed(a), timed(b)) if len(found) % 2 else (timed(b), timed(a))[::-1]
+        found.append((x, y, x / y))
+    return found
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -92,4 +130,5 @@ def timed(run: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    first, *rest = sys.argv[1:] or ["ncsnpp"]
+    overhead(*rest) if first == "onestep" else main(first, *rest)

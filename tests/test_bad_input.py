@@ -173,6 +173,8 @@ TEACHERS = [
     Case("chain of one", "experiment=ddpm_moons coordinate.T=1", "betas", "at least two"),
     Case("pairs that do not shrink", f"{MOONS} method=ecd pairs.q=1", "pairs.q=1", "greater than 1"),
 ]
+EXPORT = "ckpt_path={ckpt} task=export task.formats.onnx=null"
+BROKEN = "+task.formats.broken._target_=tests.test_export.Broken"
 ASKED = [
     Case("nothing to evaluate", "", "ckpt_path", "ckpt_path=", "eval"),
     Case("unknown task", "task=smaple ckpt_path={ckpt}", "task=smaple", "did you mean 'sample'?", "eval"),
@@ -198,6 +200,21 @@ ASKED = [
         "did you mean 'seed'?",
         "eval",
     ),
+    Case(
+        "unknown format",
+        "ckpt_path={ckpt} task=export export=onx",
+        "export=onx",
+        "did you mean 'onnx'?",
+        "eval",
+    ),
+    Case(
+        "export with other numbers",
+        f"{EXPORT} {BROKEN}",
+        "export=broken: 1step differs",
+        "nothing was kept",
+        "eval",
+    ),
+    Case("nothing to export", EXPORT, "task.formats is empty", "export=onnx", "eval"),
     Case("missing", "ckpt_path={nothing}", "ckpt_path={nothing}", "no such file", "eval"),
     Case("truncated", "ckpt_path={truncated}", "ckpt_path={truncated}", "older checkpoint", "eval"),
     Case(

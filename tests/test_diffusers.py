@@ -1,6 +1,7 @@
 """Folders of diffusers as teachers: the network against the library's, the samples against native DDIM."""
 
 import json
+import math
 from functools import partial
 
 import pytest
@@ -10,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from consistency.errors import UserError
 from consistency.model.coordinates import DDPM
-from consistency.model.precond import Epsilon, Velocity
+from consistency.model.denoiser import Denoiser
+from consistency.model.precond import Boundary, Epsilon, Velocity
 from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import PositionalEmbedding
+from consistency.nets.mlp import MLP
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import euler
 from consistency.teachers.diffusers import diffusers
@@ -265,6 +268,81 @@ def test_schedulers_that_are_not_supported(tmp_path, changes, words):
 def test_a_scheduler_without_betas(tmp_path):
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
     assert "beta_schedule=None is not supported" in refused(folder(tmp_path, scheduler=scheduler))
+
+
+def test_a_consistency_model_has_its_own_scheduler(tmp_path):
+    """As openai/diffusers-cd_imagenet64_l2 has it; the network is given 250 ln σ."""
+    scheduler = {"_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 40, "rho": 7.0}
+    scheduler |= {
+        "clip_denoised": True,
+        "s_noise": 1.0,
+        "sigma_data": 0.4,
+        "sigma_max": 80.0,
+        "sigma_min": 0.01,
+    }
+    f = diffusers(folder(tmp_path, scheduler=scheduler), tiny())
+    assert f.precond == Boundary(0.4, 0.01, 250.0)
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.01, 2.0], dtype=torch.float64)
+    y = f(x, sigma)
+    assert torch.equal(y[0], x[0])
+    F = f.net(x[1:] / (2**2 + 0.4**2) ** 0.5, torch.tensor([250 * math.log(2)]))
+    skip, out = 0.4**2 / (1.99**2 + 0.4**2), 1.99 * 0.4 / (2**2 + 0.4**2) ** 0.5
+    torch.testing.assert_close(y[1:], skip * x[1:] + out * F, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [-1, 0, "half", None, [0.5]])
+@pytest.mark.parametrize("field", ["sigma_data", "sigma_min"])
+def test_a_scheduler_of_a_consistency_model_with_wrong_numbers(tmp_path, field, value):
+    scheduler = {"_class_name": "CMStochasticIterativeScheduler", field: value}
+    message = refused(folder(tmp_path, scheduler=scheduler))
+    assert f"{field}={value}" in message
+    assert "scheduler_config.json" in message
+
+
+PLAIN = {
+    "_target_": "consistency.model.denoiser.Denoiser",
+    "net": {"_target_": "consistency.nets.mlp.MLP", "shape": [2], "width": 8, "blocks": 1},
+    "precond": {"_target_": "consistency.model.precond.Boundary", "time_scale": 0.25},
+}
+
+
+def own_folder(root, **config):
+    """What `export=diffusers` leaves of a network that is none of the library's."""
+    f = Denoiser(MLP((2,), width=8, blocks=1), Boundary())
+    (root / "unet").mkdir()
+    (root / "unet" / "config.json").write_text(json.dumps({"_class_name": "Network", **config}))
+    save_file(f.state_dict(), root / "unet" / WEIGHTS)
+    return f
+
+
+def test_a_network_of_this_project_brings_its_settings(tmp_path):
+    f, x, sigma = own_folder(tmp_path, denoiser=PLAIN), torch.randn(3, 2), torch.tensor([0.1, 1.0, 10.0])
+    back = diffusers(tmp_path, tiny())
+    assert not back.training
+    assert not any(p.requires_grad for p in back.parameters())
+    assert back.precond == f.precond
+    assert torch.equal(back(x, sigma), f(x, sigma))
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "words"),
+    [
+        (None, "describes no denoiser"),
+        ([1], "describes no denoiser"),
+        ({}, "describes no denoiser"),
+        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "describes no denoiser"),
+        (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "describes no denoiser"),
+        (PLAIN | {"precond": "${sigma.nowhere}"}, "describes no denoiser"),
+        (
+            PLAIN | {"net": {"_target_": "os.system", "command": "false"}},
+            "would call os.system (denoiser.net)",
+        ),
+        (PLAIN | {"net": {**PLAIN["net"], "width": 16}}, "net.stem.weight"),
+    ],
+)
+def test_settings_of_this_project_that_are_wrong(tmp_path, denoiser, words):
+    own_folder(tmp_path, denoiser=denoiser)
+    assert words in refused(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["config.json", "scheduler_config.json", WEIGHTS])

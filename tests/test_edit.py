@@ -158,6 +158,25 @@ class TestEdit:
         assert noisy.before.std().item() == pytest.approx(0.3, rel=0.4)
         assert [sigma for _, sigma in asked] == [[0.3, 0.3]] * 2
 
+    def test_a_painting_is_made_first_where_asked(self, ckpt, tmp_path):
+        t = session(tmp_path, ckpt).trained
+        plan = Plan([1.0], low=-1.0, high=1.0)
+        x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        before, _ = Stroke(1.0, squares=4)(t.f, x, plan, ImageDraws(0, range(3)), None)
+        levels = {round(v, 4) for v in before.unique().tolist()}
+        assert levels <= {-1.0, -0.3333, 0.3333, 1.0}
+        assert torch.equal(before[..., ::4, ::4].repeat_interleave(4, -1).repeat_interleave(4, -2), before)
+        assert (before.mean((2, 3)) - x.mean((2, 3))).abs().max() < 0.34
+
+    def test_images_before_and_after_are_judged_where_asked(self, ckpt, tmp_path):
+        task = Edit(Stroke(1.0, squares=4), count=100, rows=2, judged=True, levels=4, samples=1)
+        (table,) = task(session(tmp_path, ckpt)).tables
+        assert table.head == ["", "FD(digits)", "PSNR [dB]"]
+        assert [row[0] for row in table.rows] == ["training images", "before", "after"]
+        distance = [float(row[1]) for row in table.rows]
+        assert distance[0] < distance[1] < distance[2]  # nobody trained this network
+        assert table.rows[0][2] == "inf"
+
     def test_held_out_images_come_before_training_images(self, ckpt, tmp_path, capsys):
         here = session(tmp_path, ckpt)
         here.trained.data.load_held_out = lambda: ArrayData(torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
@@ -282,7 +301,9 @@ class TestInvert:
     @staticmethod
     def task(**words):
         hole = partial(Inpainting, known=partial(all_but_hole, side=0.5))
-        return Invert(**{"operator": hole, "baselines": BASELINES, "count": 6, "calls": [2, 3], "means": 1, **words})
+        return Invert(
+            **{"operator": hole, "baselines": BASELINES, "count": 6, "calls": [2, 3], "mean_of": 1, **words}
+        )
 
     def test_all_methods_stand_in_one_table_and_fit_what_is_exact(self, ckpt, tmp_path):
         outcome = self.task(rows=2)(session(tmp_path, ckpt))
@@ -295,7 +316,7 @@ class TestInvert:
         assert read(tmp_path / "strip.png").shape[1] >= 480
 
     def test_a_mean_of_restorations_is_nearer_and_fits_as_well(self, ckpt, tmp_path):
-        outcome = self.task(means=4)(session(tmp_path, ckpt))
+        outcome = self.task(mean_of=4, mean_calls=2)(session(tmp_path, ckpt))
         values = {number["name"]: number["values"] for number in outcome.numbers}
         one, several = values["2step"], values["2step, mean of 4"]
         assert several["PSNR"] > one["PSNR"] + 0.5  # their noise is not the same
@@ -314,7 +335,7 @@ class TestInvert:
         """A residual is best near the noise: A⁺y, which fits all of it, is not marked."""
         noisy = partial(BoxSuperResolution, factor=2, noise=0.2)
         rows = self.task(operator=noisy)(session(tmp_path, ckpt)).tables[0].rows
-        marks = {row[0]: row[4].endswith("*") for row in rows}
+        marks = {row[0]: row[5].endswith("*") for row in rows}
         assert not marks["pseudo-inverse"]
         assert sum(marks.values()) == 1
 

@@ -45,7 +45,8 @@ class Sampler(nn.Module):
         x = torch.zeros_like(z[:, 0])
         for k in range(len(self.added)):
             x = x + self.added[k] * z[:, k]
-            F = self.net(self.inp[k] * x, self.noise[k].expand(len(x)), label)
+            noise = self.noise[k].expand(x.shape[0])  # len(x) would be a constant in an export
+            F = self.net(self.inp[k] * x, noise, label)
             x = self.skip[k] * x + self.out[k] * F
         return x
 

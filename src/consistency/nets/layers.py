@@ -160,7 +160,7 @@ def one_hot(label: Tensor | None, classes: int, noise: Tensor) -> Tensor:
         UserError: a label for an unconditional network.
     """
     if label is None:
-        return noise.new_zeros(len(noise), classes)
+        return noise.new_zeros(noise.shape[0], classes)  # len(noise) would be a constant in an export
     if not classes:
         raise UserError("net.classes is 0 but labels were given: set it to the number of classes")
     return F.one_hot(label, classes).to(noise.dtype) * math.sqrt(classes)

@@ -12,7 +12,7 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.model import solvers
 from consistency.model.coordinates import Coordinate, times
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import karras_grid
@@ -52,7 +52,7 @@ def onestep(
     draws: Draws | None = None,
 ) -> Tensor:
     """f(T z, T) with T = sigmas[0]: one network call."""
-    return f(sigmas[0] * z, level(sigmas[0], z), label)
+    return denoised(f, sigmas[0] * z, sigmas[0], label)
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def multistep(
     for tau in sigmas[1:]:
         tau = max(tau, sigma_min)  # before the root: ε² - ε² in low precision may be negative
         added = (tau**2 - sigma_min**2) ** 0.5
-        x = f(x + added * draws.normal(x), level(tau, x), label)  # type: ignore[union-attr]
+        x = denoised(f, x + added * draws.normal(x), tau, label)  # type: ignore[union-attr]
     return x
 
 
@@ -169,6 +169,11 @@ def even_sigmas(
 def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     """Neighbouring levels, the last step going to 0."""
     return list(zip(sigmas, [*sigmas[1:], 0.0], strict=True))
+
+
+def denoised(f: DenoiserLike, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
+    """f(x, σ, label) at one σ for all samples."""
+    return f.at(x, sigma, label) if isinstance(f, Denoiser) else f(x, level(sigma, x), label)
 
 
 def level(sigma: float, x: Tensor) -> Tensor:

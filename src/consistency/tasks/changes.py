@@ -11,7 +11,7 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.model.denoiser import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
-from consistency.sampling.operators import Maker, measure
+from consistency.sampling.operators import BoxSuperResolution, Maker, measure
 from consistency.sampling.samplers import karras_sigmas
 from consistency.schedule.draws import Draws
 from consistency.tasks.session import Trained
@@ -55,14 +55,18 @@ class Stroke:
 
     Args:
         sigma: higher for images that are more like the data, lower for ones that are more like the painting.
+        squares: paint the images first, in four grey levels and squares of so many pixels, to try it on clean
+            ones; 0 for paintings as they come.
     """
 
     sigma: float
+    squares: int = 0
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
-        return Changed(x, redraw(f, x, plan.begun_at(self.sigma), draws, label))
+        painting = painted(x, self.squares, plan) if self.squares else x
+        return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, label))
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,13 @@ class Denoise:
         check_sigma(self.sigma, plan)
         noisy = x + self.sigma * draws.normal(x) if self.add else x
         return Changed(noisy, denoise(f, noisy, self.sigma, label))
+
+
+def painted(x: Tensor, squares: int, plan: Plan, levels: int = 4) -> Tensor:
+    """Images [B, C, H, W] as means over squares, each at the nearest of so many levels of grey."""
+    A = BoxSuperResolution(x.shape[1:], squares)
+    share = (A.pseudo_inverse(A.forward(x)) - plan.low) / (plan.high - plan.low) * (levels - 1)
+    return plan.low + share.round() * (plan.high - plan.low) / (levels - 1)
 
 
 def check_sigma(sigma: float, plan: Plan) -> None:

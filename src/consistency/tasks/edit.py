@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from consistency.errors import at_least
+from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
 from consistency.sampling.editing import Plan
 from consistency.schedule.draws import ImageDraws
+from consistency.table import Table
 from consistency.tasks.changes import Change, Changed, plan_of
 from consistency.tasks.files import png
 from consistency.tasks.inputs import Given, Inputs, inputs
-from consistency.tasks.requests import check_labels, labels_of
+from consistency.tasks.requests import check_labels, distance, labels_of
 from consistency.tasks.session import Outcome, Session
 
 
@@ -40,7 +42,9 @@ class Edit:
         levels: of Karras's σ list; a network call each, but for the last.
         sigmas: a list of one's own in its place, falling.
         label: class of what is made, of conditional models; None takes all in turn.
-        rows: inputs in the picture, and images of the data taken where there is no input.
+        rows: inputs in the picture.
+        count: images of the data taken where there is no input; None for as many as rows.
+        judged: measure by the run's own metric how far images are from the data, before and after.
     """
 
     change: Change
@@ -52,6 +56,8 @@ class Edit:
     sigmas: Sequence[float] | None = None
     label: int | None = None
     rows: int = 8
+    count: int | None = None
+    judged: bool = False
 
     def __call__(self, session: Session) -> Outcome:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
@@ -59,12 +65,13 @@ class Edit:
         t = session.trained
         asked = one(self.label, t.data.classes)
         plan = plan_of(t, self.levels, self.sigmas)
-        given = inputs(self.input, t.data, self.rows)
+        given = inputs(self.input, t.data, self.count or self.rows)
         rows: list[list[Tensor]] = [[] for _ in given.names]
         for made in self._made(session, given, plan, asked):
             for (i, s), before, after in zip(made.which, *map(t.data.decode, made.changed), strict=True):
                 rows[i] += [before, after] if s == 0 else [after]
-        return self._kept(session.directory, given, rows)
+        table = self._table(session, given, rows) if self.judged else None
+        return self._kept(session.directory, given, rows, table)
 
     def _made(self, session: Session, given: Inputs, plan: Plan, asked: list[int] | None) -> Iterator[Made]:
         """All results, a batch at a time."""
@@ -79,7 +86,19 @@ class Edit:
                 changed = self.change(t.f, x, plan, ImageDraws(self.seed, numbers), label)
             yield Made(which, Changed(*(part.cpu() for part in changed)))
 
-    def _kept(self, directory: Path, given: Inputs, rows: list[list[Tensor]]) -> Outcome:
+    def _table(self, session: Session, given: Inputs, rows: list[list[Tensor]]) -> Table:
+        """Distance from the data and PSNR: of the images, of what the model was shown, of what it made."""
+        judge, data = session.trained.judge, session.trained.data
+        judge.begin(data.real(), session.trained.module.device)
+        shown, after = (torch.stack([row[i] for row in rows]) for i in (0, 1))
+        lines = []
+        for name, images in ((given.source, given.u), ("before", shown), ("after", after)):
+            far = distance(judge, images)
+            lines.append([name, f"{far:.2f}", f"{psnr(images, given.u).mean():.2f}"])
+        title = f"{type(self.change).__name__} of {len(given.u)} {given.source}, the first sample of each"
+        return Table(["", judge.main, "PSNR [dB]"], lines, title)
+
+    def _kept(self, directory: Path, given: Inputs, rows: list[list[Tensor]], table: Table | None) -> Outcome:
         """Files of the results, and the strip of the first inputs."""
         folder, strip = directory / "edited", directory / "strip.png"
         if rank() == 0:
@@ -90,7 +109,9 @@ class Edit:
             shown = torch.stack([torch.stack(row) for row in rows[: self.rows]])
             beside(given.u, shown, self.rows, least=480).save(strip)
         return Outcome(
-            paths={"strip": str(strip), "images": str(folder)}, images=self.samples * len(given.names)
+            paths={"strip": str(strip), "images": str(folder)},
+            images=self.samples * len(given.names),
+            tables=[table] if table else (),
         )
 
 

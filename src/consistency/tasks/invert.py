@@ -22,7 +22,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of
 from consistency.tasks.inputs import Given, inputs, spread_over
-from consistency.tasks.requests import bar, labels_of
+from consistency.tasks.requests import bar, distance, labels_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
@@ -64,8 +64,9 @@ class Invert:
         batch: images a forward.
         seed: of all noise.
         calls: numbers of network calls of the consistency function.
-        means: for the fewest of these, also the mean of so many restorations, which differ in their noise: a
-            sample of what may have been costs up to 3 dB against the mean of all that may; 1 for none.
+        mean_of: so many restorations are averaged in a row of their own, for a sample of what may have been
+            costs up to 3 dB against the mean of all that may; 1 for no such row.
+        mean_calls: of each of them.
         teacher_calls: of the teacher, where it is at hand, or of a checkpoint that is one.
         begin: σ at which the model begins, as A⁺y is more than noise; None for the highest of its run.
         rows: images in the picture.
@@ -78,7 +79,8 @@ class Invert:
     batch: int = 100
     seed: int = 0
     calls: Sequence[int] = (4, 16, 64)
-    means: int = 8
+    mean_of: int = 8
+    mean_calls: int = 16
     teacher_calls: int = 64
     begin: float | None = 3.0
     rows: int = 8
@@ -87,9 +89,11 @@ class Invert:
         """`invert.md` with the table, and `strip.png`: the truth, and every method in the table's order."""
         self._check()
         problem = self._problem(session.trained)
+        session.trained.judge.begin(session.trained.data.real(), session.trained.module.device)
         methods = [*self._classical(session, problem), *self._learned(session, problem.A)]
         numbers = {method.name: self._number(method, problem) for method in methods}
-        shown = table(numbers, methods, problem, self._title(session, problem))
+        main = session.trained.judge.main
+        shown = table(numbers, methods, problem, main, self._title(session, problem))
         path, strip = session.directory / "invert.md", session.directory / "strip.png"
         if rank() == 0:
             path.write_text(markdown([shown]))
@@ -104,7 +108,8 @@ class Invert:
 
     def _check(self) -> None:
         at_least("task", count=self.count, batch=self.batch, rows=self.rows)
-        at_least("task", teacher_calls=self.teacher_calls, means=self.means)
+        at_least("task", teacher_calls=self.teacher_calls)
+        at_least("task", mean_of=self.mean_of, mean_calls=self.mean_calls)
         if not all(n >= 1 for n in self.calls):
             raise UserError(f"task.calls={list(self.calls)} must all be at least 1")
 
@@ -136,9 +141,9 @@ class Invert:
         teacher = teacher_of(session.trained) if student else session.trained
         for calls in self.calls if student else ():
             yield self._walk(session, A, f"{calls}step", calls)
-        if student and self.calls and self.means > 1:
-            calls = min(self.calls)
-            yield self._walk(session, A, f"{calls}step, mean of {self.means}", calls, self.means)
+        if student and self.mean_of > 1:
+            name = f"{self.mean_calls}step, mean of {self.mean_of}"
+            yield self._walk(session, A, name, self.mean_calls, self.mean_of)
         if teacher is not None:
             name = f"teacher {self.teacher_calls}step"
             yield self._walk(session.about(teacher), A, name, self.teacher_calls)
@@ -169,12 +174,14 @@ class Invert:
         what = {"operator": type(A).__name__, "noise": A.noise, "images": problem.source}
         seen = {"samples_sha256": weights_sha256({"u": problem.u, "y": problem.y})}
         how = {"weights": session.trained.weights, "precision": session.precision}
+        how |= session.trained.judge.protocol(len(problem.u))
         return session.card_of({"measured": "restoration", **what, **seen, **method.how, **how})
 
     def _judged(self, method: Method, problem: Problem) -> dict[str, float]:
         A, u, y, _ = problem
-        data = method.session.trained.data
+        data, judge = method.session.trained.data, method.session.trained.judge
         values: dict[str, list[Tensor]] = {"PSNR": [], "SSIM": [], "squares": []}
+        made: list[Tensor] = []
         with bar(method.name, len(u)) as advance:
             for first in range(0, len(u), self.batch):
                 index = range(first, min(first + self.batch, len(u)))
@@ -185,13 +192,16 @@ class Invert:
                 values["SSIM"].append(ssim(images, u[some]))
                 values["squares"].append((A.forward(x) - y[some]).double().square().flatten(1).mean(1).cpu())
                 advance(index.stop)
+                made.append(images)
         means = {name: torch.cat(parts).mean().item() for name, parts in values.items()}
-        return {"PSNR": means["PSNR"], "SSIM": means["SSIM"], "residual": means["squares"] ** 0.5}
+        found = {"PSNR": means["PSNR"], "SSIM": means["SSIM"], judge.main: distance(judge, torch.cat(made))}
+        return {**found, "residual": means["squares"] ** 0.5}
 
     def _title(self, session: Session, problem: Problem) -> str:
-        A, data = problem.A, type(session.trained.data).__name__
+        A, data, judge = problem.A, type(session.trained.data).__name__, session.trained.judge
         where = f"{len(problem.u)} {problem.source}" + ("" if self.input else f" of {data}")
-        return f"{type(A).__name__}, noise {A.noise:g}, {where}; * is the best of its column"
+        true = f"{judge.main} of the true ones {distance(judge, problem.u):.2f}"
+        return f"{type(A).__name__}, noise {A.noise:g}, {where}, {true}; * is the best of its column"
 
     def _strip(self, methods: Sequence[Method], problem: Problem, t: Trained) -> Any:
         n = min(self.rows, len(problem.u))
@@ -201,7 +211,9 @@ class Invert:
         return beside(problem.u[:n], torch.stack(shown, 1), n, least=480)
 
 
-def table(numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, title: str) -> Table:
+def table(
+    numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, main: str, title: str
+) -> Table:
     """A row per method. A residual is best where it is nearest to the noise: below it, noise was fitted."""
     noise = problem.A.noise
     columns = [
@@ -209,11 +221,12 @@ def table(numbers: Mapping[str, Number], methods: Sequence[Method], problem: Pro
         for name, digits, cost in (
             ("PSNR", 2, lambda value: -value),
             ("SSIM", 3, lambda value: -value),
+            (main, 2, lambda value: value),
             ("residual", 4, lambda value: abs(value - noise)),
         )
     ]
     rows = [[method.name, str(method.calls), *row] for method, *row in zip(methods, *columns, strict=True)]
-    return Table(["", "calls", "PSNR [dB]", "SSIM", "residual"], rows, title)
+    return Table(["", "calls", "PSNR [dB]", "SSIM", main, "residual"], rows, title)
 
 
 def cells(values: Sequence[float], digits: int, cost: Callable[[float], float]) -> list[str]:

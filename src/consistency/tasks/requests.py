@@ -94,6 +94,14 @@ def bar(name: str | None, total: int) -> AbstractContextManager[Advance]:
     return progress(name, total, 0) if name and rank() == 0 else nullcontext(lambda now: None)
 
 
+def distance(judge: Judge, images: Tensor) -> float:
+    """What a judge, who has seen the data, says of uint8 images [M, C, H, W]; NaN of a single one."""
+    if len(images) < 2:
+        return float("nan")
+    judge.update(NAME, images)
+    return judge.compute()[f"{judge.main}/{NAME}"]
+
+
 def judged(
     session: Session,
     judge: Judge,

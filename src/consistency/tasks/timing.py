@@ -1,7 +1,7 @@
 """How long does a sampler take? Medians of repeats, at batch 1 and at the batch that pays best."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -16,15 +16,31 @@ def seconds(run: Callable[[], object], device: torch.device, repeats: int, at_mo
         repeats: calls, fewer once they have taken `at_most`.
         at_most: seconds for all calls, the last one excepted.
     """
-    taken: list[float] = []
-    run()
-    while not taken or (len(taken) < repeats and sum(taken) < at_most):
-        wait(device)
-        since = time.perf_counter()
+    return side_by_side([run], device, repeats, at_most)[0]
+
+
+def side_by_side(
+    runs: Sequence[Callable[[], object]], device: torch.device, repeats: int, at_most: float
+) -> list[float]:
+    """Median times of calls that take turns, so that what else the machine does disturbs all alike.
+
+    Args are those of `seconds`; `at_most` is for all runs together.
+    """
+    taken: list[list[float]] = []  # of each turn
+    for run in runs:
         run()
-        wait(device)
-        taken.append(time.perf_counter() - since)
-    return median(taken)
+    while not taken or (len(taken) < repeats and sum(map(sum, taken)) < at_most):
+        taken.append([once(run, device) for run in runs])
+    return [median(times) for times in zip(*taken, strict=True)]
+
+
+def once(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call."""
+    wait(device)
+    since = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - since
 
 
 def wait(device: torch.device) -> None:

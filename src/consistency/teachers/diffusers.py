@@ -4,7 +4,6 @@ Read as plain files: the library is not needed, and nothing in them is run.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,43 +15,16 @@ from torch import Tensor, nn
 from consistency.errors import UserError, nearest
 from consistency.model.coordinates import DDPM
 from consistency.model.denoiser import Denoiser
-from consistency.model.precond import Epsilon, Precond, Velocity
-from consistency.nets.ddpm import Attention, DDPMUNet
-from consistency.nets.layers import PositionalEmbedding
+from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
+from consistency.teachers import unet2d
+from consistency.teachers.trust import check_trusted
+from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.weights import damaged, load_into
 
-Config = dict[str, Any]
 Method = TypeVar("Method")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-# What config.json must say, and shapes do not show; the first is what a silent file means.
-FIXED: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("silu", "swish"),
-    "add_attention": (True,),
-    "attn_norm_num_groups": (None,),
-    "center_input_sample": (False,),
-    "class_embed_type": (None,),
-    "downsample_type": ("conv",),
-    "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "resnet_time_scale_shift": ("default",),
-    "time_embedding_type": ("positional",),
-    "upsample_type": ("conv",),
-}
-
-# field of config.json -> what a silent file means, and our key.
-CHOSEN: dict[str, tuple[Any, str]] = {
-    "attention_head_dim": (8, "net.head_channels"),
-    "down_block_types": (("DownBlock2D", *["AttnDownBlock2D"] * 3), "net.attention"),
-    "downsample_padding": (1, "net.padding"),
-    "flip_sin_to_cos": (True, "net.embedding.flip"),
-    "freq_shift": (0, "net.embedding.shift"),
-    "norm_eps": (1e-5, "net.eps"),
-    "norm_num_groups": (32, "net.groups"),
-    "num_class_embeds": (None, "data.conditional"),
-    "up_block_types": ((*["AttnUpBlock2D"] * 3, "UpBlock2D"), "net.attention"),
-}
+TIME_SCALE = 250.0  # of consistency models there: the network is given 250 ln σ
 
 BETAS: dict[str, Callable[..., DDPM]] = {
     "linear": DDPM.linear,
@@ -61,29 +33,6 @@ BETAS: dict[str, Callable[..., DDPM]] = {
 }
 PREDICTIONS: dict[str, Callable[[DDPM], Precond]] = {"epsilon": Epsilon, "v_prediction": Velocity}
 
-# Our names -> theirs, in this order.
-RENAMED = (
-    (r"^(down|up)\.(\d+)\.blocks\.(\d+)\.attention\.", r"\1_blocks.\2.attentions.\3."),
-    (r"^(down|up)\.(\d+)\.blocks\.(\d+)\.", r"\1_blocks.\2.resnets.\3."),
-    (r"^(down|up)\.(\d+)\.resample\.1\.", r"\1_blocks.\2.\1samplers.0.conv."),
-    (r"^middle\.(\d)\.attention\.", r"mid_block.attentions.\1."),
-    (r"^middle\.(\d)\.", r"mid_block.resnets.\1."),
-    (r"^conditioning\.layer0\.", "time_embedding.linear_1."),
-    (r"^conditioning\.layer1\.", "time_embedding.linear_2."),
-    (r"^conditioning\.label\.", "class_embedding."),
-    (r"^stem\.", "conv_in."),
-    (r"^head\.0\.", "conv_norm_out."),
-    (r"^head\.2\.", "conv_out."),
-    (r"\.norm1\.", ".norm2."),
-    (r"\.norm0\.", ".norm1."),
-    (r"\.conv1\.", ".conv2."),
-    (r"\.conv0\.", ".conv1."),
-    (r"\.affine\.", ".time_emb_proj."),
-    (r"\.skip\.", ".conv_shortcut."),
-    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
-    (r"(attentions\.\d+)\.(query|key|value)\.", lambda m: f"{m[1]}.to_{m[2][0]}."),
-    (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
-)
 # Names of attention before diffusers 0.15 -> those since.
 MODERN = (
     (r"\.(query|key|value)\.", lambda m: f".to_{m[1][0]}."),
@@ -96,19 +45,79 @@ def diffusers(path: str | Path, net: nn.Module) -> Denoiser:
 
     Args:
         path: the folder, flat or with unet/ and scheduler/ in it.
-        net: a DDPMUNet of the same settings.
+        net: a DDPMUNet or ADM of the same settings. It is left alone where the folder holds a network of this
+            project, written by `export=diffusers`, which brings settings of its own.
 
     Raises:
         UserError: a file is missing or damaged, says something else than `net`, or asks for what is not here.
     """
-    if not isinstance(net, DDPMUNet):
-        raise UserError(f"teacher=diffusers needs net=ddpm_cifar10, not a {type(net).__name__}")
     folder = part(Path(path), "unet", "config.json")
-    check_settings(folder / "config.json", net)
-    scheduler = part(Path(path), "scheduler", "scheduler_config.json") / "scheduler_config.json"
-    precond = read_scheduler(scheduler)
+    config, file = read_json(folder / "config.json"), folder / "config.json"
+    said = config.get("_class_name", "UNet2DModel")
+    if said not in READERS:
+        raise UserError(f"teacher.path={file} is a {said}: only UNet2DModel is supported")
+    return READERS[said](Path(path), folder, config, net).requires_grad_(False).eval()
+
+
+def pure(path: Path, folder: Path, config: Config, net: nn.Module) -> Denoiser:
+    """A UNet2DModel, which means what the scheduler beside it says."""
+    if not isinstance(net, UNet):
+        raise UserError(
+            f"teacher=diffusers needs net=ddpm_cifar10 or net=adm_imagenet64, not a {type(net).__name__}"
+        )
+    check_settings(folder / "config.json", config, net)
+    precond = read_scheduler(part(path, "scheduler", "scheduler_config.json") / "scheduler_config.json")
     load_weights(folder, net)
-    return Denoiser(net, precond).requires_grad_(False).eval()
+    return Denoiser(net, precond)
+
+
+def own(path: Path, folder: Path, config: Config, net: nn.Module) -> Denoiser:
+    """A network of this project, with settings of its own."""
+    f = described("teacher.path", folder / "config.json", config.get("denoiser"))
+    load_into(f, read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
+    return f
+
+
+READERS: dict[str, Callable[[Path, Path, Config, nn.Module], Denoiser]] = {
+    "UNet2DModel": pure,
+    "Network": own,
+}
+
+
+def described(option: str, path: str | Path, config: Any) -> Denoiser:
+    """The denoiser that plain data describe, with weights yet to come.
+
+    Args:
+        option: what names the file, for messages.
+        path: the file.
+        config: as in checkpoints: `_target_` and its arguments. It is untrusted input.
+
+    Raises:
+        UserError: it would call anything but this project, or describes no denoiser of this version.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        wrapped = OmegaConf.create({"denoiser": dict(config)})
+        check_trusted(option, path, wrapped)
+        f = instantiate(wrapped.denoiser, _convert_="all")
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise undescribed(option, path) from error
+    if not isinstance(f, Denoiser):
+        raise undescribed(option, path)
+    return f
+
+
+def undescribed(option: str, path: str | Path) -> UserError:
+    """What to say of data that describe no denoiser."""
+    return UserError(
+        f"{option}={path} describes no denoiser of this version in `denoiser`; export the checkpoint again"
+    )
 
 
 def part(path: Path, name: str, file: str) -> Path:
@@ -139,10 +148,29 @@ def read_scheduler(file: Path) -> Precond:
         UserError: noise levels or a prediction that are not supported, by their key in the file.
     """
     config = read_json(file)
+    return SCHEDULERS.get(str(config.get("_class_name")), chain)(file, config)
+
+
+def consistency(file: Path, config: Config) -> Precond:
+    """A consistency function in the coordinates of EDM: f(x, ε) = x."""
+    sigma_data, sigma_min = config.get("sigma_data", 0.5), config.get("sigma_min", 0.002)
+    try:
+        return Boundary(float(sigma_data), float(sigma_min), TIME_SCALE)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"teacher.path={file}: sigma_data={sigma_data} and sigma_min={sigma_min} must be numbers above 0"
+        ) from error
+
+
+def chain(file: Path, config: Config) -> Precond:
+    """A network trained on the chain of DDPM."""
     prediction = supported(file, "prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
     if config.get("rescale_betas_zero_snr"):
         raise UserError(f"teacher.path={file}: rescale_betas_zero_snr ends at infinite noise; not supported")
     return prediction(read_levels(file, config))
+
+
+SCHEDULERS: dict[str, Callable[[Path, Config], Precond]] = {"CMStochasticIterativeScheduler": consistency}
 
 
 def read_levels(file: Path, config: Config) -> DDPM:
@@ -169,68 +197,29 @@ def supported(file: Path, field: str, value: Any, known: Mapping[str, Method]) -
     return known[name]
 
 
-def check_settings(file: Path, net: DDPMUNet) -> None:
+def check_settings(file: Path, config: Config, net: UNet) -> None:
     """Compare what the file says and tensors do not show.
 
     Raises:
         UserError: the first field that disagrees with `net`, and the key that changes it.
     """
-    config = read_json(file)
-    said = config.get("_class_name", "UNet2DModel")
-    if said != "UNet2DModel":
-        raise UserError(f"teacher.path={file} is a {said}: only UNet2DModel is supported")
-    for field, allowed in FIXED.items():
-        value = config.get(field, allowed[0])
-        if value not in allowed:
-            raise UserError(f"teacher.path={file}: {field}={value} is not supported, only {allowed[0]}")
-    ours = settings(net)
-    for field, (default, key) in CHOSEN.items():
-        value = config.get(field, default)
-        value = tuple(value) if isinstance(value, list) else value
-        if value != ours[field]:
-            raise UserError(f"teacher.path={file}: {field} is {value}, but {ours[field]} in net; set {key}")
+    for field, value, ours, key in unet2d.differs(config, net):
+        if key is None:
+            raise UserError(
+                f"teacher.path={file}: {field}={value} is not supported by {type(net).__name__}, only {ours}"
+            )
+        raise UserError(f"teacher.path={file}: {field} is {value}, but {ours} in net; set {key}")
 
 
-def settings(net: DDPMUNet) -> Config:
-    """What config.json says of a network like this one."""
-    norm, embedding, label = net.head[0], net.conditioning.embedding, net.conditioning.label
-    positional = isinstance(embedding, PositionalEmbedding)
-    return {
-        "attention_head_dim": net.head_channels,
-        "down_block_types": tuple(kind(stage, "DownBlock2D") for stage in net.down),
-        "downsample_padding": net.padding,
-        "flip_sin_to_cos": embedding.flip if positional else "no sinusoid",
-        "freq_shift": embedding.shift if positional else "no sinusoid",
-        "norm_eps": norm.eps,
-        "norm_num_groups": norm.num_groups,
-        "num_class_embeds": label.num_embeddings if label else None,
-        "up_block_types": tuple(kind(stage, "UpBlock2D") for stage in net.up),
-    }
-
-
-def kind(stage: nn.Module, name: str) -> str:
-    """The type of a stage as diffusers calls it."""
-    return f"Attn{name}" if any(isinstance(m, Attention) for m in stage.modules()) else name
-
-
-def load_weights(folder: Path, net: DDPMUNet) -> None:
+def load_weights(folder: Path, net: UNet) -> None:
     """Load the safetensors of the folder.
 
     Raises:
         UserError: there are none, they are damaged, or of another network.
     """
     file = folder / WEIGHTS
-    names = {ours: renamed(ours, RENAMED) for ours in net.state_dict()}
-    back = {theirs: ours for ours, theirs in names.items()}
-    state = {renamed(name, MODERN): tensor for name, tensor in read_safetensors(file).items()}
-    load_into(net, {back.get(name, name): tensor for name, tensor in state.items()}, file, names)
-
-
-def renamed(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
-    """A tensor's name after all rules."""
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
+    state = {unet2d.renamed(name, MODERN): tensor for name, tensor in read_safetensors(file).items()}
+    load_into(net, unet2d.here(net, state), file, unet2d.names(net))
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -1,0 +1,54 @@
+"""Levels of diffusers' CMStochasticIterativeScheduler, on Karras's grid, and those nearest to a σ list."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RHO = 7.0
+SIZES = (40, 2000)  # of grids that are tried; 40 is the library's
+
+
+class Grid(NamedTuple):
+    """Levels from sigma_max, which is number 0, to sigma_min, number N - 1.
+
+    Args:
+        N: how many.
+        sigma_min: the last.
+        sigma_max: the first, where the pipeline begins.
+        timesteps: numbers to sample with, falling as the pipeline wants them, by sampler; without those that
+            begin elsewhere, or whose levels share a number.
+    """
+
+    N: int
+    sigma_min: float
+    sigma_max: float
+    timesteps: Mapping[str, list[int]]
+
+    def sigmas(self, timesteps: Sequence[int]) -> list[float]:
+        """σ of numbers that fall, in the order of sampling: from high to low."""
+        low, high = self.sigma_min ** (1 / RHO), self.sigma_max ** (1 / RHO)
+        return [(high + i / (self.N - 1) * (low - high)) ** RHO for i in reversed(timesteps)]
+
+
+def grid_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> Grid:
+    """The grid that comes nearest to σ lists: in the greatest ratio of a level to its neighbour on it."""
+    levels = {name: [sigmas[0], *(max(s, sigma_min) for s in sigmas[1:])] for name, sigmas in lists.items()}
+    sigma_max = max(sigmas[0] for sigmas in levels.values())
+    wanted = torch.tensor([s for sigmas in levels.values() for s in sigmas], dtype=torch.float64)
+    low, high = sigma_min ** (1 / RHO), sigma_max ** (1 / RHO)
+
+    def numbers(sigma: Tensor, N: Tensor | int) -> Tensor:
+        return (high - sigma ** (1 / RHO)) / (high - low) * (N - 1)
+
+    sizes = torch.arange(SIZES[0], SIZES[1] + 1, dtype=torch.float64)[:, None]
+    nearest = numbers(wanted, sizes).round() / (sizes - 1)  # [sizes, levels]
+    off = (RHO * (high + nearest * (low - high)).log() - wanted.log()).abs().amax(1)
+    N = int(sizes[off.argmin()])
+    found = {
+        name: numbers(torch.tensor(sigmas, dtype=torch.float64), N).round().int().tolist()[::-1]
+        for name, sigmas in levels.items()
+    }
+    usable = {name: steps for name, steps in found.items() if steps[-1] == 0 and len({*steps}) == len(steps)}
+    return Grid(N, sigma_min, sigma_max, usable)

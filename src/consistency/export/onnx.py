@@ -1,0 +1,189 @@
+"""ONNX: a program that runs wherever there is a runtime, without Python; any batch size."""
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from consistency.export.model import Model, Run, Written
+from consistency.export.parts import EXAMPLE, NETWORK, Program, about, dynamic, library, quiet, written
+from consistency.model.denoiser import Denoiser
+
+LARGEST = 1_900_000_000  # bytes of weights in one file; the format ends at 2 GiB
+
+
+class Precision(Protocol):
+    """In which numbers a program computes. Its inputs and outputs are float32 in any."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """See `Written`."""
+        ...
+
+    def model(self, model: Model) -> Model:
+        """The model that is exported."""
+        ...
+
+    def finish(self, path: Path) -> None:
+        """What is done to a file in the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Full:
+    """float32, as in training.
+
+    Args:
+        tolerance: greatest difference from the model's own samples.
+    """
+
+    tolerance: float | None = 1e-4
+
+    def model(self, model: Model) -> Model:
+        """The same."""
+        return model
+
+    def finish(self, path: Path) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """Weights of the network, and what it computes, in float16; embeddings and the sampler stay in float32.
+
+    Args:
+        tolerance: as in `Full`; None to measure only.
+    """
+
+    tolerance: float | None = None
+
+    def model(self, model: Model) -> Model:
+        """The model with a network of half the size."""
+        return model.with_denoiser(Denoiser(Halved(model.f.net), model.f.precond).eval())
+
+    def finish(self, path: Path) -> None:
+        """Nothing."""
+
+
+class Halved(nn.Module):
+    """A network in float16 between float32.
+
+    Args:
+        net: is copied.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net).half()
+
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """F, float32 like x."""
+        return self.net(x.half(), noise, label).float()
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Weights as 8-bit integers, activations quantised as they come (onnxruntime's dynamic quantisation).
+
+    Args:
+        per_channel: a scale for each channel of a weight, rather than one for all.
+        tolerance: as in `Full`; None to measure only.
+    """
+
+    per_channel: bool = True
+    tolerance: float | None = None
+
+    def model(self, model: Model) -> Model:
+        """The same."""
+        return model
+
+    def finish(self, path: Path) -> None:
+        """Quantise the file."""
+        quantization = library("onnxruntime.quantization")
+        unsigned = quantization.QuantType.QUInt8  # the CPU's integer convolution knows no other
+        level = logging.root.level
+        logging.root.setLevel(logging.ERROR)  # it advises preprocessing, for the sake of speed
+        try:
+            quantization.quantize_dynamic(path, path, per_channel=self.per_channel, weight_type=unsigned)
+        finally:
+            logging.root.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Onnx:
+    """`<sampler>.onnx` for each sampler and `network.onnx`, read back by onnxruntime.
+
+    What a program is stands in its metadata: σ list, offset and scale of pixels, hash of the weights.
+
+    Args:
+        precision: of what it computes.
+    """
+
+    precision: Precision = Full()
+
+    def __call__(self, model: Model, folder: Path) -> Written:
+        """See `Format`."""
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            library(name)
+
+        def write(program: Program, path: Path) -> Run:
+            save(program, path, about(model, program))
+            self.precision.finish(path)
+            return read(path)
+
+        return written(self.precision.model(model), folder, ".onnx", write, self.precision.tolerance, how)
+
+
+def how(file: str, shape: tuple[int, ...], classes: int) -> str:
+    """Lines of Python that run a file."""
+    label = f', "label": np.arange({shape[0]}) % {classes}' if classes else ""
+    return (
+        "import numpy as np, onnxruntime\n"
+        f'run = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])\n'
+        f"z = np.random.default_rng().standard_normal({shape}, np.float32)\n"
+        f'x, = run.run(None, {{"z": z{label}}})\n'
+    )
+
+
+def output_of(program: Program) -> str:
+    """Name of what a program makes: images x of a sampler, F of the network."""
+    return "F" if program.name == NETWORK else "x"
+
+
+def save(program: Program, path: Path, metadata: dict[str, str]) -> None:
+    """Write a program, with metadata."""
+    with quiet():
+        made = torch.onnx.export(
+            program.module,
+            program.inputs(EXAMPLE, 0),
+            dynamo=True,
+            dynamic_shapes=dynamic(program),
+            input_names=program.names,
+            output_names=[output_of(program)],
+            verbose=False,
+        )
+    assert made is not None
+    for node in made.model.graph.all_nodes():  # what they carry is where they stood in our source files
+        node.metadata_props.clear()
+    made.model.metadata_props.update(metadata)
+    size = sum(p.numel() * p.element_size() for p in program.module.parameters())
+    made.save(path, external_data=size > LARGEST)
+
+
+def read(path: Path) -> Run:
+    """What a file does, on as many threads as torch has."""
+    runtime = library("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return run

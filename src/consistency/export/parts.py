@@ -1,0 +1,127 @@
+"""The programs that a model falls into, each a file of its own: one per sampler, and the bare network."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from consistency.errors import UserError
+from consistency.export.model import Inputs, Model, Run, Written
+from consistency.export.programs import Network
+
+NETWORK = "network"  # beside the names of samplers
+EXAMPLE = 2  # samples; a batch of one would be taken for a constant
+
+
+class Program(NamedTuple):
+    """A module to export.
+
+    Args:
+        name: of its sampler, or `network`.
+        module: in evaluation mode.
+        names: of its inputs.
+        inputs: (batch, seed) -> inputs of that batch.
+    """
+
+    name: str
+    module: nn.Module
+    names: tuple[str, ...]
+    inputs: Callable[[int, int], Inputs]
+
+
+Write = Callable[[Program, Path], Run]  # a file, and what it does when it is read back
+How = Callable[[str, tuple[int, ...], int], str]
+
+
+def programs(model: Model) -> dict[str, Program]:
+    """All of a model, by name."""
+    label = ("label",) if model.classes else ()
+    found = {
+        name: Program(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
+        for name, sampler in model.programs().items()
+    }
+    network = Program(NETWORK, Network(model.f).eval(), ("x", "noise", *label), partial(states, model))
+    return {**found, NETWORK: network}
+
+
+def states(model: Model, batch: int, seed: int = 0) -> Inputs:
+    """Scaled x [B, ...], c_noise [B] of levels from 0.02 to 80, and labels [B] if there are classes."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, *model.shape, generator=generator)
+    sigma = 0.02 * 4000 ** torch.rand(batch, generator=generator, dtype=torch.float64)
+    noise = model.f.precond(sigma).noise.float()
+    return (x, noise, torch.arange(batch) % model.classes) if model.classes else (x, noise)
+
+
+def written(
+    model: Model, folder: Path, ending: str, write: Write, tolerance: float | None, how: How, **more: Any
+) -> Written:
+    """Every program of a model in a file of its own.
+
+    Args:
+        model: that is exported.
+        folder: where to.
+        ending: of the files, such as `.onnx`.
+        write: writes one, and reads it back.
+        tolerance: see `Written`.
+        how: (file, shape of noise, classes) -> lines of Python that run a program.
+        **more: see `Written`.
+    """
+    made = {
+        name: (folder / f"{name}{ending}", write(program, folder / f"{name}{ending}"))
+        for name, program in programs(model).items()
+    }
+    runs = {name: run for name, (_, run) in made.items()}
+    network = runs.pop(NETWORK)
+    files = [path for path, _ in made.values()]
+    lines = [
+        how(f"{name}{ending}", (16, len(sigmas), *model.shape), model.classes)
+        for name, sigmas in model.sigmas.items()
+    ]
+    return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
+
+
+def about(model: Model, program: Program) -> dict[str, str]:
+    """What a program is, as text by key, for formats that can keep it."""
+    sigmas = {"sigmas": json.dumps(list(model.sigmas.get(program.name, ())))}
+    pixels = {"sigma_min": str(model.sigma_min), "offset": str(model.offset), "scale": str(model.scale)}
+    known = {
+        k: str(model.about[k])
+        for k in ("experiment", "step", "weights", "weights_sha256")
+        if k in model.about
+    }
+    return {**sigmas, **pixels, **known}
+
+
+def dynamic(program: Program) -> tuple[dict[int, Any], ...]:
+    """Of its inputs, the first axis is a batch of any size."""
+    batch = torch.export.Dim("batch", min=1)
+    return tuple({0: batch} for _ in program.names)
+
+
+def library(name: str, extra: str = "export") -> ModuleType:
+    """An optional library.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} is not installed: pip install 'consistency[{extra}]'") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn of their own insides, which nobody here can change; the export is verified instead."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

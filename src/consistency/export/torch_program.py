@@ -1,0 +1,92 @@
+"""Programs of torch itself: `.pt2` without the Python that made it, and the same compiled ahead of time."""
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from consistency.errors import UserError
+from consistency.export.model import Model, Run, Written
+from consistency.export.parts import EXAMPLE, Program, about, dynamic, quiet, written
+
+COMPILERS = ("c++", "g++", "clang++")
+GRAPH = 'torch.export.load("{}").module()'
+PACKAGE = 'torch._inductor.aoti_load_package("{}")'
+
+
+@dataclass(frozen=True)
+class TorchExport:
+    """`<sampler>.pt2` for each sampler and `network.pt2` (torch.export), for batches of any size.
+
+    Args:
+        tolerance: greatest difference from the model's own samples.
+    """
+
+    tolerance: float | None = 1e-5
+
+    def __call__(self, model: Model, folder: Path) -> Written:
+        """See `Format`."""
+
+        def write(program: Program, path: Path) -> Run:
+            texts = about(model, program)
+            torch.export.save(traced(program), path, extra_files=texts)
+            return torch.export.load(path).module()
+
+        return written(model, folder, ".pt2", write, self.tolerance, partial(how, GRAPH))
+
+
+@dataclass(frozen=True)
+class AOTInductor:
+    """The same, compiled ahead of time: a package that Python and C++ load without compiling anything.
+
+    It runs on processors like the one it was made on, and with the version of torch that made it.
+
+    Args:
+        tolerance: greatest difference from the model's own samples.
+    """
+
+    tolerance: float | None = 1e-4
+
+    def __call__(self, model: Model, folder: Path) -> Written:
+        """See `Format`.
+
+        Raises:
+            UserError: there is no C++ compiler.
+        """
+        if not any(map(shutil.which, COMPILERS)):
+            raise UserError(
+                f"export=aotinductor found none of {', '.join(COMPILERS)}: install a C++ compiler, or choose "
+                "export=torch_export, which needs none"
+            )
+        return written(model, folder, ".pt2", compiled, self.tolerance, partial(how, PACKAGE))
+
+
+def traced(program: Program) -> ExportedProgram:
+    """A program as torch keeps it, without the places in our source files."""
+    with quiet():
+        made = torch.export.export(
+            program.module, program.inputs(EXAMPLE, 0), dynamic_shapes=dynamic(program)
+        )
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return made
+
+
+def compiled(program: Program, path: Path) -> Run:
+    """Compile a program into a file, and load it."""
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    with quiet():
+        aoti_compile_and_package(traced(program), package_path=str(path))
+    return aoti_load_package(str(path))
+
+
+def how(load: str, file: str, shape: tuple[int, ...], classes: int) -> str:
+    """Lines of Python that load a file and run it."""
+    label = f", torch.arange({shape[0]}) % {classes}" if classes else ""
+    return (
+        f"import numpy as np, torch\nrun = {load.format(file)}\nx = run(torch.randn{shape}{label}).numpy()\n"
+    )

@@ -1,0 +1,99 @@
+"""A page that makes images in a browser: a static folder without a server, which also opens from a disk.
+
+The network travels as ONNX and is run by onnxruntime-web; everything around it is in `page/`.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from consistency.errors import UserError
+from consistency.export.model import Model, Written
+from consistency.export.onnx import save
+from consistency.export.parts import NETWORK, library, programs
+from consistency.export.web.beside import checked, read_back
+from consistency.export.web.described import described
+from consistency.export.web.packing import packed, script
+from consistency.export.web.runtime import PINNED, Release
+
+TOLERANCE = 1e-3  # of images in [-1, 1]: an eighth of a grey level
+LARGEST = 15e6  # bytes that people wait for
+
+
+@dataclass(frozen=True)
+class Web:
+    """`index.html` and all it needs; `index.html#check` holds the browser's images against Python's.
+
+    Args:
+        cache: folder where what is downloaded is kept.
+        runtime: a tarball of onnxruntime-web, or the folder it was unpacked to; None to download it.
+        release: which.
+    """
+
+    cache: str | Path
+    runtime: str | None = None
+    release: Release = PINNED
+
+    def __call__(self, model: Model, folder: Path) -> Written:
+        """See `Format`. The files are the page's, three scripts that hold data, and a licence."""
+        check(model)
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            library(name)
+        content = onnx(model)
+        check_size(content)
+        runtime = self.release.find(self.runtime, Path(self.cache))
+        data = folder / "model.data.js"
+        made = [
+            script(data, MODEL=described(model, len(content)), PACKED=packed(content)),
+            script(folder / "runtime.data.js", RUNTIME={k: packed(v) for k, v in runtime._asdict().items()}),
+            script(folder / "check.data.js", CHECK=checked(model)),
+        ]
+        for source in files(__name__).joinpath("page").iterdir():
+            made.append(folder / source.name)
+            made[-1].write_bytes(source.read_bytes())
+        network, runs = read_back(data)
+        own = {name: run for name, run in runs.items() if name in model.sigmas}  # Karras's lists are not
+        return Written(made, own, TOLERANCE, network)
+
+
+def check(model: Model) -> None:
+    """Refuse what the page cannot show.
+
+    Raises:
+        UserError: the model makes no images, or is a teacher.
+    """
+    if len(model.shape) != 3 or model.shape[0] not in (1, 3):
+        raise UserError(
+            f"export=web shows images of 1 or 3 channels, and samples of this model are {list(model.shape)}: "
+            "choose another format, such as export=onnx"
+        )
+    if not model.sigmas:
+        raise UserError(
+            "export=web makes images in a few calls, and this checkpoint is a teacher: "
+            "distil it first, as experiment=cd_digits does"
+        )
+
+
+def check_size(network: bytes) -> None:
+    """Refuse a network that makes the page too large.
+
+    Raises:
+        UserError: it does.
+    """
+    size = (
+        4 / 3 * 0.93 * len(network) + 6e6
+    )  # base64 of what gzip leaves of weights; the runtime, #check's images
+    if size > LARGEST:
+        raise UserError(
+            f"export=web: a network of {len(network) / 1e6:.0f} MB makes a page of {size / 1e6:.0f} MB, "
+            f"more than {LARGEST / 1e6:.0f}: train a smaller one (net.width, net.blocks)"
+        )
+
+
+def onnx(model: Model) -> bytes:
+    """The bare network, for any batch."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        save(programs(model)[NETWORK], path, {})
+        return path.read_bytes()

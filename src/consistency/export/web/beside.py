@@ -1,0 +1,82 @@
+"""What the page makes, held against Python: images for `#check`, and its formula on its network."""
+
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consistency.export.model import Model, Run
+from consistency.export.onnx import read
+from consistency.export.programs import Sampler
+from consistency.export.web.described import Row, lists, plan
+from consistency.export.web.noise import SAMPLES, PageDraws, normals
+from consistency.export.web.packing import constants, floats, unpacked
+from consistency.sampling.editing import restore
+from consistency.sampling.masks import left_half
+from consistency.sampling.operators import Inpainting
+
+SEED, COMPLETED = 1, 8  # of what #check makes
+SHOWN, NUMBERS = (
+    64,
+    2**16,
+)  # samples of it, fewer where they would have more numbers in all: they travel along
+
+
+def checked(model: Model) -> dict[str, Any]:
+    """Samples of the seed by number of calls, and completions of the first, whose right half is made."""
+    count = max(COMPLETED, min(SHOWN, NUMBERS // prod(model.shape)))
+    made = {calls: samples(model, calls, count) for calls in lists(model)}
+    edit = plan(model)
+    y = made[1][:COMPLETED].clamp(edit.low, edit.high)
+    A = Inpainting(model.shape, left_half)
+    draws = PageDraws(SEED, range(COMPLETED))
+    completed = restore(model.f, A, A.forward(y), edit, draws, labels(model, COMPLETED))
+    mask = A.known.expand(model.shape).flatten().int().tolist()
+    return {
+        "seed": SEED,
+        "count": count,
+        "samples": {str(calls): floats(x) for calls, x in made.items()},
+        "completed": {"count": COMPLETED, "known": mask, "images": floats(completed)},
+    }
+
+
+@torch.no_grad()
+def samples(model: Model, calls: int, count: int) -> Tensor:
+    """The page's first images of the seed, as torch makes them."""
+    program = Sampler(model.f, lists(model)[calls], model.sigma_min)
+    z = [normals(SEED, SAMPLES, range(count), call, model.shape) for call in range(calls)]
+    return program(torch.stack(z, 1), labels(model, count))
+
+
+def labels(model: Model, n: int) -> Tensor | None:
+    """All classes in turn; None of a model without."""
+    return torch.arange(n) % model.classes if model.classes else None
+
+
+def read_back(path: Path) -> tuple[Run, dict[str, Run]]:
+    """The network in the page's data, and the page's samplers, by name."""
+    written = constants(path)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        file.write_bytes(unpacked(written["PACKED"]))
+        network = read(file)
+    steps: dict[str, list[Row]] = written["MODEL"]["steps"]
+    return network, {f"{calls}step": sampler(network, rows) for calls, rows in steps.items()}
+
+
+def sampler(network: Run, rows: list[Row]) -> Run:
+    """`Network.sample` of page/network.js, in Python."""
+
+    def run(z: Tensor, label: Tensor | None = None) -> Tensor:
+        x = torch.zeros_like(z[:, 0])
+        for k, row in enumerate(rows):
+            x = x + row["added"] * z[:, k]
+            noise = torch.full((len(x),), row["noise"])
+            F = network(row["inp"] * x, noise, *(() if label is None else (label,)))
+            x = row["skip"] * x + row["out"] * F
+        return x
+
+    return run

@@ -1,0 +1,82 @@
+"""What the page knows of a model: coefficients by level, pixels, and what it is in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from consistency.export.model import Model
+from consistency.export.programs import coefficients
+from consistency.sampling.editing import Plan
+from consistency.sampling.samplers import karras_sigmas
+
+CALLS = (1, 2, 4)  # that the page offers
+LEVELS = 40  # of an edit, ε included
+Row = dict[str, float]  # coefficients of a level, and how much noise is added before its call
+
+
+def described(model: Model, size: int) -> dict[str, Any]:
+    """Plain data; `size` is that of the network's file, in bytes."""
+    edit = plan(model)
+    return {
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "offset": model.offset,
+        "scale": model.scale,
+        "range": [edit.low, edit.high],
+        "steps": {str(calls): table(model, sigmas) for calls, sigmas in lists(model).items()},
+        "levels": table(model, edit.sigmas, blank=False),
+        "about": words(model, size),
+    }
+
+
+def lists(model: Model) -> dict[int, Sequence[float]]:
+    """σ of 1, 2 and 4 calls: the model's own lists, or else Karras's."""
+    sigma = settings(model)
+    return {
+        calls: model.sigmas.get(f"{calls}step") or karras_sigmas(calls + 1, **sigma)[:-1] for calls in CALLS
+    }
+
+
+def settings(model: Model) -> dict[str, float]:
+    """ε, the highest σ and ρ of the model's run."""
+    known = model.about.get("config", {}).get("sigma", {})
+    highest = max(sigma for levels in model.sigmas.values() for sigma in levels)
+    return {
+        "sigma_min": model.sigma_min,
+        "sigma_max": known.get("max", highest),
+        "rho": known.get("rho", 7.0),
+    }
+
+
+def plan(model: Model) -> Plan:
+    """The levels of an edit: Karras's but for the last, ε, where f is the identity."""
+    sigma = settings(model)
+    low, high = ((u - model.offset) / model.scale for u in (0, 255))
+    levels = karras_sigmas(LEVELS, **sigma)[:-1]
+    return Plan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
+
+
+def table(model: Model, sigmas: Sequence[float], blank: bool = True) -> list[Row]:
+    """A row for each level.
+
+    Args:
+        model: whose.
+        sigmas: falling; those below ε are raised to it.
+        blank: the first level's noise lies over nothing, rather than over an image that has noise ε already.
+    """
+    levels = [max(sigma, model.sigma_min) for sigma in sigmas]
+    added = [(sigma**2 - model.sigma_min**2) ** 0.5 for sigma in levels]
+    if blank:
+        added[0] = levels[0]
+    rows = coefficients(model.f.precond, levels)
+    return [{**row, "added": more} for row, more in zip(rows, added, strict=True)]
+
+
+def words(model: Model, size: int) -> list[str]:
+    """What the model is: first its name."""
+    about = model.about
+    parameters = sum(p.numel() for p in model.f.net.parameters())
+    name = about.get("experiment") or "consistency model"
+    steps = f"{about['step']:,} training steps" if "step" in about else ""
+    weights = " ".join([str(about.get("weights", "")), "weights", str(about.get("weights_sha256", ""))[:8]])
+    parts = [name, steps, f"{parameters:,} parameters", f"{size / 1e6:.1f} MB", weights.strip()]
+    return [part for part in parts if part]

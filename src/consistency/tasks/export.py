@@ -1,0 +1,238 @@
+"""A trained model for use elsewhere: in the formats of `configs/export/`, each verified before it stands."""
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from consistency.errors import UserError, at_least
+from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
+from consistency.export.parts import NETWORK, Program, programs
+from consistency.metrics.processes import from_first
+from consistency.model.denoiser import Denoiser
+from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
+from consistency.schedule.draws import ImageDraws
+from consistency.table import Table
+from consistency.tasks.export_page import Measured, Row, describe, table
+from consistency.tasks.requests import bar
+from consistency.tasks.sample import chosen
+from consistency.tasks.session import Outcome, Session, Trained
+from consistency.tasks.timing import side_by_side
+
+BATCHES = (3, 7)  # of verification: other than what any format is written with
+LEVELS = 40  # at which coefficients are listed, besides those of samplers
+REPEATS = 200  # of a call, when it is timed, at most
+
+Expected = Callable[..., Tensor]  # (*Inputs) -> what the model itself makes of them
+
+
+@dataclass(frozen=True)
+class Export:
+    """A folder per format in the run directory, that stands there only if it makes the model's own samples.
+
+    Args:
+        formats: by name, see `Format`; None leaves one out.
+        samplers: names of those to export; None for all that can be: onestep and multistep.
+        batches: at which latency is measured.
+        patience: seconds for each time that is measured.
+    """
+
+    formats: Mapping[str, Format | None]
+    samplers: Sequence[str] | None = None
+    batches: Sequence[int] = (1, 64)
+    patience: float = 0.5
+
+    def __call__(self, session: Session) -> Outcome:
+        """`export.md` with errors, sizes and latencies, and in each folder how it is used."""
+        at_least("task", **{f"batches[{i}]": n for i, n in enumerate(self.batches)})
+        formats = {name: make for name, make in self.formats.items() if make is not None}
+        if not formats:
+            raise UserError("task.formats is empty: choose a format of configs/export/, such as export=onnx")
+        return from_first(lambda: self._export(session, formats))
+
+    def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
+        t = session.trained
+        recipes = exportable(t, self.samplers)
+        model = model_of(t, recipes)
+        parts = {name: (program, recipes.get(name)) for name, program in programs(model).items()}
+        cases = {name: (program, own(model, recipe)) for name, (program, recipe) in parts.items()}
+        rows: list[Row] = []
+        for name, make in formats.items():
+            rows += self._format(session, name, make, model, cases)
+        return self._outcome(session, formats, rows)
+
+    def _format(
+        self,
+        session: Session,
+        name: str,
+        make: Format,
+        model: Model,
+        cases: Mapping[str, tuple[Program, Expected]],
+    ) -> list[Row]:
+        """Write, verify, publish, and then see how fast it is."""
+        place = session.directory / name
+        partial_ = session.directory / f".{name}.partial"
+        with bar(f"exporting {name}", 1 + 2 * len(cases)) as advance:
+            try:
+                shutil.rmtree(partial_, ignore_errors=True)
+                partial_.mkdir(parents=True)
+                out = make(model, partial_)
+                advance(1)
+                runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
+                errors = {part: verified(name, part, run, out, *cases[part]) for part, run in runs.items()}
+                advance(1 + len(cases))
+                sigma = session.trained.config.sigma
+                describe(model, out, errors, partial_, karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho))
+                sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
+                publish(partial_, place)
+            finally:
+                shutil.rmtree(partial_, ignore_errors=True)
+            rows = [
+                Row(name, part, sizes, errors[part], self._timed(run, cases[part][0], out.device))
+                for part, run in runs.items()
+            ]
+            advance(1 + 2 * len(cases))
+        return rows or [Row(name, "", sizes, None, {})]
+
+    def _timed(self, run: Run, program: Program, device: torch.device) -> dict[int, tuple[float, float]]:
+        """Seconds of the export and of the same program in eager mode, by batch."""
+        module = copy.deepcopy(program.module).to(device)
+        found: dict[int, tuple[float, float]] = {}
+        for batch in self.batches:
+            inputs = [x.to(device) for x in program.inputs(batch, 0)]
+            with torch.inference_mode():
+                calls = [partial(run, *inputs), partial(module, *inputs)]
+                theirs, ours = side_by_side(calls, device, REPEATS, 2 * self.patience)
+            found[batch] = theirs, ours
+        return found
+
+    def _outcome(self, session: Session, formats: Mapping[str, Format], rows: Sequence[Row]) -> Outcome:
+        shown: Table = table(rows, self.batches)
+        path = session.directory / "export.md"
+        path.write_text(shown.markdown() + "\n")
+        metrics = {key: value for row in rows for key, value in row.metrics().items()}
+        folders = {name: str(session.directory / name) for name in formats}
+        return Outcome(metrics=metrics, paths={**folders, "table": str(path)}, tables=[shown])
+
+
+class Given(ImageDraws):
+    """Fresh noise that is known already, z [B, K, ...]: of the first call, then of the next.
+
+    Args:
+        z: unit noise.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__(0, [])
+        self._left = list(z.unbind(1))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """The next of them."""
+        return self._left.pop(0)
+
+
+def exportable(t: Trained, names: Sequence[str] | None) -> dict[str, Recipe]:
+    """Samplers that can be a program by themselves: onestep and multistep. A teacher may have none.
+
+    Raises:
+        UserError: one was asked for that cannot.
+    """
+    known = {
+        name: recipe for name, recipe in chosen(t, names).items() if kind(recipe) in (onestep, multistep)
+    }
+    for name in names or ():
+        if name not in known:
+            raise UserError(
+                f"task.samplers={name} is a solver of many steps, which no format holds: leave it out; "
+                "the network by itself is exported"
+            )
+    return known
+
+
+def kind(recipe: Recipe) -> object:
+    """The sampler that a recipe is of."""
+    assert isinstance(recipe, partial)
+    return recipe.func
+
+
+def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
+    """A trained checkpoint as formats get it: a frozen copy in float32, on the CPU."""
+    if not isinstance(t.f, Denoiser):
+        raise UserError(
+            f"ckpt_path={t.path} holds no network that can be exported: choose a run of a network"
+        )
+    f = copy.deepcopy(t.f)
+    frozen(f)
+    about = {
+        "experiment": t.experiment,
+        "step": t.step,
+        "weights": t.weights,
+        "weights_sha256": t.weights_sha256,
+        "config": {key: value for key, value in t.written.items() if key not in ("callbacks", "logger")},
+    }
+    offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
+    sigmas = {name: levels(recipe) for name, recipe in recipes.items()}
+    return Model(f, t.data.shape, t.data.classes, sigmas, t.config.sigma.min, offset, scale, about)
+
+
+def levels(recipe: Recipe) -> list[float]:
+    """σ of each network call."""
+    assert isinstance(recipe, partial)
+    sigmas = [float(sigma) for sigma in recipe.keywords["sigmas"]]
+    return sigmas[:1] if recipe.func is onestep else sigmas
+
+
+def own(model: Model, recipe: Recipe | None) -> Expected:
+    """What the model itself makes of a program's inputs: by a sampler, or without one by its network."""
+    if recipe is None:
+        return model.f.net
+
+    def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
+        draws = Given(z)
+        return recipe(model.f, draws.normal(z), label=label, draws=draws)
+
+    return samples
+
+
+def verified(name: str, part: str, run: Run, out: Written, program: Program, expected: Expected) -> Measured:
+    """How far a program that was read back is from the model.
+
+    Raises:
+        UserError: too far.
+    """
+    with torch.no_grad():
+        both = [compared(run, expected, program.inputs(batch, batch), out.device) for batch in BATCHES]
+    difference, truth = (torch.cat([pair[i] for pair in both]).double() for i in (0, 1))
+    found = Measured(
+        difference.abs().max().item(), difference.square().mean().sqrt().item(), truth.std().item()
+    )
+    if not found.error <= (float("inf") if out.tolerance is None else out.tolerance):
+        raise UserError(
+            f"export={name}: {part} differs from the model's own by {found.error:.3g}, {out.tolerance} is "
+            "allowed: nothing was kept; choose another format, or another version of its library"
+        )
+    return found
+
+
+def compared(run: Run, expected: Expected, inputs: Inputs, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Difference and truth, flat."""
+    truth = expected(*inputs)
+    made = run(*(x.to(device) for x in inputs)).cpu()
+    if made.shape != truth.shape:
+        made = torch.full_like(truth, float("nan"))  # no number could say how far that is
+    return (made - truth).flatten(), truth.flatten()
+
+
+def publish(made: Path, place: Path) -> None:
+    """Put a folder in its place; what stood there goes once the new one is there."""
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    made.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""What is said of an export: a table for people, and beside the files how they are used."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from consistency.export.model import Model, Written
+from consistency.export.parts import programs
+from consistency.export.programs import coefficients
+from consistency.table import Table
+
+
+class Measured(NamedTuple):
+    """How far an export is from the model, in units of x."""
+
+    error: float  # greatest difference
+    rms: float
+    spread: float  # standard deviation of what the model itself makes
+
+
+class Row(NamedTuple):
+    """One program of one format."""
+
+    format: str
+    part: str  # a sampler, or `network`; empty where only weights were written
+    sizes: Mapping[Path, int]  # bytes of the files of its format
+    measured: Measured | None
+    seconds: Mapping[int, tuple[float, float]]  # by batch: of the export, and in eager mode
+
+    @property
+    def size(self) -> int:
+        """Bytes of its own file, or of all where files are not by sampler."""
+        own = sum(size for path, size in self.sizes.items() if path.stem == self.part)
+        return own or sum(self.sizes.values())
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for result.json; latencies are seconds."""
+        name = f"{self.format}/{self.part}"
+        if self.measured is None:
+            return {f"bytes/{self.format}": float(self.size)}
+        times = {
+            f"{kind}_{batch}/{name}": value
+            for batch, both in self.seconds.items()
+            for kind, value in zip(("latency", "eager"), both, strict=True)
+        }
+        return {f"error/{name}": self.measured.error, f"rms/{name}": self.measured.rms, **times}
+
+
+def table(rows: Sequence[Row], batches: Sequence[int]) -> Table:
+    """A row per program: size, errors, and milliseconds of a call, those of the eager module behind them."""
+    head = ["format", "sampler", "MB", "max error", "RMS error", "spread"]
+    lines = []
+    for row in rows:
+        errors = [f"{value:.2g}" for value in row.measured or ()] or ["–"] * 3
+        times = [
+            f"{1e3 * theirs:.3g} ({1e3 * ours:.3g})"
+            for theirs, ours in (row.seconds[batch] for batch in batches if row.seconds)
+        ] or ["–"] * len(batches)
+        lines.append([row.format, row.part or "weights", f"{row.size / 1e6:.2f}", *errors, *times])
+    times = [f"ms at {batch} (eager)" for batch in batches]
+    return Table([*head, *times], lines, "Errors are in units of x, as is the spread of the model's samples")
+
+
+def describe(
+    model: Model, out: Written, errors: Mapping[str, Measured], folder: Path, sigmas: Sequence[float]
+) -> None:
+    """Write `model.json` and `README.md`, unless the format has its own.
+
+    Args:
+        model: that was exported.
+        out: what was written.
+        errors: by program.
+        folder: where to.
+        sigmas: levels at which coefficients are listed, besides those of samplers.
+    """
+    facts = facts_of(model, errors, sigmas)
+    for name, text in (
+        ("model.json", json.dumps(facts, indent=1) + "\n"),
+        ("README.md", readme(model, out, facts)),
+    ):
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
+
+
+def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
+    """All that one needs to know to use a model, as plain data."""
+    parts = {name: program for name, program in programs(model).items() if name in errors}
+    inputs = {
+        name: {key: ["batch", *x.shape[1:]] for key, x in zip(p.names, p.inputs(2, 0), strict=True)}
+        for name, p in parts.items()
+    }
+    every = sorted({*sigmas, *(sigma for levels in model.sigmas.values() for sigma in levels)}, reverse=True)
+    return {
+        **{key: value for key, value in model.about.items() if key != "config"},
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "pixels": {"scale": model.scale, "offset": model.offset} if len(model.shape) == 3 else None,
+        "sigma_min": model.sigma_min,
+        "programs": {
+            name: {
+                "inputs": inputs[name],
+                "sigmas": list(model.sigmas.get(name, ())),
+                **errors[name]._asdict(),
+            }
+            for name in parts
+        },
+        "coefficients": coefficients(model.f.precond, every),
+    }
+
+
+def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
+    """The same for people, and the lines that run it."""
+    what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
+    lines = [
+        f"# {what}, {model.about.get('step', 0):,} steps\n".lstrip(),
+        f"Weights {model.about.get('weights_sha256')}.\n",
+    ]
+    for name, part in facts["programs"].items():
+        takes = ", ".join(f"{key} {shape}".replace("'", "") for key, shape in part["inputs"].items())
+        means = (
+            f"σ {part['sigmas']}"
+            if part["sigmas"]
+            else "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x"
+        )
+        lines.append(
+            f"- `{name}`: {takes}; {means}; greatest difference from the model {part['error']:.2g}\n"
+        )
+    if any(part["sigmas"] for part in facts["programs"].values()):
+        lines.append("\nz is unit noise, standard normal: call k of the network adds z[:, k].\n")
+    lines.append("Coefficients c by σ stand in `model.json`.\n")
+    if out.how:
+        lines.append(f"\n```python\n{out.how}{pixels(model)}```\n")
+    return "".join(lines)
+
+
+def pixels(model: Model) -> str:
+    """A line from x to pixels; none for points."""
+    if len(model.shape) != 3:
+        return ""
+    return f"u = np.clip({model.scale:.9g} * x + {model.offset + 0.5:.9g}, 0, 255).astype(np.uint8)\n"

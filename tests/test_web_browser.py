@@ -1,0 +1,100 @@
+"""The page in a real browser, opened from a disk: its images are Python's."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from consistency.errors import UserError
+from consistency.export.web import Web
+from tests.conftest import ROOT
+from tests.test_web import mlp
+
+
+class Browser:
+    """Headless Chromium, spoken to through a pipe (DevTools protocol): messages are JSON and end with a zero.
+
+    Not --dump-dom: with its virtual time nobody waits for a program that is compiled in the background.
+    """
+
+    def __init__(self, binary, profile):
+        (theirs, self.say), (self.hear, back) = os.pipe(), os.pipe()
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (theirs, back)]
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+        command = [binary, *flags, "--remote-debugging-pipe", "about:blank"]
+        self.process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "bash", *command],
+            pass_fds=high,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for fd in (theirs, back, *high):
+            os.close(fd)
+        self.rest, self.number, self.page = b"", 0, {}
+
+    def __enter__(self):
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.page = {"sessionId": attached["sessionId"]}
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        for fd in (self.say, self.hear):
+            os.close(fd)
+
+    def call(self, method, **params):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params, **self.page}
+        os.write(self.say, json.dumps(message).encode() + b"\0")
+        while (answer := self.next()).get("id") != self.number:
+            pass
+        return answer["result"]
+
+    def next(self):
+        while b"\0" not in self.rest:
+            got = os.read(self.hear, 65536)
+            assert got, "the browser has gone"
+            self.rest += got
+        message, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(message)
+
+    def until(self, expression, seconds):
+        """Its value, once it has one."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            value = self.call("Runtime.evaluate", expression=expression)["result"].get("value")
+            if value:
+                return value
+            time.sleep(0.2)
+        raise AssertionError(f"{expression} has no value after {seconds} s")
+
+
+@pytest.mark.slow
+def test_a_browser_makes_pythons_images_from_a_disk(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium")
+    pytest.importorskip("onnxscript")
+    page = tmp_path / "page"
+    page.mkdir()
+    try:
+        written = Web(ROOT / "data" / "cache")(mlp(shape=(1, 8, 8), classes=10), page)
+    except UserError as error:
+        if "cannot be downloaded" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert sum(path.stat().st_size for path in written.files) < 15e6
+    with Browser(browser, tmp_path / "browser") as opened:
+        opened.call("Page.navigate", url=f"{(page / 'index.html').as_uri()}#check")
+        report = opened.until("document.getElementById('check')?.textContent", seconds=200)
+    errors = dict(re.findall(r"(\d steps|completion|max error) ([\d.e+-]+)", report))
+    assert errors.keys() == {"1 steps", "2 steps", "4 steps", "completion", "max error"}
+    assert all(float(error) < 1e-3 for error in errors.values()), report
+    assert "64 images" in report
