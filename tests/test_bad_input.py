@@ -47,7 +47,7 @@ class Malice:
 
 KEYS = [
     Case("unknown experiment", "experiment=ict_digts", "experiment=ict_digts", "did you mean 'ict_digits'?"),
-    Case("unknown option of a group", "net=unett", "net=unett", "unet_small"),
+    Case("unknown option of a group", "net=unett", "net=unett", "unet_"),
     Case("option of a group like no other", "net=zzz", "net=zzz", "ddpmpp, ddpmpp_scm, mlp"),
     Case("unknown group", "optimiser=adam", "optimiser", "did you mean 'optimizer'?"),
     Case("misspelt key", "optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
@@ -162,8 +162,8 @@ TEACHERS = [
     Case(
         "no folder",
         f"{MOONS} teacher=diffusers teacher.path={{empty}}",
-        "teacher=diffusers",
-        "net=ddpm_cifar10",
+        "teacher.path={empty}",
+        "give a local folder of diffusers",
     ),
     Case("unknown teacher", f"{MOONS} teacher=emd", "teacher=emd", "did you mean 'edm'?"),
     Case("unknown first run", f"{MOONS} teacher_run.experiment=edm_mons", "edm_mons", "'edm_moons'"),

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.model.coordinates import DDPM, Linear
 from consistency.model.denoiser import Denoiser
-from consistency.model.precond import EDM, Boundary
+from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
+from consistency.sampling.samplers import onestep
 from consistency.tensor import expand, perturb
 from tests.reference import golden
 
@@ -81,3 +83,29 @@ def test_the_output_has_the_dtype_of_x_whatever_the_network_computes_in():
 def test_impossible_values_are_refused(make):
     with pytest.raises(UserError, match="must be greater than 0"):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "precond",
+    [EDM(), Boundary(), Jump(EDM()), Velocity(Linear()), Epsilon(DDPM.linear())],
+    ids=lambda p: type(p).__name__,
+)
+def test_one_level_for_all_is_the_same_function(precond, dtype):
+    f = Denoiser(Net(), precond)
+    x = torch.randn(5, 3, dtype=dtype)
+    for sigma in (0.002, 0.8, 80.0, 0.8):  # the last from what is kept
+        assert torch.equal(f(x, sigma), f(x, torch.full((5,), sigma, dtype=torch.float64)))
+
+
+def test_coefficients_of_one_level_are_evaluated_once():
+    asked = []
+
+    def precond(sigma):
+        asked.append(sigma)
+        return Boundary()(sigma)
+
+    f = Denoiser(Net(), precond)
+    for _ in range(3):
+        onestep(f, torch.randn(2, 3), [80.0])
+    assert len(asked) == 1

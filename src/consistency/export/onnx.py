@@ -104,11 +104,14 @@ class Int8:
     def finish(self, path: Path) -> None:
         """Quantise the file."""
         quantization = library("onnxruntime.quantization")
-        unsigned = quantization.QuantType.QUInt8  # the CPU's integer convolution knows no other
+        how = {
+            "per_channel": self.per_channel,
+            "weight_type": quantization.QuantType.QUInt8,  # the CPU's integer convolution knows no other
+        }
         level = logging.root.level
         logging.root.setLevel(logging.ERROR)  # it advises preprocessing, for the sake of speed
         try:
-            quantization.quantize_dynamic(path, path, per_channel=self.per_channel, weight_type=unsigned)
+            quantization.quantize_dynamic(path, path, **how)
         finally:
             logging.root.setLevel(level)
 

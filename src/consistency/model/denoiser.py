@@ -28,31 +28,36 @@ class Denoiser(nn.Module):
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()
         self.net, self.precond = net, precond
-        self._known: dict[float, tuple[float, ...]] = {}  # coefficients, by σ
+        self._known: dict[float, tuple[float, float, float, float]] = {}  # coefficients, by σ
 
     def forward(
-        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+        self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
-        """c_skip x + c_out F(c_in x, c_noise), in the dtype of x, for x [B, ...] and σ [B].
+        """c_skip x + c_out F(c_in x, c_noise), in the dtype of x, for x [B, ...] and σ [B], or one σ for all.
 
         `augment` [B, n] tells a teacher's network how x was augmented; nobody else gives one.
         """
-        c = self.precond(sigma)
-        noise = c.noise.to(x.device, torch.promote_types(x.dtype, torch.float32))  # bf16 would merge levels
+        c = self._each(x, sigma) if isinstance(sigma, Tensor) else self._all(x, sigma)
+        skip, out, inp, noise = c
         how = () if augment is None else (augment,)
-        F = self.net(expand(c.inp, x) * x, noise, label, *how)
-        return expand(c.skip, x) * x + expand(c.out, x) * F.to(x.dtype)
+        F = self.net(inp * x, noise, label, *how)
+        return skip * x + out * F.to(x.dtype)
 
-    def at(self, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
-        """The same at one σ for all samples, whose coefficients are numbers, and are kept.
+    def _each(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        c = self.precond(sigma)
+        noise = c.noise.to(x.device, at_least_float32(x))  # bf16 would merge levels
+        return expand(c.skip, x), expand(c.out, x), expand(c.inp, x), noise
 
-        A small network takes no longer than evaluating them for every batch.
-        """
+    def _all(self, x: Tensor, sigma: float) -> tuple[float, float, float, Tensor]:
+        """The same numbers for one σ: kept, as evaluating them takes about as long as a small network."""
         if sigma not in self._known:
-            self._known[sigma] = tuple(
-                c.item() for c in self.precond(torch.tensor(sigma, dtype=torch.float64))
-            )
-        skip, out, inp, c_noise = self._known[sigma]
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        noise = torch.full((x.shape[0],), c_noise, dtype=dtype, device=x.device)
-        return skip * x + out * self.net(inp * x, noise, label).to(x.dtype)
+            c = self.precond(torch.tensor(sigma, dtype=torch.float64))
+            self._known[sigma] = c.skip.item(), c.out.item(), c.inp.item(), c.noise.item()
+        skip, out, inp, noise = self._known[sigma]
+        noises = torch.full((x.shape[0],), noise, dtype=at_least_float32(x), device=x.device)
+        return skip, out, inp, noises
+
+
+def at_least_float32(x: Tensor) -> torch.dtype:
+    """The dtype of x, half precision widened."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -173,7 +173,7 @@ def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
 
 def denoised(f: DenoiserLike, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
     """f(x, σ, label) at one σ for all samples."""
-    return f.at(x, sigma, label) if isinstance(f, Denoiser) else f(x, level(sigma, x), label)
+    return f(x, sigma, label) if isinstance(f, Denoiser) else f(x, level(sigma, x), label)
 
 
 def level(sigma: float, x: Tensor) -> Tensor:

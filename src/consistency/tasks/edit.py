@@ -21,6 +21,8 @@ from consistency.tasks.inputs import Given, Inputs, inputs
 from consistency.tasks.requests import check_labels, distance, labels_of
 from consistency.tasks.session import Outcome, Session
 
+MOST = 2**16  # inputs with noise of their own
+
 
 class Made(NamedTuple):
     """Some results, by the numbers of input and sample."""
@@ -31,7 +33,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Edit:
-    """Changes every input `samples` times; sample s of an image is the same whatever else is asked for.
+    """Changes every input `samples` times; sample s of the i-th is the same however many there are.
 
     Args:
         change: what is done.
@@ -80,10 +82,11 @@ class Edit:
         for first in range(0, len(every), self.batch):
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
+            streams = [MOST * s + i for i, s in which]  # one noise for all images would make them alike
             x = t.data.encode(given.u[list(sources)]).to(t.module.device)
             label = labels_of(asked, numbers, t.data.classes, x.device)
             with session.fabric.autocast():
-                changed = self.change(t.f, x, plan, ImageDraws(self.seed, numbers), label)
+                changed = self.change(t.f, x, plan, ImageDraws(self.seed, streams), label)
             yield Made(which, Changed(*(part.cpu() for part in changed)))
 
     def _table(self, session: Session, given: Inputs, rows: list[list[Tensor]]) -> Table:
