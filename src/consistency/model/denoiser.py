@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from consistency.model.precond import Precond
+from consistency.model.precond import Coefficients, Precond
 from consistency.tensor import expand
 
 
@@ -28,7 +28,7 @@ class Denoiser(nn.Module):
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()
         self.net, self.precond = net, precond
-        self._known: dict[float, tuple[float, float, float, float]] = {}  # coefficients, by σ
+        self._known: dict[tuple[float, torch.dtype, torch.device], Coefficients] = {}
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None, augment: Tensor | None = None
@@ -37,27 +37,22 @@ class Denoiser(nn.Module):
 
         `augment` [B, n] tells a teacher's network how x was augmented; nobody else gives one.
         """
-        c = self._each(x, sigma) if isinstance(sigma, Tensor) else self._all(x, sigma)
-        skip, out, inp, noise = c
+        skip, out, inp, noise = self._each(x, sigma) if isinstance(sigma, Tensor) else self._all(x, sigma)
         how = () if augment is None else (augment,)
         F = self.net(inp * x, noise, label, *how)
         return skip * x + out * F.to(x.dtype)
 
-    def _each(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    def _each(self, x: Tensor, sigma: Tensor) -> Coefficients:
         c = self.precond(sigma)
-        noise = c.noise.to(x.device, at_least_float32(x))  # bf16 would merge levels
-        return expand(c.skip, x), expand(c.out, x), expand(c.inp, x), noise
+        noise = c.noise.to(x.device, torch.promote_types(x.dtype, torch.float32))  # bf16 would merge levels
+        return Coefficients(expand(c.skip, x), expand(c.out, x), expand(c.inp, x), noise)
 
-    def _all(self, x: Tensor, sigma: float) -> tuple[float, float, float, Tensor]:
-        """The same numbers for one σ: kept, as evaluating them takes about as long as a small network."""
-        if sigma not in self._known:
-            c = self.precond(torch.tensor(sigma, dtype=torch.float64))
-            self._known[sigma] = c.skip.item(), c.out.item(), c.inp.item(), c.noise.item()
-        skip, out, inp, noise = self._known[sigma]
-        noises = torch.full((x.shape[0],), noise, dtype=at_least_float32(x), device=x.device)
-        return skip, out, inp, noises
-
-
-def at_least_float32(x: Tensor) -> torch.dtype:
-    """The dtype of x, half precision widened."""
-    return torch.promote_types(x.dtype, torch.float32)
+    def _all(self, x: Tensor, sigma: float) -> Coefficients:
+        """The same for one σ: kept, for evaluating them takes about as long as a small network."""
+        key = (sigma, x.dtype, x.device)
+        if key not in self._known:
+            with torch.inference_mode(False):  # what is kept must serve everywhere
+                c = self._each(x.new_empty(1), torch.tensor([sigma], dtype=torch.float64))
+                self._known[key] = Coefficients(*(value.squeeze() for value in c))
+        c = self._known[key]
+        return c._replace(noise=c.noise.expand(x.shape[0]))
