@@ -3,14 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
-from consistency.console import explained, guarded
+from consistency.console import explained, guarded, loading
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(config: DictConfig) -> None:
     """Run the task."""
     with explained():
-        from consistency.evaluate import evaluate  # torch is loaded only once the config stands
+        with loading():  # torch, only once the config stands
+            from consistency.evaluate import evaluate
 
         evaluate(config)
 

@@ -3,14 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
-from consistency.console import explained, guarded
+from consistency.console import explained, guarded, loading
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     """Train as configured; the value a sweep optimises comes back."""
     with explained():
-        from consistency.run import train  # torch and lightning are loaded only once the config stands
+        with loading():  # torch and lightning, only once the config stands
+            from consistency.run import train
 
         return train(config)
 

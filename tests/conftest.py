@@ -50,7 +50,9 @@ def start(script, directory, *overrides, **env):
 
 def run(script, directory, *overrides, **env):
     """Run an entry point to its end."""
-    if env or any("ddp" in word for word in overrides):  # it begins otherwise, or starts others
+    if env or {"trainer=ddp_sim", "trainer=ddp", "fabric=ddp_sim", "fabric=ddp"} & {
+        *overrides
+    }:  # it begins otherwise, or starts others
         process = start(script, directory, *overrides, **env)
         out, err = process.communicate(timeout=280)
         return Run(Path(directory), process.returncode, out, err)

@@ -80,9 +80,11 @@ def test_a_file_takes_the_place_of_its_checkpoint(trained, exported, tmp_path):
 def test_paths_below_the_working_directory_become_relative(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = outgoing(trained)
-    model.about["config"] = {"teacher": {"path": str(tmp_path / "runs" / "x")}, "more": ["/elsewhere", 1]}
+    own = {"teacher": {"path": str(tmp_path / "runs" / "x")}, "more": ["/elsewhere", 1]}
+    model.about["config"] = {**trained.written, **own}
     kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"]
-    assert kept == {"teacher": {"path": "runs/x"}, "more": ["/elsewhere", 1]}
+    assert kept["teacher"] == {"path": "runs/x"}
+    assert kept["more"] == ["/elsewhere", 1]
 
 
 def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
@@ -134,6 +136,13 @@ def test_what_is_no_such_file_is_refused(exported, tmp_path):
     cut.write_bytes(exported.read_bytes()[:100])
     less = tmp_path / "less.safetensors"
     save_file({"w": torch.zeros(2)}, less, {"consistency": json.dumps({"config": {}})})
+    for i, wrong in enumerate(({"sigmas": {"2step": "abc"}}, {"sigmas": {"2step": []}}, {"config": {}})):
+        path = tmp_path / f"wrong{i}.safetensors"
+        about = {"config": {}, "experiment": None, "step": 1, "weights": "raw", "sigmas": {}}
+        about["config"] = {name: {} for name in ("data", "denoiser", "metric", "module", "net", "sigma")}
+        save_file({"w": torch.zeros(2)}, path, {"consistency": json.dumps({**about, **wrong})})
+        with pytest.raises(UserError, match="what its weights mean"):
+            read_trained(path)
     for path, words in (
         (foreign, "what its weights mean"),
         (less, "what its weights mean"),
@@ -145,6 +154,21 @@ def test_what_is_no_such_file_is_refused(exported, tmp_path):
         read_checkpoint(exported)
     with pytest.raises(UserError, match="weights=slow is not in the checkpoint, which has: raw"):
         session(tmp_path, exported, weights="slow").trained  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["consistency.teachers.exported.write_exported", "consistency.export.parts.library", "os.system"],
+)
+def test_a_file_that_would_call_a_function_is_refused(trained, tmp_path, target):
+    """Of ours, too: some write files. The functions that configs/ names are the exception."""
+    model = outgoing(trained)
+    model.about["config"] = {**trained.written, "denoiser": {"_target_": target, "path": str(tmp_path / "x")}}
+    file = Safetensors()(model, tmp_path).files[0]
+    for opened in (teacher, lambda path: session(tmp_path / "eval", path).trained):
+        with pytest.raises(UserError, match=f"would call {target}"):
+            opened(file)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_file_that_would_call_something_foreign_is_refused(trained, tmp_path):

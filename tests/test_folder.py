@@ -363,5 +363,7 @@ def test_held_out_images_are_those_of_the_other_folder(root, tmp_path):
     other.mkdir()
     Image.fromarray(kept := pixels(8, 8)).save(other / "a.png")
     assert module(root).load_held_out() is None
+    with pytest.raises(UserError, match=r"data\.held_out=.*nowhere does not exist"):
+        module(root, held_out=str(tmp_path / "nowhere")).load_held_out()
     found = module(root, held_out=str(other)).load_held_out()
     assert np.array_equal(found.x[0], kept.transpose(2, 0, 1))

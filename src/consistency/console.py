@@ -1,6 +1,7 @@
 """The edge to the shell: what went wrong in one line, and an exit status."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -34,6 +35,19 @@ def guarded(main: Callable[[], Any]) -> None:
         sys.exit(130)
     except Exception as error:
         end(error)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Ctrl-C while libraries are imported waits for them: some swallow it, and the run would go on."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -57,7 +57,9 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
     check_trusted("ckpt_path", config.ckpt_path, OmegaConf.create(kept))
     trained = OmegaConf.merge(kept, config.override)
+    written = OmegaConf.to_container(OmegaConf.merge(checkpoint["config"], config.override), resolve=True)
     assert isinstance(trained, DictConfig)
+    assert isinstance(written, dict)
     check_config(trained, "train")
     for unused in {"distance"} & {*trained.module.objective}:
         trained.module.objective[unused] = None  # only training asks for it, and for the files it needs
@@ -75,7 +77,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         step=checkpoint["global_step"],
         experiment=checkpoint.get("experiment"),
         config=trained,
-        written=checkpoint["config"],
+        written={str(key): value for key, value in written.items()},
         data=data,
         module=module.eval(),
         f=module.denoiser,

@@ -10,9 +10,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
-from consistency.teachers.trust import described, plain
+from consistency.teachers.trust import CONFIGS, described, plain
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 NUMBERS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 

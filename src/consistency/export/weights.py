@@ -31,7 +31,9 @@ class Safetensors:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise UserError(f"export dtype={self.dtype} is not known: choose one of {', '.join(DTYPES)}")
+            raise UserError(
+                f"task.formats.safetensors.dtype={self.dtype} is not known: choose one of {', '.join(DTYPES)}"
+            )
 
     def __call__(self, model: Model, folder: Path) -> Written:
         """One file, and the model's samplers with the weights as they stand in it."""

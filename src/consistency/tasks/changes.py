@@ -65,6 +65,9 @@ class Stroke:
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
+        if self.squares and (self.squares < 2 or any(side % self.squares for side in x.shape[-2:])):
+            size = "x".join(map(str, x.shape[-2:]))
+            raise UserError(f"task.change.squares={self.squares} must be 0, or 2 or more and divide {size}")
         painting = painted(x, self.squares, plan) if self.squares else x
         return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, label))
 

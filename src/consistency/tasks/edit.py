@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -21,8 +22,6 @@ from consistency.tasks.inputs import Given, Inputs, inputs
 from consistency.tasks.requests import check_labels, distance, labels_of
 from consistency.tasks.session import Outcome, Session
 
-MOST = 2**16  # inputs with noise of their own
-
 
 class Made(NamedTuple):
     """Some results, by the numbers of input and sample."""
@@ -33,7 +32,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Edit:
-    """Changes every input `samples` times; sample s of the i-th is the same however many there are.
+    """Changes every input `samples` times; sample s of an image is the same whatever else is asked for.
 
     Args:
         change: what is done.
@@ -64,10 +63,12 @@ class Edit:
     def __call__(self, session: Session) -> Outcome:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
         at_least("task", samples=self.samples, batch=self.batch, rows=self.rows)
+        if self.count is not None:
+            at_least("task", count=self.count)
         t = session.trained
         asked = one(self.label, t.data.classes)
         plan = plan_of(t, self.levels, self.sigmas)
-        given = inputs(self.input, t.data, self.count or self.rows)
+        given = inputs(self.input, t.data, self.rows if self.count is None else self.count)
         rows: list[list[Tensor]] = [[] for _ in given.names]
         for made in self._made(session, given, plan, asked):
             for (i, s), before, after in zip(made.which, *map(t.data.decode, made.changed), strict=True):
@@ -82,7 +83,7 @@ class Edit:
         for first in range(0, len(every), self.batch):
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
-            streams = [MOST * s + i for i, s in which]  # one noise for all images would make them alike
+            streams = [crc32(given.u[i].numpy().tobytes()) + s for i, s in which]  # alike, where images are
             x = t.data.encode(given.u[list(sources)]).to(t.module.device)
             label = labels_of(asked, numbers, t.data.classes, x.device)
             with session.fabric.autocast():

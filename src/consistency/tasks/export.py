@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf, isfinite
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from consistency.errors import UserError, at_least
@@ -121,7 +121,7 @@ class Export:
         return Outcome(metrics=metrics, paths={**folders, "table": str(path)}, tables=[shown])
 
 
-class Given(ImageDraws):
+class KnownNoise(ImageDraws):
     """Fresh noise that is known already, z [B, K, ...]: of the first call, then of the next.
 
     Args:
@@ -174,7 +174,7 @@ def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
         "step": t.step,
         "weights": t.weights,
         "weights_sha256": t.weights_sha256,
-        "config": OmegaConf.to_container(t.config, resolve=True),  # with what was overridden
+        "config": {key: value for key, value in t.written.items() if key not in ("callbacks", "logger")},
     }
     offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
     sigmas = {name: levels(recipe) for name, recipe in recipes.items()}
@@ -194,7 +194,7 @@ def own(model: Model, recipe: Recipe | None) -> Expected:
         return model.f.net
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
-        draws = Given(z)
+        draws = KnownNoise(z)
         return recipe(model.f, draws.normal(z), label=label, draws=draws)
 
     return samples
@@ -212,9 +212,11 @@ def verified(name: str, part: str, run: Run, out: Written, program: Program, exp
     found = Measured(
         difference.abs().max().item(), difference.square().mean().sqrt().item(), truth.std().item()
     )
-    if not found.error <= (float("inf") if out.tolerance is None else out.tolerance):
+    most = inf if out.tolerance is None else out.tolerance
+    if not isfinite(found.error) or found.error > most:
+        allowed = "any finite number" if out.tolerance is None else out.tolerance
         raise UserError(
-            f"export={name}: {part} differs from the model's own by {found.error:.3g}, {out.tolerance} is "
+            f"export={name}: {part} differs from the model's own by {found.error:.3g}, and {allowed} is "
             "allowed: nothing was kept; choose another format, or another version of its library"
         )
     return found

@@ -12,6 +12,7 @@ from consistency.errors import UserError, at_least
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number
 from consistency.metrics.distortion import psnr, ssim
+from consistency.metrics.judge import Judge
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
 from consistency.sampling.classical import Baseline
@@ -37,6 +38,7 @@ class Problem(NamedTuple):
     u: Tensor  # true images, uint8 [M, C, H, W]
     y: Tensor  # measurements [M, ...]
     source: str  # of the images, in words
+    judge: Judge | None  # has seen the data; None where nobody asks
 
 
 Solve = Callable[[Tensor, Sequence[int]], Tensor]  # y [b, ...], and the images' numbers -> [b, C, H, W]
@@ -70,6 +72,8 @@ class Invert:
         teacher_calls: of the teacher, where it is at hand, or of a checkpoint that is one.
         begin: σ at which the model begins, as A⁺y is more than noise; None for the highest of its run.
         rows: images in the picture.
+        judged: measure by the run's own metric how far restored images are from the data; where they are few,
+            compare with what it says of the true ones.
     """
 
     operator: Maker
@@ -84,16 +88,15 @@ class Invert:
     teacher_calls: int = 64
     begin: float | None = 3.0
     rows: int = 8
+    judged: bool = False
 
     def __call__(self, session: Session) -> Outcome:
         """`invert.md` with the table, and `strip.png`: the truth, and every method in the table's order."""
         self._check()
         problem = self._problem(session.trained)
-        session.trained.judge.begin(session.trained.data.real(), session.trained.module.device)
         methods = [*self._classical(session, problem), *self._learned(session, problem.A)]
         numbers = {method.name: self._number(method, problem) for method in methods}
-        main = session.trained.judge.main
-        shown = table(numbers, methods, problem, main, self._title(session, problem))
+        shown = table(numbers, methods, problem, self._title(session, problem))
         path, strip = session.directory / "invert.md", session.directory / "strip.png"
         if rank() == 0:
             path.write_text(markdown([shown]))
@@ -119,7 +122,10 @@ class Invert:
         u = given.u[: self.count]
         A = self.operator(t.data.shape)
         x = t.data.encode(u).to(t.module.device)
-        return Problem(A, u, measure(A, x, ImageDraws(self.seed, range(len(u)))), given.source)
+        y = measure(A, x, ImageDraws(self.seed, range(len(u))))
+        if self.judged:
+            t.judge.begin(t.data.real(), t.module.device)
+        return Problem(A, u, y, given.source, t.judge if self.judged else None)
 
     def _classical(self, session: Session, problem: Problem) -> Iterable[Method]:
         """Baselines; they learn from training images, as the model did."""
@@ -174,12 +180,13 @@ class Invert:
         what = {"operator": type(A).__name__, "noise": A.noise, "images": problem.source}
         seen = {"samples_sha256": weights_sha256({"u": problem.u, "y": problem.y})}
         how = {"weights": session.trained.weights, "precision": session.precision}
-        how |= session.trained.judge.protocol(len(problem.u))
+        if problem.judge is not None:
+            how |= problem.judge.protocol(len(problem.u))
         return session.card_of({"measured": "restoration", **what, **seen, **method.how, **how})
 
     def _judged(self, method: Method, problem: Problem) -> dict[str, float]:
-        A, u, y, _ = problem
-        data, judge = method.session.trained.data, method.session.trained.judge
+        A, u, y, _, judge = problem
+        data = method.session.trained.data
         values: dict[str, list[Tensor]] = {"PSNR": [], "SSIM": [], "squares": []}
         made: list[Tensor] = []
         with bar(method.name, len(u)) as advance:
@@ -194,14 +201,14 @@ class Invert:
                 advance(index.stop)
                 made.append(images)
         means = {name: torch.cat(parts).mean().item() for name, parts in values.items()}
-        found = {"PSNR": means["PSNR"], "SSIM": means["SSIM"], judge.main: distance(judge, torch.cat(made))}
-        return {**found, "residual": means["squares"] ** 0.5}
+        found = {"PSNR": means["PSNR"], "SSIM": means["SSIM"], "residual": means["squares"] ** 0.5}
+        return found if judge is None else {**found, judge.main: distance(judge, torch.cat(made))}
 
     def _title(self, session: Session, problem: Problem) -> str:
-        A, data, judge = problem.A, type(session.trained.data).__name__, session.trained.judge
+        A, data, judge = problem.A, type(session.trained.data).__name__, problem.judge
         where = f"{len(problem.u)} {problem.source}" + ("" if self.input else f" of {data}")
-        true = f"{judge.main} of the true ones {distance(judge, problem.u):.2f}"
-        return f"{type(A).__name__}, noise {A.noise:g}, {where}, {true}; * is the best of its column"
+        true = f", {judge.main} of the true ones {distance(judge, problem.u):.2f}" if judge else ""
+        return f"{type(A).__name__}, noise {A.noise:g}, {where}{true}; * is the best of its column"
 
     def _strip(self, methods: Sequence[Method], problem: Problem, t: Trained) -> Any:
         n = min(self.rows, len(problem.u))
@@ -211,22 +218,22 @@ class Invert:
         return beside(problem.u[:n], torch.stack(shown, 1), n, least=480)
 
 
-def table(
-    numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, main: str, title: str
-) -> Table:
+def table(numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, title: str) -> Table:
     """A row per method. A residual is best where it is nearest to the noise: below it, noise was fitted."""
     noise = problem.A.noise
+    shown: dict[str, tuple[int, Callable[[float], float]]] = {
+        "PSNR": (2, lambda value: -value),
+        "SSIM": (3, lambda value: -value),
+        "residual": (4, lambda value: abs(value - noise)),
+    }
+    if problem.judge is not None:
+        shown[problem.judge.main] = 2, lambda value: value
     columns = [
         cells([number.values[name] for number in numbers.values()], digits, cost)
-        for name, digits, cost in (
-            ("PSNR", 2, lambda value: -value),
-            ("SSIM", 3, lambda value: -value),
-            (main, 2, lambda value: value),
-            ("residual", 4, lambda value: abs(value - noise)),
-        )
+        for name, (digits, cost) in shown.items()
     ]
     rows = [[method.name, str(method.calls), *row] for method, *row in zip(methods, *columns, strict=True)]
-    return Table(["", "calls", "PSNR [dB]", "SSIM", main, "residual"], rows, title)
+    return Table(["", "calls", *shown], rows, title)
 
 
 def cells(values: Sequence[float], digits: int, cost: Callable[[float], float]) -> list[str]:

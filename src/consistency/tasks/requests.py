@@ -98,7 +98,7 @@ def distance(judge: Judge, images: Tensor) -> float:
     """What a judge, who has seen the data, says of uint8 images [M, C, H, W]; NaN of a single one."""
     if len(images) < 2:
         return float("nan")
-    judge.update(NAME, images)
+    judge.update(NAME, images[rank() :: world()])  # all processes have all of them
     return judge.compute()[f"{judge.main}/{NAME}"]
 
 

@@ -28,7 +28,7 @@ class Trained:
         step: optimiser steps that it took.
         experiment: that was trained; None where the checkpoint does not say.
         config: of its run, with what was overridden.
-        written: config of its run as the checkpoint has it, callbacks included; plain data.
+        written: the same as it was written, callbacks included, before an evaluation adapts it; plain data.
         data: that it was trained on.
         module: of its run, in evaluation mode, where it computes.
         f: the module's denoiser, with the weights that were asked for; or a teacher in its place.

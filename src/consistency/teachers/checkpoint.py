@@ -60,7 +60,9 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{key}={path}: no such file; give a .ckpt of a run, or 'last'")
+        raise UserError(
+            f"{key}={path}: no such file; give a .ckpt of a run, exported .safetensors, or 'last'"
+        )
     if path.suffix == SUFFIX:
         raise UserError(
             f"{key}={path} holds weights alone, and no run can go on from them; to begin with them: "

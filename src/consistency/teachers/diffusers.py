@@ -53,7 +53,7 @@ def diffusers(path: str | Path, net: nn.Module) -> Denoiser:
     """
     folder = part(Path(path), "unet", "config.json")
     config, file = read_json(folder / "config.json"), folder / "config.json"
-    said = config.get("_class_name", "UNet2DModel")
+    said = str(config.get("_class_name", "UNet2DModel"))
     if said not in READERS:
         raise UserError(f"teacher.path={file} is a {said}: only UNet2DModel is supported")
     return READERS[said](Path(path), folder, config, net).requires_grad_(False).eval()

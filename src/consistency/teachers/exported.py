@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from consistency.errors import UserError
 SUFFIX = ".safetensors"
 KEY = "consistency"  # of the metadata
 ABOUT = {"config": dict, "experiment": str | None, "step": int, "weights": str, "sigmas": dict}
+CONFIG = ("data", "denoiser", "metric", "module", "net", "sigma")  # sections without which nothing is built
 
 
 def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -68,6 +70,10 @@ def told(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     try:
         about = json.loads(metadata.get(KEY, ""))
         enough = all(isinstance(about[name], kind) for name, kind in ABOUT.items())
+        enough &= all(isinstance(about["config"][section], dict) for section in CONFIG)
+        enough &= all(
+            levels and all(0 < sigma < inf for sigma in levels) for levels in about["sigmas"].values()
+        )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return about if enough else None

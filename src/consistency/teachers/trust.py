@@ -1,6 +1,9 @@
 """What a config may call: a checkpoint is untrusted input, and so is the config it brings."""
 
+import inspect
+import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +12,40 @@ from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError
 
+CONFIGS = Path(__file__).parents[3] / "configs"
 TRUSTED = ("consistency.", "torch.optim.", "lightning.pytorch.", "lightning.Trainer")
 
 
 def check_trusted(option: str, path: str | Path, config: DictConfig) -> None:
     """Refuse the config of a checkpoint if it would call anything but this project and what its configs name.
 
-    A checkpoint is untrusted input, and a `_target_` may be any function of any package.
+    A checkpoint is untrusted input, and a `_target_` may be any function of any package; of ours, too, some
+    write files. So functions must be named in configs/, and other targets be classes.
     """
     for key, node in described(config):
         name = str(node._target_)
-        found = get_object(name) if name.startswith(TRUSTED) else None
-        if not str(getattr(found, "__module__", None)).startswith(TRUSTED):
+        found = existing(name) if name.startswith(TRUSTED) else None
+        ours = str(getattr(found, "__module__", None)).startswith(TRUSTED)
+        if not (ours and (inspect.isclass(found) or name in named())):
             raise UserError(
                 f"{option}={path} would call {name} ({key}) and was not used: use a checkpoint written "
                 "by this project, with classes of its own"
             )
+
+
+def existing(name: str) -> Any:
+    """What a name stands for; None for nothing."""
+    try:
+        return get_object(name)
+    except Exception:  # of ours a class that is no more, of others whatever their import raises
+        return None
+
+
+@lru_cache(maxsize=1)
+def named() -> frozenset[str]:
+    """Every `_target_` in configs/."""
+    texts = (path.read_text("utf-8") for path in CONFIGS.rglob("*.yaml"))
+    return frozenset(name for text in texts for name in re.findall(r"_target_:\s*(\S+)", text))
 
 
 def plain(node: Any) -> dict[str, Any]:

@@ -81,13 +81,12 @@ def check_size(network: bytes) -> None:
     Raises:
         UserError: it does.
     """
-    size = (
-        4 / 3 * 0.93 * len(network) + 6e6
-    )  # base64 of what gzip leaves of weights; the runtime, #check's images
+    # base64 of what gzip leaves of weights; the runtime and the images of #check
+    size = 4 / 3 * 0.93 * len(network) + 6e6
     if size > LARGEST:
         raise UserError(
             f"export=web: a network of {len(network) / 1e6:.0f} MB makes a page of {size / 1e6:.0f} MB, "
-            f"more than {LARGEST / 1e6:.0f}: train a smaller one (net.width, net.blocks)"
+            f"more than {LARGEST / 1e6:.0f}: train a smaller one (net.width or net.channels)"
         )
 
 

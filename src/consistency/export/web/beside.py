@@ -19,10 +19,8 @@ from consistency.sampling.masks import left_half
 from consistency.sampling.operators import Inpainting
 
 SEED, COMPLETED = 1, 8  # of what #check makes
-SHOWN, NUMBERS = (
-    64,
-    2**16,
-)  # samples of it, fewer where they would have more numbers in all: they travel along
+SHOWN = 64  # samples of it
+NUMBERS = 2**16  # that they have in all, at most: they travel along
 
 
 def checked(model: Model) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -93,7 +94,7 @@ class Release:
         try:
             with urlopen(self.url, timeout=60) as answer:
                 return answer.read()
-        except OSError as error:  # URLError among them
+        except (OSError, HTTPException) as error:  # URLError among them; cut short
             raise UserError(f"onnxruntime-web cannot be downloaded ({error}): {self._remedy}") from error
 
     def _unpacked(self, tarball: bytes, name: str) -> Runtime:

@@ -78,6 +78,8 @@ class ImageFolder(DataModule):
         """All of the other folder."""
         if self.held_out is None:
             return None
+        if not Path(self.held_out).expanduser().exists():
+            raise UserError(f"data.held_out={self.held_out} does not exist: name a folder or an archive")
         other = ImageFolder(
             self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.run
         )

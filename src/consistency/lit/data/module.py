@@ -98,7 +98,10 @@ class DataModule(LightningDataModule):
         told, self._told = self._told, None
         found = self.shape, self.classes
         if told is not None and told != found:
-            raise UserError(f"data are {described(*found)}, but the network is for {described(*told)}")
+            raise UserError(
+                f"data are {in_words(*found)}, but the network is for {in_words(*told)}: use the data that it "
+                "was trained on, or like ones: +override.data.root=PATH"
+            )
 
     @property
     def data(self) -> ArrayData:
@@ -203,7 +206,7 @@ class DataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
 
 
-def described(shape: Sequence[int], classes: int) -> str:
+def in_words(shape: Sequence[int], classes: int) -> str:
     """Samples in words."""
     return f"{'x'.join(map(str, shape))} with {classes or 'no'} classes"
 

@@ -63,9 +63,9 @@ class App {
     const whole = (name, below) =>
       /^\d+$/.test(said.get(name)) && said.get(name) < below ? Number(said.get(name)) : null;
     this.state = {
-      mode: said.get("mode") in this.modes ? said.get("mode") : FIRST.mode,
+      mode: Object.hasOwn(this.modes, said.get("mode")) ? said.get("mode") : FIRST.mode,
       seed: whole("seed", 2 ** 32) ?? FIRST.seed,
-      steps: said.get("steps") in model.steps ? said.get("steps") : FIRST.steps,
+      steps: Object.hasOwn(model.steps, said.get("steps")) ? said.get("steps") : FIRST.steps,
       one: said.get("one") === "1",
       label: whole("class", model.classes),
     };
