@@ -99,8 +99,8 @@ class DataModule(LightningDataModule):
         found = self.shape, self.classes
         if told is not None and told != found:
             raise UserError(
-                f"data are {in_words(*found)}, but the network is for {in_words(*told)}: use the data that it "
-                "was trained on, or like ones: +override.data.root=PATH"
+                f"data are {in_words(*found)}, but the network is for {in_words(*told)}: use those that it "
+                "was trained on, or others like them: +override.data.root=PATH"
             )
 
     @property
