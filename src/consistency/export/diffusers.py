@@ -19,7 +19,7 @@ from consistency.export.grid import RHO, Grid, grid_of
 from consistency.export.model import Model, Run, Written
 from consistency.export.parts import library
 from consistency.model.precond import EDM, Boundary
-from consistency.sampling.samplers import multistep
+from consistency.sampling.samplers import multistep, visits
 from consistency.teachers import unet2d
 from consistency.teachers.diffusers import TIME_SCALE
 
@@ -180,14 +180,12 @@ def difference(pipe: Any, model: Model, timesteps: Sequence[int]) -> float:
 
 def run_of(pipe: Any, model: Model, sigmas: Sequence[float]) -> Run:
     """A sampler at its own σ, known to the scheduler or not: network and scalings are the folder's."""
-    levels = [sigmas[0], *(max(sigma, model.sigma_min) for sigma in sigmas[1:])]
 
     @torch.no_grad()
     def run(z: Tensor, label: Tensor | None = None) -> Tensor:
-        x = levels[0] * z[:, 0]
-        for k, sigma in enumerate(levels):
-            added = (sigma**2 - model.sigma_min**2) ** 0.5
-            x = denoised(pipe, x + added * z[:, k] if k else x, sigma, label)
+        x = torch.zeros_like(z[:, 0])
+        for k, (tau, added) in enumerate(visits(sigmas, model.sigma_min)):
+            x = denoised(pipe, x + added * z[:, k], tau, label)
         return x
 
     return run

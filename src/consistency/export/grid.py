@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from consistency.sampling.samplers import visits
+
 RHO = 7.0
 SIZES = (40, 2000)  # of grids that are tried; 40 is the library's
 
@@ -34,7 +36,7 @@ class Grid(NamedTuple):
 
 def grid_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> Grid:
     """The grid that comes nearest to σ lists: in the greatest ratio of a level to its neighbour on it."""
-    levels = {name: [sigmas[0], *(max(s, sigma_min) for s in sigmas[1:])] for name, sigmas in lists.items()}
+    levels = {name: [tau for tau, _ in visits(sigmas, sigma_min)] for name, sigmas in lists.items()}
     sigma_max = max(sigmas[0] for sigmas in levels.values())
     wanted = torch.tensor([s for sigmas in levels.values() for s in sigmas], dtype=torch.float64)
     low, high = sigma_min ** (1 / RHO), sigma_max ** (1 / RHO)

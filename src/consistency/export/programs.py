@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Precond
+from consistency.sampling.samplers import visits
 
 
 class Sampler(nn.Module):
@@ -34,10 +35,8 @@ class Sampler(nn.Module):
         if not sigmas:
             raise UserError("a sampler needs at least one σ")
         self.net = f.net
-        levels = [sigmas[0], *(max(sigma, sigma_min) for sigma in sigmas[1:])]
-        c = f.precond(torch.tensor(levels, dtype=torch.float64))
-        added = [levels[0], *((sigma**2 - sigma_min**2) ** 0.5 for sigma in levels[1:])]
-        for name, values in {**c._asdict(), "added": torch.tensor(added, dtype=torch.float64)}.items():
+        levels, added = torch.tensor(visits(sigmas, sigma_min), dtype=torch.float64).T
+        for name, values in {**f.precond(levels)._asdict(), "added": added}.items():
             self.register_buffer(name, values.float())
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

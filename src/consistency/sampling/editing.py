@@ -13,7 +13,7 @@ from torch import Tensor
 
 from consistency.model.denoiser import DenoiserLike
 from consistency.sampling.operators import LinearOperator, consistent
-from consistency.sampling.samplers import level
+from consistency.sampling.samplers import denoised, fresh
 from consistency.schedule.draws import Draws
 from consistency.tensor import expand
 
@@ -63,7 +63,7 @@ def restore(
     """
     x = A.pseudo_inverse(y)
     for tau in plan.sigmas:
-        x = consistent(A, denoised(f, x, tau, plan, draws, label), y, plan.spread(tau))
+        x = consistent(A, renoised(f, x, tau, plan, draws, label), y, plan.spread(tau))
     return x
 
 
@@ -74,23 +74,22 @@ def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor |
     With a single level this makes variations of x, larger ones the higher it is.
     """
     for tau in plan.sigmas:
-        x = denoised(f, x, tau, plan, draws, label)
+        x = renoised(f, x, tau, plan, draws, label)
     return x
 
 
-def denoised(
+def renoised(
     f: DenoiserLike, x: Tensor, tau: float, plan: Plan, draws: Draws, label: Tensor | None
 ) -> Tensor:
     """f of x re-noised to level τ, inside the range of pixels."""
-    tau = max(tau, plan.sigma_min)  # before the root
-    added = (tau**2 - plan.sigma_min**2) ** 0.5
-    return f(x + added * draws.normal(x), level(tau, x), label).clamp(plan.low, plan.high)
+    tau, added = fresh(tau, plan.sigma_min)
+    return denoised(f, x + added * draws.normal(x), tau, label).clamp(plan.low, plan.high)
 
 
 @torch.no_grad()
 def denoise(f: DenoiserLike, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
     """f(x, σ) of images that carry noise of the true level σ already: one call."""
-    return f(x, level(sigma, x), label)
+    return denoised(f, x, sigma, label)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

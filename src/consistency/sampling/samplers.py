@@ -71,11 +71,21 @@ def multistep(
     x = onestep(f, z, sigmas, label)
     if len(sigmas) > 1 and draws is None:
         raise UserError("multistep sampling with more than one σ needs draws for the fresh noise")
-    for tau in sigmas[1:]:
-        tau = max(tau, sigma_min)  # before the root: ε² - ε² in low precision may be negative
-        added = (tau**2 - sigma_min**2) ** 0.5
+    for tau, added in (fresh(sigma, sigma_min) for sigma in sigmas[1:]):
         x = denoised(f, x + added * draws.normal(x), tau, label)  # type: ignore[union-attr]
     return x
+
+
+def fresh(sigma: float, sigma_min: float) -> tuple[float, float]:
+    """A level to go on at, not below ε, and the noise √(τ² - ε²) that an image of level ε lacks of it."""
+    tau = max(sigma, sigma_min)  # before the root: ε² - ε² in low precision may be negative
+    return tau, (tau**2 - sigma_min**2) ** 0.5
+
+
+def visits(sigmas: Sequence[float], sigma_min: float) -> list[tuple[float, float]]:
+    """The level of each network call of `multistep`, and the noise added before it: of the first, all."""
+    first, *others = sigmas
+    return [(first, first), *(fresh(sigma, sigma_min) for sigma in others)]
 
 
 @torch.no_grad()

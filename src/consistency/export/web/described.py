@@ -6,7 +6,7 @@ from typing import Any
 from consistency.export.model import Model
 from consistency.export.programs import coefficients
 from consistency.sampling.editing import Plan
-from consistency.sampling.samplers import karras_sigmas
+from consistency.sampling.samplers import fresh, karras_sigmas, visits
 
 CALLS = (1, 2, 4)  # that the page offers
 LEVELS = 40  # of an edit, ε included
@@ -63,12 +63,10 @@ def table(model: Model, sigmas: Sequence[float], blank: bool = True) -> list[Row
         sigmas: falling; those below ε are raised to it.
         blank: the first level's noise lies over nothing, rather than over an image that has noise ε already.
     """
-    levels = [max(sigma, model.sigma_min) for sigma in sigmas]
-    added = [(sigma**2 - model.sigma_min**2) ** 0.5 for sigma in levels]
-    if blank:
-        added[0] = levels[0]
-    rows = coefficients(model.f.precond, levels)
-    return [{**row, "added": more} for row, more in zip(rows, added, strict=True)]
+    e = model.sigma_min
+    levels = visits(sigmas, e) if blank else [fresh(sigma, e) for sigma in sigmas]
+    rows = coefficients(model.f.precond, [tau for tau, _ in levels])
+    return [{**row, "added": added} for row, (_, added) in zip(rows, levels, strict=True)]
 
 
 def words(model: Model, size: int) -> list[str]:
