@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.metrics.features.classifier import Classifier, Residual, accuracy, block, fit, keep, shifted
+from consistency.metrics.features import classifier
+from consistency.metrics.features.classifier import Classifier, Residual, block, mirrored, shifted
 
 WEIGHTS = Path(__file__).with_name("cifar10.safetensors")
 FLOOR = 1.0  # Fréchet distance between random halves of the training images, after scaling
-EPOCHS, BATCH = 16, 128
+EPOCHS = 16
 SHAPE = (3, 32, 32)
 
 
@@ -45,8 +46,7 @@ def body() -> nn.Sequential:
 
 def augmented(x: Tensor) -> Tensor:
     """Images moved by up to four pixels along both axes, half of them mirrored."""
-    mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
-    return shifted(torch.where(mirrored, x.flip(-1), x), 4)
+    return shifted(mirrored(x), 4)
 
 
 def folder(root: Path) -> tuple[Tensor, Tensor]:
@@ -68,13 +68,10 @@ def folder(root: Path) -> tuple[Tensor, Tensor]:
 def train(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Train on ROOT/train, write the weights, and return the accuracy on ROOT/test."""
     torch.manual_seed(seed)
-    images, labels = folder(root / "train")
-    net, head = body().to(memory_format=torch.channels_last), nn.Linear(128, 10)
-    fit(net, head, images, labels, augmented, epochs, BATCH, smoothing=0.1)
-    right = accuracy(net, head, *folder(root / "test"))
-    net.to(memory_format=torch.contiguous_format)
-    keep(path, net, head, images, FLOOR, accuracy=right, seed=seed, epochs=epochs)
-    return right
+    data = folder(root / "train"), folder(root / "test")
+    return classifier.train(
+        path, body(), nn.Linear(128, 10), *data, augmented, FLOOR, seed, epochs, smoothing=0.1
+    )
 
 
 if __name__ == "__main__":

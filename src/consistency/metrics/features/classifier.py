@@ -132,6 +132,45 @@ def fit(
     net.eval().requires_grad_(False)
 
 
+def train(
+    path: Path,
+    body: nn.Module,
+    head: nn.Linear,
+    learned: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    augment: Callable[[Tensor], Tensor],
+    floor: float,
+    seed: int,
+    epochs: int,
+    smoothing: float = 0.0,
+) -> float:
+    """Train a convolutional classifier, write its weights, and return its accuracy on other images.
+
+    Args:
+        path: of the file.
+        body: as in `fit`, with other arguments of that name.
+        head: the same.
+        learned: uint8 images [n, C, H, W] and labels [n].
+        held_out: the same of images that are not learned.
+        augment: see `fit`.
+        floor: see `keep`.
+        seed: that was set, for the file.
+        epochs: see `fit`.
+        smoothing: see `fit`.
+    """
+    body.to(memory_format=torch.channels_last)
+    fit(body, head, *learned, augment, epochs, batch=128, smoothing=smoothing)
+    right = accuracy(body, head, *held_out)
+    body.to(memory_format=torch.contiguous_format)
+    keep(path, body, head, learned[0], floor, accuracy=right, seed=seed, epochs=epochs)
+    return right
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """Images [B, C, H, W], half of them at random from left to right."""
+    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
+
+
 def shifted(x: Tensor, pixels: int) -> Tensor:
     """Images [B, C, H, W] moved at random by up to so many pixels along both axes, edges repeated."""
     size = x.shape[-1]

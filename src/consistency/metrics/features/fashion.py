@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.metrics.features.classifier import Classifier, Residual, accuracy, block, fit, keep, shifted
+from consistency.metrics.features import classifier
+from consistency.metrics.features.classifier import Classifier, Residual, block, mirrored, shifted
 
 WEIGHTS = Path(__file__).with_name("fashion.safetensors")
 FLOOR = 1.0  # Fréchet distance between random halves of the training images, after scaling
-EPOCHS, BATCH = 4, 128
+EPOCHS = 4
 SHAPE = (1, 28, 28)
 
 
@@ -42,8 +43,7 @@ def body() -> nn.Sequential:
 
 def augmented(x: Tensor) -> Tensor:
     """Images moved by up to two pixels along both axes, half of them mirrored."""
-    mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
-    return shifted(torch.where(mirrored, x.flip(-1), x), 2)
+    return shifted(mirrored(x), 2)
 
 
 def garments(root: Path, train: bool) -> tuple[Tensor, Tensor]:
@@ -60,13 +60,8 @@ def garments(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 def train(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Train on the 60,000 images, write the weights, and return the accuracy on the other 10,000."""
     torch.manual_seed(seed)
-    images, labels = garments(root, train=True)
-    net, head = body().to(memory_format=torch.channels_last), nn.Linear(64, 10)
-    fit(net, head, images, labels, augmented, epochs, BATCH)
-    right = accuracy(net, head, *garments(root, train=False))
-    net.to(memory_format=torch.contiguous_format)
-    keep(path, net, head, images, FLOOR, accuracy=right, seed=seed, epochs=epochs)
-    return right
+    data = garments(root, train=True), garments(root, train=False)
+    return classifier.train(path, body(), nn.Linear(64, 10), *data, augmented, FLOOR, seed, epochs)
 
 
 if __name__ == "__main__":
