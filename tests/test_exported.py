@@ -158,7 +158,7 @@ def test_what_is_no_such_file_is_refused(exported, tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    ["consistency.teachers.exported.write_exported", "consistency.export.parts.library", "os.system"],
+    ["consistency.teachers.exported.write_exported", "consistency.errors.nearest", "os.system"],
 )
 def test_a_file_that_would_call_a_function_is_refused(trained, tmp_path, target):
     """Of ours, too: some write files. The functions that configs/ names are the exception."""
