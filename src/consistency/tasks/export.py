@@ -174,7 +174,7 @@ def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
         "step": t.step,
         "weights": t.weights,
         "weights_sha256": t.weights_sha256,
-        "config": {key: value for key, value in t.written.items() if key not in ("callbacks", "logger")},
+        "config": t.written,
     }
     offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
     sigmas = {name: levels(recipe) for name, recipe in recipes.items()}
