@@ -13,6 +13,7 @@ import pytest
 from tests.forked import execute
 
 ROOT = Path(__file__).parents[1]
+SEVERAL = {f"{group}={name}" for group in ("trainer", "fabric") for name in ("ddp", "ddp_sim")}
 SMALL = ["trainer=cpu", "net.width=32", "net.blocks=1", "data.batch_size=32", "data.samples=64"]
 
 
@@ -50,9 +51,7 @@ def start(script, directory, *overrides, **env):
 
 def run(script, directory, *overrides, **env):
     """Run an entry point to its end."""
-    if env or {"trainer=ddp_sim", "trainer=ddp", "fabric=ddp_sim", "fabric=ddp"} & {
-        *overrides
-    }:  # it begins otherwise, or starts others
+    if env or SEVERAL & {*overrides}:  # it begins otherwise, or starts others
         process = start(script, directory, *overrides, **env)
         out, err = process.communicate(timeout=280)
         return Run(Path(directory), process.returncode, out, err)
