@@ -252,7 +252,7 @@ class TestRefusals:
     def test_a_missing_library_is_named(self, library, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(
-            UserError, match=rf"{library} is not installed: pip install 'consistency\[export\]'"
+            UserError, match=rf"{library} is not installed: pip install -e '\.\[export\]'"
         ):
             Onnx()(model(), tmp_path)
 
@@ -381,7 +381,7 @@ class TestTensorRT:
     def test_without_library_or_gpu(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorrt", None)
         with pytest.raises(
-            UserError, match=r"tensorrt is not installed: pip install 'consistency\[tensorrt\]'"
+            UserError, match=r"tensorrt is not installed: pip install -e '\.\[tensorrt\]'"
         ):
             TensorRT()(model(), tmp_path)
         monkeypatch.setitem(sys.modules, "tensorrt", Recorder())

@@ -240,7 +240,7 @@ class TestOut:
             raise ImportError(name)
 
         monkeypatch.setattr(parts, "import_module", absent)
-        with pytest.raises(UserError, match=r"pip install 'consistency\[export\]'$"):
+        with pytest.raises(UserError, match=r"pip install -e '\.\[export\]'$"):
             Diffusers()(model(), tmp_path)
 
 

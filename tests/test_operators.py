@@ -257,7 +257,7 @@ class TestDeepinv:
 
     def test_without_the_library_it_says_where_to_get_it(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "deepinv.physics", None)
-        with pytest.raises(UserError, match=r"pip install 'consistency\[inverse\]'"):
+        with pytest.raises(UserError, match=r"pip install -e '\.\[inverse\]'"):
             Deepinv((3, 8, 8), "Downsampling", {})
 
 

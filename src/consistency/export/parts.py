@@ -116,7 +116,7 @@ def library(name: str, extra: str = "export") -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise UserError(f"{name} is not installed: pip install 'consistency[{extra}]'") from error
+        raise UserError(f"{name} is not installed: pip install -e '.[{extra}]'") from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""TensorRT: engines for one kind of NVIDIA GPU, built from ONNX. `pip install 'consistency[tensorrt]'`.
+"""TensorRT: engines for one kind of NVIDIA GPU, built from ONNX. `pip install -e '.[tensorrt]'`.
 
 Written against the Python interface of TensorRT 10. An engine runs on the kind of GPU that built it, and with
 the same version of the library.

@@ -1,4 +1,4 @@
-"""Operators of the deepinv library, which is asked for A and A' alone: `pip install consistency[inverse]`."""
+"""Operators of the deepinv library, which is asked for A and A' alone: `pip install -e '.[inverse]'`."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -53,7 +53,7 @@ def library() -> ModuleType:
         return import_module("deepinv.physics")
     except ImportError as error:
         raise UserError(
-            "operator=deepinv needs the deepinv library: pip install 'consistency[inverse]', or choose "
+            "operator=deepinv needs the deepinv library: pip install -e '.[inverse]', or choose "
             "another of configs/operator/"
         ) from error
 
