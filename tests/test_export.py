@@ -251,9 +251,7 @@ class TestRefusals:
     @pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
     def test_a_missing_library_is_named(self, library, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, library, None)
-        with pytest.raises(
-            UserError, match=rf"{library} is not installed: pip install -e '\.\[export\]'"
-        ):
+        with pytest.raises(UserError, match=rf"{library} is not installed: pip install -e '\.\[export\]'"):
             Onnx()(model(), tmp_path)
 
     def test_without_a_compiler_nothing_is_compiled(self, tmp_path, monkeypatch):
@@ -380,9 +378,7 @@ class Recorder:
 class TestTensorRT:
     def test_without_library_or_gpu(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorrt", None)
-        with pytest.raises(
-            UserError, match=r"tensorrt is not installed: pip install -e '\.\[tensorrt\]'"
-        ):
+        with pytest.raises(UserError, match=r"tensorrt is not installed: pip install -e '\.\[tensorrt\]'"):
             TensorRT()(model(), tmp_path)
         monkeypatch.setitem(sys.modules, "tensorrt", Recorder())
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
