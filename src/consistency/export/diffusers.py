@@ -161,7 +161,7 @@ def difference(pipe: Any, model: Model, timesteps: Sequence[int]) -> float:
 
     Its images are clipped: what they are made of comes from its callback.
     """
-    labels = torch.arange(BATCH) % model.classes if model.classes else None
+    labels = model.labels(BATCH)
     found: list[Tensor] = []
     pipe(
         batch_size=BATCH,

@@ -52,7 +52,16 @@ class Model:
         """Unit noise for a program, and labels if the model has classes; a function of the seed."""
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(batch, len(program.added), *self.shape, generator=generator)
-        return (z, torch.arange(batch) % self.classes) if self.classes else (z,)
+        return self.labelled(z)
+
+    def labels(self, n: int) -> Tensor | None:
+        """All classes in turn, long [n]; None of a model without."""
+        return torch.arange(n) % self.classes if self.classes else None
+
+    def labelled(self, *inputs: Tensor) -> Inputs:
+        """Inputs of a batch, and its labels if the model has classes."""
+        label = self.labels(len(inputs[0]))
+        return inputs if label is None else (*inputs, label)
 
 
 class Written(NamedTuple):

@@ -58,7 +58,7 @@ def states(model: Model, batch: int, seed: int = 0) -> Inputs:
     x = torch.randn(batch, *model.shape, generator=generator)
     sigma = 0.02 * 4000 ** torch.rand(batch, generator=generator, dtype=torch.float64)
     noise = model.f.precond(sigma).noise.float()
-    return (x, noise, torch.arange(batch) % model.classes) if model.classes else (x, noise)
+    return model.labelled(x, noise)
 
 
 def written(

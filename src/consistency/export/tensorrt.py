@@ -103,6 +103,7 @@ def read(trt: Any, path: Path, program: Program, largest: int) -> Run:
     made = onnx.output_of(program)
 
     def run(*inputs: Tensor) -> Tensor:
+        """What the program makes, on the GPU, of inputs from anywhere; a batch of at most `largest`."""
         if inputs[0].shape[0] > largest:
             raise UserError(
                 f"a batch of {inputs[0].shape[0]} is more than task.formats.tensorrt.largest={largest}"

@@ -79,15 +79,16 @@ class Edit:
     def _made(self, session: Session, given: Inputs, plan: Plan, asked: list[int] | None) -> Iterator[Made]:
         """All results, a batch at a time."""
         t = session.trained
+        marks = [crc32(u.numpy().tobytes()) for u in given.u]  # images that are alike have noise that is
         every = [(i, s) for i in range(len(given.names)) for s in range(self.samples)]
         for first in range(0, len(every), self.batch):
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
-            streams = [crc32(given.u[i].numpy().tobytes()) + s for i, s in which]  # alike, where images are
             x = t.data.encode(given.u[list(sources)]).to(t.module.device)
             label = labels_of(asked, numbers, t.data.classes, x.device)
             with session.fabric.autocast():
-                changed = self.change(t.f, x, plan, ImageDraws(self.seed, streams), label)
+                draws = ImageDraws(self.seed, [marks[i] + s for i, s in which])
+                changed = self.change(t.f, x, plan, draws, label)
             yield Made(which, Changed(*(part.cpu() for part in changed)))
 
     def _table(self, session: Session, given: Inputs, rows: list[list[Tensor]]) -> Table:

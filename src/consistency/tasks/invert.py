@@ -130,16 +130,18 @@ class Invert:
     def _classical(self, session: Session, problem: Problem) -> Iterable[Method]:
         """Baselines; they learn from training images, as the model did."""
         t = session.trained
+        baselines = {name: baseline for name, baseline in self.baselines.items() if baseline is not None}
+        if not baselines:
+            return  # nobody has to learn, and data need not be there
         some = t.data.encode(spread_over(t.data.real(), LEARNED_FROM)).to(t.module.device)
         seen = weights_sha256({"x": some})
-        for name, baseline in self.baselines.items():
-            if baseline is not None:
+        for name, baseline in baselines.items():
 
-                def solve(y: Tensor, index: Sequence[int], baseline: Baseline = baseline) -> Tensor:
-                    return baseline(problem.A, y, some)
+            def solve(y: Tensor, index: Sequence[int], baseline: Baseline = baseline) -> Tensor:
+                return baseline(problem.A, y, some)
 
-                how = {"baseline": repr(baseline), "learned_from_sha256": seen}
-                yield Method(name, 0, session, how, solve)
+            how = {"baseline": repr(baseline), "learned_from_sha256": seen}
+            yield Method(name, 0, session, how, solve)
 
     def _learned(self, session: Session, A: LinearOperator) -> Iterable[Method]:
         """The model with every number of calls, and its teacher; a checkpoint that is a teacher, once."""

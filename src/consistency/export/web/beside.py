@@ -31,7 +31,7 @@ def checked(model: Model) -> dict[str, Any]:
     y = made[1][:COMPLETED].clamp(edit.low, edit.high)
     A = Inpainting(model.shape, left_half)
     draws = PageDraws(SEED, range(COMPLETED))
-    completed = restore(model.f, A, A.forward(y), edit, draws, labels(model, COMPLETED))
+    completed = restore(model.f, A, A.forward(y), edit, draws, model.labels(COMPLETED))
     mask = A.known.expand(model.shape).flatten().int().tolist()
     return {
         "seed": SEED,
@@ -46,12 +46,7 @@ def samples(model: Model, calls: int, count: int) -> Tensor:
     """The page's first images of the seed, as torch makes them."""
     program = Sampler(model.f, lists(model)[calls], model.sigma_min)
     z = [normals(SEED, SAMPLES, range(count), call, model.shape) for call in range(calls)]
-    return program(torch.stack(z, 1), labels(model, count))
-
-
-def labels(model: Model, n: int) -> Tensor | None:
-    """All classes in turn; None of a model without."""
-    return torch.arange(n) % model.classes if model.classes else None
+    return program(torch.stack(z, 1), model.labels(count))
 
 
 def read_back(path: Path) -> tuple[Run, dict[str, Run]]:
