@@ -42,10 +42,11 @@ def checkpoint(folder, *overrides):
     return path
 
 
-def session(directory, ckpt, cache=None, precision="32-true", weights=None):
+def session(directory, ckpt, cache=None, precision="32-true", weights=None, overrides=()):
     """A call of eval.py in this process."""
     directory.mkdir(exist_ok=True)
-    config = composed("eval", f"ckpt_path={ckpt}", "fabric=cpu", "threads=1")
+    words = [f"ckpt_path={ckpt}", f"data_dir={ckpt.parent.parent}", "fabric=cpu", "threads=1", *overrides]
+    config = composed("eval", *words)
     config.weights = weights
     fabric = Fabric(accelerator="cpu", devices=1)
     return Session(directory, fabric, precision, Memo(cache), None, lambda: opened(config, fabric))

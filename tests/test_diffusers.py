@@ -331,8 +331,8 @@ def test_a_network_of_this_project_brings_its_settings(tmp_path):
         ([1], "describes no denoiser"),
         ({}, "describes no denoiser"),
         ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "describes no denoiser"),
-        (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "describes no denoiser"),
-        (PLAIN | {"precond": "${sigma.nowhere}"}, "describes no denoiser"),
+        (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "denoiser.net makes no"),
+        (PLAIN | {"precond": "${sigma.nowhere}"}, "denoiser.precond in its config refers"),
         (
             PLAIN | {"net": {"_target_": "os.system", "command": "false"}},
             "would call os.system (denoiser.net)",

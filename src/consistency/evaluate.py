@@ -12,14 +12,15 @@ from consistency.errors import UserError
 from consistency.lit.hardware import check_hardware
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
+from consistency.registry import packages
+from consistency.reopen import adapted, changed, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
-from consistency.run import build, count, make, run_directory
+from consistency.run import count, make, run_directory
 from consistency.schema import check_config
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_fits, read_trained, weights_of
-from consistency.teachers.trust import check_trusted
 from consistency.tensor import weights_sha256
 
 
@@ -53,31 +54,27 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     """
     if config.ckpt_path is None:
         raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a .ckpt of a run")
-    checkpoint = read_trained(config.ckpt_path)
-    kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
-    check_trusted("ckpt_path", config.ckpt_path, OmegaConf.create(kept))
-    trained = OmegaConf.merge(kept, config.override)
-    written = OmegaConf.to_container(OmegaConf.merge(checkpoint["config"], config.override), resolve=True)
-    assert isinstance(trained, DictConfig)
-    assert isinstance(written, dict)
+    path = Path(config.ckpt_path)
+    kept = read_trained(path, trust=packages(config.trust))
+    written, changes = changed(kept["config"], config)
+    brought = adapted(written, changes, config)
+    trained = OmegaConf.create(without(brought.plain(), "callbacks", "logger"))
+    OmegaConf.set_readonly(trained, True)
     check_config(trained, "train")
-    for unused in {"distance"} & {*trained.module.objective}:
-        trained.module.objective[unused] = None  # only training asks for it, and for the files it needs
-    trained.threads = config.threads or trained.threads  # two threads slow a small network down
-    data, module = build(trained)
-    name, weights = weights_of(checkpoint, config.weights)
-    check_fits(config.ckpt_path, weights, module.denoiser)
+    data, module = rebuilt(brought, config, changes)
+    name, weights = weights_of(kept, config.weights)
+    check_fits(path, weights, module.denoiser)
     module.denoiser.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)
-    found = found_for(Path(config.ckpt_path), digest, trained.sigma.min) if config.found else {}
-    told = other_than(module.samplers, recipes_of(checkpoint.get("sigmas", {}), trained.sigma.min))
+    found = found_for(path, digest, trained.sigma.min) if config.found else {}
+    told = other_than(module.samplers, recipes_of(kept.get("sigmas", {}), trained.sigma.min))
     return Trained(
-        path=Path(config.ckpt_path),
-        step=checkpoint["global_step"],
-        experiment=checkpoint.get("experiment"),
+        path=path,
+        step=kept["global_step"],
+        experiment=kept.get("experiment"),
         config=trained,
-        written={str(key): value for key, value in written.items()},
+        written=written.plain(),
         data=data,
         module=module.eval(),
         f=module.denoiser,
@@ -85,7 +82,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         weights_sha256=digest,
         samplers={name: {**told, **found}.get(name, recipe) for name, recipe in module.samplers.items()},
         found=found,
-        judge=make(config.get("metric") or trained.metric),
+        judge=make(config.metric) if config.get("metric") else brought.build("metric"),
     )
 
 

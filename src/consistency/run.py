@@ -31,6 +31,7 @@ from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import go_back, go_on, rollbacks
 from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
+from consistency.model.denoiser import Denoiser
 from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
 from consistency.teach import find_teacher, teach, teacher_metrics
@@ -131,23 +132,30 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
 
 
 def build(config: DictConfig) -> tuple[DataModule, Module]:
-    """Data and module. The same config builds the same weights."""
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed} must be 0 or greater")
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"threads={config.threads} must be 1 or greater, or null")
-    torch.manual_seed(config.seed)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    """Data and module of a composed config. The same config builds the same weights."""
+    begin(config.seed, config.threads)
     data: DataModule = make(config.data)
-    if not OmegaConf.is_missing(config.net, "shape"):  # a checkpoint's: data are read when they are asked for
-        data.expect(config.net.shape, config.net.classes)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
-    denoiser = make(config.denoiser)
-    if config.compile:
-        denoiser.net.compile()  # in place, so that checkpoint keys stay what they are
-    return data, make(config.module, denoiser=denoiser)
+    return data, make(config.module, denoiser=compiled(make(config.denoiser), config.compile))
+
+
+def begin(seed: int, threads: int | None) -> None:
+    """Seed the weights to come, and set the number of CPU threads."""
+    if seed < 0:
+        raise UserError(f"seed={seed} must be 0 or greater")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads={threads} must be 1 or greater, or null")
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def compiled(denoiser: Denoiser, wanted: bool) -> Denoiser:
+    """The denoiser, its network compiled in place if wanted: checkpoint keys stay what they are."""
+    if wanted:
+        denoiser.net.compile()
+    return denoiser
 
 
 def build_trainer(config: DictConfig, directory: Path) -> Trainer:

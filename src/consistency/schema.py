@@ -10,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
-from consistency.teachers.trust import CONFIGS, described, plain
+from consistency.registry import CONFIGS
 
 NUMBERS = {float: "a number", int: "a whole number", bool: "true or false"}
 
@@ -35,6 +35,21 @@ def check_config(config: DictConfig, entry: str) -> None:
                 known(f"{name}.{key}", key, keys)
     for path, node in described(config):
         check_arguments(path, node)
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A config as a dict, its interpolations as they are written."""
+    return OmegaConf.to_container(node)  # type: ignore[return-value]
+
+
+def described(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, with its key; what an interpolation refers to has a key of its own."""
+    if OmegaConf.is_dict(config) and "_target_" in config:
+        yield path, config
+    keys = config if OmegaConf.is_dict(config) else range(len(config)) if OmegaConf.is_list(config) else ()
+    for key in keys:
+        if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
+            yield from described(config[key], f"{path}.{key}".lstrip("."))
 
 
 def groups() -> list[str]:

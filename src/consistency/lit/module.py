@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
+from consistency.names import check_names
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
@@ -41,6 +42,7 @@ class Module(LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
+        check_names("samplers", samplers)
         self.denoiser = denoiser
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import torch
-from hydra.utils import instantiate
 
 from consistency.errors import UserError
-from consistency.lit.consistency import Consistency
+from consistency.lit.distillation import Distillation
 from consistency.model.denoiser import DenoiserLike
 from consistency.tasks.session import Trained
 from consistency.tensor import weights_sha256
@@ -18,11 +17,12 @@ def teacher_of(trained: Trained) -> Trained | None:
 
     A checkpoint of a student does not need its teacher: what is gone is done without.
     """
-    role = next((key for key in ("teacher", "start") if trained.config.module.get(key)), None)
-    if role is None or not isinstance(trained.module, Consistency):
+    module = trained.module
+    taught = module.teacher if isinstance(module, Distillation) else getattr(module, "start", None)
+    if taught is None:
         return None
     try:
-        D: DenoiserLike = instantiate(trained.config.module[role], _convert_="all")()
+        D: DenoiserLike = taught()
     except (UserError, FileNotFoundError):
         return None
     if isinstance(D, torch.nn.Module):

@@ -1,51 +1,62 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.model.denoiser import Denoiser
 from consistency.teachers.exported import SUFFIX, read_exported
-from consistency.teachers.trust import check_trusted
+from consistency.teachers.kept import checked_content
 
 
-def checkpoint(path: str | Path | None, weights: str | None = None) -> Denoiser:
+def checkpoint(path: str | Path | None, weights: str | None = None, trust: Sequence[str] = ()) -> Denoiser:
     """The denoiser of a run.
 
     Args:
         path: a checkpoint, a file of exported weights, or the directory of a run, whose newest is taken.
         weights: an average by name, `raw`, or None for the one that validation saw.
+        trust: packages whose classes its config may name beside ours.
 
     Raises:
         UserError: there is none, or it is damaged, or would call something foreign.
     """
-    from hydra.utils import instantiate
-
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
     found = newest(path) if Path(path).is_dir() else Path(path)
-    kept = read_trained(found or Path(path) / "checkpoints" / "last.ckpt", "teacher.path")
-    config = OmegaConf.create({"denoiser": kept["config"]["denoiser"]})
-    check_trusted("teacher.path", path, config)
-    D: Denoiser = instantiate(config.denoiser, _convert_="all")
-    D.load_state_dict(weights_of(kept, weights)[1])
+    file = found or Path(path) / "checkpoints" / "last.ckpt"
+    kept = read_trained(file, "teacher.path", trust)
+    D = kept["config"].build("denoiser")
+    if not isinstance(D, Denoiser):
+        raise UserError(
+            f"teacher.path={file} describes no denoiser: use a checkpoint written by this project"
+        )
+    state = weights_of(kept, weights)[1]
+    check_fits(file, state, D, "teacher.path")
+    D.load_state_dict(state)
     return D.requires_grad_(False).eval()
 
 
-def read_trained(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
+def read_trained(path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()) -> dict[str, Any]:
     """What a run has learned, by its checkpoint or by exported weights, which no run can go on from.
 
-    Arguments and errors are those of `read_checkpoint`.
+    Args:
+        path: the file.
+        key: of the config that names it, for messages.
+        trust: packages whose classes its config may name beside ours.
+
+    Raises:
+        UserError: the file is refused, see `read_checkpoint`, or something that it says is.
     """
     path = Path(path)
     exported = path.suffix == SUFFIX and path.is_file()
-    return read_exported(path, key) if exported else read_checkpoint(path, key)
+    kept = read_exported(path, key) if exported else read_checkpoint(path, key)
+    return checked_content(kept, f"{key}={path}", trust)
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
@@ -86,14 +97,14 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     return checkpoint
 
 
-def check_fits(path: str | Path, state: dict[str, Tensor], module: nn.Module) -> None:
+def check_fits(path: str | Path, state: dict[str, Tensor], module: nn.Module, key: str = "ckpt_path") -> None:
     """Refuse weights of another network, naming the first tensor that differs."""
     expected = module.state_dict()
     for name in sorted(expected.keys() | state.keys()):
         theirs, ours = (tuple(d[name].shape) if name in d else "absent" for d in (state, expected))
         if theirs != ours:
             raise UserError(
-                f"ckpt_path={path} is of another network: {name} is {theirs} there and {ours} here; "
+                f"{key}={path} is of another network: {name} is {theirs} there and {ours} here; "
                 "use the experiment, net and data it was trained with"
             )
 

@@ -4,7 +4,7 @@ Read as plain files: the library is not needed, and nothing in them is run.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from consistency.errors import UserError, nearest
+from consistency.fileconfig import checked
 from consistency.model.coordinates import DDPM
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
+from consistency.names import shown
 from consistency.teachers import unet2d
-from consistency.teachers.trust import check_trusted
 from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.weights import damaged, load_into
 
@@ -40,13 +41,14 @@ MODERN = (
 )
 
 
-def diffusers(path: str | Path, net: nn.Module) -> Denoiser:
+def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Denoiser:
     """The denoiser in a folder of diffusers, such as google/ddpm-cifar10-32, frozen.
 
     Args:
         path: the folder, flat or with unet/ and scheduler/ in it.
         net: a DDPMUNet or ADM of the same settings. It is left alone where the folder holds a network of this
             project, written by `export=diffusers`, which brings settings of its own.
+        trust: packages whose classes those settings may name beside ours.
 
     Raises:
         UserError: a file is missing or damaged, says something else than `net`, or asks for what is not here.
@@ -55,11 +57,11 @@ def diffusers(path: str | Path, net: nn.Module) -> Denoiser:
     config, file = read_json(folder / "config.json"), folder / "config.json"
     said = str(config.get("_class_name", "UNet2DModel"))
     if said not in READERS:
-        raise UserError(f"teacher.path={file} is a {said}: only UNet2DModel is supported")
-    return READERS[said](Path(path), folder, config, net).requires_grad_(False).eval()
+        raise UserError(f"teacher.path={file} is a {shown(said)}: only UNet2DModel is supported")
+    return READERS[said](Path(path), folder, config, net, trust).requires_grad_(False).eval()
 
 
-def pure(path: Path, folder: Path, config: Config, net: nn.Module) -> Denoiser:
+def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
     """A UNet2DModel, which means what the scheduler beside it says."""
     if not isinstance(net, UNet):
         raise UserError(
@@ -71,52 +73,38 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module) -> Denoiser:
     return Denoiser(net, precond)
 
 
-def own(path: Path, folder: Path, config: Config, net: nn.Module) -> Denoiser:
+def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
     """A network of this project, with settings of its own."""
-    f = described("teacher.path", folder / "config.json", config.get("denoiser"))
+    f = described("teacher.path", folder / "config.json", config.get("denoiser"), trust)
     load_into(f, read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
     return f
 
 
-READERS: dict[str, Callable[[Path, Path, Config, nn.Module], Denoiser]] = {
+READERS: dict[str, Callable[[Path, Path, Config, nn.Module, Sequence[str]], Denoiser]] = {
     "UNet2DModel": pure,
     "Network": own,
 }
 
 
-def described(option: str, path: str | Path, config: Any) -> Denoiser:
+def described(option: str, path: str | Path, config: Any, trust: Sequence[str] = ()) -> Denoiser:
     """The denoiser that plain data describe, with weights yet to come.
 
     Args:
         option: what names the file, for messages.
         path: the file.
         config: as in checkpoints: `_target_` and its arguments. It is untrusted input.
+        trust: packages whose classes it may name beside ours.
 
     Raises:
         UserError: it would call anything but this project, or describes no denoiser of this version.
     """
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        wrapped = OmegaConf.create({"denoiser": dict(config)})
-        check_trusted(option, path, wrapped)
-        f = instantiate(wrapped.denoiser, _convert_="all")
-    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise undescribed(option, path) from error
-    if not isinstance(f, Denoiser):
-        raise undescribed(option, path)
-    return f
-
-
-def undescribed(option: str, path: str | Path) -> UserError:
-    """What to say of data that describe no denoiser."""
-    return UserError(
-        f"{option}={path} describes no denoiser of this version in `denoiser`; export the checkpoint again"
+    source = f"{option}={path}"
+    if isinstance(config, Mapping):
+        f = checked({"denoiser": {**config}}, source, trust).build("denoiser")
+        if isinstance(f, Denoiser):
+            return f
+    raise UserError(
+        f"{source} describes no denoiser of this version in `denoiser`; export the checkpoint again"
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from consistency.errors import UserError, nearest
 from consistency.lit.module import Module
+from consistency.names import check_names
 from consistency.objectives.target import lerp
 from consistency.schedule.decay import Decay
 
@@ -25,6 +26,7 @@ class EMA(Callback):
     """
 
     def __init__(self, decays: Mapping[str, Decay], evaluate: str) -> None:
+        check_names("callbacks.ema.decays", decays)
         if evaluate not in decays:
             raise UserError(
                 f"callbacks.ema.evaluate={evaluate} is not an average: {nearest(evaluate, decays)}"

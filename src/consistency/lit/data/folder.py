@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +58,11 @@ class ImageFolder(DataModule):
             raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
         self.root, self.resolution, self.channels = Path(root).expanduser(), resolution, channels
         self.skip_broken, self.cache, self.held_out, self.run = skip_broken, cache, held_out, run
+        self.kept: Path | None = None  # the only folder to write to; None for the usual places
+
+    def write_below(self, directory: Path, named: Container[str]) -> None:
+        """Converted images go below `directory`, unless the user named a cache. Caches elsewhere are read."""
+        self.kept = None if "cache" in named else directory / "cache"
 
     def load(self) -> ArrayData:
         """Map the cache, after it has been made if need be."""
@@ -83,6 +88,7 @@ class ImageFolder(DataModule):
         other = ImageFolder(
             self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.run
         )
+        other.kept = self.kept
         return other.load()
 
     def _entries(self, files: Source) -> list[Entry]:
@@ -98,20 +104,22 @@ class ImageFolder(DataModule):
         """Where the cache may lie, in the order of preference."""
         root, kind = self.root.resolve(), f"{self.channels}x{self.resolution}"
         name = f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+        own = [] if self.kept is None else [self.kept / name / kind]
         if self.cache is not None:
-            return [Path(self.cache).expanduser() / name / kind]
-        return [root.with_name(root.name + ".consistency-cache") / kind, SPARE / name / kind]
+            return [Path(self.cache).expanduser() / name / kind, *own]
+        return [root.with_name(root.name + ".consistency-cache") / kind, *(own or [SPARE / name / kind])]
 
     def _writable(self) -> Path:
         """The first place that can be written."""
-        for place in self._places():
+        places = self._places() if self.kept is None else self._places()[-1:]
+        for place in places:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
             except OSError:
                 continue
             if os.access(place.parent, os.W_OK):
                 return place
-        tried = " nor ".join(str(place.parent) for place in self._places())
+        tried = " nor ".join(str(place.parent) for place in places)
         raise UserError(f"cannot write to {tried}: set data.cache to a folder for the converted images")
 
     def _convert(self, files: Source, entries: list[Entry], mark: str, place: Path, fault: str) -> None:

@@ -1,8 +1,9 @@
 """The abstract data set: one hole, `load`. Batches, noise, encoding and decoding are the same for all."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -93,6 +94,14 @@ class DataModule(LightningDataModule):
             classes: 0 for none.
         """
         self._told = tuple(shape), classes
+
+    def write_below(self, directory: Path, named: Container[str]) -> None:
+        """Write nowhere else, whatever paths the config of a file has; these are read from.
+
+        Args:
+            directory: for downloads and caches.
+            named: arguments of this data set that the user named, which hold for writing, too.
+        """
 
     def _check_told(self) -> None:
         told, self._told = self._told, None

@@ -3,7 +3,8 @@
 import gzip
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ class CIFAR10(DataModule):
 
     def __init__(self, root: str, **run: Any) -> None:
         super().__init__(**{"flip": True, **run})
-        self.root = Path(root).expanduser()
+        self.root = self.target = Path(root).expanduser()
+
+    def write_below(self, directory: Path, named: Container[str]) -> None:
+        """Download to `directory`, unless the user named the root."""
+        self.target = self.root if "root" in named else directory
 
     def load(self) -> ArrayData:
         """Read the five batches, whose checksums torchvision compares."""
@@ -46,12 +51,14 @@ class CIFAR10(DataModule):
         from torchvision import datasets
 
         known = datasets.CIFAR10
-        try:
-            found = known(str(self.root), train)
-        except RuntimeError:
+        found = None
+        for root in dict.fromkeys((self.root, self.target)):
+            with suppress(RuntimeError):  # not there, or not whole
+                found = found or known(str(root), train)
+        if found is None:
             what = f"{known.filename} (or {known.base_folder} from it)"
-            fetched(self.root, what, lambda: known(str(self.root), train, download=True))
-            found = known(str(self.root), train)
+            fetched(self.target, what, lambda: known(str(self.target), train, download=True))
+            found = known(str(self.target), train)
         x = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
         return ArrayData(torch.from_numpy(x), torch.tensor(found.targets))
 
@@ -69,7 +76,11 @@ class FashionMNIST(DataModule):
 
     def __init__(self, root: str, **run: Any) -> None:
         super().__init__(**run)
-        self.root = Path(root).expanduser()
+        self.root = self.target = Path(root).expanduser()
+
+    def write_below(self, directory: Path, named: Container[str]) -> None:
+        """Download to `directory`, unless the user named the root."""
+        self.target = self.root if "root" in named else directory
 
     def load(self) -> ArrayData:
         """Read images and labels."""
@@ -95,12 +106,12 @@ class FashionMNIST(DataModule):
         """
         from torchvision import datasets
 
-        raw = self.root / "FashionMNIST" / "raw"
-        places = [folder / (name + suffix) for folder in (self.root, raw) for suffix in ("", ".gz")]
+        folders = [f for root in (self.root, self.target) for f in (root, root / "FashionMNIST" / "raw")]
+        places = [folder / (name + suffix) for folder in folders for suffix in ("", ".gz")]
         if not any(path.is_file() for path in places):
             part = name.partition("-")[0]
             what = f"{part}-images-idx3-ubyte.gz and {part}-labels-idx1-ubyte.gz"
-            fetched(self.root, what, lambda: datasets.FashionMNIST(str(self.root), download=True))
+            fetched(self.target, what, lambda: datasets.FashionMNIST(str(self.target), download=True))
         return next(path for path in places if path.is_file())
 
 

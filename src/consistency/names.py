@@ -1,0 +1,36 @@
+"""Names that end in paths: of samplers, averages, experiments and formats."""
+
+import re
+from collections.abc import Iterable
+
+from consistency.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,63}")
+
+
+def shown(text: object) -> str:
+    """Text that a file chose, on one line of at most 100 characters, in ASCII."""
+    return str(text)[:100].encode("unicode_escape").decode()
+
+
+def is_name(name: object) -> bool:
+    """Whether a name may become part of a path: 1 to 64 of letters, digits and ._+=-, no dot in front."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None
+
+
+def check_names(section: str, names: Iterable[object]) -> None:
+    """Refuse names that could lead out of a directory.
+
+    Args:
+        section: where they stand, for messages: `samplers`, or a file and a section of it.
+        names: any objects.
+
+    Raises:
+        UserError: names the first that is refused.
+    """
+    for name in names:
+        if not is_name(name):
+            raise UserError(
+                f"{section}: '{shown(name)}' cannot be the name of a file: use up to 64 letters, digits and "
+                "._+=- with no dot in front"
+            )

@@ -1,0 +1,140 @@
+"""The classes and functions that a config from a file may name: those of our own configs, and no others.
+
+Packages that the user trusts come to them. Whether a name is allowed is decided before anything is imported.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from consistency.errors import UserError
+from consistency.names import shown
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file
+TEACHER = "teacher"  # the group whose functions read other files
+TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # where such a function may stand
+TARGET, PARTIAL = "_target_", "_partial_"
+
+Place = tuple[str, ...]  # keys from the root of a config, list indices among them
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The targets that may be built.
+
+    Args:
+        packages: that the user trusts beyond this project.
+        given: targets that the user named on the command line.
+    """
+
+    packages: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
+
+    def allows(self, name: str, place: Place, deferred: bool) -> bool:
+        """Whether a target may stand at a place. Nothing is imported to find out.
+
+        Args:
+            name: dotted.
+            place: of its node.
+            deferred: whether the node is partial.
+        """
+        if name in self.given or self.trusts(name) or name in built():
+            return True
+        if place[:1] and place[0] in UNBUILT:
+            return name in named(UNBUILT)
+        return deferred and place in TEACHERS and name in named((TEACHER,))
+
+    def trusts(self, name: str) -> bool:
+        """Whether a public name lies inside a package that the user trusts."""
+        inside = any(name.startswith(f"{package}.") for package in self.packages)
+        return inside and all(part.isidentifier() and part[0] != "_" for part in name.split("."))
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """The class or function of an allowed name; of a trusted package, only what is defined in it.
+
+        Raises:
+            LookupError: there is none.
+        """
+        found = located(name)
+        ours = name in self.given or not self.trusts(name)
+        home = f"{getattr(found, '__module__', '')}."
+        if not callable(found) or not (ours or home.startswith(tuple(f"{p}." for p in self.packages))):
+            raise LookupError(f"{name} is no class or function of its package")
+        return found
+
+
+@lru_cache(maxsize=1)
+def built() -> frozenset[str]:
+    """The targets of configs/ that may be built from a file, teachers aside."""
+    return named(tuple(group for group in groups() if group not in (*UNBUILT, TEACHER)))
+
+
+@lru_cache(maxsize=8)
+def named(chosen: tuple[str, ...]) -> frozenset[str]:
+    """Every `_target_` in these groups of configs/."""
+    files = (path for group in chosen for path in (CONFIGS / group).glob("*.yaml"))
+    return frozenset(
+        name
+        for file in files
+        for name in re.findall(r"^[\s-]*_target_:\s*(\S+)", file.read_text("utf-8"), re.M)
+    )
+
+
+def groups() -> Iterator[str]:
+    """The groups of configs/ that a training run is composed of; sweeps are of several runs."""
+    text = (CONFIGS / "train.yaml").read_text("utf-8")
+    found = re.findall(r"^  - (\w+):", text, re.M)
+    return (group for group in found if group != "sweep")
+
+
+def located(name: str) -> Any:
+    """What a dotted name stands for.
+
+    Raises:
+        LookupError: nothing.
+    """
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        home = ".".join(parts[:end])
+        try:
+            found = import_module(home)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (home == error.name or home.startswith(f"{error.name}.")):
+                continue
+            raise
+        for part in parts[end:]:
+            found = getattr(found, part, None)
+        if found is not None:
+            return found
+        break
+    raise LookupError(f"there is no {name}")
+
+
+def packages(trust: object) -> tuple[str, ...]:
+    """The packages of `trust`.
+
+    Raises:
+        UserError: it is no list of names.
+    """
+    listed = list(trust) if isinstance(trust, Iterable) and not isinstance(trust, str) else [None]
+    for name in listed:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(
+                f"trust={shown(trust)} must be a list of Python packages, such as trust=[package]"
+            )
+    return tuple(listed)
+
+
+def remedy(name: str) -> str:
+    """How a user allows a target of another package; nothing for Python's own and ours."""
+    package = name.partition(".")[0]
+    known = package in sys.stdlib_module_names or package in ("consistency", "builtins")
+    if known or not package.isidentifier() or "." not in name:
+        return ""
+    return f"; if you trust that package: trust=[{shown(package)}]"

@@ -1,0 +1,127 @@
+"""A run built again from the config in its checkpoint, with the changes of the command line.
+
+It writes only where the settings of the evaluation say, whatever paths that config has.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.errors import UserError
+from consistency.fileconfig import FileConfig, checked, targets
+from consistency.lit.data.module import DataModule
+from consistency.lit.module import Module
+from consistency.model.denoiser import Denoiser
+from consistency.overrides import overridden
+from consistency.registry import packages
+from consistency.run import begin, compiled
+
+USED = frozenset(["data", "denoiser", "metric", "module", "sigma", "seed", "threads", "compile"])
+
+Changes = Mapping[str, Any]
+
+
+def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Changes]:
+    """A file's config with the command line's `override`, checked again; and that override as plain data.
+
+    Args:
+        brought: of the file.
+        config: of the evaluation.
+
+    Raises:
+        UserError: a change has no effect, or makes no plain data.
+    """
+    changes = OmegaConf.to_container(config.override, resolve=True) if config.override else {}
+    if not isinstance(changes, dict):
+        raise UserError(f"override={changes} must be keys below it, such as +override.data.root=PATH")
+    if not changes:
+        return brought, {}
+    used = USED - ({"metric"} if config.get("metric") else set())
+    content = overridden(brought.plain(), {str(name): node for name, node in changes.items()}, used)
+    return checked(content, brought.source, packages(config.trust), targets(changes)), changes
+
+
+def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileConfig:
+    """The config as an evaluation builds it: without what only training asks for, its caches in ours.
+
+    Args:
+        written: of the run.
+        changes: of the command line.
+        config: of the evaluation.
+    """
+    content = written.plain()
+    objective = content.get("module", {}).get("objective")
+    if isinstance(objective, dict) and "distance" in objective:
+        objective["distance"] = None  # which may ask for files that an evaluation does without
+    metric = content.get("metric")
+    if isinstance(metric, dict) and "cache" in metric and "cache" not in named(changes, "metric"):
+        metric["cache"] = None if config.cache is None else str(Path(config.cache) / "reference")
+    content["threads"] = config.threads or content.get("threads")  # two threads slow a small network down
+    return checked(content, written.source, packages(config.trust), targets(changes))
+
+
+def rebuilt(brought: FileConfig, config: DictConfig, changes: Changes) -> tuple[DataModule, Module]:
+    """Data and module. Data are read when they are asked for; until then they are what the network is for.
+
+    Raises:
+        UserError: the config does not describe them.
+    """
+    net, source = brought.section("net"), brought.source
+    shape, classes = net.get("shape"), net.get("classes")
+    if any(brought.section("denoiser", "net").get(key) != net.get(key) for key in ("shape", "classes")):
+        raise UserError(
+            f"{source}: net and denoiser.net are for other data; use the checkpoint as it was written"
+        )
+    begin(number(brought, "seed", 0), number(brought, "threads", None))
+    data = brought.build("data")
+    denoiser = brought.build("denoiser")
+    expected(source, "data", data, DataModule)
+    expected(source, "denoiser", denoiser, Denoiser)
+    if not is_shape(shape) or type(classes) is not int or classes < 0:
+        raise UserError(
+            f"{source}: net.shape and net.classes are no shape and no number of classes; "
+            "use the checkpoint as it was written"
+        )
+    data.write_below(Path(config.data_dir), named(changes, "data"))
+    data.expect(shape, classes)
+    module = brought.build("module", denoiser=compiled(denoiser, brought.content.get("compile") is True))
+    return data, expected(source, "module", module, Module)
+
+
+def expected(source: str, section: str, built: Any, kind: type) -> Any:
+    """What was built, if it is of this kind."""
+    if not isinstance(built, kind):
+        raise UserError(
+            f"{source}: {section} in its config is no {kind.__name__}; use the checkpoint as it was written"
+        )
+    return built
+
+
+def number(brought: FileConfig, key: str, default: int | None) -> Any:
+    """A whole number of the config."""
+    value = brought.content.get(key, default)
+    if value is not None and type(value) is not int:
+        raise UserError(f"{brought.source}: {key} in its config is no whole number")
+    return value
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether a value is the shape of an image or of a point."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) in (1, 3)
+        and all(type(length) is int and length > 0 for length in shape)
+    )
+
+
+def named(changes: Changes, section: str) -> Mapping[str, Any]:
+    """The keys of a section that the command line names."""
+    node = changes.get(section)
+    return node if isinstance(node, Mapping) else {}
+
+
+def without(content: dict[str, Any], *sections: str) -> dict[str, Any]:
+    """The content but for some sections."""
+    return {name: node for name, node in content.items() if name not in sections}
