@@ -9,7 +9,7 @@ SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
     {"errors", "tensor", "watch"},
-    {"names"},
+    {"paths", "pickles"},
     {"registry"},
     {"fileconfig", "overrides"},
     {"nets", "model"},

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.names import shown
+from consistency.paths import shown
 from consistency.registry import PARTIAL, TARGET, TEACHER, Place, Registry, named, packages, remedy
 
 DEPTH = 40

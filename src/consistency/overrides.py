@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.names import shown
+from consistency.paths import shown
 from consistency.registry import CONFIGS, TARGET
 
 Keys = tuple[str | int, ...]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.names import shown
+from consistency.paths import shown
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file

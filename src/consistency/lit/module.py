@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
-from consistency.names import check_names
+from consistency.paths import check_names
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate

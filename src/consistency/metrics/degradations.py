@@ -81,7 +81,7 @@ def through_jpeg(image: Tensor, quality: int) -> Tensor:
     """One uint8 image [3, H, W]."""
     file = io.BytesIO()
     Image.fromarray(image.movedim(0, -1).numpy()).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).movedim(-1, 0)
+    return torch.from_numpy(np.array(Image.open(file, formats=["JPEG"]))).movedim(-1, 0)
 
 
 def occluded(images: Tensor, side: float, seed: int = 0) -> Tensor:

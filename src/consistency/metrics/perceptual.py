@@ -5,7 +5,6 @@ trained on this distance scores better there than it looks (the model card of 23
 """
 
 import pickle
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from consistency.errors import UserError
 from consistency.metrics.published import Published
 from consistency.nets.layers import without_autocast
+from consistency.pickles import load_tensors
 
 VGG16 = Published(
     "https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -153,10 +153,8 @@ class Source:
     def read(self) -> dict[str, Any]:
         """All of its tensors; a file that holds code, or no tensors by name, is refused."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
-                safe = self.path.suffix == ".safetensors"
-                return dict(load_file(self.path) if safe else unpickled(self.path))
+            safe = self.path.suffix == ".safetensors"
+            return dict(load_file(self.path) if safe else load_tensors(self.path))
         except DAMAGE as error:
             raise self.refused((str(error).splitlines() or [type(error).__name__])[0]) from error
 
@@ -172,8 +170,3 @@ class Source:
     def refused(self, reason: str) -> UserError:
         """What is wrong with the file, in one line."""
         return UserError(f"{self.path} does not hold the weights that LPIPS needs ({reason}); {self.remedy}")
-
-
-def unpickled(path: Path) -> Any:
-    """The content of a file of `torch.save`: tensors and plain containers only."""
-    return torch.load(path, map_location="cpu", weights_only=True)

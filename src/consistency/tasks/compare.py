@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from consistency.errors import UserError, nearest
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
+from consistency.paths import regular
 from consistency.table import Table, markdown
 from consistency.tasks.session import Outcome, Session
 
@@ -90,7 +91,7 @@ def read(path: Path) -> Numbers:
     """The numbers of a result.json with their cards."""
     file = path / "result.json" if path.is_dir() else path
     try:
-        kept = json.loads(file.read_text())["numbers"]
+        kept = json.loads(regular(file).read_text())["numbers"]
         found: Numbers = {}
         for number in kept:
             found.setdefault(number["name"], []).append(of_plain(number))

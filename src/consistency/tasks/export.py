@@ -16,6 +16,7 @@ from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
 from consistency.export.parts import NETWORK, Program, programs
 from consistency.metrics.processes import from_first
 from consistency.model.denoiser import Denoiser
+from consistency.paths import check_names
 from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
@@ -54,6 +55,7 @@ class Export:
         formats = {name: make for name, make in self.formats.items() if make is not None}
         if not formats:
             raise UserError("task.formats is empty: choose a format of configs/export/, such as export=onnx")
+        check_names("task.formats", formats)
         return from_first(lambda: self._export(session, formats))
 
     def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
@@ -77,6 +79,10 @@ class Export:
     ) -> list[Row]:
         """Write, verify, publish, and then see how fast it is."""
         place = session.directory / name
+        if place.exists() and not (place / "model.json").is_file():
+            raise UserError(
+                f"run_dir={session.directory} holds a {name} that is no export: choose another run_dir"
+            )
         partial_ = session.directory / f".{name}.partial"
         with bar(f"exporting {name}", 1 + 2 * len(cases)) as advance:
             try:

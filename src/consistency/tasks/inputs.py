@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.lit.data.folder import tell
-from consistency.lit.data.images import MODES, SUFFIXES, Folder, flat
+from consistency.lit.data.images import MODES, SUFFIXES, Folder, check_size, decoded
 from consistency.lit.data.module import DataModule
 from consistency.metrics.processes import rank
 from consistency.sampling.masks import left_half
@@ -133,8 +133,8 @@ def opened(path: Path, key: str) -> Image.Image:
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; give a PNG or JPEG file, or a folder of them")
     try:
-        with Image.open(path) as image:
-            return flat(ImageOps.exif_transpose(image))
+        check_size(path.stat().st_size)
+        return decoded(path)
     except Exception as error:  # Pillow raises a dozen kinds
         raise UserError(f"{key}={path} is not an image that can be read: give a PNG or JPEG file") from error
 

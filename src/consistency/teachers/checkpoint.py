@@ -1,16 +1,15 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.model.denoiser import Denoiser
+from consistency.pickles import load_tensors
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 
@@ -80,9 +79,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
             f"start=teacher teacher.path={path}"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        checkpoint = load_tensors(path)
     except UnpicklingError as error:
         raise UserError(
             f"{key}={path} holds something other than tensors and plain data, or is damaged, and was not "

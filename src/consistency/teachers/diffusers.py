@@ -17,7 +17,7 @@ from consistency.fileconfig import checked
 from consistency.model.coordinates import DDPM
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
-from consistency.names import shown
+from consistency.paths import shown
 from consistency.teachers import unet2d
 from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.weights import damaged, load_into

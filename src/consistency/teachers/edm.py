@@ -14,8 +14,9 @@ from consistency.model.precond import EDM, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
+from consistency.paths import shown
 from consistency.teachers.unpickle import Record, read_pkl
-from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, shown, spelled
+from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
 

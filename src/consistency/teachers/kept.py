@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.fileconfig import checked
-from consistency.names import check_names
+from consistency.paths import check_names
 
 RAW = "raw"  # name of the weights that are no average
 
@@ -28,7 +29,8 @@ def checked_content(kept: Mapping[str, Any], source: str, trust: Sequence[str] =
     experiment = kept.get("experiment")
     check_names(f"{source}: averages", averages)
     check_names(f"{source}: samplers", sigmas)
-    check_names(f"{source}: experiment", [] if experiment is None else [experiment])
+    if experiment is not None:  # a name of configs/experiment, which may have folders
+        check_names(f"{source}: experiment", experiment.split("/"))
     config = checked(kept["config"], source, trust)
     for place in (("samplers",), ("module", "samplers")):
         check_names(f"{source}: samplers", config.names(*place))
@@ -46,6 +48,7 @@ def check_kinds(kept: Mapping[str, Any], source: str) -> None:
         "callbacks": ema is not None,
         "averages": isinstance(averages, dict) and all(map(is_state, averages.values())),
         "evaluate": isinstance(ema, dict) and isinstance(ema.get("evaluate", RAW), str),
+        "experiment": isinstance(kept.get("experiment"), str | None),
         "global_step": type(step) is int and step >= 0,
         "sigmas": isinstance(kept.get("sigmas", {}), dict),
     }
@@ -60,5 +63,12 @@ def check_kinds(kept: Mapping[str, Any], source: str) -> None:
 def is_state(node: object) -> bool:
     """Whether something is tensors by name."""
     return isinstance(node, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in node.items()
+        isinstance(name, str) and isinstance(tensor, Tensor) and is_stored(tensor)
+        for name, tensor in node.items()
     )
+
+
+def is_stored(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are in the file: a view may repeat one of them 10^12 times."""
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.teachers.weights import DAMAGE, damaged, existing, shown
+from consistency.paths import shown
+from consistency.pickles import check_pickle, load_tensors
+from consistency.teachers.weights import DAMAGE, damaged, existing
 
 SCALARS = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
@@ -140,7 +142,7 @@ def numbers(path: Path, data: bytes) -> Sealed:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch deprecates the storages that it still writes
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            found = load_tensors(io.BytesIO(data))
             if not isinstance(found, torch.storage.TypedStorage):
                 raise pickle.UnpicklingError("something other than a storage")
             flat = torch.empty(0, dtype=found.dtype).set_(found.untyped())
@@ -210,6 +212,8 @@ def read_pkl(path: str | Path) -> Any:
     path = existing(path)
     try:
         with path.open("rb") as file:
+            check_pickle(file)
+            file.seek(0)
             return Reader(file, path).load()
     except UserError:
         raise

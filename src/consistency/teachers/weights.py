@@ -1,15 +1,15 @@
 """Other people's weights in our networks: every tensor in its place, or a refusal that names it."""
 
-import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.paths import shown
+from consistency.pickles import load_tensors
 
 REMEDY = "choose the network it was trained with: net=..."
 DAMAGE = (  # what readers raise when bytes make no sense
@@ -43,9 +43,7 @@ def read_pt(path: str | Path) -> Any:
     """
     path = existing(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return load_tensors(path, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         raise UserError(
             f"teacher.path={path} holds something other than tensors and plain data, or is damaged, and was "
@@ -103,11 +101,6 @@ def load_into(
                 f"{here} here; {REMEDY}"
             )
     net.load_state_dict(state)
-
-
-def shown(name: object) -> str:
-    """A name that a file chose, on one line."""
-    return str(name)[:100].encode("unicode_escape").decode()
 
 
 def shape(tensor: Tensor | None) -> str:

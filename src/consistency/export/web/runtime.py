@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from filelock import FileLock
 
 from consistency.errors import UserError
+from consistency.paths import regular
 
 PREFIX = "package/"  # of everything in an npm tarball
 FILES = {"script": "dist/ort.wasm.bundle.min.mjs", "program": "dist/ort-wasm-simd-threaded.wasm"}
@@ -108,8 +109,8 @@ class Release:
         """Of an unpacked tarball, whose own folder is called package/."""
         root = folder / PREFIX if (folder / PREFIX).is_dir() else folder
         try:
-            about: Mapping[str, str] = json.loads((root / "package.json").read_text())
-            runtime = Runtime(**{key: (root / path).read_bytes() for key, path in FILES.items()})
+            about: Mapping[str, str] = json.loads(regular(root / "package.json").read_text())
+            runtime = Runtime(**{key: regular(root / path).read_bytes() for key, path in FILES.items()})
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} does not hold onnxruntime-web ({error}); {self._remedy}") from error
         if about.get("version") != self.version:

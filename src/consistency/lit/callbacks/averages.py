@@ -9,8 +9,8 @@ from torch import Tensor
 
 from consistency.errors import UserError, nearest
 from consistency.lit.module import Module
-from consistency.names import check_names
 from consistency.objectives.target import lerp
+from consistency.paths import check_names
 from consistency.schedule.decay import Decay
 
 

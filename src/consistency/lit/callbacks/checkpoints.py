@@ -112,6 +112,15 @@ def calm(trainer: Trainer) -> bool:
     return guard is None or guard.spikes.calm
 
 
+def given(node: Any) -> Any:
+    """Plain data with null for values that nobody gave and nothing needed, such as `teacher.path`."""
+    if isinstance(node, dict):
+        return {key: given(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [given(child) for child in node]
+    return None if node == "???" else node
+
+
 class KeepConfig(Callback):
     """Keeps the resolved config: in every checkpoint, as plain data, so that a checkpoint needs nothing else;
     as `config.yaml` in the run directory; and in TensorBoard.
@@ -122,7 +131,7 @@ class KeepConfig(Callback):
     """
 
     def __init__(self, config: dict[str, Any], experiment: str | None = None) -> None:
-        self.config, self.experiment = config, experiment
+        self.config, self.experiment = {key: given(node) for key, node in config.items()}, experiment
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Write it down, now that nothing can be refused any more."""

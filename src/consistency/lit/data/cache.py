@@ -6,7 +6,7 @@ renamed when whole, so that a killed conversion leaves nothing that looks like o
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +15,16 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from consistency.errors import UserError
 from consistency.lit.data.images import Entry, classes
 from consistency.lit.data.loader import ArrayData
+from consistency.paths import regular
 
 VERSION = 1  # of what `square` makes of an image: raise it, and all caches are made anew
 SMALL = 2**30  # bytes up to which an array is loaded, and hashed whole
 BLOCK = 2**20  # of a larger array so many bytes are hashed in each of BLOCKS places
 BLOCKS = 64
+FILES = ("images.npy", "labels.npy", "manifest.json")
 
 Named = tuple[list[str], np.ndarray]  # names of n files, and their images [n, C, H, W]
 
@@ -62,7 +65,7 @@ def checksum(path: Path) -> str:
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a cache, None where there is none that can be read."""
     try:
-        return Manifest(**json.loads((directory / "manifest.json").read_text()))
+        return Manifest(**json.loads(regular(directory / "manifest.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -70,7 +73,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 def fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
     """Why a cache cannot be used for the source with this fingerprint, None if it can."""
     manifest = read_manifest(directory)
-    if manifest is None:
+    if manifest is None or not all((directory / name).is_file() for name in FILES):
         return "is damaged" if directory.exists() else "is not there yet"
     if manifest.fingerprint != mark:
         return "is of other files"
@@ -121,7 +124,7 @@ def build(
 ) -> Manifest:
     """Write a cache of images that come with their names, of a source with `total` files."""
     partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    discard(partial)  # of a run that was killed
     partial.mkdir()
     try:
         kept = write_images(partial / "images.npy", shape, batches)
@@ -130,8 +133,28 @@ def build(
         sums = {name: checksum(partial / f"{name}.npy") for name in ("images", "labels")}
         manifest = Manifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
         (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-        shutil.rmtree(directory, ignore_errors=True)
+        discard(directory)
         partial.replace(directory)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
     return manifest
+
+
+def discard(directory: Path) -> None:
+    """Remove a cache, or what a killed conversion left of one. Files of other names are never removed.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    if not os.path.lexists(directory):
+        return
+    inside = None if directory.is_symlink() or not directory.is_dir() else list(directory.iterdir())
+    foreign = [directory] if inside is None else [p for p in inside if p.name not in FILES or p.is_dir()]
+    if inside is None or foreign:
+        raise UserError(
+            f"{foreign[0]} is not of a cache of converted images and was left alone: move it, or set "
+            "data.cache to another folder"
+        )
+    for path in inside:
+        path.unlink()
+    directory.rmdir()

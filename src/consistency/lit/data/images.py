@@ -1,6 +1,7 @@
 """Image files, in a folder or a zip archive: what there is, and each as a square array."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -11,8 +12,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from consistency.errors import UserError
+from consistency.paths import regular
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # whatever a file is called: other decoders start programs
+LARGEST = 2**28  # bytes of an image file
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
 
@@ -52,7 +58,9 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The content of one."""
-        return (self.root / name).read_bytes()
+        path = regular(self.root / name)
+        check_size(path.stat().st_size)
+        return path.read_bytes()
 
     def _walk(self, folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
         here = os.stat(folder)  # noqa: PTH116 - with 50,000 files Path costs seconds
@@ -89,6 +97,7 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """The content of one."""
+        check_size(self.zip.getinfo(name).file_size)
         return self.zip.read(name)
 
 
@@ -98,7 +107,7 @@ def source(root: Path) -> Source:
         return Folder(root)
     if not root.exists():
         raise UserError(f"data.root={root} does not exist: set it to a folder or a zip archive of images")
-    if is_zipfile(root) or root.suffix.lower() == ".zip":
+    if root.is_file() and (is_zipfile(root) or root.suffix.lower() == ".zip"):
         return Archive(root)
     raise UserError(f"data.root={root} is neither a folder nor a zip archive: unpack it and name the folder")
 
@@ -126,8 +135,7 @@ def square(content: bytes, resolution: int, channels: int) -> np.ndarray:
 
     Cropped, then resized with Lanczos's filter, which Pillow widens when it shrinks, so nothing aliases.
     """
-    with Image.open(BytesIO(content)) as image:
-        upright = flat(ImageOps.exif_transpose(image)).convert(MODES[channels])
+    upright = decoded(BytesIO(content)).convert(MODES[channels])
     side = min(upright.size)
     left, top = ((length - side) // 2 for length in upright.size)
     if upright.size != (side, side):
@@ -135,6 +143,26 @@ def square(content: bytes, resolution: int, channels: int) -> np.ndarray:
     if side != resolution:
         upright = upright.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return np.asarray(upright).reshape(resolution, resolution, channels).transpose(2, 0, 1)
+
+
+def decoded(file: Path | BytesIO) -> Image.Image:
+    """The image in a file, upright, on white where it is transparent.
+
+    Raises:
+        Exception: of a dozen kinds, where it is none, or has more pixels than Pillow's limit.
+    """
+    with Image.open(file, formats=FORMATS) as image:
+        return flat(ImageOps.exif_transpose(image))
+
+
+def check_size(size: int) -> None:
+    """Refuse files that are too large for an image.
+
+    Raises:
+        ValueError: with the size and the limit.
+    """
+    if size > LARGEST:
+        raise ValueError(f"{size:,} bytes are more than the {LARGEST:,} of an image file")
 
 
 def flat(image: Image.Image) -> Image.Image:

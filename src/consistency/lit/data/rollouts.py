@@ -26,6 +26,7 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.data.origin import Origin, difference, origin
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
+from consistency.paths import regular
 from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws
 from consistency.schedule.pairs import Pairs
 from consistency.watch import noted, progress
@@ -191,7 +192,7 @@ class Store:
     def _read(self) -> Manifest | None:
         """The manifest as it stands."""
         try:
-            found = json.loads((self.path / "manifest.json").read_text())
+            found = json.loads(regular(self.path / "manifest.json").read_text())
             return Manifest(dict(found["origin"]), list(found["chunks"]))
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.published import Published
+from consistency.pickles import load_tensors
 
 INCEPTION = Published(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -56,7 +57,7 @@ def network(path: Path) -> nn.Module:
 
     copy = io.BytesIO()
     try:
-        torch.save(torch.load(path, map_location="cpu", weights_only=True), copy)
+        torch.save(load_tensors(path), copy)
         copy.seek(0)
         return FeatureExtractorInceptionV3("inception", LAYERS, feature_extractor_weights_path=copy)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, TypeError) as error:

@@ -1,7 +1,9 @@
-"""Names that end in paths: of samplers, averages, experiments and formats."""
+"""Paths from outside: names that become part of one, and what may be opened at one."""
 
+import errno
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from consistency.errors import UserError
 
@@ -34,3 +36,14 @@ def check_names(section: str, names: Iterable[object]) -> None:
                 f"{section}: '{shown(name)}' cannot be the name of a file: use up to 64 letters, digits and "
                 "._+=- with no dot in front"
             )
+
+
+def regular(path: Path) -> Path:
+    """The same path, unless a pipe, a socket or a device is there, which could be read without end.
+
+    Raises:
+        OSError: there is something that is neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path

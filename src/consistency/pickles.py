@@ -1,0 +1,208 @@
+"""The one way to read files of `torch.save`: bounded before it is read, and nothing in them executed.
+
+torch's restricted unpickler calls nothing foreign, but it builds what a pickle says. A few hundred bytes say
+a tuple of sixty levels, each holding the level below twice, whose hash takes centuries; a compressed archive
+holds more than memory does. So a pickle is first walked in linear time, without building anything.
+"""
+
+import pickle
+import pickletools
+import warnings
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+ZIP = b"PK\x03\x04"  # how a file begins that torch reads as an archive
+LEGACY = 5  # pickles at the beginning of a file that is none
+OPCODES = 4_000_000  # in a pickle
+VALUES = 10_000_000  # in what a pickle says, each counted as often as it is reached
+PICKLE = 2**28  # bytes of the pickle in an archive
+TEXT = 1000  # characters or bytes that count as one more value
+
+MUTATE = frozenset(["APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"])
+STORE = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
+FETCH = frozenset(["GET", "BINGET", "LONG_BINGET"])
+
+
+def load_tensors(file: Path | BytesIO, mmap: bool = False) -> Any:
+    """The content of a file of `torch.save`: tensors and plain containers, on the CPU.
+
+    Args:
+        file: its path, or its content.
+        mmap: map storages from disk instead of reading them.
+
+    Raises:
+        UnpicklingError: it holds something else, or would take too much time or memory.
+        RuntimeError, ValueError, EOFError, OSError, KeyError: it is damaged.
+    """
+    check_bounded(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def check_bounded(file: Path | BytesIO) -> None:
+    """Refuse a file of `torch.save` that would take too much time or memory.
+
+    Raises:
+        UnpicklingError: it would.
+        RuntimeError, ValueError, EOFError, OSError: it is damaged.
+    """
+    stream: IO[bytes] = file.open("rb") if isinstance(file, Path) else file
+    try:
+        start = stream.tell()
+        archive = stream.read(4) == ZIP
+        stream.seek(start)
+        if archive:
+            check_archive(stream)
+        else:
+            check_legacy(stream)
+        stream.seek(start)
+    finally:
+        if stream is not file:
+            stream.close()
+    if archive:  # the very bytes that torch will unpickle, by its own reader
+        reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
+        check_pickle(BytesIO(reader.get_record("data.pkl")))
+
+
+def check_legacy(stream: IO[bytes]) -> None:
+    """Refuse a file of the older kind: pickles, of which only the first may be all that there is."""
+    check_pickle(stream)
+    try:
+        for _ in range(LEGACY - 1):
+            check_pickle(stream)
+    except ValueError as error:
+        raise pickle.UnpicklingError("no file of torch.save") from error
+
+
+def check_archive(stream: IO[bytes]) -> None:
+    """Refuse an archive that is larger than its file, as `torch.save` writes none.
+
+    Raises:
+        UnpicklingError: a member is compressed, or there twice, or its pickle is too large.
+        ValueError: it is cut short.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
+    size = stream.seek(0, 2)
+    pickled = [m.file_size for m in members if m.filename.endswith("data.pkl")]
+    if (
+        any(m.compress_type != zipfile.ZIP_STORED for m in members)
+        or sum(m.file_size for m in members) > size
+        or len({m.filename for m in members}) < len(members)
+        or max(pickled, default=0) > PICKLE
+    ):
+        raise pickle.UnpicklingError("an archive that is larger than its file")
+
+
+class Node:
+    """A value of a pickle that has not been built.
+
+    Args:
+        weight: what it counts by itself.
+        children: the values in it.
+    """
+
+    __slots__ = ("children", "weight")
+
+    def __init__(self, weight: int, children: "list[Node]") -> None:
+        self.weight, self.children = weight, children
+
+
+class Walk:
+    """The stack and the memo of an unpickler that builds nothing."""
+
+    def __init__(self) -> None:
+        self.stack: list[Node | None] = []  # None is a mark
+        self.memo: dict[int, Node] = {}
+        self.made: list[Node] = []
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do to the stack what an opcode would do.
+
+        Raises:
+            IndexError, KeyError: it takes what is not there.
+        """
+        if opcode.name in STORE:
+            self.memo[len(self.memo) if argument is None else int(argument)] = self.top()
+        elif opcode.name in FETCH:
+            self.stack.append(self.memo[int(argument)])
+        elif opcode.name == "DUP":
+            self.stack.append(self.top())
+        elif opcode.name == "MARK":
+            self.stack.append(None)
+        else:
+            taken = self.taken(opcode)
+            if opcode.name in MUTATE:
+                taken[0].children.extend(taken[1:])
+                self.stack.append(taken[0])
+            elif opcode.stack_after:
+                self.made.append(Node(weight(argument), taken))
+                self.stack.append(self.made[-1])
+
+    def top(self) -> Node:
+        """The value on top."""
+        node = self.stack[-1]
+        if node is None:
+            raise IndexError("a mark where a value belongs")
+        return node
+
+    def taken(self, opcode: pickletools.OpcodeInfo) -> list[Node]:
+        """The values that an opcode takes, in order."""
+        before, taken = opcode.stack_before, list[Node]()
+        below = len(before)
+        if pickletools.markobject in before:
+            below = before.index(pickletools.markobject)
+            while (node := self.stack.pop()) is not None:
+                taken.append(node)
+        for _ in range(below):
+            taken.append(self.top())
+            self.stack.pop()
+        return taken[::-1]
+
+
+def check_pickle(stream: IO[bytes]) -> None:
+    """Walk through the pickle at the beginning of a stream, up to its end.
+
+    Raises:
+        UnpicklingError: it says more than a checkpoint does.
+        ValueError: it is damaged.
+    """
+    walk = Walk()
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if count > OPCODES:
+                raise pickle.UnpicklingError("too many values")
+            walk.step(opcode, argument)
+    except (LookupError, OverflowError, MemoryError) as error:
+        raise ValueError(f"no pickle: {error}") from error
+    check_values(walk.made)  # what was taken off the stack again has been built as well
+
+
+def check_values(roots: list[Node]) -> None:
+    """Refuse values that hold others so often that to visit them all would take too long."""
+    sizes: dict[int, int] = {}
+    for root in roots:
+        waiting = [(root, False)]
+        while waiting:
+            node, done = waiting.pop()
+            if done:
+                sizes[id(node)] = node.weight + sum(sizes[id(child)] for child in node.children)
+                if sizes[id(node)] > VALUES:
+                    raise pickle.UnpicklingError("values that hold one another too often")
+            elif id(node) not in sizes:
+                sizes[id(node)] = 0  # what it counts inside itself
+                waiting.append((node, True))
+                waiting.extend((child, False) for child in node.children)
+
+
+def weight(argument: object) -> int:
+    """What a value counts: one, and more for long text."""
+    return 1 + len(argument) // TEXT if isinstance(argument, str | bytes | bytearray) else 1
