@@ -8,14 +8,14 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
-    {"errors", "tensor", "watch"},
+    {"errors", "tensor", "rank", "stops", "watch", "naming", "atomic"},
     {"nets", "model"},
     {"schedule"},
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},
     {"tasks", "result", "sweep", "schema", "table"},
-    {"teach"},
+    {"teach", "standing"},
     {"run", "console"},
     {"evaluate"},
 ]
