@@ -13,7 +13,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 ZIP_WRITER = ("inline_container", "PytorchStreamWriter")  # torch's, which hides the reason
 
 
-class Unwritable(UserError):
+class Unwritable(UserError):  # noqa: N818 - what happened to the file
     """A file that cannot be written. What stood in its place is as it was."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "make room, or choose another place") -> None:

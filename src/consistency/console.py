@@ -23,7 +23,8 @@ from consistency.errors import UserError, close, nearest
 from consistency.naming import named
 from consistency.rank import is_first
 from consistency.schema import CONFIGS
-from consistency.stops import Stopped, end_at_once, heard, put_off, say
+from consistency.stops import Stopped, end_at_once, heard, put_off
+from consistency.stops import say as say_stopped
 
 PACKAGE = Path(__file__).parent
 
@@ -35,7 +36,7 @@ def guarded(main: Callable[[], Any]) -> None:
         with heard():
             run_named(main)
     except Stopped as stopped:
-        say(stopped)
+        say_stopped(stopped)
         sys.exit(stopped.status if is_first() else 0)  # or Lightning would kill the first process at once
     except Exception as error:
         end(error)

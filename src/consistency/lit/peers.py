@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch.distributed as dist
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from consistency import stops
 from consistency.errors import UserError
@@ -62,7 +63,8 @@ class Peers:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="peers")
 
     def watch(self) -> None:
-        """Begin to look after the others."""
+        """Begin to look after the others, in place of Lightning."""
+        relieve_observer()
         self._thread.start()
 
     def close(self) -> None:
@@ -74,7 +76,7 @@ class Peers:
         local = ((number, pid) for number, (host, pid) in enumerate(self._processes) if host == self._here)
         return [number for number, pid in local if not is_alive(pid)]
 
-    def end(self, patience: float = 2.0) -> None:
+    def end(self, patience: float = 5.0) -> None:
         """Say who has died, and leave without any clean-up that would wait for them."""
         with self._ending:
             deadline = time.monotonic() + patience
@@ -103,6 +105,13 @@ class Peers:
             if dead and dead == before and not self._done.is_set():
                 self.end()
             before = dead
+
+
+def relieve_observer() -> None:
+    """Stop Lightning's thread that kills this process, without a word, when one that it started has died."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # it ends when none of them is left
 
 
 def missing(dead: list[int], count: int) -> str:

@@ -27,8 +27,8 @@ class Interrupted(Stopped):
 class Interruption(Callback):
     """Turns a signal into an exception at the end of the step, when weights and counters agree.
 
-    A second signal takes effect at once. In the validation that follows training a signal of one process takes
-    effect at once by itself; several processes end it together.
+    A second signal takes effect at once. In the validation that follows training a single process stops at
+    once by itself; several end it together.
     """
 
     def __init__(self) -> None:
