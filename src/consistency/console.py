@@ -20,7 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from consistency.errors import UserError, close, nearest
+from consistency.naming import named
+from consistency.rank import is_first
 from consistency.schema import CONFIGS
+from consistency.stops import Stopped, end_at_once, heard, put_off
+from consistency.stops import say as say_stopped
 
 PACKAGE = Path(__file__).parent
 
@@ -29,25 +33,30 @@ def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
-        main()
-    except KeyboardInterrupt:
-        print("stopped before training began: there was nothing to save", file=sys.stderr)
-        sys.exit(130)
+        with heard():
+            run_named(main)
+    except Stopped as stopped:
+        say_stopped(stopped)
+        sys.exit(stopped.status if is_first() else 0)  # or Lightning would kill the first process at once
     except Exception as error:
         end(error)
 
 
+def run_named(main: Callable[[], Any]) -> None:
+    """Run an entry point under a name of its own; Ctrl-C that a library noticed first is the same as ours."""
+    try:
+        with named():
+            main()
+    except KeyboardInterrupt as error:
+        raise Stopped(signal.SIGINT) from error
+    end_at_once()
+
+
 @contextmanager
 def loading() -> Iterator[None]:
-    """Ctrl-C while libraries are imported waits for them: some swallow it, and the run would go on."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
-    try:
+    """A signal while libraries are imported waits for them: some swallow it, and the run would go on."""
+    with put_off():
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """From a checkpoint to an answer: open it, hand it to a task, write result.json."""
 
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,20 @@ from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError
+from consistency.lit.callbacks.agreement import flat
+from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_hardware
+from consistency.lit.peers import together
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
+from consistency.rank import speaks_for
 from consistency.registry import packages
 from consistency.reopen import adapted, changed, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.run import count, make, run_directory
 from consistency.schema import check_config
+from consistency.standing import ended, measured
+from consistency.stops import account, nothing_begun, settle
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
@@ -31,19 +37,26 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """
     check_config(config, "eval")
     check_hardware(config.fabric)
+    directory = run_directory()
+    with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):
+        return evaluated(config, directory)
+
+
+def evaluated(config: DictConfig, directory: Path) -> dict[str, Any]:
+    """The same in a directory that no other run works in."""
     fabric: Fabric = make(config.fabric)
     fabric.launch()
     memo = Memo(None if config.cache is None else Path(config.cache) / "numbers")
     session = Session(
-        run_directory(), fabric, config.fabric.precision, memo, commit(), lambda: opened(config, fabric)
+        directory, fabric, config.fabric.precision, memo, commit(), lambda: opened(config, fabric)
     )
     since = time.monotonic()
-    try:
-        outcome: Outcome = make(config.task)(session)
-    except KeyboardInterrupt:
-        print("stopped: what was measured is kept; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
-    return report(session, outcome, time.monotonic() - since)
+    plain = OmegaConf.to_container(config, resolve=True)
+    with together({"run_dir": directory.resolve(), "commit": session.commit, **flat(plain)}, directory):
+        task = make(config.task)
+        settle(partial(measured, directory))
+        outcome: Outcome = task(session)
+        return report(session, outcome, time.monotonic() - since)
 
 
 def opened(config: DictConfig, fabric: Fabric) -> Trained:
@@ -110,6 +123,7 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
     }
     if rank() == 0:
         write_result(session.directory, result)
+        settle(partial(ended, session.directory))
         parts = (markdown(outcome.tables) if outcome.tables else "", where(result), line(result))
         print("\n".join(part for part in parts if part))
     return result

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import boards
+from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.costs import Costs, sampling_calls
@@ -25,16 +27,21 @@ from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.module import DataModule, data_of
+from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import go_back, go_on, rollbacks
 from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
+from consistency.metrics.processes import from_first
 from consistency.model.denoiser import Denoiser
+from consistency.rank import speaks_for
 from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
-from consistency.teach import find_teacher, teach, teacher_metrics
+from consistency.standing import again, ended, so_far
+from consistency.stops import account, settle
+from consistency.teach import find_teacher, say, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
 from consistency.tensor import weights_sha256
 
@@ -50,6 +57,13 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     """
     check_config(config, "train")
     directory = run_directory()
+    asked = asked or directory
+    with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
+        return trained(config, directory, asked)
+
+
+def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
+    """The same in a directory that no other run works in."""
     ckpt = resume_from(config.ckpt_path, directory)
     check_counts(config.trainer)
     check_hardware(config.trainer)
@@ -62,8 +76,8 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
         teach(config, directory, train)
         since = time.monotonic()
-        while fault := fit(trainer, module, data, ckpt, asked or directory):
-            ckpt = newest(directory) or ckpt
+        while fault := fit(trainer, module, data, ckpt, asked):
+            ckpt = from_first(lambda: newest(directory)) or ckpt
             rollback = go_back(fault, trainer, module, ckpt)
             data, module = build(config)
             trainer = build_trainer(config, directory)
@@ -87,10 +101,11 @@ def fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Interrupted as signal:
-        again = f"go on with the same command, run_dir={asked} and ckpt_path=last"
+        if signal.step is None:
+            raise
         if trainer.is_global_zero:
-            print(f"stopped by {signal} at step {trainer.global_step}, saved; {again}", file=sys.stderr)
-        sys.exit(signal.status)
+            print(f"stopped by {signal} at step {signal.step}, saved; {again(asked)}", file=sys.stderr)
+        sys.exit(signal.status if trainer.is_global_zero else 0)  # or Lightning would kill the first process
     except Diverged as fault:
         return fault.with_traceback(None)  # whose frames hold on to weights
 
@@ -127,7 +142,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
         return given
-    print(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
+    say(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
     return found
 
 
@@ -161,7 +176,7 @@ def compiled(denoiser: Denoiser, wanted: bool) -> Denoiser:
 def build_trainer(config: DictConfig, directory: Path) -> Trainer:
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
-        "callbacks": build_callbacks(config),
+        "callbacks": build_callbacks(config, directory),
         "logger": make(config.logger),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
@@ -171,12 +186,13 @@ def build_trainer(config: DictConfig, directory: Path) -> Trainer:
     return make(config.trainer, **options)
 
 
-def build_callbacks(config: DictConfig) -> list[Callback]:
+def build_callbacks(config: DictConfig, directory: Path) -> list[Callback]:
     """The callbacks of the config, in its order, without those set to null; and the keeper of the config."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     built = [make(node) for node in config.callbacks.values() if node is not None]
-    return [*built, KeepConfig({str(name): value for name, value in plain.items()}, experiment())]
+    plain = {str(name): value for name, value in plain.items()}
+    return [Agreement(plain, directory, commit), *built, KeepConfig(plain, experiment())]
 
 
 def summary(
@@ -246,6 +262,7 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     if not trainer.is_global_zero:
         return None
     write_result(directory, result)
+    settle(partial(ended, directory))
     for board in boards(trainer):
         board.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
         board.save()

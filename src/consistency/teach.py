@@ -1,7 +1,6 @@
 """The run before the run: a student without a teacher has one trained first, in the same command."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError
+from consistency.metrics.processes import from_first
+from consistency.rank import is_first
 from consistency.teachers.checkpoint import newest
 
 SHARED = ("seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # words for both runs
@@ -49,7 +50,9 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
         train: trains as a config says, for the user of a directory.
     """
     place = directory / "teacher"
-    if OmegaConf.select(config, "teacher.path") != str(place) or (place / "result.json").is_file():
+    if OmegaConf.select(config, "teacher.path") != str(place):
+        return
+    if from_first((place / "result.json").is_file):
         return
     asked, words = config.teacher_run.experiment, [*inherited(), *config.teacher_run.overrides]
     with composed(asked, place, words) as teachers:
@@ -60,7 +63,7 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
 
 def say(line: str) -> None:
     """A line for the user, once, however many processes run."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first():
         print(line, flush=True)
 
 
@@ -79,7 +82,7 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
     place = [f"run_dir={directory}", f"hydra.run.dir={begun_in}", f"hydra.runtime.output_dir={directory}"]
     config = compose("train", [f"experiment={experiment}", *words, *place], return_hydra_config=True)
     with open_dict(config):
-        config.ckpt_path = "last" if newest(directory) else None
+        config.ckpt_path = "last" if from_first(lambda: newest(directory)) else None
     directory.mkdir(parents=True, exist_ok=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
+from consistency.stops import STOPPING, stop
+
 Advance = Callable[[int], None]  # pieces that are done
 
 
@@ -57,9 +59,9 @@ def noted() -> Iterator[list[int]]:
 
     def note(signum: int, frame: object) -> None:
         signals.append(signum)
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(signum, stop)
 
-    former = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    former = {signum: signal.signal(signum, note) for signum in STOPPING}
     try:
         yield signals
     finally:

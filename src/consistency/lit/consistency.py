@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.lit.module import Module
+from consistency.lit.module import Module, without_augmentation
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target
@@ -28,6 +28,7 @@ class Consistency(Module):
 
     def __init__(self, objective: Objective, target: Callable[[Denoiser], Target], **run: Any) -> None:
         super().__init__(**run)
+        without_augmentation(self.denoiser.net)
         self.objective, self.target = objective, target(self.denoiser)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:

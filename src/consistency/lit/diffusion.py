@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
-from consistency.lit.module import Module
+from consistency.lit.module import Module, without_augmentation
 from consistency.objectives.denoising import Denoising
 from consistency.schedule.draws import Draws, StepDraws
 from consistency.tensor import Terms
@@ -30,7 +30,10 @@ class Diffusion(Module):
         """Refuse an augmentation that suits neither data nor network, before anything is written."""
         if stage == "fit":
             x = torch.zeros(1, *data_of(self.trainer).shape)
-            check_labels(self.objective.augmentation(x, StepDraws(0))[1], self.denoiser.net)
+            labels = self.objective.augmentation(x, StepDraws(0))[1]
+            check_labels(labels, self.denoiser.net)
+            if labels is None:
+                without_augmentation(self.denoiser.net)
 
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample."""

@@ -1,11 +1,13 @@
 """What the machine can do, asked before anything is built."""
 
+import sys
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from consistency.errors import UserError
+from consistency.rank import is_first
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -26,18 +28,38 @@ def check_counts(trainer: DictConfig) -> None:
 
 
 def check_hardware(trainer: DictConfig) -> None:
-    """Refuse a precision or an accelerator that the machine lacks."""
+    """Refuse a precision or an accelerator that the machine lacks; choose the CPU where that is wiser.
+
+    Args:
+        trainer: the section of the config, of a trainer or of a fabric; `accelerator=auto` may become `cpu`.
+    """
     gpu = torch.cuda.is_available()
+    check_apple(trainer, gpu)
     if trainer.accelerator == "gpu" and not gpu:
         raise UserError("trainer.accelerator=gpu but no GPU is visible: use trainer=cpu")
-    if gpu and isinstance(trainer.devices, int) and trainer.devices > torch.cuda.device_count():
-        raise UserError(f"trainer.devices={trainer.devices} but {torch.cuda.device_count()} GPUs are visible")
     on_cpu = trainer.accelerator == "cpu" or not gpu
+    if not on_cpu and isinstance(trainer.devices, int) and trainer.devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={trainer.devices} but {torch.cuda.device_count()} GPUs are visible")
     if on_cpu and "bf16" in str(trainer.precision) and not cpu_has_bf16():
         raise UserError(
             f"trainer.precision={trainer.precision} on a CPU without bf16 instructions, where it is several "
             "times slower than float32: use trainer.precision=32-true"
         )
+
+
+def check_apple(trainer: DictConfig, gpu: bool) -> None:
+    """Keep off Apple's GPU, which has no float64: noise levels are computed in it."""
+    if trainer.accelerator == "mps":
+        raise UserError(
+            "trainer.accelerator=mps: noise levels are computed in float64, which Apple's GPU does not have: "
+            "use trainer.accelerator=cpu"
+        )
+    if trainer.accelerator == "auto" and not gpu and torch.backends.mps.is_available():
+        trainer.accelerator = "cpu"
+        if is_first():
+            print(
+                "on the CPU: Apple's GPU has no float64, in which noise levels are computed", file=sys.stderr
+            )
 
 
 def cpu_has_bf16() -> bool:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
 from consistency.model.denoiser import Denoiser
+from consistency.nets.unet import UNet
 from consistency.paths import check_names
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -96,3 +97,12 @@ class Module(LightningModule):
             raise UserError(f"optimizer: {error}; change that value of the optimizer") from error
         schedule = LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def without_augmentation(net: nn.Module) -> None:
+    """Do not train what only labels of augmentation reach, in a run that gives none.
+
+    Such a parameter has no gradient and keeps its value; processes that train together would wait for one.
+    """
+    if isinstance(net, UNet):
+        net.conditioning.of_augmentation().requires_grad_(False)

@@ -54,6 +54,10 @@ class Conditioning(nn.Module):
             features = features + self._class(label, features) + self._augmentation(augment, features)
             return F.silu(self.layer1(F.silu(self.layer0(features))))
 
+    def of_augmentation(self) -> nn.Module:
+        """The part that only labels of augmentation reach."""
+        return self.augment or nn.Identity()
+
     def _class(self, label: Tensor | None, features: Tensor) -> Tensor | float:
         row = one_hot(label, self.classes, features[:, 0])
         return self.label(row) if self.label else 0.0

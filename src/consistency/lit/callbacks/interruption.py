@@ -6,26 +6,29 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
+from consistency.stops import STOPPING, Stopped, stop
 
 EVERY = 10  # steps between two questions to the other processes
 
 
-class Interrupted(RuntimeError):  # noqa: N818 - the run did what it was asked to
-    """The run was asked to stop, and did so between two steps.
+class Interrupted(Stopped):
+    """The run was asked to stop, and did so between two pieces of work, when all is as it should be.
 
     Args:
         signum: the signal.
+        step: optimiser steps made, which are saved then; None outside training.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.status = 128 + signum
+    def __init__(self, signum: int, step: int | None = None) -> None:
+        super().__init__(signum)
+        self.step = step
 
 
 class Interruption(Callback):
     """Turns a signal into an exception at the end of the step, when weights and counters agree.
 
-    A second signal takes effect at once.
+    A second signal takes effect at once. In the validation that follows training a single process stops at
+    once by itself; several end it together.
     """
 
     def __init__(self) -> None:
@@ -33,27 +36,44 @@ class Interruption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Listen, in place of Lightning."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self.former[signum] = signal.signal(signum, self._note)
+        self._listen()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Stop on all processes at the same step; to ask all of them at every step would cost time."""
         if trainer.world_size > 1 and trainer.global_step % EVERY:
             return
-        if trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False):
-            raise Interrupted(self.signum or signal.SIGTERM)
+        self._stop_together(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Listen where no training does."""
+        if trainer.world_size > 1 and trainer.state.fn != "fit":
+            self._listen()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Stop between batches of samples, where no other process waits."""
         if self.signum and trainer.world_size == 1:
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum, trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+        """Several processes have validated to the end."""
+        if trainer.world_size > 1 and trainer.state.fn != "fit":
+            self._stop_together(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
-        """Listen no longer."""
+        """Listen no longer; after an exception Lightning has put other handlers in place already."""
         for signum, handler in self.former.items():
-            signal.signal(signum, handler)
+            if signal.getsignal(signum) == self._note:
+                signal.signal(signum, handler)
         self.former.clear()
+
+    def _listen(self) -> None:
+        for signum in STOPPING:
+            self.former[signum] = signal.signal(signum, self._note)
+
+    def _stop_together(self, trainer: Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False):
+            raise Interrupted(self.signum or signal.SIGTERM, trainer.global_step)
 
     def _note(self, signum: int, frame: Any) -> None:
         self.signum = signum
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(signum, stop)

@@ -1,0 +1,106 @@
+"""Files that are whole or not there: written beside their final name, then renamed."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from consistency.errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+ZIP_WRITER = ("inline_container", "PytorchStreamWriter")  # torch's, which hides the reason
+
+
+class Unwritable(UserError):  # noqa: N818 - what happened to the file
+    """A file that cannot be written. What stood in its place is as it was."""
+
+    def __init__(self, path: Path, reason: str, remedy: str = "make room, or choose another place") -> None:
+        super().__init__(f"{path} cannot be written ({reason}): {remedy}")
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends well and is removed otherwise.
+
+    It has the suffix of `path`, by which libraries choose a format.
+
+    Args:
+        path: the file; its folder is made.
+        durable: flush to the device before renaming, for what must outlive a power failure.
+        shared: other processes may write the same file at the same time.
+
+    Raises:
+        Unwritable: the system, or a library in its place, refused.
+    """
+    owner = f".{os.getpid()}" if shared else ""
+    temporary = path.with_name(f".{path.stem}{owner}.tmp{path.suffix}")
+    with cleaned(temporary), explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            flush(temporary)
+        temporary.replace(path)
+
+
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
+    """Write a text, whole or not at all."""
+    with replacing(path, shared=shared) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def cleaned(*paths: Path) -> Iterator[None]:
+    """Remove files and folders if the block fails."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            remove(path)
+        raise
+
+
+@contextmanager
+def explained(path: Path, remedy: str = "make room, or choose another place") -> Iterator[None]:
+    """Turn a refusal of the system to write into a line that names the file."""
+    try:
+        yield
+    except Exception as error:
+        why = reason(error)
+        if why is None:
+            raise
+        raise Unwritable(path, why, remedy) from error
+
+
+def reason(error: BaseException | None) -> str | None:
+    """Why nothing could be written; None if that is not what an error says, or if it says so already."""
+    if isinstance(error, UserError):
+        return None
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
+            return str(error).partition("I/O error: ")[2].partition(" (os error")[0] or str(error)
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in ZIP_WRITER):
+            found = reason(error.__context__)
+            return found or "the disk is full, or refused"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on its device."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there and the system lets us."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)

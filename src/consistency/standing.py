@@ -1,0 +1,32 @@
+"""What of a run is on disk, and how it goes on: a sentence for whoever was interrupted."""
+
+from pathlib import Path
+
+from consistency.teachers.checkpoint import newest
+
+
+def so_far(directory: Path, asked: Path) -> str:
+    """Of a run that has not ended.
+
+    Args:
+        directory: the run's.
+        asked: the one that the user works in; the run may be that of a teacher.
+    """
+    found = newest(directory) or newest(asked) or newest(asked / "teacher")
+    kept = f"{found} is saved" if found else "no step was saved yet"
+    return f"{kept}; {again(asked)}"
+
+
+def again(asked: Path) -> str:
+    """The command that goes on."""
+    return f"go on with the same command, run_dir={asked} and ckpt_path=last"
+
+
+def measured(directory: Path) -> str:
+    """Of an evaluation that has not ended."""
+    return f"what was measured is kept; the same command with run_dir={directory} goes on from there"
+
+
+def ended(directory: Path) -> str:
+    """Of a run or an evaluation that has its result."""
+    return f"all was done, {directory / 'result.json'} is written"

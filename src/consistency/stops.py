@@ -1,0 +1,124 @@
+"""Ctrl-C and SIGTERM at any moment: one exception, and one sentence on what is saved."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from consistency.rank import is_first
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+Account = Callable[[], str]  # what is saved, and how to go on
+
+
+def nothing_begun() -> str:
+    """The account of a process that has done nothing yet."""
+    return "nothing has been begun, and nothing was changed: repeat the command"
+
+
+class _Accounts:
+    """The account that holds now, and those that it stands inside of."""
+
+    def __init__(self) -> None:
+        self.now: Account = nothing_begun
+        self.depth = 0
+
+
+_accounts = _Accounts()
+
+
+class Stopped(BaseException):
+    """The process was told to stop by a signal.
+
+    Not an `Exception`, so that no library takes it for a failure that it may pass over; and no
+    `KeyboardInterrupt`, for which Lightning has a message and an exit status of its own.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.status = 128 + signum
+        self.account = _accounts.now
+
+    def line(self) -> str:
+        """For the user."""
+        return f"stopped by {self}: {self.account()}"
+
+
+@contextmanager
+def account(now: Account) -> Iterator[None]:
+    """What to say when a signal comes inside the block; of the outermost one, also after it."""
+    former, _accounts.now = _accounts.now, now
+    _accounts.depth += 1
+    try:
+        yield
+    finally:
+        _accounts.depth -= 1
+        if _accounts.depth:
+            _accounts.now = former
+
+
+def settle(now: Account) -> None:
+    """Replace the account of the block that is at work: something has been finished."""
+    _accounts.now = now
+
+
+def current() -> str:
+    """The account that holds now."""
+    return _accounts.now()
+
+
+def stop(signum: int, frame: object = None) -> None:
+    """A handler of signals: raise `Stopped`; a second signal ends the process at once."""
+    signal.signal(signum, signal.SIG_DFL)
+    raise Stopped(signum)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Stopped`."""
+    former = {signum: signal.signal(signum, stop) for signum in STOPPING}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            if signal.getsignal(signum) is stop:  # not where one has come, or `end_at_once` was called
+                signal.signal(signum, handler)
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Hear signals at the end of the block only: some libraries swallow what is raised while they load."""
+    came: list[int] = []
+    former = {signum: signal.signal(signum, lambda s, frame: came.append(s)) for signum in STOPPING}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+    if came:
+        raise Stopped(came[0])
+
+
+def end_at_once() -> None:
+    """From now on say the account and leave: all is done, and no library that is being closed may object."""
+
+    def leave(signum: int, frame: Any) -> None:
+        say(Stopped(signum))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + signum)
+
+    for signum in STOPPING:
+        signal.signal(signum, leave)
+
+
+def say(stopped: Stopped) -> None:
+    """Print the line, on the first process of a group."""
+    if is_first():
+        print(stopped.line(), file=sys.stderr, flush=True)
