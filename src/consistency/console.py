@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from consistency.errors import UserError, close, nearest
 from consistency.schema import CONFIGS
+from consistency.supported import check_supported
 
 PACKAGE = Path(__file__).parent
 
@@ -29,6 +30,7 @@ def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
+        check_supported()
         main()
     except KeyboardInterrupt:
         print("stopped before training began: there was nothing to save", file=sys.stderr)
