@@ -25,6 +25,7 @@ from consistency.rank import is_first
 from consistency.schema import CONFIGS
 from consistency.stops import Stopped, end_at_once, heard, put_off
 from consistency.stops import say as say_stopped
+from consistency.supported import check_supported
 
 PACKAGE = Path(__file__).parent
 
@@ -33,6 +34,7 @@ def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
+        check_supported()
         with heard():
             run_named(main)
     except Stopped as stopped:
