@@ -396,7 +396,7 @@ def test_a_training_takes_no_name_that_its_checkpoint_could_not_have(tmp_path, c
     words = ["experiment=ict_digits", *SHORT, f"run_dir={tmp_path}/run"]
     assert call("train", *words, "+samplers={a b:${samplers.1step}}") == 1
     assert "samplers: 'a b' cannot be the name of a file" in capfd.readouterr().err
-    assert call("train", *words, "+callbacks.ema.decays={'a b':${ema}}") == 1
+    assert call("train", *words, "+callbacks.ema.decays={a b:${ema}}") == 1
     assert "callbacks.ema.decays: 'a b' cannot" in capfd.readouterr().err
 
 
@@ -515,6 +515,8 @@ class TestOverrides:
             self.trained(kept, tmp_path, "+override.data.seed='\\${seed}'")
         with pytest.raises(UserError, match="override=5"):
             self.trained(kept, tmp_path, "override=5")
+        with pytest.raises(UserError, match=r"override\.samplers\.2step\.sigmas is a list"):
+            self.trained(kept, tmp_path, "+override.samplers.2step.sigmas.1=0.5")
 
 
 def test_nets_of_other_data_are_refused(kept, tmp_path):

@@ -38,10 +38,11 @@ def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Change
         raise UserError(f"override={config.override} must hold keys: +override.data.root=PATH")
     changes = OmegaConf.to_container(config.override, resolve=True)
     assert isinstance(changes, dict)
+    changes = {str(name): node for name, node in changes.items()}
     if not changes:
         return brought, {}
     used = USED - ({"metric"} if config.get("metric") else set())
-    content = overridden(brought.plain(), {str(name): node for name, node in changes.items()}, used)
+    content = overridden(brought.plain(), changes, used)
     return checked(content, brought.source, packages(config.trust), targets(changes)), changes
 
 
