@@ -11,6 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
+from consistency.fileconfig import checked
+from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.data.loader import Batch
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary
@@ -108,6 +110,8 @@ def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tm
     plain = OmegaConf.to_container(config, resolve=True)
     assert all(isinstance(key, str) for key in plain)
     check_config(OmegaConf.create(plain), "train")  # as a checkpoint brings it to an evaluation
+    kept = KeepConfig({str(key): node for key, node in plain.items()}).config
+    assert checked(kept, "ckpt_path=x").plain() == kept
     for name, node in config.callbacks.items():
         assert make(node) is not None, name
 

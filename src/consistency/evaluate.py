@@ -17,7 +17,7 @@ from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
 from consistency.rank import speaks_for
 from consistency.registry import packages
-from consistency.reopen import adapted, changed, rebuilt, without
+from consistency.reopen import adapted, changed, judge, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.run import count, make, run_directory
 from consistency.schema import check_config
@@ -95,7 +95,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         weights_sha256=digest,
         samplers={name: {**told, **found}.get(name, recipe) for name, recipe in module.samplers.items()},
         found=found,
-        judge=make(config.metric) if config.get("metric") else brought.build("metric"),
+        judge=make(config.metric) if config.get("metric") else judge(brought),
     )
 
 

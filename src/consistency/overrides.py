@@ -39,6 +39,7 @@ def overridden(
     changed, everywhere = thawed_copy(config), list(leaves(config))
     asked = list(leaves(changes))
     for path, value in asked:
+        check_whole(config, path, key)
         copies = [*copied_sections(config, path), *copied_values(everywhere, path, value_at(config, path))]
         if not any(place[0] in used for place in (path, *copies)):
             raise without_effect(config, path, value, used, key)
@@ -105,13 +106,22 @@ def references() -> dict[str, frozenset[str]]:
 
 
 def value_at(node: Any, path: Keys) -> Any:
-    """The value at these keys, or ABSENT."""
+    """The value at these keys of mappings, or ABSENT."""
     for name in path:
-        if (isinstance(node, dict) and name in node) or (isinstance(node, list) and isinstance(name, int)):
-            node = node[name]
-        else:
+        if not isinstance(node, dict) or name not in node:
             return ABSENT
+        node = node[name]
     return node
+
+
+def check_whole(config: dict[str, Any], path: Keys, key: str) -> None:
+    """Refuse to change an item of a list."""
+    for end in range(1, len(path)):
+        if isinstance(value_at(config, path[:end]), list):
+            name = ".".join(map(str, path[:end]))
+            raise UserError(
+                f"{key}.{shown(name)} is a list: change it as a whole, +{key}.{shown(name)}=[...]"
+            )
 
 
 def put(node: Any, path: Keys, value: Any) -> None:

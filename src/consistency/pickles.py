@@ -9,6 +9,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -51,22 +52,20 @@ def check_bounded(file: Path | BytesIO) -> None:
         UnpicklingError: it would.
         RuntimeError, ValueError, EOFError, OSError: it is damaged.
     """
-    stream: IO[bytes] = file.open("rb") if isinstance(file, Path) else file
-    try:
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
         start = stream.tell()
         archive = stream.read(4) == ZIP
         stream.seek(start)
         if archive:
             check_archive(stream)
+            stream.seek(start)
+            reader = torch._C.PyTorchFileReader(
+                stream
+            )  # the bytes that torch will unpickle, by its own reader
+            check_pickle(BytesIO(reader.get_record("data.pkl")))
         else:
             check_legacy(stream)
         stream.seek(start)
-    finally:
-        if stream is not file:
-            stream.close()
-    if archive:  # the very bytes that torch will unpickle, by its own reader
-        reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
-        check_pickle(BytesIO(reader.get_record("data.pkl")))
 
 
 def check_legacy(stream: IO[bytes]) -> None:

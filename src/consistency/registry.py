@@ -122,7 +122,7 @@ def packages(trust: object) -> tuple[str, ...]:
     Raises:
         UserError: it is no list of names.
     """
-    listed = list(trust) if isinstance(trust, Iterable) and not isinstance(trust, str) else [None]
+    listed: list[Any] = [None] if isinstance(trust, str) or not isinstance(trust, Iterable) else [*trust]
     for name in listed:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise UserError(

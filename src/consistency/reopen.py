@@ -13,6 +13,7 @@ from consistency.errors import UserError
 from consistency.fileconfig import FileConfig, checked, targets
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
+from consistency.metrics.judge import Judge
 from consistency.model.denoiser import Denoiser
 from consistency.overrides import overridden
 from consistency.registry import packages
@@ -33,13 +34,15 @@ def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Change
     Raises:
         UserError: a change has no effect, or makes no plain data.
     """
-    changes = OmegaConf.to_container(config.override, resolve=True) if config.override else {}
-    if not isinstance(changes, dict):
-        raise UserError(f"override={changes} must be keys below it, such as +override.data.root=PATH")
+    if not OmegaConf.is_dict(config.override):
+        raise UserError(f"override={config.override} must hold keys: +override.data.root=PATH")
+    changes = OmegaConf.to_container(config.override, resolve=True)
+    assert isinstance(changes, dict)
+    changes = {str(name): node for name, node in changes.items()}
     if not changes:
         return brought, {}
     used = USED - ({"metric"} if config.get("metric") else set())
-    content = overridden(brought.plain(), {str(name): node for name, node in changes.items()}, used)
+    content = overridden(brought.plain(), changes, used)
     return checked(content, brought.source, packages(config.trust), targets(changes)), changes
 
 
@@ -88,6 +91,20 @@ def rebuilt(brought: FileConfig, config: DictConfig, changes: Changes) -> tuple[
     data.expect(shape, classes)
     module = brought.build("module", denoiser=compiled(denoiser, brought.content.get("compile") is True))
     return data, expected(source, "module", module, Module)
+
+
+def judge(brought: FileConfig) -> Judge:
+    """The judge of its samples.
+
+    Raises:
+        UserError: the config does not describe one.
+    """
+    built = brought.build("metric")
+    if not all(callable(getattr(built, name, None)) for name in ("begin", "update", "compute", "protocol")):
+        raise UserError(
+            f"{brought.source}: metric in its config judges no samples; say which does: metric=..."
+        )
+    return built
 
 
 def expected(source: str, section: str, built: Any, kind: type) -> Any:

@@ -17,7 +17,7 @@ from consistency.fileconfig import checked
 from consistency.model.coordinates import DDPM
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
-from consistency.paths import shown
+from consistency.paths import regular, shown
 from consistency.teachers import unet2d
 from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.weights import damaged, load_into
@@ -25,6 +25,7 @@ from consistency.teachers.weights import damaged, load_into
 Method = TypeVar("Method")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+LONGEST = 2**24  # bytes of a JSON file
 TIME_SCALE = 250.0  # of consistency models there: the network is given 250 ln σ
 
 BETAS: dict[str, Callable[..., DDPM]] = {
@@ -121,7 +122,9 @@ def part(path: Path, name: str, file: str) -> Path:
 def read_json(file: Path) -> Config:
     """A JSON file that holds one object."""
     try:
-        content = json.loads(file.read_text("utf-8"))
+        if file.stat().st_size > LONGEST:
+            raise damaged(file)
+        content = json.loads(regular(file).read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise damaged(file) from error
     if not isinstance(content, dict):

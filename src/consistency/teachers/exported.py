@@ -14,6 +14,7 @@ from consistency.errors import UserError
 
 SUFFIX = ".safetensors"
 KEY = "consistency"  # of the metadata
+LONGEST = 2**24  # characters of it that are read
 ABOUT = {"config": dict, "experiment": str | None, "step": int, "weights": str, "sigmas": dict}
 CONFIG = ("data", "denoiser", "metric", "module", "net", "sigma")  # sections without which nothing is built
 
@@ -68,7 +69,7 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
 def told(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """What a file says of its weights; None where it says too little."""
     try:
-        about = json.loads(metadata.get(KEY, ""))
+        about = json.loads(metadata.get(KEY, "")[:LONGEST])
         enough = all(isinstance(about[name], kind) for name, kind in ABOUT.items())
         enough &= all(isinstance(about["config"][section], dict) for section in CONFIG)
         enough &= all(

@@ -19,6 +19,7 @@ INCEPTION = Published(
     option="metric.extractor.weights",
     instead="features that need no download, reported as FD: metric=digits, cifar10_small or random_conv",
 )
+DAMAGE = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 LAYERS = ["2048", "logits_unbiased"]
 
 
@@ -60,7 +61,7 @@ def network(path: Path) -> nn.Module:
         torch.save(load_tensors(path), copy)
         copy.seek(0)
         return FeatureExtractorInceptionV3("inception", LAYERS, feature_extractor_weights_path=copy)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, TypeError) as error:
+    except (pickle.UnpicklingError, *DAMAGE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = (
             f"delete it or name another file in metric.extractor.weights; the right one is {INCEPTION.url}"
