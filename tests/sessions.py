@@ -8,6 +8,7 @@ from lightning import Fabric
 from omegaconf import OmegaConf, open_dict
 
 from consistency.evaluate import opened
+from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.metrics.card import Memo
 from consistency.run import build
 from consistency.tasks.session import Session
@@ -30,7 +31,6 @@ def checkpoint(folder, *overrides):
         config.callbacks = config.logger = {}  # which an evaluation does not read
     plain = OmegaConf.to_container(config, resolve=True)
     path = folder / "checkpoints" / "last.ckpt"
-    path.parent.mkdir()
     kept = {
         "state_dict": state,
         "config": plain,
@@ -38,7 +38,7 @@ def checkpoint(folder, *overrides):
         "global_step": 7,
         "experiment": "ict_digits",
     }
-    torch.save(kept, path)
+    AtomicCheckpointIO().save_checkpoint(kept, path)
     return path
 
 

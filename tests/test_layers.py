@@ -8,7 +8,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
-    {"errors", "tensor", "watch"},
+    {"errors", "tensor", "watch", "checksum"},
     {"nets", "model"},
     {"schedule"},
     {"objectives", "sampling", "truth"},

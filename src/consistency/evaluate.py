@@ -18,7 +18,14 @@ from consistency.schema import check_config
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.teachers.checkpoint import check_fits, read_trained, weights_of
+from consistency.teachers.checkpoint import (
+    check_averages,
+    check_config_has,
+    check_fits,
+    read_trained,
+    weights_of,
+)
+from consistency.teachers.exported import CONFIG
 from consistency.teachers.trust import check_trusted
 from consistency.tensor import weights_sha256
 
@@ -56,6 +63,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     checkpoint = read_trained(config.ckpt_path)
     kept = {name: node for name, node in checkpoint["config"].items() if name not in ("callbacks", "logger")}
     check_trusted("ckpt_path", config.ckpt_path, OmegaConf.create(kept))
+    check_config_has(config.ckpt_path, checkpoint, "ckpt_path", CONFIG)
     trained = OmegaConf.merge(kept, config.override)
     written = OmegaConf.to_container(OmegaConf.merge(checkpoint["config"], config.override), resolve=True)
     assert isinstance(trained, DictConfig)
@@ -67,6 +75,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     data, module = build(trained)
     name, weights = weights_of(checkpoint, config.weights)
     check_fits(config.ckpt_path, weights, module.denoiser)
+    check_averages(config.ckpt_path, checkpoint, module.denoiser)
     module.denoiser.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)

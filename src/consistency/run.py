@@ -34,7 +34,7 @@ from consistency.metrics.choice import pick
 from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
 from consistency.teach import find_teacher, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
+from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint
 from consistency.tensor import weights_sha256
 
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
@@ -62,7 +62,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         teach(config, directory, train)
         since = time.monotonic()
         while fault := fit(trainer, module, data, ckpt, asked or directory):
-            ckpt = newest(directory) or ckpt
+            ckpt = newest_whole(directory) or ckpt
             rollback = go_back(fault, trainer, module, ckpt)
             data, module = build(config)
             trainer = build_trainer(config, directory)
@@ -126,6 +126,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
         return given
+    found = newest_whole(directory)
     print(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
     return found
 
