@@ -1,5 +1,6 @@
 """Calls of eval.py in the process of a test, on networks that nobody trained."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -7,10 +8,13 @@ from hydra import compose, initialize_config_dir
 from lightning import Fabric
 from omegaconf import OmegaConf, open_dict
 
+from consistency.checksum import content_sha256
 from consistency.evaluate import opened
+from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.metrics.card import Memo
 from consistency.run import build
 from consistency.tasks.session import Session
+from consistency.teachers.sealed import FORMAT
 from tests.conftest import ROOT
 
 
@@ -30,7 +34,6 @@ def checkpoint(folder, *overrides):
         config.callbacks = config.logger = {}  # which an evaluation does not read
     plain = OmegaConf.to_container(config, resolve=True)
     path = folder / "checkpoints" / "last.ckpt"
-    path.parent.mkdir()
     kept = {
         "state_dict": state,
         "config": plain,
@@ -38,8 +41,16 @@ def checkpoint(folder, *overrides):
         "global_step": 7,
         "experiment": "ict_digits",
     }
-    torch.save(kept, path)
+    AtomicCheckpointIO().save_checkpoint(kept, path)
     return path
+
+
+def save_edited(content, path):
+    """Write a checkpoint with a checksum that fits, as whoever edits one could."""
+    plain = {key: value for key, value in content.items() if key != "sha256"} | {"format": FORMAT}
+    with suppress(ValueError, RuntimeError):  # what cannot be hashed, or is too large, has none
+        plain["sha256"] = content_sha256(plain, 2**26)
+    torch.save(plain, path)
 
 
 def session(directory, ckpt, cache=None, precision="32-true", weights=None, overrides=()):

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from consistency.console import explain
 from consistency.lit import hardware
 from consistency.schema import check_config, fits
+from consistency.teachers.sealed import sealed
 from tests.conftest import ROOT, SMALL, run
 
 NOTICES = ("cache ", "converting ")  # of a folder of images, whose conversion may end at any file
@@ -282,11 +283,12 @@ def places(finished, tmp_path):
     torch.save({"weight": torch.ones(2)}, named["foreign"])
     named["meaning"] = tmp_path / "meaning"
     harm = {"_target_": "pathlib.Path.mkdir", "self": str(tmp_path / "harm")}
-    torch.save({"state_dict": {}, "config": {"denoiser": harm}, "callbacks": {}}, named["meaning"])
+    kept = {"state_dict": {}, "callbacks": {}, "global_step": 0}
+    torch.save(sealed({**kept, "config": {"denoiser": harm}}), named["meaning"])
     for name, prefix in {"config": "pathlib", "alias": "consistency.console"}.items():
         named[name] = tmp_path / name
         harm = {"_target_": f"{prefix}.Path.mkdir", "self": str(tmp_path / "harm")}
-        torch.save({"state_dict": {}, "config": {"net": {"x": [harm]}}, "callbacks": {}}, named[name])
+        torch.save(sealed({**kept, "config": {"net": {"x": [harm]}}}), named[name])
     return {**{name: str(path) for name, path in named.items()}, "old": str(old), "ckpt": str(ckpt)}
 
 

@@ -8,7 +8,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
-    {"errors", "tensor", "rank", "stops", "watch", "naming", "atomic", "supported"},
+    {"errors", "tensor", "rank", "stops", "watch", "naming", "atomic", "supported", "checksum"},
     {"paths", "pickles"},
     {"registry"},
     {"fileconfig", "overrides"},

@@ -30,6 +30,7 @@ from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_tr
 from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai
 from tests.sessions import checkpoint as run
+from tests.sessions import save_edited
 
 pytestmark = pytest.mark.timeout(60, method="thread")  # whoever hangs fails
 
@@ -128,7 +129,10 @@ def test_a_pickle_that_takes_what_is_not_there_is_damaged(content):
 
 
 def test_a_compressed_archive_is_refused(tmp_path):
-    torch.save({"state_dict": {"x": torch.zeros(2**20)}, "config": {}, "callbacks": {}}, tmp_path / "x.ckpt")
+    save_edited(
+        {"state_dict": {"x": torch.zeros(2**20)}, "config": {}, "callbacks": {}, "global_step": 1},
+        tmp_path / "x.ckpt",
+    )
     with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
         kept = {m.filename: archive.read(m) for m in archive.infolist()}
     with zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -143,7 +147,10 @@ def test_a_compressed_archive_is_refused(tmp_path):
 
 def test_members_that_share_bytes_are_refused(tmp_path):
     """Two entries of the directory, one content."""
-    torch.save({"state_dict": {"x": torch.zeros(2**16)}, "config": {}, "callbacks": {}}, tmp_path / "x.ckpt")
+    save_edited(
+        {"state_dict": {"x": torch.zeros(2**16)}, "config": {}, "callbacks": {}, "global_step": 1},
+        tmp_path / "x.ckpt",
+    )
     with zipfile.ZipFile(tmp_path / "x.ckpt", "a") as archive:
         info = next(m for m in archive.infolist() if m.file_size > 2**17)
         for i in range(8):

@@ -1,11 +1,19 @@
 """What a user can mend, said in one line."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from os import environ
 
 
 class UserError(ValueError):
     """A mistake outside this code. The message names the key or file, and what to do about it."""
+
+
+def notice(line: str) -> None:
+    """A line on standard error that is no mistake, by one process of those that one command starts."""
+    if environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 def at_least(section: str, least: int = 1, **values: int) -> None:

@@ -26,7 +26,7 @@ from consistency.stops import account, nothing_begun, settle
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.teachers.checkpoint import check_fits, read_trained, weights_of
+from consistency.teachers.checkpoint import check_averages, check_fits, read_trained, weights_of
 from consistency.tensor import weights_sha256
 
 
@@ -77,6 +77,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     data, module = rebuilt(brought, config, changes)
     name, weights = weights_of(kept, config.weights)
     check_fits(path, weights, module.denoiser)
+    check_averages(path, kept, module.denoiser)
     module.denoiser.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)

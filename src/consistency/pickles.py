@@ -28,7 +28,7 @@ STORE = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
 FETCH = frozenset(["GET", "BINGET", "LONG_BINGET"])
 
 
-def load_tensors(file: Path | BytesIO, mmap: bool = False) -> Any:
+def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
     """The content of a file of `torch.save`: tensors and plain containers, on the CPU.
 
     Args:
@@ -45,7 +45,7 @@ def load_tensors(file: Path | BytesIO, mmap: bool = False) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def check_bounded(file: Path | BytesIO) -> None:
+def check_bounded(file: Path | IO[bytes]) -> None:
     """Refuse a file of `torch.save` that would take too much time or memory.
 
     Raises:

@@ -42,7 +42,7 @@ from consistency.schema import check_config
 from consistency.standing import again, ended, so_far
 from consistency.stops import account, settle
 from consistency.teach import find_teacher, say, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
+from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint
 from consistency.tensor import weights_sha256
 
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
@@ -77,7 +77,7 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         teach(config, directory, train)
         since = time.monotonic()
         while fault := fit(trainer, module, data, ckpt, asked):
-            ckpt = from_first(lambda: newest(directory)) or ckpt
+            ckpt = from_first(lambda: newest_whole(directory)) or ckpt
             rollback = go_back(fault, trainer, module, ckpt)
             data, module = build(config)
             trainer = build_trainer(config, directory)
@@ -142,6 +142,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
         return given
+    found = newest_whole(directory)
     say(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
     return found
 

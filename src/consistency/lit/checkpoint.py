@@ -9,6 +9,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from consistency.errors import UserError
 from consistency.teachers.checkpoint import read_checkpoint
+from consistency.teachers.sealed import sealed
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -17,13 +18,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write, flush to disk, rename."""
+        """Write with a checksum, flush to disk, rename."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp")  # of a run that was killed: overwritten
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                torch.save(sealed(checkpoint), file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -34,5 +35,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read tensors and plain data; refuse the rest."""
+        """Read tensors and plain data, verified; refuse the rest."""
         return read_checkpoint(path)

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
+from consistency.lit.restored import check_restorable
 from consistency.model.denoiser import Denoiser
 from consistency.nets.unet import UNet
 from consistency.paths import check_names
@@ -88,6 +89,10 @@ class Module(LightningModule):
             name: sampler(self.denoiser, request.z, label=request.label, draws=request.draws.fork())
             for name, sampler in self.samplers.items()
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""
+        check_restorable(self.trainer, self, checkpoint)
 
     def configure_optimizers(self) -> Any:
         """The optimiser of all that learns, its rate set at every step."""

@@ -1,17 +1,18 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from torch import Tensor, nn
 
-from consistency.errors import UserError
+from consistency.errors import UserError, notice
 from consistency.model.denoiser import Denoiser
-from consistency.pickles import load_tensors
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
+from consistency.teachers.sealed import DamagedError, read_sealed
+
+LAST = Path("checkpoints") / "last.ckpt"
 
 
 def checkpoint(path: str | Path | None, weights: str | None = None, trust: Sequence[str] = ()) -> Denoiser:
@@ -27,9 +28,10 @@ def checkpoint(path: str | Path | None, weights: str | None = None, trust: Seque
     """
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
-    found = newest(path) if Path(path).is_dir() else Path(path)
-    file = found or Path(path) / "checkpoints" / "last.ckpt"
-    kept = read_trained(file, "teacher.path", trust)
+    file, kept = (
+        of_run(Path(path)) if Path(path).is_dir() else (Path(path), of_file(Path(path), "teacher.path"))
+    )
+    kept = checked_content(kept, f"teacher.path={file}", trust)
     D = kept["config"].build("denoiser")
     if not isinstance(D, Denoiser):
         raise UserError(
@@ -37,8 +39,21 @@ def checkpoint(path: str | Path | None, weights: str | None = None, trust: Seque
         )
     state = weights_of(kept, weights)[1]
     check_fits(file, state, D, "teacher.path")
+    check_averages(file, kept, D, "teacher.path")
     D.load_state_dict(state)
     return D.requires_grad_(False).eval()
+
+
+def of_run(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint of a teacher's run directory, and what it holds."""
+    found = whole_of(directory, "teacher.path")
+    return found or (directory / LAST, read_checkpoint(directory / LAST, "teacher.path"))
+
+
+def of_file(path: Path, key: str) -> dict[str, Any]:
+    """The content of a checkpoint, or of exported weights."""
+    exported = path.suffix == SUFFIX and path.is_file()
+    return read_exported(path, key) if exported else read_checkpoint(path, key)
 
 
 def read_trained(path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()) -> dict[str, Any]:
@@ -52,10 +67,7 @@ def read_trained(path: str | Path, key: str = "ckpt_path", trust: Sequence[str] 
     Raises:
         UserError: the file is refused, see `read_checkpoint`, or something that it says is.
     """
-    path = Path(path)
-    exported = path.suffix == SUFFIX and path.is_file()
-    kept = read_exported(path, key) if exported else read_checkpoint(path, key)
-    return checked_content(kept, f"{key}={path}", trust)
+    return checked_content(of_file(Path(path), key), f"{key}={path}", trust)
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
@@ -66,7 +78,8 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
         key: of the config that names it, for messages.
 
     Raises:
-        UserError: the file is missing, cut short, holds code, or is not a checkpoint of this project.
+        UserError: the file is missing, damaged, malformed, holds code or values that are not finite, or is
+            not a checkpoint of this project; the newest other one beside it that is whole is named.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,19 +92,17 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
             f"start=teacher teacher.path={path}"
         )
     try:
-        checkpoint = load_tensors(path)
-    except UnpicklingError as error:
-        raise UserError(
-            f"{key}={path} holds something other than tensors and plain data, or is damaged, and was not "
-            "loaded; use a checkpoint written by this project"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{key}={path} is damaged or cut short and was not loaded; use an older checkpoint of the run"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config", "callbacks"} <= checkpoint.keys():
-        raise UserError(f"{key}={path} is not a checkpoint of this project: it lacks state_dict and config")
-    return checkpoint
+        return read_sealed(path)
+    except DamagedError as fault:
+        raise UserError(f"{key}={path} {fault}; {remedy(path)}") from fault
+
+
+def remedy(path: Path) -> str:
+    """What to use in place of a checkpoint that is damaged: the newest other one of its directory."""
+    found = next(whole_ones(path.parent, path), None)
+    if found is None:
+        return "no older checkpoint beside it is whole"
+    return f"use the older checkpoint {found}, which is whole"
 
 
 def check_fits(path: str | Path, state: dict[str, Tensor], module: nn.Module, key: str = "ckpt_path") -> None:
@@ -106,11 +117,97 @@ def check_fits(path: str | Path, state: dict[str, Tensor], module: nn.Module, ke
             )
 
 
+def check_averages(path: str | Path, kept: dict[str, Any], f: nn.Module, key: str = "ckpt_path") -> None:
+    """Refuse averages that are not of all parameters of a denoiser: the rest would be raw weights.
+
+    Args:
+        path: the file, for messages.
+        kept: what `read_trained` has read.
+        f: the denoiser.
+        key: of the config that names the file.
+
+    Raises:
+        UserError: names the first parameter that an average lacks.
+    """
+    if "exported" in kept:
+        return
+    for name, average in kept["callbacks"].get("EMA", {"averages": {}})["averages"].items():
+        lacks = [parameter for parameter, _ in f.named_parameters() if parameter not in average]
+        if lacks:
+            raise UserError(f"{key}={path}: averages.{name} lacks {lacks[0]}; {remedy(Path(path))}")
+
+
 def newest(directory: str | Path) -> Path | None:
-    """The newest complete checkpoint of a run directory, or None where there is none."""
-    last = Path(directory) / "checkpoints" / "last.ckpt"
-    numbered = sorted((Path(directory) / "checkpoints").glob("step=*.ckpt"))
-    return last if last.is_file() else (numbered[-1] if numbered else None)
+    """The newest checkpoint of a run directory, which may be damaged, or None where there is none."""
+    last, folder = Path(directory) / LAST, Path(directory) / LAST.parent
+    best = [path for path in (folder / "best.ckpt",) if path.is_file()]
+    return last if last.is_file() else next(iter([*numbered(folder), *best]), None)
+
+
+def newest_whole(directory: str | Path, key: str = "ckpt_path") -> Path | None:
+    """The newest checkpoint of a run directory that is whole, or None where there is none at all.
+
+    `last.ckpt` where it is whole: it alone is read then. Else the one of the highest step, and a line says
+    so. Nothing is deleted.
+
+    Args:
+        directory: of the run.
+        key: of the config that led here, for messages.
+
+    Raises:
+        UserError: there are checkpoints, and none is whole.
+    """
+    found = whole_of(directory, key)
+    return None if found is None else found[0]
+
+
+def whole_of(directory: str | Path, key: str) -> tuple[Path, dict[str, Any]] | None:
+    """The same with its content."""
+    first = newest(directory)
+    if first is None:
+        return None
+    try:
+        return first, read_sealed(first)
+    except DamagedError as damage:
+        found = next(whole_ones(first.parent, first), None)
+        if found is None:
+            raise UserError(
+                f"{key}: {first} {damage}; no older checkpoint beside it is whole: begin anew in another "
+                "run_dir"
+            ) from damage
+        notice(f"{first} {damage}; the newest that is whole is taken instead: {found}")
+        return found, read_sealed(found)
+
+
+def whole_ones(folder: Path, other_than: Path) -> Iterator[Path]:
+    """The whole checkpoints of a folder, the highest step first; each is read when its turn comes."""
+    steps = {path: number_of(path) for path in numbered(folder)}
+    for path in (folder / "last.ckpt", folder / "best.ckpt"):
+        step = step_of(path) if path.is_file() and path != other_than else None
+        steps |= {} if step is None else {path: step}
+    for path in sorted(steps, key=lambda path: steps[path], reverse=True):
+        if path != other_than and step_of(path) is not None:
+            yield path
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint; None where it is not whole."""
+    try:
+        return read_sealed(path)["global_step"]
+    except DamagedError:
+        return None
+
+
+def numbered(folder: Path) -> list[Path]:
+    """`step=….ckpt`, the highest step first."""
+    found = [path for path in folder.glob("step=*.ckpt") if number_of(path) >= 0]
+    return sorted(found, key=number_of, reverse=True)
+
+
+def number_of(path: Path) -> int:
+    """The step in the name of a numbered checkpoint; -1 where there is none."""
+    digits = path.stem.removeprefix("step=")
+    return int(digits) if digits.isascii() and digits.isdigit() else -1
 
 
 def weights_of(checkpoint: dict[str, Any], name: str | None = None) -> tuple[str, dict[str, Tensor]]:

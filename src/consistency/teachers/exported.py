@@ -10,25 +10,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consistency.checksum import content_sha256
 from consistency.errors import UserError
+from consistency.teachers.contents import MalformedError, check_weights
+from consistency.teachers.weights import DAMAGE
 
 SUFFIX = ".safetensors"
 KEY = "consistency"  # of the metadata
 LONGEST = 2**24  # characters of it that are read
+CHECKSUM = "sha256"  # likewise
 ABOUT = {"config": dict, "experiment": str | None, "step": int, "weights": str, "sigmas": dict}
 CONFIG = ("data", "denoiser", "metric", "module", "net", "sigma")  # sections without which nothing is built
 
 
 def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write the weights of a denoiser, and what is known of them as plain data.
+    """Write the weights of a denoiser, and what is known of them as plain data; with a checksum of both.
 
     Args:
         path: of the file.
         state: tensors by name.
         about: config, experiment, step, weights (an average by name, or raw), sigmas by sampler; and more.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, {KEY: json.dumps(about)})
+    tensors, said = {name: tensor.contiguous() for name, tensor in state.items()}, json.dumps(about)
+    save_file(tensors, path, {KEY: said, CHECKSUM: checksum(said, tensors)})
     path.chmod(0o644)
 
 
@@ -40,23 +44,17 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
         key: of the config that names it, for messages.
 
     Raises:
-        UserError: it is damaged, or of somebody else.
+        UserError: it is damaged, of somebody else, holds no checksum, or values that are no weights.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {f"denoiser.{name}": file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{key}={path} is damaged or cut short and was not loaded: export it again"
-        ) from error
+    metadata, state = read_tensors(path, key)
     about = told(metadata)
     if about is None:
         raise UserError(
             f"{key}={path} does not say what its weights mean: give a file of task=export export=safetensors"
         )
+    verify(path, key, metadata, state)
     return {
-        "state_dict": state,
+        "state_dict": {f"denoiser.{name}": tensor.float() for name, tensor in state.items()},
         "config": about["config"],
         "callbacks": {"EMA": {"averages": {about["weights"]: {}}, "evaluate": about["weights"]}},
         "exported": True,
@@ -64,6 +62,37 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
         "global_step": about["step"],
         "experiment": about["experiment"],
     }
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file, as they stand in it."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, state
+    except (OSError, SafetensorError, *DAMAGE) as error:
+        raise UserError(
+            f"{key}={path} is damaged or cut short and was not loaded: export it again"
+        ) from error
+
+
+def verify(path: Path, key: str, metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    """Compare the content of a file with its checksum, and refuse what cannot be weights."""
+    if CHECKSUM not in metadata:
+        raise UserError(f"{key}={path} was written without a checksum, by an older version: export it again")
+    if metadata[CHECKSUM] != checksum(metadata[KEY], state):
+        raise UserError(
+            f"{key}={path} is damaged: its content is not what its checksum says; export it again"
+        )
+    try:
+        check_weights(state, "tensor ")
+    except MalformedError as fault:
+        raise UserError(f"{key}={path} {fault}; export another checkpoint") from fault
+
+
+def checksum(about: str, state: Mapping[str, Tensor]) -> str:
+    """Of the weights, and of what is said of them."""
+    return content_sha256({"about": about, "tensors": dict(state)})
 
 
 def told(metadata: Mapping[str, str]) -> dict[str, Any] | None:

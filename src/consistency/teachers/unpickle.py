@@ -9,6 +9,7 @@ import io
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.paths import shown
 from consistency.pickles import check_pickle, load_tensors
+from consistency.teachers import archive
 from consistency.teachers.weights import DAMAGE, damaged, existing
 
 SCALARS = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
@@ -140,6 +142,8 @@ def parameter(data: Sealed, *_: Any) -> Sealed:
 def numbers(path: Path, data: bytes) -> Sealed:
     """The numbers of a storage, flat. They come as a file within the file, read with equal suspicion."""
     try:
+        if zipfile.is_zipfile(io.BytesIO(data)) and archive.fault(io.BytesIO(data), crc=True):
+            raise damaged(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch deprecates the storages that it still writes
             found = load_tensors(io.BytesIO(data))

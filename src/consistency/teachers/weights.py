@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.paths import shown
 from consistency.pickles import load_tensors
+from consistency.teachers import archive
+from consistency.teachers.contents import MalformedError, check_weights
 
 REMEDY = "choose the network it was trained with: net=..."
 DAMAGE = (  # what readers raise when bytes make no sense
@@ -38,12 +40,17 @@ def damaged(path: str | Path) -> UserError:
 def read_pt(path: str | Path) -> Any:
     """The content of a file of `torch.save`: tensors and plain containers only, mapped from disk.
 
+    There is no checksum in it but the CRC-32 of an archive's members, which is compared.
+
     Raises:
-        UserError: the file is missing, cut short, or holds code.
+        UserError: the file is missing, damaged, cut short, or holds code.
     """
     path = existing(path)
+    zipped = zipfile.is_zipfile(path)
+    if zipped and (fault := archive.fault(path, crc=True)):
+        raise UserError(f"teacher.path={path} {fault}, and was not loaded; fetch it again")
     try:
-        return load_tensors(path, mmap=zipfile.is_zipfile(path))
+        return load_tensors(path, mmap=zipped)
     except UnpicklingError as error:
         raise UserError(
             f"teacher.path={path} holds something other than tensors and plain data, or is damaged, and was "
@@ -89,7 +96,7 @@ def load_into(
         names: what the file calls them, {our name: its name}; a name that is not there is ours.
 
     Raises:
-        UserError: a tensor is missing, left over, or of another shape. It is named as in the file.
+        UserError: a tensor is missing, left over, of another shape, or not finite; named as in the file.
     """
     theirs, ours = names or {}, net.state_dict()
     source = "the teacher" if path is None else f"teacher.path={path}"
@@ -100,6 +107,10 @@ def load_into(
                 f"{source} is of another network: {shown(theirs.get(name, name))} is {in_file} there and "
                 f"{here} here; {REMEDY}"
             )
+    try:
+        check_weights({theirs.get(name, name): tensor for name, tensor in state.items()}, "tensor ")
+    except MalformedError as fault:
+        raise UserError(f"{source} {fault}; use other weights") from fault
     net.load_state_dict(state)
 
 

@@ -1,0 +1,137 @@
+"""What a run takes up from a checkpoint besides weights, held against what this run has there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from consistency.errors import UserError
+from consistency.teachers.checkpoint import check_averages, remedy
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # shaped like their parameter
+SCHEDULE = ("base_lrs", "last_epoch", "lr_lambdas")  # without which torch cannot go on
+MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
+
+
+def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse averages, loops, callbacks, optimizer and schedule that cannot be those of this run.
+
+    Args:
+        trainer: of the run, whose `ckpt_path` is read.
+        module: of the run, with a `denoiser`.
+        checkpoint: its content, which has the types that `teachers.contents` asks for.
+
+    Raises:
+        UserError: names the first part that does not fit.
+    """
+    path = Path(trainer.ckpt_path or "checkpoint")
+    check_averages(path, dict(checkpoint), module.get_submodule("denoiser"))
+    fault = (
+        _loops(trainer, checkpoint)
+        or _callbacks(trainer, checkpoint["callbacks"])
+        or _optimizer(module, checkpoint.get("optimizer_states", []))
+        or _schedule(module, checkpoint.get("lr_schedulers", []))
+    )
+    if fault:
+        raise UserError(f"ckpt_path={path} is malformed: {fault}; {remedy(path)}")
+
+
+def differs(found: Any, fresh: Any, name: str) -> str | None:
+    """The first part of `found` of another kind than in `fresh`; None and missing parts are left out."""
+    if isinstance(fresh, dict) and isinstance(found, dict):
+        both = [key for key in fresh if key in found]
+        faults = (differs(found[key], fresh[key], f"{name}.{key}") for key in both)
+        return next((fault for fault in faults if fault), None)
+    if isinstance(fresh, Tensor) and isinstance(found, Tensor):
+        return None if fresh.shape == found.shape else f"{name} has the shape {list(found.shape)}"
+    if fresh is None or found is None or isinstance(found, kinds(fresh)):
+        return None
+    return f"{name} is of type {type(found).__name__}"
+
+
+def kinds(value: Any) -> tuple[type, ...]:
+    """Types that may stand in place of a value."""
+    return (int, float) if isinstance(value, int | float) else (list, tuple) if isinstance(value, list) else (
+        type(value),
+    )  # fmt: skip
+
+
+def _loops(trainer: Trainer, checkpoint: Mapping[str, Any]) -> str | None:
+    """The counters of Lightning, of which one is the step."""
+    loops, step = checkpoint.get("loops"), checkpoint["global_step"]
+    if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict):
+        return "loops.fit_loop is absent"
+    fresh = trainer.fit_loop.state_dict()
+    lacks = absent(loops["fit_loop"], fresh, "loops.fit_loop")
+    fault = lacks or differs(loops["fit_loop"], fresh, "loops.fit_loop")
+    if fault:
+        return fault
+    progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    counted = progress["total"]["completed"]
+    return None if counted == step else f"global_step={step}, and its loops have counted {counted}"
+
+
+def absent(found: Mapping[str, Any], fresh: Mapping[str, Any], name: str) -> str | None:
+    """The first key of `fresh`, at any depth, that `found` lacks; what loaders keep is theirs."""
+    for key, value in fresh.items():
+        if key not in found:
+            return f"{name}.{key} is absent"
+        if isinstance(value, dict) and isinstance(found[key], dict) and not key.endswith("state_dict"):
+            inner = absent(found[key], value, f"{name}.{key}")
+            if inner:
+                return inner
+    return None
+
+
+def _callbacks(trainer: Trainer, kept: Mapping[str, Any]) -> str | None:
+    """What callbacks take up; each does so twice, for only it knows what it needs."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = kept.get(callback.state_key)
+        if state is None:
+            continue
+        fault = differs(state, callback.state_dict(), f"callbacks.{callback.state_key}")
+        if fault:
+            return fault
+        try:
+            callback.load_state_dict(state)
+        except MISFITS as error:
+            return f"callbacks.{callback.state_key} cannot be taken up ({type(error).__name__}: {error})"
+    return None
+
+
+def _optimizer(module: LightningModule, kept: list[dict[str, Any]]) -> str | None:
+    """One optimizer, with groups that it can take up, and moments shaped like the parameters."""
+    if len(kept) != 1:
+        return f"optimizer_states are of {len(kept)} optimizers"
+    (state,) = kept
+    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    needed = {*optimizer.param_groups[0]}
+    try:
+        optimizer.load_state_dict({"state": {}, "param_groups": state["param_groups"]})
+    except MISFITS as error:
+        return f"optimizer_states.param_groups do not fit ({error})"
+    lacks = sorted(needed - {*optimizer.param_groups[0]})
+    if lacks:
+        return f"optimizer_states.param_groups lack {lacks[0]}"
+    return _moments(state["state"], [p.shape for p in module.parameters() if p.requires_grad])
+
+
+def _moments(state: Mapping[Any, Mapping[str, Any]], shapes: list[Any]) -> str | None:
+    for index, kept in state.items():
+        if type(index) is not int or not 0 <= index < len(shapes):
+            return f"optimizer_states.state.{index!r:.40} is of no parameter"
+        for name in MOMENTS:
+            if name in kept and getattr(kept[name], "shape", None) != shapes[index]:
+                return f"optimizer_states.state.{index}.{name} is not shaped like its parameter"
+    return None
+
+
+def _schedule(module: LightningModule, kept: list[dict[str, Any]]) -> str | None:
+    """One schedule, with all that it takes up."""
+    if len(kept) != 1:
+        return f"lr_schedulers are {len(kept)}"
+    fresh = module.configure_optimizers()["lr_scheduler"]["scheduler"].state_dict()  # type: ignore[index, call-overload]
+    lacks = absent(kept[0], {name: fresh[name] for name in SCHEDULE}, "lr_schedulers")
+    return lacks or differs(kept[0], fresh, "lr_schedulers")
