@@ -166,7 +166,7 @@ def test_an_untouched_checkpoint_is_evaluated(kept, tmp_path, capfd):
         "samplers.1step.sigmas.0",
     ],
 )
-@pytest.mark.parametrize("value", ["${seed}", "a ${oc.env:HOME}", "${", "???"])
+@pytest.mark.parametrize("value", ["${seed}", "a ${oc.env:HOME}", "${", "???", "\x1b[2J", "a\nb", "\ud800"])
 def test_no_value_refers_to_anything(kept, place, value):
     config = copy.deepcopy(kept["config"])
     *above, last = place.split(".")

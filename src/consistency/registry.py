@@ -73,7 +73,7 @@ class Registry:
 
 
 def suited(place: Place) -> frozenset[str]:
-    """The targets that may stand at a place of what is built: under the key of a group, those of that group."""
+    """The targets that may stand at a place of what is built: under the key of a group, its own."""
     sampler = SAMPLERS in place[-2:]
     group = SAMPLERS if sampler else place[-1] if place else ""
     own = named((group, "method") if sampler else (group,)) if group in groups() else frozenset[str]()

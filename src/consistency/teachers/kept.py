@@ -49,7 +49,7 @@ def check_kinds(kept: Mapping[str, Any], source: str) -> None:
         "averages": isinstance(averages, dict) and all(map(is_state, averages.values())),
         "evaluate": isinstance(ema, dict) and isinstance(ema.get("evaluate", RAW), str),
         "experiment": isinstance(kept.get("experiment"), str | None),
-        "global_step": type(step) is int and step >= 0,
+        "global_step": type(step) is int and 0 <= step < 2**63,
         "sigmas": isinstance(kept.get("sigmas", {}), dict),
     }
     for name, right in kinds.items():
