@@ -12,6 +12,7 @@ from torch import nn
 from consistency.errors import UserError
 from consistency.fileconfig import DEPTH, NODES, checked
 from consistency.nets import mlp
+from consistency.overrides import overridden
 from consistency.paths import check_names, is_name
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_trained
@@ -165,7 +166,7 @@ def test_an_untouched_checkpoint_is_evaluated(kept, tmp_path, capfd):
         "samplers.1step.sigmas.0",
     ],
 )
-@pytest.mark.parametrize("value", ["${seed}", "a ${oc.env:HOME}", "${", "???"])
+@pytest.mark.parametrize("value", ["${seed}", "a ${oc.env:HOME}", "${", "???", "\x1b[2J", "a\nb", "\ud800"])
 def test_no_value_refers_to_anything(kept, place, value):
     config = copy.deepcopy(kept["config"])
     *above, last = place.split(".")
@@ -217,6 +218,24 @@ def test_only_plain_data_with_targets_of_the_registry(value):
         checked({"net": value}, "ckpt_path=x")
     assert len(str(error.value)) < 400
     assert str(error.value).isascii()
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("net", "consistency.metrics.perceptual.LPIPS"), ("metric", MLP), ("data", MLP), ("denoiser", MLP),
+        ("samplers.1step", MLP), ("module.optimizer", "consistency.lit.data.rollouts.Store"),
+        ("denoiser.net", "consistency.metrics.features.inception.InceptionFeatures"),
+    ],
+)  # fmt: skip
+def test_a_group_holds_its_own_targets_alone(place, name, kept):
+    config = copy.deepcopy(kept["config"])
+    node = config
+    for key in place.split("."):
+        node = node[key]
+    node["_target_"] = name
+    with pytest.raises(UserError, match=rf"would call {name} \({place}\)"):
+        checked(config, "ckpt_path=x")
 
 
 def test_what_was_checked_is_what_is_built_from():
@@ -516,7 +535,7 @@ class TestOverrides:
         with pytest.raises(UserError, match="override=5"):
             self.trained(kept, tmp_path, "override=5")
         with pytest.raises(UserError, match=r"override\.samplers\.2step\.sigmas is a list"):
-            self.trained(kept, tmp_path, "+override.samplers.2step.sigmas.1=0.5")
+            overridden(kept["config"], {"samplers": {"2step": {"sigmas": {1: 0.5}}}}, ["module"])
 
 
 def test_nets_of_other_data_are_refused(kept, tmp_path):

@@ -4,6 +4,7 @@ A checkpoint is untrusted input, and so is its config. Objects are built from th
 OmegaConf and Hydra: nothing in it can be resolved, and nothing can change between check and building.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from consistency.registry import PARTIAL, TARGET, TEACHER, Place, Registry, name
 DEPTH = 40
 NODES = 100_000
 TEXT = 10_000  # characters of a string
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file takes
 WHOLE = 2**63  # bound of whole numbers
 CONSTRUCTOR_ERRORS = (  # what constructors raise on arguments that make no sense
     *(TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError),
@@ -193,6 +195,8 @@ class Checker:
         raise self.refused(place, "is neither text nor a number of usual size")
 
     def _check_text(self, text: str, place: Place) -> None:
+        if CONTROL.search(text):
+            raise self.refused(place, f"holds control characters ({shown(text)})")
         if "${" in text or text == "???":
             what = "is missing" if text == "???" else "refers to something"
             raise self.refused(place, f"{what} ({shown(text)}), and configs of checkpoints hold plain values")

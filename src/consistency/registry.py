@@ -5,7 +5,7 @@ Packages that the user trusts come to them. Whether a name is allowed is decided
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -17,6 +17,7 @@ from consistency.paths import shown
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file
+SAMPLERS = "samplers"  # a group whose parts have names of their own
 TEACHER = "teacher"  # the group whose functions read other files
 TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # where such a function may stand
 TARGET, PARTIAL = "_target_", "_partial_"
@@ -44,10 +45,12 @@ class Registry:
             place: of its node.
             deferred: whether the node is partial.
         """
-        if name in self.given or self.trusts(name) or name in built():
+        if name in self.given or self.trusts(name):
             return True
-        if place[:1] and place[0] in UNBUILT:
-            return name in named(UNBUILT)
+        if place and place[0] in UNBUILT:
+            return name in named(UNBUILT) or name in built()
+        if name in suited(place):
+            return True
         return deferred and place in TEACHERS and name in named((TEACHER,))
 
     def trusts(self, name: str) -> bool:
@@ -69,6 +72,14 @@ class Registry:
         return found
 
 
+def suited(place: Place) -> frozenset[str]:
+    """The targets that may stand at a place of what is built: under the key of a group, its own."""
+    sampler = SAMPLERS in place[-2:]
+    group = SAMPLERS if sampler else place[-1] if place else ""
+    own = named((group, "method") if sampler else (group,)) if group in groups() else frozenset[str]()
+    return own & built() or built()
+
+
 @lru_cache(maxsize=1)
 def built() -> frozenset[str]:
     """The targets of configs/ that may be built from a file, teachers aside."""
@@ -86,11 +97,12 @@ def named(chosen: tuple[str, ...]) -> frozenset[str]:
     )
 
 
-def groups() -> Iterator[str]:
+@lru_cache(maxsize=1)
+def groups() -> tuple[str, ...]:
     """The groups of configs/ that a training run is composed of; sweeps are of several runs."""
     text = (CONFIGS / "train.yaml").read_text("utf-8")
     found = re.findall(r"^  - (\w+):", text, re.M)
-    return (group for group in found if group != "sweep")
+    return tuple(group for group in found if group != "sweep")
 
 
 def located(name: str) -> Any:

@@ -97,7 +97,7 @@ def read(path: Path) -> Numbers:
             found.setdefault(number["name"], []).append(of_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"task.results: {file} holds no numbers with cards: measure with task=fidelity"
         ) from error

@@ -3,6 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
+from consistency.paths import regular
 from consistency.tasks.page import Picture
 
 Curve = tuple[list[int], list[float]]  # steps, values
@@ -14,6 +15,8 @@ def scalars(directory: Path) -> dict[str, Curve]:
 
     if not directory.is_dir():
         return {}
+    for path in directory.rglob("*"):
+        regular(path)
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
     events.Reload()
     found = {}

@@ -38,7 +38,7 @@ def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Re
         kept = json.loads(path.read_text())
         lists = {int(n): [float(sigma) for sigma in sigmas] for n, sigmas in kept["sigmas"].items()}
         theirs = kept["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: delete it, or say found=false") from error
     if theirs != weights_sha256:
         print(f"{path} is of other weights and was left alone: task=ladder finds new ones", file=sys.stderr)

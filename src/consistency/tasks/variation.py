@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from consistency.table import Table
 
-PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes")  # where it ran, and what it saw of the data
+PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # where it ran, and what it saw
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 Leaves = Mapping[str, Any]  # values by full key

@@ -17,6 +17,7 @@ from consistency.errors import UserError
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 
+LARGEST = 2**28  # bytes of an IDX file
 IDX_UBYTE = b"\0\0\x08"  # an IDX file begins so when its entries are unsigned bytes; the rank follows
 
 
@@ -132,7 +133,8 @@ def fetched(root: Path, what: str, download: Callable[[], object]) -> None:
 def read_idx(path: Path, rank: int) -> Tensor:
     """An IDX file of unsigned bytes, gzipped or not -> uint8 of that rank."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST)  # of a larger one too little, which is noticed
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: delete it and fetch it again ({error})") from error
     start = 4 + 4 * rank  # the header: what it is, then the length of each axis
