@@ -15,7 +15,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"metrics", "export", "teachers"},
     {"lit"},
     {"tasks", "result", "sweep", "schema", "table"},
-    {"teach"},
+    {"teach", "continuation"},
     {"run", "console"},
     {"evaluate"},
 ]

@@ -2,10 +2,10 @@
 
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,27 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from consistency.continuation import (
+    Continuation,
+    compared,
+    given_keys,
+    nothing_left,
+    outcome,
+    place_of,
+    value_of,
+)
 from consistency.errors import UserError, nearest
-from consistency.lit.boards import boards
+from consistency.lit.boards import boards, rewind
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.costs import Costs, sampling_calls
+from consistency.lit.callbacks.curves import Curves
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.guard import Diverged
-from consistency.lit.callbacks.interruption import Interrupted
+from consistency.lit.callbacks.history import Clock, History, images, seconds, segments_of
+from consistency.lit.callbacks.interruption import Interrupted, Interruption
 from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.data.identity import Identity, check_identity, identity
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
@@ -33,7 +45,7 @@ from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
 from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.schema import check_config
-from consistency.teach import find_teacher, teach, teacher_metrics
+from consistency.teach import find_teacher, say, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
 from consistency.tensor import weights_sha256
 
@@ -50,28 +62,51 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     check_config(config, "train")
     directory = run_directory()
     ckpt = resume_from(config.ckpt_path, directory)
+    kept = read_checkpoint(ckpt) if ckpt else None
     check_counts(config.trainer)
     check_hardware(config.trainer)
     teacher = find_teacher(config, directory)
+    going_on = compare(config, kept, ckpt, directory)
+    if end := nothing_left(config, going_on, directory):
+        say(end)
+        return value_of(config.optimized_metric, outcome(directory).get("metrics", {}))
+    if line := going_on.line(config):
+        say(line)
     data, module = build(config)
-    if ckpt is not None:
-        check_fits(ckpt, read_checkpoint(ckpt)["state_dict"], module)
+    about = identity(data)
+    if ckpt is not None and kept is not None:
+        check_fits(ckpt, kept["state_dict"], module)
+        check_identity(kept.get("data", {}), about, going_on.where)
     with hushed():
-        trainer = build_trainer(config, directory)
+        clock = Clock(seconds(segments_of(kept)) if kept else 0.0)
+        keepers = partial(build_keepers, config, about, going_on.changed, clock)
+        trainer = build_trainer(config, directory, keepers())
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
         teach(config, directory, train)
-        since = time.monotonic()
+        clock.start()
+        rewind(trainer, kept)
+        del kept
         while fault := fit(trainer, module, data, ckpt, asked or directory):
             ckpt = newest(directory) or ckpt
             rollback = go_back(fault, trainer, module, ckpt)
             data, module = build(config)
-            trainer = build_trainer(config, directory)
+            trainer = build_trainer(config, directory, keepers())
             go_on(trainer, rollback)
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
-    result = summary(config, trainer, module, directory, time.monotonic() - since)
+    result = summary(config, trainer, module, directory)
     result["metrics"] |= teacher_metrics(teacher)
     return report(config, trainer, result, directory)
+
+
+def compare(
+    config: DictConfig, checkpoint: dict[str, Any] | None, ckpt: Path | None, directory: Path
+) -> Continuation:
+    """What goes on differently from the run of the checkpoint; another run is refused."""
+    if checkpoint is None or ckpt is None:
+        return Continuation()
+    given = given_keys(HydraConfig.get().overrides.task)
+    return compared(config, experiment(), checkpoint, place_of(ckpt, directory), given)
 
 
 def make(node: Any, **extra: Any) -> Any:
@@ -150,10 +185,10 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     return data, make(config.module, denoiser=denoiser)
 
 
-def build_trainer(config: DictConfig, directory: Path) -> Trainer:
+def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) -> Trainer:
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
-        "callbacks": build_callbacks(config),
+        "callbacks": build_callbacks(config, keepers),
         "logger": make(config.logger),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
@@ -163,18 +198,33 @@ def build_trainer(config: DictConfig, directory: Path) -> Trainer:
     return make(config.trainer, **options)
 
 
-def build_callbacks(config: DictConfig) -> list[Callback]:
-    """The callbacks of the config, in its order, without those set to null; and the keeper of the config."""
+def build_callbacks(config: DictConfig, keepers: list[Callback]) -> list[Callback]:
+    """The callbacks of the config, in its order, without those set to null; and what every run keeps.
+
+    What stops the run comes last, so that all others have seen the step.
+    """
+    built = [make(node) for node in config.callbacks.values() if node is not None]
+    stops = of_type(built, Interruption)
+    return [*(callback for callback in built if callback not in stops), *keepers, *stops]
+
+
+def build_keepers(
+    config: DictConfig, about: Identity, changed: dict[str, list[Any]], clock: Clock
+) -> list[Callback]:
+    """What keeps the config, the curves of training and the history of a run in its checkpoints."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    built = [make(node) for node in config.callbacks.values() if node is not None]
-    return [*built, KeepConfig({str(name): value for name, value in plain.items()}, experiment())]
+    facts = {"commit": commit(), "batch_size": config.data.batch_size}
+    return [
+        KeepConfig({str(name): value for name, value in plain.items()}, experiment(), about),
+        Curves(),
+        History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
+    ]
 
 
-def summary(
-    config: DictConfig, trainer: Trainer, module: Module, directory: Path, seconds: float
-) -> dict[str, Any]:
+def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
     """What the run was and what came of it."""
+    segments = next(iter(of_type(callbacks_of(trainer), History))).segments()
     raw = module.denoiser.state_dict()
     hashes = {"raw": weights_sha256(raw)}
     for ema in of_type(callbacks_of(trainer), EMA):
@@ -188,9 +238,10 @@ def summary(
             number.plain(name) for name, number in numbers(config, trainer, module, metrics, hashes).items()
         ],
         "steps": trainer.global_step,
-        "images": trainer.global_step * config.data.batch_size,
+        "images": images(segments),
         "rollbacks": rollbacks(trainer),
-        "seconds": seconds,
+        "seconds": seconds(segments),
+        "segments": segments,
         "parameters": count(module),
         **costs(trainer, module),
         "weights_sha256": hashes,
