@@ -84,7 +84,8 @@ def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -
     for path, old, new in walk(there, resolved, (), given):
         for key, before, after in stands(raw, path, old, new):
             found.setdefault(key, Difference(key, before, after))
-    return list(found.values())
+    composed = [key for key in found if holds(raw, key) in found]  # from another value, which is named itself
+    return [difference for key, difference in found.items() if key not in composed]
 
 
 def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tuple[Keys, Any, Any]]:
@@ -151,6 +152,14 @@ def source(raw: Any, path: Keys) -> Keys:
         if found:
             return source(raw, (*found[1].split("."), *path[i + 1 :]))
     return path
+
+
+def holds(raw: Any, key: str) -> str | None:
+    """The key that a text quotes, as `${data_dir}/cache` does; None for any other value."""
+    for part in key.split("."):
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    found = REFERENCE.search(raw) if isinstance(raw, str) else None
+    return found[1] if found else None
 
 
 def option(key: str, target: Any) -> str:
