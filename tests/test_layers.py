@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"metrics", "export", "teachers"},
     {"lit"},
     {"tasks", "result", "sweep", "schema", "table"},
-    {"teach", "standing"},
+    {"teach", "standing", "continuation"},
     {"run", "console"},
     {"reopen"},
     {"evaluate"},

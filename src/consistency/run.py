@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +15,28 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from consistency.continuation import (
+    Continuation,
+    compared,
+    given_keys,
+    nothing_left,
+    outcome,
+    place_of,
+    value_of,
+)
 from consistency.errors import UserError, nearest
-from consistency.lit.boards import boards
+from consistency.lit.boards import boards, rewind
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.costs import Costs, sampling_calls
+from consistency.lit.callbacks.curves import Curves
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.guard import Diverged
-from consistency.lit.callbacks.interruption import Interrupted
+from consistency.lit.callbacks.history import Clock, History, images, seconds, segments_of
+from consistency.lit.callbacks.interruption import Interrupted, Interruption
 from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.data.identity import Identity, check_identity, identity
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_counts, check_hardware
@@ -65,28 +76,51 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
 def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
     """The same in a directory that no other run works in."""
     ckpt = resume_from(config.ckpt_path, directory)
+    kept = read_checkpoint(ckpt) if ckpt else None
     check_counts(config.trainer)
     check_hardware(config.trainer)
     teacher = find_teacher(config, directory)
+    going_on = compare(config, kept, ckpt, directory)
+    if end := nothing_left(config, going_on, directory):
+        say(end)
+        return value_of(config.optimized_metric, outcome(directory).get("metrics", {}))
+    if line := going_on.line(config):
+        say(line)
     data, module = build(config)
-    if ckpt is not None:
-        check_fits(ckpt, read_checkpoint(ckpt)["state_dict"], module)
+    about = identity(data)
+    if ckpt is not None and kept is not None:
+        check_fits(ckpt, kept["state_dict"], module)
+        check_identity(kept.get("data", {}), about, going_on.where)
     with hushed():
-        trainer = build_trainer(config, directory)
+        clock = Clock(seconds(segments_of(kept)) if kept else 0.0)
+        keepers = partial(build_keepers, config, about, going_on.changed, clock)
+        trainer = build_trainer(config, directory, keepers())
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
         teach(config, directory, train)
-        since = time.monotonic()
+        clock.start()
+        rewind(trainer, kept)
+        del kept
         while fault := fit(trainer, module, data, ckpt, asked):
             ckpt = from_first(lambda: newest_whole(directory)) or ckpt
             rollback = go_back(fault, trainer, module, ckpt)
             data, module = build(config)
-            trainer = build_trainer(config, directory)
+            trainer = build_trainer(config, directory, keepers())
             go_on(trainer, rollback)
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
-    result = summary(config, trainer, module, directory, time.monotonic() - since)
+    result = summary(config, trainer, module, directory)
     result["metrics"] |= teacher_metrics(teacher)
     return report(config, trainer, result, directory)
+
+
+def compare(
+    config: DictConfig, checkpoint: dict[str, Any] | None, ckpt: Path | None, directory: Path
+) -> Continuation:
+    """What goes on differently from the run of the checkpoint; another run is refused."""
+    if checkpoint is None or ckpt is None:
+        return Continuation()
+    given = given_keys(HydraConfig.get().overrides.task)
+    return compared(config, experiment(), checkpoint, place_of(ckpt, directory), given)
 
 
 def make(node: Any, **extra: Any) -> Any:
@@ -174,10 +208,10 @@ def compiled(denoiser: Denoiser, wanted: bool) -> Denoiser:
     return denoiser
 
 
-def build_trainer(config: DictConfig, directory: Path) -> Trainer:
+def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) -> Trainer:
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
-        "callbacks": build_callbacks(config, directory),
+        "callbacks": build_callbacks(config, directory, keepers),
         "logger": make(config.logger),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
@@ -187,19 +221,39 @@ def build_trainer(config: DictConfig, directory: Path) -> Trainer:
     return make(config.trainer, **options)
 
 
-def build_callbacks(config: DictConfig, directory: Path) -> list[Callback]:
-    """The callbacks of the config, in its order, without those set to null; and the keeper of the config."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
+    """The callbacks of the config, in its order, without those set to null; and what every run has.
+
+    What compares processes comes first; what stops the run last, so that all others have seen the step.
+    """
     built = [make(node) for node in config.callbacks.values() if node is not None]
-    plain = {str(name): value for name, value in plain.items()}
-    return [Agreement(plain, directory, commit), *built, KeepConfig(plain, experiment())]
+    stops = of_type(built, Interruption)
+    others = [callback for callback in built if callback not in stops]
+    return [Agreement(plain(config), directory, commit), *others, *keepers, *stops]
 
 
-def summary(
-    config: DictConfig, trainer: Trainer, module: Module, directory: Path, seconds: float
-) -> dict[str, Any]:
+def build_keepers(
+    config: DictConfig, about: Identity, changed: dict[str, list[Any]], clock: Clock
+) -> list[Callback]:
+    """What keeps the config, the curves of training and the history of a run in its checkpoints."""
+    facts = {"commit": commit(), "batch_size": config.data.batch_size}
+    return [
+        KeepConfig(plain(config), experiment(), about),
+        Curves(),
+        History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
+    ]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain data, resolved."""
+    found = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
+
+
+def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
     """What the run was and what came of it."""
+    segments = next(iter(of_type(callbacks_of(trainer), History))).segments()
     raw = module.denoiser.state_dict()
     hashes = {"raw": weights_sha256(raw)}
     for ema in of_type(callbacks_of(trainer), EMA):
@@ -213,9 +267,10 @@ def summary(
             number.plain(name) for name, number in numbers(config, trainer, module, metrics, hashes).items()
         ],
         "steps": trainer.global_step,
-        "images": trainer.global_step * config.data.batch_size,
+        "images": images(segments),
         "rollbacks": rollbacks(trainer),
-        "seconds": seconds,
+        "seconds": seconds(segments),
+        "segments": segments,
         "parameters": count(module),
         **costs(trainer, module),
         "weights_sha256": hashes,

@@ -7,7 +7,6 @@ from typing import Any
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
@@ -21,6 +20,7 @@ from consistency.schedule.rate import Rate
 from consistency.tensor import Terms, seed_dropout
 from consistency.truth.oracle import Mixture
 
+SHOWN: dict[str, Any] = {"prog_bar": True, "logger": False}
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -49,6 +49,8 @@ class Module(LightningModule):
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
         self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
+        self.given: list[dict[str, Any]] = []  # values of the config for each group of the optimiser
+        self.slower = 1.0  # factor on the learning rate, set by the guard of a run that went back
 
     @abstractmethod
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
@@ -66,8 +68,20 @@ class Module(LightningModule):
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
         """What a perfect denoiser would return at x [B, ...] and σ [B], for data of a known density."""
 
+    def on_train_start(self) -> None:
+        """Give the optimiser the values of the config; the state of a checkpoint has brought its own."""
+        for group, given in zip(self.trainer.optimizers[0].param_groups, self.given, strict=True):
+            parameters = group["params"]
+            group.clear()
+            group.update(given, params=parameters)
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        """Set the learning rate, a function of the step alone."""
+        for group, given in zip(self.trainer.optimizers[0].param_groups, self.given, strict=True):
+            group["lr"] = self.slower * given["lr"] * self.rate(self.global_step)
+
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """The loss, and per-sample losses and σ for whoever watches."""
+        """The loss, and per-sample losses and σ for callbacks; `Curves` writes what is logged here."""
         k, part = self.global_step, index % self.trainer.accumulate_grad_batches
         rank, world = self.trainer.global_rank, self.trainer.world_size
         seed_dropout(key(self.seed, DROPOUT, part, rank, k), self.device)
@@ -75,8 +89,8 @@ class Module(LightningModule):
         terms = self.terms(batch.x, batch.label, k, draws)
         self.seen = [*(self.seen if part else ()), Terms(terms.loss.detach(), terms.sigma)]
         loss = terms.loss.mean()
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=world > 1, batch_size=len(batch.x))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("train/loss", loss.detach(), **SHOWN, sync_dist=world > 1, batch_size=len(batch.x))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
         return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma}
 
     def validation_step(self, request: Request, index: int) -> dict[str, Tensor]:
@@ -94,14 +108,15 @@ class Module(LightningModule):
         """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""
         check_restorable(self.trainer, self, checkpoint)
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser of all that learns, its rate set at every step."""
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser of all that learns."""
         try:
             optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change that value of the optimizer") from error
-        schedule = LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        groups = optimizer.param_groups
+        self.given = [{key: group[key] for key in group if key != "params"} for group in groups]
+        return optimizer
 
 
 def without_augmentation(net: nn.Module) -> None:

@@ -6,17 +6,17 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from consistency.errors import UserError
 from consistency.teachers.checkpoint import check_averages, remedy
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # shaped like their parameter
-SCHEDULE = ("base_lrs", "last_epoch", "lr_lambdas")  # without which torch cannot go on
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 
 
 def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse averages, loops, callbacks, optimizer and schedule that cannot be those of this run.
+    """Refuse averages, loops, callbacks and an optimizer that cannot be those of this run.
 
     Args:
         trainer: of the run, whose `ckpt_path` is read.
@@ -32,7 +32,6 @@ def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapp
         _loops(trainer, checkpoint)
         or _callbacks(trainer, checkpoint["callbacks"])
         or _optimizer(module, checkpoint.get("optimizer_states", []))
-        or _schedule(module, checkpoint.get("lr_schedulers", []))
     )
     if fault:
         raise UserError(f"ckpt_path={path} is malformed: {fault}; {remedy(path)}")
@@ -106,7 +105,8 @@ def _optimizer(module: LightningModule, kept: list[dict[str, Any]]) -> str | Non
     if len(kept) != 1:
         return f"optimizer_states are of {len(kept)} optimizers"
     (state,) = kept
-    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, Optimizer)
     needed = {*optimizer.param_groups[0]}
     try:
         optimizer.load_state_dict({"state": {}, "param_groups": state["param_groups"]})
@@ -126,12 +126,3 @@ def _moments(state: Mapping[Any, Mapping[str, Any]], shapes: list[Any]) -> str |
             if name in kept and getattr(kept[name], "shape", None) != shapes[index]:
                 return f"optimizer_states.state.{index}.{name} is not shaped like its parameter"
     return None
-
-
-def _schedule(module: LightningModule, kept: list[dict[str, Any]]) -> str | None:
-    """One schedule, with all that it takes up."""
-    if len(kept) != 1:
-        return f"lr_schedulers are {len(kept)}"
-    fresh = module.configure_optimizers()["lr_scheduler"]["scheduler"].state_dict()  # type: ignore[index, call-overload]
-    lacks = absent(kept[0], {name: fresh[name] for name in SCHEDULE}, "lr_schedulers")
-    return lacks or differs(kept[0], fresh, "lr_schedulers")

@@ -34,7 +34,7 @@ def go_back(fault: Diverged, trainer: Trainer, module: Module, ckpt: Path | None
     guard = guard_of(trainer)
     assert guard is not None  # nobody else raises Diverged
     if guard.count >= guard.rollbacks:
-        raise UserError(last_words(fault, guard, trainer)) from fault
+        raise UserError(last_words(fault, guard, module)) from fault
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         callback.teardown(trainer, module, "fit")  # which Lightning leaves out after an exception
     guard.count += 1
@@ -56,9 +56,9 @@ def news(fault: Diverged, guard: Guard, ckpt: Path | None) -> str:
     return f"{fault}: back to {ckpt or 'the beginning'}, learning rate times {guard.factor:g} ({which})"
 
 
-def last_words(fault: Diverged, guard: Guard, trainer: Trainer) -> str:
+def last_words(fault: Diverged, guard: Guard, module: Module) -> str:
     """What happened, and what the user can do about it."""
-    lr = trainer.optimizers[0].param_groups[0]["initial_lr"]
+    lr = module.given[0]["lr"]
     return (
         f"{fault}, after {guard.count} rollbacks and with optimizer.lr={lr:g} times {guard.factor:g}: begin "
         "anew with a lower one, look at the data and at the weight of these σ, or allow more "

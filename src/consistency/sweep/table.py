@@ -22,10 +22,18 @@ class Table(Callback):
         print(f"\n{text}\ntable        {directory / 'table.md'}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Leave the run's own overrides beside its result."""
+        """Leave the run's own overrides beside its result, if that was written just now."""
         directory = Path(config.hydra.runtime.output_dir)
-        if job_return.status == JobStatus.COMPLETED and directory.is_dir():
-            (directory / "overrides.json").write_text(json.dumps(list(config.hydra.overrides.task)))
+        kept = directory / "overrides.json"
+        if job_return.status == JobStatus.COMPLETED and directory.is_dir() and stale(kept):
+            kept.write_text(json.dumps(list(config.hydra.overrides.task)))
+
+
+def stale(overrides: Path) -> bool:
+    """Whether a run has ended since its overrides were written; not where nothing was left to do."""
+    result = overrides.with_name("result.json")
+    there = overrides.is_file() and result.is_file()
+    return not there or overrides.stat().st_mtime_ns < result.stat().st_mtime_ns
 
 
 def table(results: list[Path]) -> str:

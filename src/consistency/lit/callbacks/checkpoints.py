@@ -12,14 +12,17 @@ from consistency.errors import UserError
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
 from consistency.lit.module import Module
+from consistency.lit.restart import rewrite, was_validated
 from consistency.metrics.choice import pick
 
 
 class Checkpoints(Checkpoint):
-    """`last.ckpt` every so many steps, at the end, and when stopped; `best.ckpt`; and numbered ones to keep.
+    """`last.ckpt` every so many steps, before every validation, at the end, and when stopped; `best.ckpt`;
+    and numbered ones to keep.
 
     Each holds raw weights, averages, optimiser and loops. A run that has diverged is not saved: it goes back
-    to `last.ckpt`.
+    to `last.ckpt`. A run that goes on from the step of a validation makes that first, unless it was completed
+    when the checkpoint was written.
 
     Args:
         directory: where they go.
@@ -41,6 +44,9 @@ class Checkpoints(Checkpoint):
         self.every, self.keep_every = every, keep_every
         self.best: float | None = None
         self.saved: int | None = None  # the step on disk; None before the first
+        self.validated: int | None = None  # the step of the last validation that was completed
+        self.owed: int | None = None  # the last step of a run, whose validation has yet to be made
+        self.seen = 0  # the step of the last batch
 
     @property
     def last(self) -> Path:
@@ -52,23 +58,44 @@ class Checkpoints(Checkpoint):
         """The state with the lowest value of the metric."""
         return self.directory / "best.ckpt"
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+        """Set the counters so that the run goes on behind this step, with the validation that it owes."""
+        k, kept = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {})
+        loops = checkpoint["loops"]
+        validated = kept["validated"] == k if "validated" in kept else was_validated(loops)
+        due, end = is_due(trainer, k), k >= trainer.max_steps
+        rewrite(loops, k, parts(trainer), due, validated, last=end and not (due and not validated))
+        self.owed = k if end and due and not validated else None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Have Lightning begin, although all steps are made, if the validation of the last one is owed."""
+        if self.owed is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self.owed + 1
+
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """A resumed run has this step on disk already."""
-        self.saved = trainer.global_step
+        self.saved = self.seen = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Save when the step is due, once per optimiser step."""
         k = trainer.global_step
-        if k == self.saved:
+        if k == self.seen:
             return
+        self.seen = k
         if self.keep_every and k % self.keep_every == 0:
             trainer.save_checkpoint(self.directory / f"step={k:08d}.ckpt")
-        if k // self.every > (self.saved or 0) // self.every and calm(trainer):
+        due = k // self.every > (self.saved or 0) // self.every or is_due(trainer, k)
+        if k >= trainer.max_steps or (due and calm(trainer)):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Save the best; the raw weights are back by now, the averages where they belong."""
-        value = pick(self.monitor, trainer.callback_metrics) if trainer.state.fn == "fit" else None
+        if trainer.state.fn != "fit":
+            return
+        self.validated = trainer.global_step
+        if self.owed is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self.owed = self.owed, None
+        value = pick(self.monitor, trainer.callback_metrics)
         if value is not None and (self.best is None or value < self.best):
             self.best = value
             trainer.save_checkpoint(self.lowest)
@@ -86,12 +113,14 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The best value so far, of which metric, and the step of the last validation."""
+        return {"best": self.best, "monitor": self.monitor, "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best value so far."""
-        self.best = state_dict["best"]
+        """Take them up; a value of another metric says nothing."""
+        same = state_dict.get("monitor", self.monitor) == self.monitor
+        self.best = state_dict["best"] if same else None
+        self.validated = state_dict.get("validated")
 
     def _save_last(self, trainer: Trainer) -> None:
         self.saved = trainer.global_step
@@ -121,26 +150,53 @@ def given(node: Any) -> Any:
     return None if node == "???" else node
 
 
+def parts(trainer: Trainer) -> int:
+    """Batches of an optimiser step."""
+    return trainer.accumulate_grad_batches
+
+
+def is_due(trainer: Trainer, k: int) -> bool:
+    """Whether a validation follows optimiser step k."""
+    return bool(trainer.enable_validation) and k > 0 and k * parts(trainer) % trainer.val_check_interval == 0
+
+
 class KeepConfig(Callback):
-    """Keeps the resolved config: in every checkpoint, as plain data, so that a checkpoint needs nothing else;
-    as `config.yaml` in the run directory; and in TensorBoard.
+    """Keeps the resolved config and what the data are: in every checkpoint, as plain data, so that it needs
+    nothing else; the config as `config.yaml` in the run directory, and in TensorBoard as well.
 
     Args:
         config: of plain containers, strings and numbers.
         experiment: that it is a variation of.
+        data: what the data are, for a run that goes on.
     """
 
-    def __init__(self, config: dict[str, Any], experiment: str | None = None) -> None:
-        self.config, self.experiment = {key: given(node) for key, node in config.items()}, experiment
+    def __init__(
+        self, config: dict[str, Any], experiment: str | None = None, data: dict[str, Any] | None = None
+    ) -> None:
+        self.config = {key: given(node) for key, node in config.items()}
+        self.experiment, self.data = experiment, data
+        self.logged: dict[str, Any] | None = None  # the config in the log of the checkpoint
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Write it down, now that nothing can be refused any more."""
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
             (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
-            for board in boards(trainer):
-                board.experiment.add_text("config", f"```yaml\n{text}\n```")
+            for board in boards(trainer) if self._is_new() else ():
+                board.experiment.add_text("config", f"```yaml\n{text}\n```", trainer.global_step)
+
+    def _is_new(self) -> bool:
+        def rest(config: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in config.items() if name != "ckpt_path"}
+
+        return self.logged is None or rest(self.config) != rest(self.logged)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Add it."""
+        """Add both."""
         checkpoint["config"], checkpoint["experiment"] = self.config, self.experiment
+        if self.data is not None:
+            checkpoint["data"] = self.data
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+        """A config that has not changed is in the log already."""
+        self.logged = checkpoint["config"]

@@ -34,3 +34,11 @@ class Curriculum(Callback):
             named = {f"curriculum/{name}": value for name, value in progress.items()}
             trainer.logger.log_metrics(named, step=trainer.global_step)
         self.last = progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was logged last."""
+        return {"last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up: what has not changed is not logged again."""
+        self.last = state_dict["last"]

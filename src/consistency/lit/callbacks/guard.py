@@ -12,7 +12,6 @@ from lightning import Callback, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from consistency.errors import UserError
 from consistency.lit.data.module import DataModule, data_of
@@ -81,6 +80,7 @@ class Guard(Callback):
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
         self.count = 0  # rollbacks so far
+        self.logged = 0  # of them, in the log of the checkpoint
         self.varied: list[str] = []  # samplers that have had half of the data's variance
         self.moments: dict[str, Tensor] = {}  # of the samples of a validation
 
@@ -90,10 +90,9 @@ class Guard(Callback):
         return self.slower**self.count
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Slow a run that went back, and log how often it did."""
-        if self.count:
-            slow(trainer, self.factor)
-        if trainer.logger:
+        """Slow a run that went back; log how often it did, at the beginning and whenever it has."""
+        pl_module.slower = self.factor
+        if trainer.logger and (trainer.global_step == 0 or self.count > self.logged):
             past = {"guard/rollbacks": self.count, "guard/factor": self.factor}
             trainer.logger.log_metrics(past, step=trainer.global_step)
 
@@ -166,7 +165,8 @@ class Guard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up; a checkpoint does not know of the rollback that leads to it."""
-        self.count = max(self.count, state_dict["rollbacks"])
+        self.logged = state_dict["rollbacks"]
+        self.count = max(self.count, self.logged)
         self.varied = state_dict["varied"]
         self.spikes.load_state_dict(state_dict["spikes"])
 
@@ -186,17 +186,6 @@ class Guard(Callback):
 def guard_of(trainer: Trainer) -> Guard | None:
     """The guard of a run, if it has one."""
     return next((c for c in trainer.callbacks if isinstance(c, Guard)), None)  # type: ignore[attr-defined]
-
-
-def slow(trainer: Trainer, factor: float) -> None:
-    """Set the learning rate to `factor` times the schedule's, whatever it was; twice is as good as once."""
-    for config in trainer.lr_scheduler_configs:
-        schedule = config.scheduler
-        assert isinstance(schedule, LambdaLR)
-        groups = schedule.optimizer.param_groups
-        schedule.base_lrs = [factor * group["initial_lr"] for group in groups]
-        for group, base, rate in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-            group["lr"] = base * rate(schedule.last_epoch)
 
 
 def gradient(trainer: Trainer, optimizer: Optimizer) -> Tensor:

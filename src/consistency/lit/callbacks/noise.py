@@ -52,6 +52,16 @@ class NoiseLevels(Callback):
             board.experiment.add_figure("sigma/histogram", figure, trainer.global_step)
         self.drawn.zero_()
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+        """Add the sums since the last log, as means over the processes, and the counts since a validation."""
+        sums = torch.as_tensor(trainer.strategy.reduce(self.sums.clone(), reduce_op="mean"))
+        checkpoint["callbacks"][self.state_key] = {"sums": sums, "drawn": self.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on adding; not where the bins are others."""
+        if state_dict["drawn"].shape == self.drawn.shape:
+            self.sums, self.drawn = state_dict["sums"], state_dict["drawn"]
+
     def _log_means(self, trainer: Trainer) -> None:
         loss, count = torch.as_tensor(trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")).cpu()
         edges = self.edges.tolist()

@@ -33,7 +33,8 @@ class Throughput(Callback):
         steps = trainer.global_step - self.step
         if steps and trainer.global_step % every(trainer) == 0:
             now = time.monotonic()
-            pl_module.log("train/images_per_second", steps * self.batch_size / (now - self.since))
+            rate = steps * self.batch_size / (now - self.since)
+            pl_module.log("train/images_per_second", rate, logger=False)
             self.since, self.step = now, trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:

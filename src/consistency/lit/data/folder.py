@@ -59,6 +59,7 @@ class ImageFolder(DataModule):
         self.root, self.resolution, self.channels = Path(root).expanduser(), resolution, channels
         self.skip_broken, self.cache, self.held_out, self.run = skip_broken, cache, held_out, run
         self.kept: Path | None = None  # the only folder to write to; None for the usual places
+        self.place: Path | None = None  # of the cache that was loaded
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
         """Converted images go below `directory`, unless the user named a cache. Caches elsewhere are read."""
@@ -71,13 +72,22 @@ class ImageFolder(DataModule):
         mark = cache.fingerprint(entries, self.resolution, self.channels)
         for place in self._places():
             if cache.fault(place, mark, self.skip_broken) is None:
-                return cache.load(place)
+                return self._mapped(place)
         place = self._writable()
         with FileLock(place.with_name(place.name + ".lock")):  # the processes of a machine wait for the first
             fault = cache.fault(place, mark, self.skip_broken)
             if fault is not None:
                 self._convert(files, entries, mark, place, fault)
+        return self._mapped(place)
+
+    def _mapped(self, place: Path) -> ArrayData:
+        self.place = place
         return cache.load(place)
+
+    def class_names(self) -> list[str] | None:
+        """The class folders."""
+        manifest = cache.read_manifest(self.place) if self.place else None
+        return manifest.classes if manifest else None
 
     def load_held_out(self) -> ArrayData | None:
         """All of the other folder."""

@@ -70,6 +70,10 @@ class DataModule(LightningDataModule):
         """Samples of the same kind that no training sees; None where there are none."""
         return None
 
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, by label; None where they have none."""
+        return None
+
     def prepare_data(self) -> None:
         """Load on one process of each machine before the others do."""
         self.setup()

@@ -1,0 +1,142 @@
+"""Is a run that goes on from a checkpoint still the run that the checkpoint is of?"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from consistency.continuation.differences import ABSENT, Difference, differences, written
+from consistency.continuation.rules import PART
+from consistency.errors import UserError
+from consistency.metrics.choice import pick
+from consistency.schema import parameters
+
+NETWORK = ("net", "denoiser", "coordinate", "data")  # other weights fit another value
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A run that goes on.
+
+    Args:
+        step: of the checkpoint; None for a run that begins.
+        where: the checkpoint is, as an override.
+        changes: what differs from it and takes effect.
+    """
+
+    step: int | None = None
+    where: str = ""
+    changes: list[Difference] = field(default_factory=list)
+
+    @property
+    def changed(self) -> dict[str, list[Any]]:
+        """Key -> [old, new], as plain data."""
+        return {c.name: [plain(c.there), plain(c.here)] for c in self.changes if c.effect.said}
+
+    def line(self, config: DictConfig) -> str | None:
+        """What takes effect from here on; None where nothing has changed."""
+        said = [f"{key}={written(new)} (was {written(old)})" for key, (old, new) in self.changed.items()]
+        if not said:
+            return None
+        return f"from step {self.step} on: {', '.join(said)}{''.join(notes(self.changed, config))}"
+
+
+def notes(changed: dict[str, list[Any]], config: DictConfig) -> Iterator[str]:
+    """What follows from some changes."""
+    if "trainer.max_steps" in changed:
+        laws = {"the learning rate": config.rate, "N(k)": config.curriculum}
+        bent = [name for name, law in laws.items() if "K" in law]
+        if bent:
+            yield f"; {' and '.join(bent)} follow{'s' * (len(bent) == 1)} the new horizon from here on"
+    if "data.batch_size" in changed:
+        yield "; step k takes the samples from k x the new batch size on, in the order of the seed"
+
+
+def compared(
+    config: DictConfig, experiment: str | None, checkpoint: dict[str, Any], where: str, given: Sequence[str]
+) -> Continuation:
+    """What goes on differently; refuses what would be another run.
+
+    Args:
+        config: as composed.
+        experiment: that it is a variation of.
+        checkpoint: to go on from; an old one is compared by what it has.
+        where: it is, as an override, for messages.
+        given: keys of the command line.
+
+    Raises:
+        UserError: names the first value that may not change.
+    """
+    there = checkpoint.get("experiment")
+    if there is not None and experiment != there:
+        raise UserError(
+            f"experiment is {experiment} here and {there} in {where}: give experiment={there} to go on, and "
+            "the other overrides of that run"
+        )
+    found = differences(checkpoint["config"], config, given)
+    refused = [difference for difference in found if not difference.effect.allowed]
+    if refused:
+        raise UserError(refusal(refused, config, where))
+    return Continuation(checkpoint["global_step"], where, found)
+
+
+def refusal(refused: list[Difference], config: DictConfig, where: str) -> str:
+    """The first difference, the names of the others, and what to do."""
+    first, *others = sorted(refused, key=lambda difference: not difference.key.endswith(PART))
+    names = ", ".join(dict.fromkeys(other.name for other in others))
+    more = f" (these differ as well: {names})" if others else ""
+    return f"{first} in {where}{more}: {first.remedy} to go on, or {anew(refused, config, where)}"
+
+
+def anew(refused: list[Difference], config: DictConfig, where: str) -> str:
+    """How to begin another run, from the weights of this one if they fit."""
+    fit = not any(difference.key.startswith(NETWORK) for difference in refused)
+    if fit and "start" in (parameters(config.module._target_) or {}):
+        place = where.partition("=")[2]
+        return (
+            f"begin a new run from these weights with start=teacher teacher.path={place} and another run_dir"
+        )
+    return "begin a new run in another run_dir"
+
+
+def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) -> str | None:
+    """A line for a run that has made all its steps and has ended; None where something is left to do."""
+    step, end = going_on.step, config.trainer.max_steps
+    if step is None or step < end or (step == end and outcome(directory).get("steps") != step):
+        return None
+    return (
+        f"nothing is left to do: {going_on.where} is at step {step} of trainer.max_steps={end}; raise "
+        "trainer.max_steps to go on"
+    )
+
+
+def outcome(directory: Path) -> dict[str, Any]:
+    """What result.json says, where there is one."""
+    path = directory / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def value_of(metric: str | None, metrics: dict[str, Any]) -> float | None:
+    """The value that a sweep optimises, of a run that has ended; NaN is null in a file."""
+    numbers = {name: math.nan if value is None else value for name, value in metrics.items()}
+    return pick(metric, numbers) if numbers else None
+
+
+def given_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys of a command line."""
+    return [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
+
+
+def place_of(ckpt: Path, directory: Path) -> str:
+    """Where a checkpoint is, as an override."""
+    ours = ckpt.resolve().parent == (directory / "checkpoints").resolve()
+    return f"run_dir={directory}" if ours else f"ckpt_path={ckpt}"
+
+
+def plain(value: Any) -> Any:
+    """As a checkpoint and JSON can hold it."""
+    return None if value is ABSENT else value

@@ -1,0 +1,179 @@
+"""Two resolved configs compared, each difference once, under the key where the value stands."""
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.continuation.rules import PART, PLACE, Effect, effect
+from consistency.registry import CONFIGS
+from consistency.schema import makers, shown
+
+MISSING = "???"  # what is set while a run is built
+REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
+START = "module.start"  # read at the beginning of a run alone
+
+Keys = tuple[str, ...]  # a path
+
+
+class Absent:
+    """Of a key that one of the two lacks."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = Absent()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that differs.
+
+    Args:
+        key: where it stands; what only refers to it differs as well.
+        there: in the checkpoint.
+        here: in the config.
+    """
+
+    key: str
+    there: Any
+    here: Any
+
+    @property
+    def name(self) -> str:
+        """The key, or the part."""
+        return self.key.removesuffix(PART)
+
+    @property
+    def effect(self) -> Effect:
+        """What follows from it."""
+        return PLACE if self.key == START and self.here is ABSENT else effect(self.key)
+
+    @property
+    def remedy(self) -> str:
+        """The override that brings the value of the checkpoint back."""
+        if self.key == START:
+            return "leave start=teacher out"
+        if self.key.endswith(PART) or isinstance(self.there, dict):
+            return option(self.key, self.there)
+        return f"leave {self.key} out" if self.there is ABSENT else f"give {self.key}={written(self.there)}"
+
+    def __str__(self) -> str:
+        here, there = written(self.here), written(self.there)
+        if self.key.endswith(PART):
+            here, there = (str(value).rpartition(".")[2] for value in (self.here, self.there))
+        return f"{self.name} is {here} here and {there}"
+
+
+def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -> list[Difference]:
+    """All values that differ.
+
+    Args:
+        there: resolved, plain.
+        here: as composed.
+        given: keys of the command line. Another key that only one of the two has says nothing, unless it is
+            an argument with another value than the default: it came or went with a version of the code.
+    """
+    raw, resolved = OmegaConf.to_container(here), OmegaConf.to_container(here, resolve=True)
+    found: dict[str, Difference] = {}
+    for path, old, new in walk(there, resolved, (), given):
+        for key, before, after in stands(raw, path, old, new):
+            found.setdefault(key, Difference(key, before, after))
+    composed = [key for key in found if holds(raw, key) in found]  # from another value, which is named itself
+    return [difference for key, difference in found.items() if key not in composed]
+
+
+def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tuple[Keys, Any, Any]]:
+    """Paths of values that differ, with both."""
+    if MISSING in (there, here) or there == here:
+        return
+    if not (isinstance(there, dict) and isinstance(here, dict)):
+        yield path, there, here
+        return
+    old, new = there.get("_target_"), here.get("_target_")
+    if old is not None and new is not None and old != new:
+        yield (*path, "_target_"), old, new  # of different parts nothing else can be compared
+        return
+    for key in dict.fromkeys([*here, *there]):
+        old, new = there.get(key, ABSENT), here.get(key, ABSENT)
+        inner = (*path, str(key))
+        if ABSENT not in (old, new):
+            yield from walk(old, new, inner, given)
+        elif matters(here.get("_target_"), str(key), new if old is ABSENT else old, inner, given):
+            yield inner, old, new
+
+
+def matters(target: str | None, key: str, value: Any, path: Keys, given: Sequence[str]) -> bool:
+    """Whether a value that only one of the two has says something."""
+    if target is not None:
+        known = defaults(target)
+        return key not in known or known[key] != value
+    return any(path[: len(names)] == names for names in (tuple(name.split(".")) for name in given))
+
+
+def defaults(target: str) -> dict[str, Any]:
+    """The default values of the arguments of a target."""
+    found: dict[str, Any] = {}
+    for made in makers(get_object(target)):
+        arguments = inspect.signature(made).parameters
+        found = {name: a.default for name, a in arguments.items() if a.default is not a.empty} | found
+    return found
+
+
+def stands(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """A difference under the key that the value comes from, which for a list may be several."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+        keys = [source(raw, (*path, i)) for i, _, _ in pairs]
+        if all(key[:-1] != source(raw, path) for key in keys):  # each refers to a value elsewhere
+            yield from ((".".join(key), a, b) for key, (_, a, b) in zip(keys, pairs, strict=True))
+            return
+    added = ABSENT in (old, new)
+    key = (*source(raw, path[:-1]), path[-1]) if added else source(raw, path)
+    yield ".".join(key), old, new
+
+
+def source(raw: Any, path: Keys) -> Keys:
+    """Where the value at a path stands, after all references that are simple."""
+    node = raw
+    for i, part in enumerate(path):
+        if isinstance(node, dict):
+            node = node.get(part)
+        elif isinstance(node, list) and part.isdecimal():
+            node = node[int(part)]
+        else:
+            return path
+        found = REFERENCE.fullmatch(node) if isinstance(node, str) else None
+        if found:
+            return source(raw, (*found[1].split("."), *path[i + 1 :]))
+    return path
+
+
+def holds(raw: Any, key: str) -> str | None:
+    """The key that a text quotes, as `${data_dir}/cache` does; None for any other value."""
+    for part in key.split("."):
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    found = REFERENCE.search(raw) if isinstance(raw, str) else None
+    return found[1] if found else None
+
+
+def option(key: str, target: Any) -> str:
+    """The choice of a group that brings a part back."""
+    group, _, inner = key.partition(".")
+    files = {path.stem: OmegaConf.load(path) for path in sorted((CONFIGS / group).glob("*.yaml"))}
+    names = [name for name, text in files.items() if OmegaConf.select(text, inner) == target]
+    return f"give {group}={names[0]}" if len(names) == 1 else f"choose the {group} of that run"
+
+
+def written(value: Any) -> str:
+    """A value as on a command line."""
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    return repr(value) if value is ABSENT else shown(value)

@@ -1,0 +1,86 @@
+"""What a key that differs from the checkpoint's means for a run that goes on."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+PART = "._target_"  # the end of a key that chooses a part
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What happens when a value is another than in the checkpoint.
+
+    Args:
+        allowed: the run goes on with the new value.
+        said: it is named in the line about changes, and in the history of the run.
+    """
+
+    allowed: bool
+    said: bool = True
+
+
+PLACE = Effect(allowed=True, said=False)  # where the run is, or how it was called
+FREE = Effect(allowed=True)  # no weight follows from it: cost, length, place, or what is looked at
+RECORDED = Effect(allowed=True)  # weights or numbers follow from it, from this step on
+REFUSED = Effect(allowed=False)  # would be another run
+
+RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that none fits is refused
+    "run_dir": PLACE,
+    "ckpt_path": PLACE,
+    "callbacks.samples.directory": PLACE,
+    "callbacks.checkpoints.directory": PLACE,
+    "logger.save_dir": PLACE,
+    "trainer.max_steps": FREE,
+    "trainer.devices": FREE,
+    "trainer.num_nodes": FREE,
+    "trainer.accelerator": FREE,
+    "trainer.strategy*": FREE,
+    "trainer.log_every_n_steps": FREE,
+    "trainer.val_check_interval": FREE,
+    "trainer.limit_val_batches": FREE,
+    "trainer.enable_*": FREE,
+    "trainer.benchmark": FREE,
+    "trainer.accumulate_grad_batches": RECORDED,  # noise is drawn for each part of a step
+    "trainer.precision": RECORDED,
+    "trainer.gradient_clip_*": RECORDED,
+    "logger*": FREE,
+    "threads": FREE,
+    "compile": FREE,
+    "data_dir": FREE,
+    "optimized_metric": FREE,
+    "curriculum.K": FREE,  # the horizon, which is trainer.max_steps or refused
+    "data.root": FREE,  # of this and the next two: the content is compared
+    "data.cache": FREE,
+    "data.skip_broken": FREE,
+    "data.prefetch": FREE,
+    "data.sample_batch": FREE,
+    "data.batch_size": RECORDED,
+    "data.samples": RECORDED,  # metrics are of another number of samples
+    "optimizer.lr": RECORDED,
+    "optimizer.betas*": RECORDED,
+    "optimizer.eps": RECORDED,
+    "optimizer.weight_decay": RECORDED,
+    "optimizer.foreach": FREE,
+    "rate": RECORDED,  # a pure function of the step
+    "rate.*": RECORDED,
+    "samplers.*": RECORDED,  # how validations make samples
+    "metric": RECORDED,
+    "metric.cache": FREE,
+    "metric.extractor.weights": FREE,
+    "metric.*": RECORDED,
+    "teacher.path": FREE,
+    "store.path": FREE,
+    "store.max_gib": FREE,
+    "callbacks.ema.evaluate": RECORDED,
+    "callbacks.ema": REFUSED,  # averages cannot begin, or pause, in the middle
+    "callbacks.ema.*": REFUSED,
+    "callbacks.guard*": RECORDED,  # it may lower the learning rate
+    "callbacks.*": FREE,  # they watch
+}
+
+
+def effect(key: str) -> Effect:
+    """What a change of this key does. Another part in a place is judged as the place is."""
+    return next(
+        (found for pattern, found in RULES.items() if fnmatchcase(key.removesuffix(PART), pattern)), REFUSED
+    )

@@ -1,0 +1,108 @@
+"""Runs that are killed at random moments, and what must be as if they had not been."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from consistency.tensor import weights_sha256
+from tests.conftest import ROOT
+from tests.forked import PRELOADED, enter
+
+TINY = ["experiment=ict_digits", "trainer=cpu", "net.width=16", "net.blocks=1", "net.dropout=0.2"]
+TINY += ["data.batch_size=16", "data.samples=64", "trainer.max_steps=60", "trainer.val_check_interval=20"]
+TINY += ["callbacks.checkpoints.every=7", "trainer.log_every_n_steps=5", "callbacks.signals.count=16"]
+TINY += ["rate.warmup=10", "curriculum.s1=40"]
+CLOCKS = {"train/images_per_second"}  # which differ from run to run
+LIMITS = dict.fromkeys(("scalars", "images", "tensors", "histograms", "compressedHistograms"), 0)
+
+
+def begin(directory, *words):
+    """A run in a fork of a process that has imported everything."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    directory.mkdir(parents=True, exist_ok=True)
+    out, err = (str(directory.parent / f"{directory.name}.{name}") for name in ("out", "err"))
+    arguments = [*words, f"run_dir={directory}", "ckpt_path=last"]
+    process = context.Process(target=enter, args=(str(ROOT / "train.py"), arguments, str(ROOT), out, err))
+    process.start()
+    return process
+
+
+def finish(directory, *words):
+    """Run to the end."""
+    process = begin(directory, *words)
+    process.join(120)
+    assert process.exitcode == 0, (directory.parent / f"{directory.name}.err").read_text()
+
+
+def kill(directory, seconds, *words):
+    """Kill a run after a time; whether it was alive still."""
+    process = begin(directory, *words)
+    time.sleep(seconds)
+    alive = process.is_alive()
+    process.kill()
+    process.join()
+    return alive
+
+
+def left(directory):
+    """All that a run leaves and that must not depend on kills, by name."""
+    found = {f"picture {path.name}": digest(path) for path in (directory / "samples").iterdir()}
+    found |= {f"curve {name}": points for name, points in curves(directory / "tensorboard").items()}
+    for name in ("best", "last"):
+        found |= {
+            f"{name} {key}": value
+            for key, value in content(directory / "checkpoints" / f"{name}.ckpt").items()
+        }
+    result = json.loads((directory / "result.json").read_text())
+    for name in ("metrics", "weights_sha256", "steps", "images", "rollbacks"):
+        found[f"result {name}"] = result[name]
+    return found
+
+
+def differing(one, two):
+    """Names of what is not the same."""
+    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def content(path):
+    """Weights, averages, optimiser and step of a checkpoint."""
+    kept = torch.load(path, weights_only=True)
+    optimizer = kept["optimizer_states"][0]
+    moments = {f"{i}.{k}": torch.as_tensor(v) for i, s in optimizer["state"].items() for k, v in s.items()}
+    averages = kept["callbacks"]["EMA"]["averages"]
+    return {
+        "raw": weights_sha256(kept["state_dict"]),
+        "averages": {name: weights_sha256(average) for name, average in averages.items()},
+        "moments": weights_sha256(moments),
+        "groups": optimizer["param_groups"],
+        "step": kept["global_step"],
+        "guard": str(kept["callbacks"]["Guard"]),
+        "best": kept["callbacks"]["Checkpoints"],
+    }
+
+
+def curves(directory):
+    """Points of scalars and images, and steps of the rest, by tag."""
+    events = EventAccumulator(str(directory), size_guidance=LIMITS)
+    events.Reload()
+    found = {}
+    for tag in events.Tags()["scalars"]:
+        found[tag] = [(e.step, None if tag in CLOCKS else e.value) for e in events.Scalars(tag)]
+    for tag in events.Tags()["images"]:
+        found[tag] = [
+            (e.step, hashlib.sha256(e.encoded_image_string).hexdigest()) for e in events.Images(tag)
+        ]
+    for tag in events.Tags()["tensors"]:
+        found[tag] = [e.step for e in events.Tensors(tag)]
+    return found
