@@ -27,6 +27,7 @@ REFUSED = Effect(allowed=False)  # would be another run
 RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that none fits is refused
     "run_dir": PLACE,
     "ckpt_path": PLACE,
+    "trust": PLACE,
     "callbacks.samples.directory": PLACE,
     "callbacks.checkpoints.directory": PLACE,
     "logger.save_dir": PLACE,
