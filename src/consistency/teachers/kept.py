@@ -40,14 +40,15 @@ def checked_content(kept: Mapping[str, Any], source: str, trust: Sequence[str] =
 def check_kinds(kept: Mapping[str, Any], source: str) -> None:
     """Refuse parts of another kind than a run writes."""
     step, callbacks = kept.get("global_step", 0), kept["callbacks"]
-    ema = callbacks.get("EMA", {}) if isinstance(callbacks, dict) else None
-    averages = ema.get("averages", {}) if isinstance(ema, dict) else None
+    none = {"averages": {}, "evaluate": RAW}
+    ema = callbacks.get("EMA", none) if isinstance(callbacks, dict) else None
+    averages = ema.get("averages") if isinstance(ema, dict) else None
     kinds = {
         "state_dict": is_state(kept["state_dict"]),
         "config": isinstance(kept["config"], dict),
         "callbacks": ema is not None,
         "averages": isinstance(averages, dict) and all(map(is_state, averages.values())),
-        "evaluate": isinstance(ema, dict) and isinstance(ema.get("evaluate", RAW), str),
+        "evaluate": isinstance(ema, dict) and isinstance(ema.get("evaluate"), str),
         "experiment": isinstance(kept.get("experiment"), str | None),
         "global_step": type(step) is int and 0 <= step < 2**63,
         "sigmas": isinstance(kept.get("sigmas", {}), dict),
