@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.published import Published
+from consistency.tensor import finite
 
 INCEPTION = Published(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -56,7 +57,11 @@ def network(path: Path) -> nn.Module:
 
     copy = io.BytesIO()
     try:
-        torch.save(torch.load(path, map_location="cpu", weights_only=True), copy)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        bad = [name for name, value in weights.items() if value.is_floating_point() and not finite(value)]
+        if bad:
+            raise RuntimeError(f"{bad[0]} holds NaN or infinity")
+        torch.save(weights, copy)
         copy.seek(0)
         return FeatureExtractorInceptionV3("inception", LAYERS, feature_extractor_weights_path=copy)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, TypeError) as error:
