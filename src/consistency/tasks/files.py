@@ -1,7 +1,6 @@
 """Samples on disk, so that a command that was stopped goes on instead of beginning anew."""
 
 import os
-import tokenize
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
 
 MARKS = np.dtype("<u8")
@@ -107,8 +107,8 @@ class Array:
 
     def __enter__(self) -> "Array":
         whole = from_first(self._prepare)
-        self.samples: Any = np.load(self.path if whole else self.partial, mmap_mode="r" if whole else "r+")
-        self.made: Any = None if whole else np.load(self.marks, mmap_mode="r+")
+        self.samples: Any = mapped(self.path) if whole else mapped(self.partial, "r+")
+        self.made: Any = None if whole else mapped(self.marks, "r+")
         return self
 
     def __exit__(
@@ -150,7 +150,7 @@ def mark(sample: np.ndarray) -> int:
 def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether there is an array of this shape and type."""
     try:
-        found = np.load(path, mmap_mode="r") if path.is_file() else None
+        found = mapped(path) if path.is_file() else None
         return found is not None and (found.shape, found.dtype) == (shape, dtype)
-    except (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: delete it, and what it held is made again") from error

@@ -23,6 +23,7 @@ from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
 from consistency.lit.data.lock import locked
 from consistency.lit.data.module import DataModule
+from consistency.lit.data.npy import mapped
 from consistency.lit.data.origin import Origin, difference, origin
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
@@ -228,8 +229,8 @@ class Store:
         """See the files as arrays."""
         present = [name for name in Rollout._fields if name != "label" or manifest.origin[f"data.{name}"]]
         try:
-            self._columns = {name: np.load(self._file(name), mmap_mode="r") for name in present}
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            self._columns = {name: mapped(self._file(name)) for name in present}
+        except (OSError, ValueError) as error:
             raise self._refused(f"is not whole ({error})") from error
         for name, column in self._columns.items():  # hashes are of the bytes alone, whatever they stand for
             inner = self._columns["x_t"].shape[1:] if name in ("x_t", "x_r") else ()
