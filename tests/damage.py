@@ -11,6 +11,7 @@ from typing import Any
 from consistency.errors import UserError
 
 REFUSED, AGAIN, EQUAL, OTHER = "refused in one line", "made again", "loaded equal to the bit", "DIFFERENT"
+LONG = "refused in many lines"
 
 
 @dataclass
@@ -58,8 +59,7 @@ def outcome(kind: Format, good: Any) -> str:
     try:
         again, value = kind.read()
     except UserError as error:
-        assert "\n" not in str(error)
-        return REFUSED
+        return REFUSED if "\n" not in str(error) else LONG
     if not kind.same(value, good[1]):
         return OTHER
     return AGAIN if again else EQUAL
