@@ -18,7 +18,7 @@ from consistency.nets.layers import PositionalEmbedding
 from consistency.nets.mlp import MLP
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import euler
-from consistency.teachers.diffusers import diffusers
+from consistency.teachers.diffusers import diffusers, seal
 from tests.conftest import run
 from tests.reference import ddpm_unet, edm_unet
 
@@ -312,6 +312,7 @@ def own_folder(root, **config):
     (root / "unet").mkdir()
     (root / "unet" / "config.json").write_text(json.dumps({"_class_name": "Network", **config}))
     save_file(f.state_dict(), root / "unet" / WEIGHTS)
+    seal(root)
     return f
 
 

@@ -70,7 +70,7 @@ class TestSamples:
         Watched(stopped, calls=3)
         with pytest.raises(KeyboardInterrupt):
             sample(batch=7, array=True)(stopped)
-        assert np.load(tmp_path / "1step.made.npy").sum() == 21
+        assert (np.load(tmp_path / "1step.made.npy") > 0).sum() == 21
         assert not (tmp_path / "1step.npy").exists()
         again = session(tmp_path, ckpt)
         watched = Watched(again)

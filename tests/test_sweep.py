@@ -81,7 +81,7 @@ class TestTable:
         for seed in range(3):
             ended("ict_ring", seed, 0.01 * (seed + 1))
             ended("cd_ring", seed, 0.5)
-        leave(tmp_path / "1" / "teacher", {"seconds": 80.0})
+        leave(tmp_path / "1" / "teacher", {"seconds": 80.0, "metrics": {}})
         text = markdown(rows(runs_of(tmp_path)))
         assert "## ring" in text
         assert "1,000 optimiser steps of 128 samples on cpu x 1, commit 0123456. " in text

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from consistency.errors import UserError
+
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 
 
@@ -39,6 +41,35 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     temporary = directory / ".result.json.tmp"
     temporary.write_text(json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
     temporary.replace(directory / "result.json")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result.json, with `metrics` by name; its other keys are whatever they are.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: it cannot be read, is no JSON object, or has metrics that are no numbers.
+    """
+    try:
+        found = json.loads(path.read_text())
+        metrics = found["metrics"]
+        bad = [name for name, value in metrics.items() if value is not None and not is_number(value)]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the directory of a run") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged, or no result of this project: delete it and run again"
+        ) from error
+    if bad:
+        raise UserError(f"{path} is damaged: metrics.{bad[0]:.80} is no number; delete it and run again")
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def finite(value: Any) -> Any:

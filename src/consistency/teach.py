@@ -1,6 +1,6 @@
 """The run before the run: a student without a teacher has one trained first, in the same command."""
 
-import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from consistency.errors import UserError
 from consistency.metrics.processes import from_first
 from consistency.rank import is_first
+from consistency.result import read_result
 from consistency.teachers.checkpoint import newest
 
 SHARED = ("seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # words for both runs
@@ -103,12 +104,16 @@ def run_of(path: str | None) -> Path | None:
     if not Path(path).exists():
         raise UserError(f"teacher.path={path}: no such file or directory; give a teacher's")
     place = Path(path) if Path(path).is_dir() else Path(path).parent.parent
-    return place if (place / "result.json").is_file() else None
+    if not (place / "result.json").is_file():
+        return None
+    read_result(place / "result.json")  # refused now, not at the end of the student's training
+    return place
 
 
 def teacher_metrics(directory: Path | None) -> dict[str, float]:
     """What the teacher's own run measured, under `teacher/`."""
     if directory is None:
         return {}
-    found = json.loads((directory / "result.json").read_text())["metrics"]
-    return {f"teacher/{name}": value for name, value in found.items() if not name.endswith("/floor")}
+    found = read_result(directory / "result.json")["metrics"]
+    numbers = {name: math.nan if value is None else value for name, value in found.items()}
+    return {f"teacher/{name}": value for name, value in numbers.items() if not name.endswith("/floor")}

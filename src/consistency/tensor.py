@@ -64,6 +64,11 @@ def same_dropout(device: torch.device) -> Iterator[None]:
         torch.cuda.set_rng_state(cuda, device)
 
 
+def finite(x: Tensor) -> bool:
+    """Whether real numbers are without NaN and infinity; nothing of the size of x is allocated."""
+    return x.numel() == 0 or all(bound.isfinite().item() for bound in x.detach().aminmax())
+
+
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
     """Hash of names, shapes, dtypes and bytes, whatever the order and the device."""
     digest = hashlib.sha256()

@@ -21,7 +21,7 @@ from consistency.export.parts import library
 from consistency.model.precond import EDM, Boundary
 from consistency.sampling.samplers import multistep, visits
 from consistency.teachers import unet2d
-from consistency.teachers.diffusers import TIME_SCALE
+from consistency.teachers.diffusers import TIME_SCALE, seal
 
 BATCH = 2  # of the pipeline's own samples, when they are compared
 
@@ -48,6 +48,7 @@ class Diffusers:
         with quiet(theirs):
             unet = component(model) if reason else standard(theirs, model)
             theirs.ConsistencyModelPipeline(unet, scheduler(theirs, model, grid)).save_pretrained(folder)
+            seal(folder)
             pipe = theirs.ConsistencyModelPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
         pipe.set_progress_bar_config(disable=True)
         gap = max(difference(pipe, model, timesteps) for timesteps in [[0], *grid.timesteps.values()])

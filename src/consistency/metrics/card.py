@@ -6,6 +6,7 @@ number whose card is known need not be computed again.
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Collection
@@ -15,11 +16,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from consistency.checksum import content_sha256
+from consistency.errors import notice
 from consistency.metrics.processes import from_first, rank
 
 VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
 PACKAGE = Path(__file__).parents[1]
 SHA256 = re.compile("[0-9a-f]{64}")
+RANGES = {  # that no number of this name can leave
+    "precision": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "SSIM": (-1.0, 1.0),
+    "IS": (1 - 1e-6, math.inf),
+    "SW2": (0.0, math.inf),
+    "residual": (0.0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -84,9 +95,30 @@ def code() -> dict[str, Any]:
     return {"version": VERSION, "source_sha256": digest.hexdigest(), **libraries}
 
 
+def plausible(found: Any) -> bool:
+    """Whether numbers by name of the metric are numbers, and in its range; NaN is a number of any."""
+    if not isinstance(found, dict):
+        return True
+    ranges = {name: range_of(name) for name in found}
+    return all(within is None or inside(found[name], *within) for name, within in ranges.items())
+
+
+def range_of(name: str) -> tuple[float, float] | None:
+    """The numbers that a metric can have, `FD(digits)` or `IS ±`; None where nothing is known of it."""
+    known = RANGES.get(name.removesuffix(" ±").partition("(")[0])
+    return (0.0, math.inf) if known and name.endswith(" ±") else known
+
+
+def inside(value: Any, low: float, high: float) -> bool:
+    """Whether it is a number in a range, or NaN."""
+    return type(value) in (int, float) and (math.isnan(value) or low <= value <= high)
+
+
 @dataclass(frozen=True)
 class Memo:
     """Numbers on disk, a file per card: an evaluation that was stopped, or is asked for again, goes on there.
+
+    A file that does not agree with its checksum and with its name, or holds what cannot be, is measured anew.
 
     Args:
         directory: where they are; None to keep nothing.
@@ -98,13 +130,15 @@ class Memo:
         """What is kept under a hash, the same on every process; None where there is nothing."""
         return from_first(lambda: self._read(digest))
 
-    def keep(self, digest: str, value: Any) -> None:
-        """Keep plain data, whole or not at all."""
+    def keep(self, digest: str, value: dict[str, Any]) -> None:
+        """Keep plain data, `card` and what was `found`, whole or not at all."""
         if self.directory is None or rank():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self.directory / f".{digest}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        content = json.loads(json.dumps(value))
+        text = json.dumps({**content, "sha256": content_sha256(content)}, indent=1)
+        temporary.write_text(f"{text}\n")
         temporary.replace(self._path(digest))
 
     def once(self, card: Card, make: Callable[[], Any]) -> Any:
@@ -117,10 +151,18 @@ class Memo:
         return found["found"]
 
     def _read(self, digest: str) -> Any:
-        try:
-            return json.loads(self._path(digest).read_text()) if self.directory else None
-        except (OSError, ValueError):
+        if self.directory is None or not self._path(digest).is_file():
             return None
+        try:
+            kept = json.loads(self._path(digest).read_text())
+            if kept.pop("sha256") == content_sha256(kept) and Card(**kept["card"]).digest == digest:
+                return kept if plausible(kept["found"]) else self._damaged(digest)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            pass
+        return self._damaged(digest)
+
+    def _damaged(self, digest: str) -> None:
+        notice(f"{self._path(digest)} is damaged: its numbers are measured anew")
 
     def _path(self, digest: str) -> Path:
         assert self.directory is not None

@@ -21,6 +21,7 @@ from consistency.errors import UserError
 from consistency.metrics.published import Published
 from consistency.nets.layers import without_autocast
 from consistency.pickles import load_tensors
+from consistency.tensor import finite
 
 VGG16 = Published(
     "https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -165,6 +166,8 @@ class Source:
             raise self.refused(f"{name} is absent or holds no fractions, {here}")
         if found.shape != ours.shape:
             raise self.refused(f"{name} is {list(found.shape)}, {here}")
+        if not finite(found):
+            raise self.refused(f"{name} holds NaN or infinity, {here}")
         return found
 
     def refused(self, reason: str) -> UserError:

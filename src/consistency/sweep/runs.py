@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from consistency.errors import UserError
+from consistency.result import read_result
 
 PLAN, FAULT = "plan.json", "failed.txt"  # in the sweep's directory, and in a run's
 
@@ -99,4 +100,4 @@ def run_of(directory: Path, words: tuple[str, ...]) -> Run:
 def result_of(directory: Path) -> dict[str, Any] | None:
     """result.json of a run that has ended."""
     path = directory / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_result(path) if path.is_file() else None

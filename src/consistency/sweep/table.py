@@ -8,6 +8,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from consistency.result import read_result
 from consistency.table import Table as Markdown
 
 
@@ -38,7 +39,7 @@ def stale(overrides: Path) -> bool:
 
 def table(results: list[Path]) -> str:
     """Markdown, a row per run, a column per metric that any of them has."""
-    rows = [(path.parent, json.loads(path.read_text())) for path in results]
+    rows = [(path.parent, read_result(path)) for path in results]
     metrics = sorted({name for _, result in rows for name in result["metrics"]})
     lines = []
     for directory, result in rows:

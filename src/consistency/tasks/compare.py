@@ -1,15 +1,18 @@
 """Results beside each other, if their protocols allow it."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from consistency.errors import UserError, nearest
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
 from consistency.paths import regular
+from consistency.result import is_number
 from consistency.table import Table, markdown
 from consistency.tasks.session import Outcome, Session
 
@@ -93,7 +96,7 @@ def read(path: Path) -> Numbers:
     try:
         kept = json.loads(regular(file).read_text())["numbers"]
         found: Numbers = {}
-        for number in kept:
+        for number in map(typed, kept):
             found.setdefault(number["name"], []).append(of_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
@@ -104,6 +107,21 @@ def read(path: Path) -> Numbers:
     if not found:
         raise UserError(f"task.results: {file} holds no numbers: measure with task=fidelity")
     return found
+
+
+def typed(number: dict[str, Any]) -> dict[str, Any]:
+    """A number with its card, as it stands in result.json; NaN where a value is null.
+
+    Raises:
+        TypeError: a name, a value or a part of the card is of another type.
+    """
+    card, values = number["card"], number["values"]
+    plain = {name: math.nan if value is None else value for name, value in values.items()}
+    parts = [card["model"], card["protocol"], card["code"], values]
+    ours = isinstance(number["name"], str) and all(isinstance(part, dict) for part in parts)
+    if not (ours and "version" in card["code"] and all(map(is_number, plain.values()))):
+        raise TypeError("no number with a card")
+    return {"name": number["name"], "values": plain, "card": card}
 
 
 def table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
@@ -121,6 +139,6 @@ def table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
 def cell(values: Sequence[float], base: float) -> str:
     """Mean, spread, difference."""
     mean = fmean(values)
-    spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+    spread = f" ± {stdev(values):.2g}" if len(values) > 1 and not math.isnan(mean) else ""
     away = f" ({mean - base:+.3g})" if mean != base else ""
     return f"{mean:.4g}{spread}{away}"

@@ -1,6 +1,7 @@
 """Samples on disk, so that a command that was stopped goes on instead of beginning anew."""
 
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
+
+MARKS = np.dtype("<u8")
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk, which Pillow does not miss
 
 
 class Keeper(Protocol):
@@ -46,10 +51,11 @@ class Files:
 
     Args:
         directory: where they go.
+        shape: of an image, (C, H, W).
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, shape: Sequence[int]) -> None:
+        self.directory, self.shape = directory, tuple(shape)
 
     def __enter__(self) -> "Files":
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -59,8 +65,8 @@ class Files:
         """There is nothing to end."""
 
     def has(self, index: range) -> bool:
-        """Whether all files are there."""
-        return all(self._path(i).is_file() for i in index)
+        """Whether all files are there and whole, by the CRC-32 of their chunks."""
+        return all(whole(self._path(i), self.shape) for i in index)
 
     def keep(self, index: range, samples: Tensor) -> None:
         """Write uint8 images [b, C, H, W] of one or three channels."""
@@ -73,8 +79,20 @@ class Files:
         return self.directory / f"{i:06d}.png"
 
 
+def whole(path: Path, shape: Sequence[int]) -> bool:
+    """Whether a file is a PNG of this shape whose checksums agree."""
+    channels, height, width = shape
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            fits = image.size == (width, height) and len(image.getbands()) == channels
+            image.verify()
+    except (OSError, ValueError, SyntaxError, EOFError):  # Pillow says of a broken chunk that it is syntax
+        return False
+    return fits and path.read_bytes().endswith(PNG_END)
+
+
 class Array:
-    """One .npy file, under another name until it is whole, and beside it which samples it has.
+    """One .npy file, under another name until it is whole, and beside it the checksum of each sample it has.
 
     Args:
         path: of the file.
@@ -89,8 +107,8 @@ class Array:
 
     def __enter__(self) -> "Array":
         whole = from_first(self._prepare)
-        self.samples: Any = np.load(self.path if whole else self.partial, mmap_mode="r" if whole else "r+")
-        self.made: Any = np.ones(self.shape[0], bool) if whole else np.load(self.marks, mmap_mode="r+")
+        self.samples: Any = mapped(self.path) if whole else mapped(self.partial, "r+")
+        self.made: Any = None if whole else mapped(self.marks, "r+")
         return self
 
     def __exit__(
@@ -101,30 +119,38 @@ class Array:
             self.marks.unlink()
 
     def has(self, index: range) -> bool:
-        """Whether all are in the file."""
-        return bool(self.made[index.start : index.stop].all())
+        """Whether all are in the file, as they were written."""
+        return self.made is None or all(self.made[i] == mark(self.samples[i]) for i in index)
 
     def keep(self, index: range, samples: Tensor) -> None:
         """Write samples, then that they are there."""
         if not self.has(index):
             self.samples[index.start : index.stop] = samples.numpy()
             self.samples.flush()
-            self.made[index.start : index.stop] = True
+            self.made[index.start : index.stop] = [
+                mark(sample) for sample in self.samples[index.start : index.stop]
+            ]
             self.made.flush()
 
     def _prepare(self) -> bool:
         """Whether the file is whole; else there are both others: marks without samples would lie."""
-        if fits(self.path, self.shape):
+        if fits(self.path, self.shape, self.dtype):
             return True
-        if not (fits(self.partial, self.shape) and fits(self.marks, self.shape[:1])):
-            np.lib.format.open_memmap(self.marks, "w+", np.dtype(bool), self.shape[:1])
+        if not (fits(self.partial, self.shape, self.dtype) and fits(self.marks, self.shape[:1], MARKS)):
+            np.lib.format.open_memmap(self.marks, "w+", MARKS, self.shape[:1])
             np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
         return False
 
 
-def fits(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether there is an array of this shape."""
+def mark(sample: np.ndarray) -> int:
+    """The checksum of a sample; never 0, which stands for none."""
+    return 1 + zlib.crc32(np.ascontiguousarray(sample).data)
+
+
+def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether there is an array of this shape and type."""
     try:
-        return path.is_file() and np.load(path, mmap_mode="r").shape == shape
-    except (ValueError, EOFError) as error:
+        found = mapped(path) if path.is_file() else None
+        return found is not None and (found.shape, found.dtype) == (shape, dtype)
+    except ValueError as error:
         raise UserError(f"{path} is damaged: delete it, and what it held is made again") from error

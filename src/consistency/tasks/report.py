@@ -1,13 +1,12 @@
 """All that is known of a run, on one page."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from consistency.metrics.processes import rank
-from consistency.result import environment
+from consistency.result import environment, read_result
 from consistency.table import Table
 from consistency.tasks.curves import drawn, families, scalars
 from consistency.tasks.page import Picture, Section, page
@@ -109,7 +108,7 @@ def history(session: Session) -> Iterator[Section]:
 def about(session: Session) -> Section:
     """Of the run that trained it, and of this evaluation."""
     path = session.trained.run / "result.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    kept = read_result(path) if path.is_file() else {}
     here = {**environment(), "precision": session.precision}
     keys = ("device", "precision", "seed", "seconds", "parameters", "memory_mib", "rollbacks", "commit")
     rows = [[key, flat(kept.get(key)), flat(here.get(key))] for key in (*keys, "versions")]

@@ -93,7 +93,7 @@ class Sample:
     def _keepers(self, session: Session, name: str) -> list[Keeper]:
         data, found = session.trained.data, list[Keeper]()
         if self.files:
-            found.append(Files(session.directory / name))
+            found.append(Files(session.directory / name, data.shape))
         if self.array:
             dtype = torch.uint8 if data.is_image else torch.float32
             found.append(Array(session.directory / f"{name}.npy", (self.count, *data.shape), dtype))
@@ -134,7 +134,13 @@ def check_same(session: Session, words: dict[str, object], recipes: dict[str, Re
     how["recipes"] = {name: described(recipe, session.trained.data.shape) for name, recipe in recipes.items()}
     card = session.card_of({**how, "precision": session.precision})
     mine = json.dumps({"model": card.model, "how": card.protocol}, indent=2) + "\n"
-    if path.is_file() and path.read_text() != mine:
+    kept = [session.directory / name for recipe in recipes for name in (recipe, f"{recipe}.partial.npy")]
+    if not path.is_file() and (strange := [p for p in kept if p.is_dir() or p.is_file()]):
+        raise UserError(
+            f"{strange[0]} holds samples, and sample.json, which says of what, is gone: choose another "
+            "run_dir"
+        )
+    if path.is_file() and path.read_text("utf-8", "replace") != mine:
         raise UserError(
             f"run_dir={session.directory} holds samples made with other weights or other words: "
             "choose another run_dir, or repeat the command that began it"

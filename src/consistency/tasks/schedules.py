@@ -4,8 +4,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 
+from consistency.checksum import content_sha256
 from consistency.errors import UserError
 from consistency.sampling.samplers import Recipe, multistep
 
@@ -18,15 +20,18 @@ def path_of(ckpt: Path) -> Path:
 def keep(ckpt: Path, weights_sha256: str, found: Mapping[int, Sequence[float]]) -> Path:
     """Write down the σ lists by number of network calls; lists of other weights are forgotten."""
     path = path_of(ckpt)
-    lists = {str(n): list(sigmas) for n, sigmas in sorted(found.items())}
+    lists = {str(n): [float(sigma) for sigma in sigmas] for n, sigmas in sorted(found.items())}
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"weights_sha256": weights_sha256, "sigmas": lists}, indent=2) + "\n")
+    kept = {"weights_sha256": weights_sha256, "sigmas": lists}
+    temporary.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2) + "\n")
     temporary.replace(path)
     return path
 
 
 def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Recipe]:
     """The samplers that were found for these weights, by name: `2step`.
+
+    A file of other weights, or without a checksum as older versions wrote it, is left alone, with a line.
 
     Raises:
         UserError: the file is damaged.
@@ -36,14 +41,28 @@ def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Re
         return {}
     try:
         kept = json.loads(path.read_text())
-        lists = {int(n): [float(sigma) for sigma in sigmas] for n, sigmas in kept["sigmas"].items()}
-        theirs = kept["weights_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        checksum, theirs, lists = kept.pop("sha256", None), kept["weights_sha256"], lists_of(kept["sigmas"])
+        if checksum not in (None, content_sha256(kept)):
+            raise ValueError("not what its checksum says")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: delete it, or say found=false") from error
-    if theirs != weights_sha256:
-        print(f"{path} is of other weights and was left alone: task=ladder finds new ones", file=sys.stderr)
+    if checksum is None or theirs != weights_sha256:
+        reason = "has no checksum" if checksum is None else "is of other weights"
+        print(f"{path} {reason} and was left alone: task=ladder finds new ones", file=sys.stderr)
         return {}
     return recipes_of({f"{n}step": sigmas for n, sigmas in lists.items()}, sigma_min)
+
+
+def lists_of(sigmas: Mapping[str, Sequence[float]]) -> dict[int, list[float]]:
+    """σ lists by number of network calls, as a file has them.
+
+    Raises:
+        ValueError: a list of another length than it says, or a σ that is not above 0.
+    """
+    lists = {int(n): [float(sigma) for sigma in some] for n, some in sigmas.items()}
+    if not all(len(some) == n and all(0 < sigma < inf for sigma in some) for n, some in lists.items()):
+        raise ValueError("no lists of σ")
+    return lists
 
 
 def recipes_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> dict[str, Recipe]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consistency.tensor import finite
+
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PREFIX = "denoiser."  # of its weights among a module's
 MOST = 100_000  # values that a config may have
@@ -65,11 +67,6 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise MalformedError(f"has fewer numbers than the shape of {name[:100]} needs")
     if not finite(tensor):
         raise MalformedError(f"holds NaN or infinity in {name[:100]}: the run that wrote it had diverged")
-
-
-def finite(tensor: Tensor) -> bool:
-    """Whether a real tensor is without NaN and infinity; nothing of its size is allocated."""
-    return tensor.numel() == 0 or all(bound.isfinite().item() for bound in tensor.detach().aminmax())
 
 
 def _expect(name: str, value: Any, kind: Any) -> None:

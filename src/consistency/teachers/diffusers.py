@@ -1,6 +1,7 @@
 """Folders of the diffusers library: config.json, scheduler_config.json and safetensors, as a denoiser.
 
-Read as plain files: the library is not needed, and nothing in them is run.
+Read as plain files: the library is not needed, and nothing in them is run. Folders of `export=diffusers` have
+a checksum of tensors, settings and noise levels in the metadata of the tensors' file; others have none.
 """
 
 import json
@@ -8,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from consistency.checksum import content_sha256
 from consistency.errors import UserError, nearest
 from consistency.fileconfig import checked
 from consistency.model.coordinates import DDPM
@@ -20,12 +22,14 @@ from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
 from consistency.paths import regular, shown
 from consistency.teachers import unet2d
 from consistency.teachers.unet2d import Config, UNet
-from consistency.teachers.weights import damaged, load_into
+from consistency.teachers.weights import DAMAGE, damaged, load_into
 
 Method = TypeVar("Method")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LONGEST = 2**24  # bytes of a JSON file
+CHECKSUM = "consistency_sha256"  # in the metadata of that file
+SCHEDULER = "scheduler_config.json"
 TIME_SCALE = 250.0  # of consistency models there: the network is given 250 ln σ
 
 BETAS: dict[str, Callable[..., DDPM]] = {
@@ -69,15 +73,15 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
             f"teacher=diffusers needs net=ddpm_cifar10 or net=adm_imagenet64, not a {type(net).__name__}"
         )
     check_settings(folder / "config.json", config, net)
-    precond = read_scheduler(part(path, "scheduler", "scheduler_config.json") / "scheduler_config.json")
-    load_weights(folder, net)
+    precond = read_scheduler(part(path, "scheduler", SCHEDULER) / SCHEDULER)
+    load_weights(path, folder, net)
     return Denoiser(net, precond)
 
 
 def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
     """A network of this project, with settings of its own."""
     f = described("teacher.path", folder / "config.json", config.get("denoiser"), trust)
-    load_into(f, read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
+    load_into(f, verified(path, folder, required=True), folder / WEIGHTS)
     return f
 
 
@@ -202,19 +206,57 @@ def check_settings(file: Path, config: Config, net: UNet) -> None:
         raise UserError(f"teacher.path={file}: {field} is {value}, but {ours} in net; set {key}")
 
 
-def load_weights(folder: Path, net: UNet) -> None:
+def load_weights(path: Path, folder: Path, net: UNet) -> None:
     """Load the safetensors of the folder.
 
     Raises:
         UserError: there are none, they are damaged, or of another network.
     """
     file = folder / WEIGHTS
-    state = {unet2d.renamed(name, MODERN): tensor for name, tensor in read_safetensors(file).items()}
+    state = {unet2d.renamed(name, MODERN): tensor for name, tensor in verified(path, folder).items()}
     load_into(net, unet2d.here(net, state), file, unet2d.names(net))
 
 
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file.
+def seal(path: Path) -> None:
+    """Write the checksum of a folder that has just been made into the file of its tensors."""
+    folder = part(path, "unet", "config.json")
+    state, metadata = read_safetensors(folder / WEIGHTS)
+    save_file(state, folder / WEIGHTS, {**metadata, CHECKSUM: checksum(path, folder, state)})
+
+
+def verified(path: Path, folder: Path, required: bool = False) -> dict[str, Tensor]:
+    """The tensors of a folder, compared with its checksum where it has one.
+
+    Args:
+        path: the folder that was named.
+        folder: with the settings and the tensors in it.
+        required: whether one without a checksum is refused.
+
+    Raises:
+        UserError: tensors, settings or noise levels are not what was written, or the checksum is missing.
+    """
+    state, metadata = read_safetensors(folder / WEIGHTS)
+    said = metadata.get(CHECKSUM)
+    if said is None and required:
+        raise UserError(
+            f"teacher.path={path} was written without a checksum, by an older version: export it again"
+        )
+    if said is not None and said != checksum(path, folder, state):
+        raise UserError(
+            f"teacher.path={path} is damaged or was edited: it is not what its checksum says; export it again"
+        )
+    return state
+
+
+def checksum(path: Path, folder: Path, state: Mapping[str, Tensor]) -> str:
+    """Of tensors, settings and noise levels."""
+    levels = next((f for f in (path / "scheduler" / SCHEDULER, path / SCHEDULER) if f.is_file()), None)
+    said = {"config": read_json(folder / "config.json"), "scheduler": levels and read_json(levels)}
+    return content_sha256({**said, "tensors": dict(state)})
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file.
 
     Raises:
         UserError: it is missing or damaged.
@@ -225,6 +267,8 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
             ".safetensors of the same page, or save the tensors of the .bin with safetensors.torch.save_file"
         )
     try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+        with safe_open(file, "pt") as content:
+            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            return state, content.metadata() or {}
+    except (SafetensorError, *DAMAGE) as error:
         raise damaged(file) from error

@@ -1,6 +1,7 @@
 """A folder of images converted once: a uint8 array on disk that a run maps instead of decoding.
 
-A cache is a folder with `images.npy`, `labels.npy` and `manifest.json`. It is written under another name and
+A cache is a folder with `images.npy`, `labels.npy` and `manifest.json`, which holds checksums of both and of
+itself. It is written under another name and
 renamed when whole, so that a killed conversion leaves nothing that looks like one.
 """
 
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from consistency.checksum import content_sha256
 from consistency.errors import UserError
 from consistency.lit.data.images import Entry, classes
 from consistency.lit.data.loader import ArrayData
@@ -63,18 +65,26 @@ def checksum(path: Path) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a cache, None where there is none that can be read."""
+    """The manifest of a cache, None where there is none that agrees with its own checksum."""
     try:
-        return Manifest(**json.loads(regular(directory / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        kept = json.loads(regular(directory / "manifest.json").read_text())
+        return Manifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write it with its checksum."""
+    kept = asdict(manifest)
+    text = json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2)
+    (directory / "manifest.json").write_text(f"{text}\n")
 
 
 def fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
     """Why a cache cannot be used for the source with this fingerprint, None if it can."""
     manifest = read_manifest(directory)
     if manifest is None or not all((directory / name).is_file() for name in FILES):
-        return "is damaged" if directory.exists() else "is not there yet"
+        return "is damaged, or of an older version" if directory.exists() else "is not there yet"
     if manifest.fingerprint != mark:
         return "is of other files"
     if manifest.skipped and not skip_broken:
@@ -132,7 +142,7 @@ def build(
         np.save(partial / "labels.npy", label.astype(np.int64))
         sums = {name: checksum(partial / f"{name}.npy") for name in ("images", "labels")}
         manifest = Manifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
-        (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+        write_manifest(partial, manifest)
         discard(directory)
         partial.replace(directory)
     finally:

@@ -23,6 +23,7 @@ from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
 from consistency.lit.data.lock import locked
 from consistency.lit.data.module import DataModule
+from consistency.lit.data.npy import mapped
 from consistency.lit.data.origin import Origin, difference, origin
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
@@ -34,6 +35,7 @@ from consistency.watch import noted, progress
 VERSION = 1  # of what is stored: raise it, and older stores are refused
 GIB = 2**30
 CPU = torch.device("cpu")
+KINDS = {"x_t": "<f4", "t": "<f8", "x_r": "<f4", "r": "<f8", "label": "<i8"}  # of numbers, by column
 
 Columns = dict[str, np.ndarray]  # by field of Rollout, [n, ...]; no label where data have none
 
@@ -82,8 +84,9 @@ class Maker:
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and kind of a row of each column."""
         shape = self.data.shape
-        columns = {"x_t": (shape, "<f4"), "t": ((), "<f8"), "x_r": (shape, "<f4"), "r": ((), "<f8")}
-        return columns if self.data.data.label is None else {**columns, "label": ((), "<i8")}
+        shapes = {"x_t": shape, "t": (), "x_r": shape, "r": (), "label": ()}
+        there = [name for name in shapes if name != "label" or self.data.data.label is not None]
+        return {name: (shapes[name], KINDS[name]) for name in there}
 
     def __call__(self, c: int, n: int) -> Columns:
         """The first n pairs of chunk c."""
@@ -193,10 +196,13 @@ class Store:
         """The manifest as it stands."""
         try:
             found = json.loads(regular(self.path / "manifest.json").read_text())
-            return Manifest(dict(found["origin"]), list(found["chunks"]))
+            manifest = Manifest(dict(found["origin"]), list(found["chunks"]))
+            if "data.label" not in manifest.origin or not all(isinstance(c, str) for c in manifest.chunks):
+                raise ValueError("no origin, or no hashes")
+            return manifest
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._refused("has a damaged manifest.json") from error
 
     def _check_room(self, make: Maker, manifest: Manifest | None) -> None:
@@ -224,9 +230,13 @@ class Store:
         """See the files as arrays."""
         present = [name for name in Rollout._fields if name != "label" or manifest.origin[f"data.{name}"]]
         try:
-            self._columns = {name: np.load(self._file(name), mmap_mode="r") for name in present}
+            self._columns = {name: mapped(self._file(name)) for name in present}
         except (OSError, ValueError) as error:
             raise self._refused(f"is not whole ({error})") from error
+        for name, column in self._columns.items():  # hashes are of the bytes alone, whatever they stand for
+            inner = self._columns["x_t"].shape[1:] if name in ("x_t", "x_r") else ()
+            if column.dtype.str != KINDS[name] or column.shape != (self.count, *inner):
+                raise self._refused(f"has a damaged header in {name}.npy")
 
     def _verify(self, manifest: Manifest) -> None:
         """Compare the finished chunks with their hashes."""

@@ -11,6 +11,7 @@ from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.published import Published
 from consistency.pickles import load_tensors
+from consistency.tensor import finite
 
 INCEPTION = Published(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -58,7 +59,11 @@ def network(path: Path) -> nn.Module:
 
     copy = io.BytesIO()
     try:
-        torch.save(load_tensors(path), copy)
+        weights = load_tensors(path)
+        bad = [name for name, value in weights.items() if value.is_floating_point() and not finite(value)]
+        if bad:
+            raise RuntimeError(f"{bad[0]} holds NaN or infinity")
+        torch.save(weights, copy)
         copy.seek(0)
         return FeatureExtractorInceptionV3("inception", LAYERS, feature_extractor_weights_path=copy)
     except (pickle.UnpicklingError, *DAMAGE) as error:
