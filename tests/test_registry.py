@@ -19,7 +19,7 @@ from consistency.teachers.checkpoint import read_trained
 from consistency.teachers.diffusers import WEIGHTS, diffusers
 from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL
-from tests.sessions import checkpoint, session
+from tests.sessions import checkpoint, composed, session
 from tests.test_bad_input import call, snapshot
 
 MLP = "consistency.nets.mlp.MLP"
@@ -326,6 +326,11 @@ class TestTrust:
         config = {"module": {"teacher": {**node, "trust": ["os", "strangers"]}}}
         assert checked(config, "f").build("module")["teacher"].keywords["trust"] == []
         assert checked(config, "f", ["mine"]).build("module")["teacher"].keywords["trust"] == ["mine"]
+
+    @pytest.mark.parametrize("kind", ["checkpoint", "diffusers"])
+    def test_the_command_line_hands_it_to_teachers(self, kind):
+        words = ["experiment=cd_digits", f"teacher={kind}", "trust=[mine]"]
+        assert composed("train", *words).module.teacher.trust == ["mine"]
 
     @pytest.mark.parametrize("trust", ["os", [1], ["a b"], [""], ["a..b"], 5])
     def test_it_is_a_list_of_packages(self, trust):
