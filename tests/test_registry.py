@@ -19,7 +19,7 @@ from consistency.teachers.checkpoint import read_trained
 from consistency.teachers.diffusers import WEIGHTS, diffusers
 from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL
-from tests.sessions import checkpoint, save_edited, session
+from tests.sessions import checkpoint, composed, save_edited, session
 from tests.test_bad_input import call, snapshot
 
 MLP = "consistency.nets.mlp.MLP"
@@ -327,6 +327,11 @@ class TestTrust:
         assert checked(config, "f").build("module")["teacher"].keywords["trust"] == []
         assert checked(config, "f", ["mine"]).build("module")["teacher"].keywords["trust"] == ["mine"]
 
+    @pytest.mark.parametrize("kind", ["checkpoint", "diffusers"])
+    def test_the_command_line_hands_it_to_teachers(self, kind):
+        words = ["experiment=cd_digits", f"teacher={kind}", "trust=[mine]"]
+        assert composed("train", *words).module.teacher.trust == ["mine"]
+
     @pytest.mark.parametrize("trust", ["os", [1], ["a b"], [""], ["a..b"], 5])
     def test_it_is_a_list_of_packages(self, trust):
         with pytest.raises(UserError, match=r"trust=.* must be a list of Python packages"):
@@ -544,7 +549,7 @@ class TestOverrides:
 def test_arguments_that_a_sampler_is_called_with_are_not_for_a_file(change, kept, tmp_path):
     content = copy.deepcopy(kept)
     content["config"]["module"]["samplers"]["1step"].update(change)
-    torch.save(content, tmp_path / "x.ckpt")
+    save_edited(content, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=r"samplers\.1step"):
         session(tmp_path / "eval", tmp_path / "x.ckpt").trained  # noqa: B018
 

@@ -130,7 +130,8 @@ class ImageFolder(DataModule):
             if os.access(place.parent, os.W_OK):
                 return place
         tried = " nor ".join(str(place.parent) for place in places)
-        raise UserError(f"cannot write to {tried}: set data.cache to a folder for the converted images")
+        option = "data.cache" if self.kept is None else "+override.data.cache"
+        raise UserError(f"cannot write to {tried}: set {option} to a folder for the converted images")
 
     def _convert(self, files: Source, entries: list[Entry], mark: str, place: Path, fault: str) -> None:
         tell(f"cache {place} {fault}: converting {len(entries):,} files of {self.root}")
