@@ -1,17 +1,11 @@
 """Several processes: every network can be trained by them, and on the device that the config means."""
 
-import pickle
 from types import SimpleNamespace
 
 import pytest
-import torch
-from omegaconf import OmegaConf
 
-from consistency.errors import UserError
-from consistency.lit.hardware import check_hardware
 from consistency.run import build
 from consistency.schedule.draws import StepDraws
-from tests.conftest import run
 from tests.sessions import composed
 
 UNET = ["net.channels=8", "net.multipliers=[1,2]", "net.attention=[4]"]

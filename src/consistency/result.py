@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from consistency.atomic import write_text
+
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 
 
@@ -36,9 +38,7 @@ def environment() -> dict[str, Any]:
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Write result.json, whole or not at all; a number that is not finite becomes null."""
-    temporary = directory / ".result.json.tmp"
-    temporary.write_text(json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(directory / "result.json")
+    write_text(directory / "result.json", json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
 
 
 def finite(value: Any) -> Any:

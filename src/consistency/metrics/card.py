@@ -6,7 +6,6 @@ number whose card is known need not be computed again.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from consistency.atomic import dispensable, write_text
 from consistency.metrics.processes import from_first, rank
 
 VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
@@ -99,13 +99,11 @@ class Memo:
         return from_first(lambda: self._read(digest))
 
     def keep(self, digest: str, value: Any) -> None:
-        """Keep plain data, whole or not at all."""
+        """Keep plain data, whole or not at all; where that cannot be, it is measured again next time."""
         if self.directory is None or rank():
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / f".{digest}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        temporary.replace(self._path(digest))
+        with dispensable():
+            write_text(self._path(digest), json.dumps(value, indent=1) + "\n", shared=True)
 
     def once(self, card: Card, make: Callable[[], Any]) -> Any:
         """What is kept for the card, or else what `make` returns, which is kept then."""

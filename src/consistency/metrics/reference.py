@@ -1,7 +1,6 @@
 """What an extractor sees of the data, computed once: kept on disk under the hash of all it depends on."""
 
 import hashlib
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consistency.atomic import dispensable, replacing
 from consistency.metrics.features import Extractor
 from consistency.metrics.fidelity import Moments, between_halves, moments, see
 from consistency.metrics.processes import everybodys, from_first, rank, world
@@ -96,8 +96,7 @@ def read(path: Path | None) -> dict[str, Tensor] | None:
 
 
 def write(path: Path, found: dict[str, Tensor]) -> None:
-    """Keep it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: value.contiguous() for name, value in found.items()}, temporary)
-    temporary.replace(path)
+    """Keep it, whole or not at all; where that cannot be, it is computed again next time."""
+    tensors = {name: value.contiguous() for name, value in found.items()}
+    with dispensable(), replacing(path, shared=True) as temporary:
+        save_file(tensors, temporary)

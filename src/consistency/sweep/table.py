@@ -8,6 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from consistency.atomic import write_text
+from consistency.rank import is_first
 from consistency.table import Table as Markdown
 
 
@@ -18,14 +20,14 @@ class Table(Callback):
         """Gather the results of the runs."""
         directory = Path(config.hydra.sweep.dir)
         text = table(sorted(directory.glob("*/result.json"), key=lambda path: path.parent.name.zfill(6)))
-        (directory / "table.md").write_text(text)
+        write_text(directory / "table.md", text)
         print(f"\n{text}\ntable        {directory / 'table.md'}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Leave the run's own overrides beside its result."""
         directory = Path(config.hydra.runtime.output_dir)
-        if job_return.status == JobStatus.COMPLETED and directory.is_dir():
-            (directory / "overrides.json").write_text(json.dumps(list(config.hydra.overrides.task)))
+        if job_return.status == JobStatus.COMPLETED and directory.is_dir() and is_first():
+            write_text(directory / "overrides.json", json.dumps(list(config.hydra.overrides.task)))
 
 
 def table(results: list[Path]) -> str:

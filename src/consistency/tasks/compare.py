@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from consistency.atomic import write_text
 from consistency.errors import UserError, nearest
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
@@ -41,7 +42,7 @@ class Compare:
         shown = [table(self.results, row) for row in self._rows(found)]
         path = session.directory / "compare.md"
         if rank() == 0:
-            path.write_text(markdown(shown))
+            write_text(path, markdown(shown))
         return Outcome(paths={"table": str(path)}, tables=shown)
 
     def _rows(self, found: Sequence[Numbers]) -> list[list[tuple[str, list[Number]]]]:

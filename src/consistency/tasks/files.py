@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from consistency.atomic import explained, write
 from consistency.errors import UserError
 from consistency.metrics.processes import everybodys, from_first, rank
 
@@ -65,9 +66,7 @@ class Files:
     def keep(self, index: range, samples: Tensor) -> None:
         """Write uint8 images [b, C, H, W] of one or three channels."""
         for i, image in zip(index, samples, strict=True):
-            temporary = self.directory / f".{i:06d}.{os.getpid()}.tmp"
-            png(image).save(temporary, "PNG")
-            temporary.replace(self._path(i))
+            write(self._path(i), png(image).save)
 
     def _path(self, i: int) -> Path:
         return self.directory / f"{i:06d}.png"
@@ -89,8 +88,8 @@ class Array:
 
     def __enter__(self) -> "Array":
         whole = from_first(self._prepare)
-        self.samples: Any = np.load(self.path if whole else self.partial, mmap_mode="r" if whole else "r+")
-        self.made: Any = np.ones(self.shape[0], bool) if whole else np.load(self.marks, mmap_mode="r+")
+        self.samples: Any = np.load(self.path if whole else self.partial, mmap_mode="r")
+        self.made: Any = np.ones(self.shape[0], bool) if whole else np.load(self.marks, mmap_mode="r")
         return self
 
     def __exit__(
@@ -107,19 +106,27 @@ class Array:
     def keep(self, index: range, samples: Tensor) -> None:
         """Write samples, then that they are there."""
         if not self.has(index):
-            self.samples[index.start : index.stop] = samples.numpy()
-            self.samples.flush()
-            self.made[index.start : index.stop] = True
-            self.made.flush()
+            overwrite(self.partial, self.samples, index.start, samples.numpy())
+            overwrite(self.marks, self.made, index.start, np.ones(len(index), bool))
 
     def _prepare(self) -> bool:
         """Whether the file is whole; else there are both others: marks without samples would lie."""
         if fits(self.path, self.shape):
             return True
         if not (fits(self.partial, self.shape) and fits(self.marks, self.shape[:1])):
-            np.lib.format.open_memmap(self.marks, "w+", np.dtype(bool), self.shape[:1])
-            np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
+            with explained(self.path):
+                np.lib.format.open_memmap(self.marks, "w+", np.dtype(bool), self.shape[:1])
+                np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
         return False
+
+
+def overwrite(path: Path, mapped: Any, first: int, rows: np.ndarray) -> None:
+    """Write rows of a mapped array. Not through the map: on a full disk that kills the process."""
+    with explained(path), path.open("r+b") as file:
+        file.seek(mapped.offset + first * mapped.strides[0])
+        file.write(np.ascontiguousarray(rows, mapped.dtype).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fits(path: Path, shape: tuple[int, ...]) -> bool:

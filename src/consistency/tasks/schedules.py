@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from consistency.atomic import write_text
 from consistency.errors import UserError
 from consistency.sampling.samplers import Recipe, multistep
 
@@ -19,9 +20,8 @@ def keep(ckpt: Path, weights_sha256: str, found: Mapping[int, Sequence[float]]) 
     """Write down the σ lists by number of network calls; lists of other weights are forgotten."""
     path = path_of(ckpt)
     lists = {str(n): list(sigmas) for n, sigmas in sorted(found.items())}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"weights_sha256": weights_sha256, "sigmas": lists}, indent=2) + "\n")
-    temporary.replace(path)
+    text = json.dumps({"weights_sha256": weights_sha256, "sigmas": lists}, indent=2) + "\n"
+    write_text(path, text, shared=True)
     return path
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consistency.atomic import replacing
 from consistency.errors import UserError
 
 SUFFIX = ".safetensors"
@@ -27,8 +28,9 @@ def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, 
         about: config, experiment, step, weights (an average by name, or raw), sigmas by sampler; and more.
     """
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, {KEY: json.dumps(about)})
-    path.chmod(0o644)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {KEY: json.dumps(about)})
+        temporary.chmod(0o644)
 
 
 def read_exported(path: Path, key: str) -> dict[str, Any]:
