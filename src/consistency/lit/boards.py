@@ -21,10 +21,10 @@ class Board(TensorBoardLogger):
     def experiment(self) -> Any:
         """The writer of summaries; made when it is first asked for, on the first process."""
         fresh = self._experiment is None
+        threading.excepthook = Quiet(threading.excepthook)
         with explained(Path(self.log_dir)):
             writer = super().experiment
         if fresh and self._experiment is not None:  # the other processes have a writer that does nothing
-            threading.excepthook = Quiet(threading.excepthook)
             writer.file_writer.event_writer = Named(writer.file_writer.event_writer, Path(self.log_dir))
         return writer
 
