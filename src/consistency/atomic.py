@@ -12,6 +12,7 @@ from consistency.errors import UserError
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 REFUSED |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, None}  # None: numpy and Pillow wrote less than all
+_missed: set[Path] = set()  # folders that a line has been said of
 ZIP_WRITER = ("inline_container", "PytorchStreamWriter")  # torch's, which hides the reason
 
 
@@ -20,6 +21,7 @@ class Unwritable(UserError):  # noqa: N818 - what happened to the file
 
     def __init__(self, path: Path, reason: str, remedy: str = "make room, or choose another place") -> None:
         super().__init__(f"{path} cannot be written ({reason}): {remedy}")
+        self.path = path
 
 
 @contextmanager
@@ -83,11 +85,13 @@ def explained(path: Path, remedy: str = "make room, or choose another place") ->
 
 @contextmanager
 def dispensable() -> Iterator[None]:
-    """What cannot be written in the block is done without; a line says so."""
+    """What cannot be written in the block is done without; a line says so, one for each folder."""
     try:
         yield
     except Unwritable as fault:
-        print(f"{fault}; going on without", file=sys.stderr, flush=True)
+        if fault.path.parent not in _missed:
+            _missed.add(fault.path.parent)
+            print(f"{fault}; going on without", file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException | None) -> str | None:
