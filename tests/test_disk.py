@@ -1,4 +1,4 @@
-"""What cannot be written: one line that names the file, nothing half written, and a run that goes on later."""
+"""What cannot be written: one line that names the file, nothing half written, and a run that goes on."""
 
 import errno
 import resource
@@ -53,6 +53,13 @@ def zip_writer(reason=FULL):
     return error
 
 
+def half_written(path, error):
+    """A write that fails in the middle."""
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -66,21 +73,16 @@ def zip_writer(reason=FULL):
 )
 def test_a_refusal_is_a_line_that_names_the_file_and_nothing_is_left(tmp_path, error, said):
     write_text(tmp_path / "a.txt", "old")
-    with (
-        pytest.raises(Unwritable, match=rf"a\.txt cannot be written \({said}"),
-        replacing(tmp_path / "a.txt") as t,
-    ):
-        t.write_text("half")
-        raise error
+    with pytest.raises(Unwritable, match=rf"a\.txt cannot be written \({said}"):
+        half_written(tmp_path / "a.txt", error)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ"), ValueError("x")])
 def test_any_other_failure_stays_what_it_is_and_leaves_nothing(tmp_path, error):
-    with pytest.raises(type(error)) as raised, replacing(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(type(error)) as raised:
+        half_written(tmp_path / "a.txt", error)
     assert raised.value is error
     assert list(tmp_path.iterdir()) == []
 
@@ -189,7 +191,7 @@ def test_the_thread_of_tensorboard_fails_in_one_line(tmp_path, monkeypatch, capf
         monkeypatch.setattr(thread._record_writer, "write", refuse)
         board.log_metrics({"a": 2.0}, step=2)
         thread.join(10)
-        with pytest.raises(Unwritable, match="tensorboard cannot be written .No space left"):
+        with pytest.raises(Unwritable, match=r"tensorboard cannot be written \(No space left"):
             board.log_metrics({"a": 3.0}, step=3)
         board.finalize("failed")
         assert capfd.readouterr().err == ""

@@ -28,6 +28,15 @@ class Board(TensorBoardLogger):
             writer.file_writer.event_writer = Named(writer.file_writer.event_writer, Path(self.log_dir))
         return writer
 
+    def log_metrics(self, *what: Any, **more: Any) -> None:
+        """As Lightning's, which takes any failure for a value that is no number."""
+        try:
+            super().log_metrics(*what, **more)
+        except ValueError as error:
+            if isinstance(error.__cause__, Unwritable):
+                raise error.__cause__ from None
+            raise
+
     def log_hyperparams(self, *what: Any, **more: Any) -> None:
         """As Lightning's, which makes a writer of its own."""
         with explained(Path(self.log_dir)):
