@@ -12,7 +12,7 @@ from consistency import stops
 from consistency.lit.callbacks.averages import EMA
 from consistency.stops import Stopped, account, end_at_once, heard, nothing_begun, put_off, settle
 from consistency.watch import noted
-from tests.conftest import SMALL, run
+from tests.conftest import SMALL, run, start
 
 WORDS = [
     *SMALL,
@@ -184,3 +184,18 @@ def test_the_average_leaves_the_network_before_the_run_does(monkeypatch):
     ema.swapped = True
     ema.on_exception(None, "module", Stopped(signal.SIGTERM))
     assert swapped == ["module"]
+
+
+def test_an_evaluation_says_what_of_itself_is_kept(ckpt, tmp_path):
+    words = ["task=sample", "fabric=cpu", "task.count=1000000", "task.files=true", f"ckpt_path={ckpt}"]
+    process = start("eval.py", tmp_path, *words)
+    while not list(tmp_path.glob("*/000000.png")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    *_, line = err.splitlines()
+    assert line.startswith("stopped by SIGTERM: what was measured is kept; the same command with ")
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("*/.*.tmp*"))
