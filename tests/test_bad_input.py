@@ -294,7 +294,7 @@ def places(finished, tmp_path):
 
 def snapshot(directory):
     """Every file: when it was written, and its content."""
-    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != ".lock")
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 

@@ -335,10 +335,17 @@ def test_sizes_that_cannot_be(root, key, value):
     mistake(rf"data\.{key}={value}", root, **{key: value})
 
 
-def test_nowhere_to_write(root, tmp_path):
+def test_nowhere_to_write_costs_a_line(root, tmp_path, capsys, monkeypatch):
+    expected = module(root).real().clone()
+    shutil.rmtree(made(root).parent)
     (tmp_path / "spare").write_text("in the way")
     made(root).parent.write_text("in the way")
-    mistake(r"cannot write to .*data\.cache", root)
+    capsys.readouterr()
+    again = module(root)
+    assert torch.equal(again.real(), expected)
+    assert capsys.readouterr().err.count("going on without a cache") == 1
+    monkeypatch.setattr(cache, "SMALL", 10)
+    mistake(r"cannot be written .*data\.cache", root)
 
 
 def test_a_full_disk(root, monkeypatch):
@@ -346,6 +353,9 @@ def test_a_full_disk(root, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "write_header", full)
+    assert len(module(root).data) == 6  # in memory
+    assert [path for path in made(root).parent.iterdir() if path.is_dir()] == []
+    monkeypatch.setattr(cache, "SMALL", 10)
     mistake(r"No space left.*data\.cache", root)
 
 

@@ -3,7 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from consistency.errors import UserError
+from consistency.lit import hardware
+from consistency.lit.hardware import check_hardware
 from consistency.run import build
 from consistency.schedule.draws import StepDraws
 from tests.sessions import composed
@@ -37,3 +41,52 @@ def test_every_parameter_that_is_trained_has_a_gradient(net, experiment, conditi
     assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
     assert frozen == (["denoiser.net.conditioning.augment.weight"] if "augmentation" in net else [])
+
+
+# --- devices -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(gpus, apple): a machine with so many GPUs of NVIDIA, and perhaps one of Apple."""
+
+    def pretend(gpus=0, apple=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+
+    return pretend
+
+
+def section(entry, *words):
+    config = composed(entry, *words)
+    return config.trainer if entry == "train" else config.fabric
+
+
+@pytest.mark.parametrize(("entry", "words"), [("train", "trainer=ddp_sim"), ("eval", "fabric=ddp_sim")])
+def test_two_processes_on_the_cpu_need_no_gpu(machine, entry, words):
+    machine(gpus=1)
+    check_hardware(section(entry, words))
+    with pytest.raises(UserError, match=r"devices=2 but 1 GPUs are visible"):
+        check_hardware(section("train", "trainer=auto", "trainer.devices=2"))
+
+
+@pytest.mark.parametrize(("entry", "group"), [("train", "trainer"), ("eval", "fabric")])
+def test_apples_gpu_is_left_alone(machine, capsys, entry, group):
+    machine(apple=True)
+    chosen = section(entry, f"{group}=auto")
+    check_hardware(chosen)
+    assert chosen.accelerator == "cpu"
+    assert capsys.readouterr().err.count("float64") == 1
+    with pytest.raises(UserError, match=r"accelerator=mps: .* float64"):
+        check_hardware(section(entry, f"{group}=auto", f"{group}.accelerator=mps"))
+
+
+def test_elsewhere_the_choice_is_lightnings(machine, capsys, monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
+    for given in ({"gpus": 0}, {"gpus": 1}, {"gpus": 1, "apple": True}):
+        machine(**given)
+        chosen = section("train", "trainer=auto")
+        check_hardware(chosen)
+        assert chosen.accelerator == "auto"
+    assert capsys.readouterr().err == ""

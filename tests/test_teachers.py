@@ -562,3 +562,20 @@ def test_an_official_file_teaches_a_student_of_the_same_network(tmp_path, song_f
         "eval.py", tmp_path / "eval", "task.count=4", f"ckpt_path={tmp_path}/cd/checkpoints/last.ckpt"
     )
     assert alone.status == 0, alone.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["cd_cifar10", "ect_cifar10"])
+def test_the_commands_for_official_weights_run_on_two_processes(tmp_path, song_file, experiment):
+    """The part of the network that only labels of augmentation reach has no gradient: nobody waits for it."""
+    for k in range(4):
+        (tmp_path / f"images/{k}").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"images/{k}/a.png")
+    words = [f"experiment={experiment}", "data=image_folder", f"data.root={tmp_path}/images"]
+    words += ["data.resolution=8", "data.conditional=true", "data.batch_size=4", "data.samples=4"]
+    words += ["trainer=ddp_sim", "trainer.max_steps=8", "trainer.val_check_interval=8", "net=ddpmpp"]
+    words += ["net.channels=8", "net.multipliers=[1,2]", "net.blocks=1", "net.attention=[4]"]
+    words += ["net.embedding.channels=8", "net.augment=9", "teacher=edm", f"teacher.path={song_file()}"]
+    ended = run("train.py", tmp_path / "run", *words)
+    assert ended.status == 0, ended.err
+    assert ended.result["steps"] == 8

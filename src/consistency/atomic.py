@@ -3,13 +3,16 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from consistency.errors import UserError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+REFUSED |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, None}  # None: numpy and Pillow wrote less than all
+_missed: set[Path] = set()  # folders that a line has been said of
 ZIP_WRITER = ("inline_container", "PytorchStreamWriter")  # torch's, which hides the reason
 
 
@@ -18,6 +21,7 @@ class Unwritable(UserError):  # noqa: N818 - what happened to the file
 
     def __init__(self, path: Path, reason: str, remedy: str = "make room, or choose another place") -> None:
         super().__init__(f"{path} cannot be written ({reason}): {remedy}")
+        self.path = path
 
 
 @contextmanager
@@ -42,6 +46,12 @@ def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Ite
         if durable:
             flush(temporary)
         temporary.replace(path)
+
+
+def write(path: Path, save: Callable[[Path], object], *, shared: bool = False) -> None:
+    """Have a file saved by a library, whole or not at all."""
+    with replacing(path, shared=shared) as temporary:
+        save(temporary)
 
 
 def write_text(path: Path, text: str, *, shared: bool = False) -> None:
@@ -73,12 +83,23 @@ def explained(path: Path, remedy: str = "make room, or choose another place") ->
         raise Unwritable(path, why, remedy) from error
 
 
+@contextmanager
+def dispensable() -> Iterator[None]:
+    """What cannot be written in the block is done without; a line says so, one for each folder."""
+    try:
+        yield
+    except Unwritable as fault:
+        if fault.path.parent not in _missed:
+            _missed.add(fault.path.parent)
+            print(f"{fault}; going on without", file=sys.stderr, flush=True)
+
+
 def reason(error: BaseException | None) -> str | None:
     """Why nothing could be written; None if that is not what an error says, or if it says so already."""
     if isinstance(error, UserError):
         return None
     while error is not None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno in REFUSED:
             return error.strerror or str(error)
         if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
             return str(error).partition("I/O error: ")[2].partition(" (os error")[0] or str(error)

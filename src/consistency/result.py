@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from consistency.atomic import write_text
 from consistency.errors import UserError
 
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
@@ -38,9 +39,7 @@ def environment() -> dict[str, Any]:
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Write result.json, whole or not at all; a number that is not finite becomes null."""
-    temporary = directory / ".result.json.tmp"
-    temporary.write_text(json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(directory / "result.json")
+    write_text(directory / "result.json", json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where a run draws, and how far its curves were at a checkpoint."""
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,103 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from consistency.atomic import Unwritable, explained
+
 EVENTS = "events.out.tfevents.*"
 LOG = "log"  # of a checkpoint: sizes of the event files
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard's logger, which names its file when that cannot be written.
+
+    Its events are written by a thread, whose error comes back with the next event. Arguments are those of
+    Lightning's.
+    """
+
+    @property
+    def experiment(self) -> Any:
+        """The writer of summaries; made when it is first asked for, on the first process."""
+        fresh = self._experiment is None
+        threading.excepthook = Quiet(threading.excepthook)
+        with explained(Path(self.log_dir)):
+            writer = super().experiment
+        if fresh and self._experiment is not None:  # the other processes have a writer that does nothing
+            writer.file_writer.event_writer = Named(writer.file_writer.event_writer, Path(self.log_dir))
+        return writer
+
+    def log_metrics(self, *what: Any, **more: Any) -> None:
+        """As Lightning's, which takes any failure for a value that is no number."""
+        try:
+            super().log_metrics(*what, **more)
+        except ValueError as error:
+            if isinstance(error.__cause__, Unwritable):
+                raise error.__cause__ from None
+            raise
+
+    def log_hyperparams(self, *what: Any, **more: Any) -> None:
+        """As Lightning's, which makes a writer of its own."""
+        with explained(Path(self.log_dir)):
+            super().log_hyperparams(*what, **more)
+
+    def save(self) -> None:
+        """As Lightning's."""
+        with explained(Path(self.log_dir)):
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        """Close the file; where a run has failed, whatever the reason, that reason is the one to tell."""
+        try:
+            super().finalize(status)
+        except Unwritable:
+            if status != "failed":
+                raise
+
+
+class Named:
+    """A writer of events whose refusals name the file.
+
+    Args:
+        writer: of TensorBoard.
+        path: of its folder.
+    """
+
+    def __init__(self, writer: Any, path: Path) -> None:
+        self._writer, self._path = writer, path
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else is the writer's."""
+        return getattr(self._writer, name)
+
+    def add_event(self, event: Any) -> None:
+        """Add an event."""
+        with explained(self._path):
+            self._writer.add_event(event)
+
+    def flush(self) -> None:
+        """Wait until all events are in the file."""
+        with explained(self._path):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        with explained(self._path):
+            self._writer.close()
+
+
+class Quiet:
+    """A hook of threads that leaves out those of TensorBoard, whose errors the run hears of by itself.
+
+    Args:
+        hook: for all others.
+    """
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook.hook if isinstance(hook, Quiet) else hook
+
+    def __call__(self, args: Any) -> None:
+        """Tell of an exception that ended a thread."""
+        if not type(args.thread).__module__.startswith("tensorboard"):
+            self.hook(args)
 
 
 def boards(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -7,7 +7,6 @@ number whose card is known need not be computed again.
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from consistency.atomic import dispensable, write_text
 from consistency.checksum import content_sha256
 from consistency.errors import notice
 from consistency.metrics.processes import from_first, rank
@@ -131,15 +131,13 @@ class Memo:
         return from_first(lambda: self._read(digest))
 
     def keep(self, digest: str, value: dict[str, Any]) -> None:
-        """Keep plain data, `card` and what was `found`, whole or not at all."""
+        """Keep plain data, `card` and what was `found`; if that fails, they are measured again."""
         if self.directory is None or rank():
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / f".{digest}.{os.getpid()}.tmp"
         content = json.loads(json.dumps(value))
         text = json.dumps({**content, "sha256": content_sha256(content)}, indent=1)
-        temporary.write_text(f"{text}\n")
-        temporary.replace(self._path(digest))
+        with dispensable():
+            write_text(self._path(digest), f"{text}\n", shared=True)
 
     def once(self, card: Card, make: Callable[[], Any]) -> Any:
         """What is kept for the card, or else what `make` returns, which is kept then."""

@@ -6,7 +6,6 @@ flipped bit of a mean would move every distance. At 1.8 GB/s the check takes a q
 """
 
 import hashlib
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consistency.atomic import dispensable, replacing
 from consistency.checksum import content_sha256
 from consistency.errors import notice
 from consistency.metrics.features import Extractor
@@ -113,9 +113,7 @@ def checksum(path: Path, found: dict[str, Tensor]) -> str:
 
 
 def write(path: Path, found: dict[str, Tensor]) -> None:
-    """Keep it, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    """Keep it, whole or not at all; where that cannot be, it is computed again next time."""
     content = {name: value.contiguous() for name, value in found.items()}
-    save_file(content, temporary, {CHECKSUM: checksum(path, content)})
-    temporary.replace(path)
+    with dispensable(), replacing(path, shared=True) as temporary:
+        save_file(content, temporary, {CHECKSUM: checksum(path, content)})

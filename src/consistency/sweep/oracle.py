@@ -3,7 +3,6 @@
 `python -m consistency.sweep.oracle DIRECTORY` makes both again from what the runs have left there.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from consistency.atomic import replacing, write_text
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown
 from consistency.sweep.rows import rows
@@ -45,11 +45,9 @@ class OracleTable(Callback):
 def write(directory: Path) -> None:
     """Table and chart of all runs there, whole or not at all: runs side by side may write at once."""
     found = rows(runs_of(directory))
-    text, picture = (directory / f".{os.getpid()}.{kind}" for kind in ("md", "png"))
-    text.write_text(markdown(found))
-    chart(found).savefig(picture, dpi=150)
-    text.replace(directory / "oracle.md")
-    picture.replace(directory / "oracle.png")
+    write_text(directory / "oracle.md", markdown(found), shared=True)
+    with replacing(directory / "oracle.png", shared=True) as temporary:
+        chart(found).savefig(temporary, dpi=150)
 
 
 def show(directory: Path) -> None:

@@ -9,6 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from consistency.atomic import write_text
 from consistency.errors import UserError
 from consistency.result import read_result
 
@@ -53,8 +54,7 @@ def planned(config: DictConfig) -> list[list[str]]:
 
 def keep_plan(directory: Path, words: list[list[str]]) -> None:
     """Write down what is going to be run."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / PLAN).write_text(json.dumps(words, indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / PLAN, json.dumps(words, indent=2, ensure_ascii=False) + "\n")
 
 
 def is_planned(directory: Path) -> bool:
@@ -65,7 +65,7 @@ def is_planned(directory: Path) -> bool:
 def keep_fault(directory: Path, error: BaseException) -> str:
     """Write down, and return, why a run failed, in one line."""
     told = " ".join(reason(error).split())
-    (directory / FAULT).write_text(f"{told}\n")
+    write_text(directory / FAULT, f"{told}\n")
     return told
 
 

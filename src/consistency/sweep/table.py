@@ -8,6 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from consistency.atomic import write_text
+from consistency.rank import is_first
 from consistency.result import read_result
 from consistency.table import Table as Markdown
 
@@ -19,15 +21,16 @@ class Table(Callback):
         """Gather the results of the runs."""
         directory = Path(config.hydra.sweep.dir)
         text = table(sorted(directory.glob("*/result.json"), key=lambda path: path.parent.name.zfill(6)))
-        (directory / "table.md").write_text(text)
+        write_text(directory / "table.md", text)
         print(f"\n{text}\ntable        {directory / 'table.md'}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Leave the run's own overrides beside its result, if that was written just now."""
         directory = Path(config.hydra.runtime.output_dir)
         kept = directory / "overrides.json"
-        if job_return.status == JobStatus.COMPLETED and directory.is_dir() and stale(kept):
-            kept.write_text(json.dumps(list(config.hydra.overrides.task)))
+        ended = job_return.status == JobStatus.COMPLETED and directory.is_dir()
+        if ended and is_first() and stale(kept):
+            write_text(kept, json.dumps(list(config.hydra.overrides.task)))
 
 
 def stale(overrides: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from consistency.atomic import write_text
 from consistency.errors import UserError, nearest
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
@@ -45,7 +46,7 @@ class Compare:
         shown = [table(self.results, row) for row in self._rows(found)]
         path = session.directory / "compare.md"
         if rank() == 0:
-            path.write_text(markdown(shown))
+            write_text(path, markdown(shown))
         return Outcome(paths={"table": str(path)}, tables=shown)
 
     def _rows(self, found: Sequence[Numbers]) -> list[list[tuple[str, list[Number]]]]:

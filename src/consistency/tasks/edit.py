@@ -9,6 +9,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from consistency.atomic import write
 from consistency.errors import at_least
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
@@ -107,12 +108,11 @@ class Edit:
         """Files of the results, and the strip of the first inputs."""
         folder, strip = directory / "edited", directory / "strip.png"
         if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             for i, (name, (_, *results)) in enumerate(zip(given.names, rows, strict=True)):
                 for s, image in enumerate(results):
-                    png(image).save(folder / f"{i:03d}-{name}-{s}.png")
+                    write(folder / f"{i:03d}-{name}-{s}.png", png(image).save)
             shown = torch.stack([torch.stack(row) for row in rows[: self.rows]])
-            beside(given.u, shown, self.rows, least=480).save(strip)
+            write(strip, beside(given.u, shown, self.rows, least=480).save)
         return Outcome(
             paths={"strip": str(strip), "images": str(folder)},
             images=self.samples * len(given.names),

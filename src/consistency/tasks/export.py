@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from consistency.atomic import explained, write_text
 from consistency.errors import UserError, at_least
 from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
 from consistency.export.parts import NETWORK, Program, programs
@@ -87,16 +88,19 @@ class Export:
         with bar(f"exporting {name}", 1 + 2 * len(cases)) as advance:
             try:
                 shutil.rmtree(partial_, ignore_errors=True)
-                partial_.mkdir(parents=True)
-                out = make(model, partial_)
+                with explained(place):
+                    partial_.mkdir(parents=True)
+                    out = make(model, partial_)
                 advance(1)
                 runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
                 errors = {part: verified(name, part, run, out, *cases[part]) for part, run in runs.items()}
                 advance(1 + len(cases))
                 sigma = session.trained.config.sigma
-                describe(model, out, errors, partial_, karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho))
-                sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
-                publish(partial_, place)
+                levels_ = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
+                with explained(place):
+                    describe(model, out, errors, partial_, levels_)
+                    sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
+                    publish(partial_, place)
             finally:
                 shutil.rmtree(partial_, ignore_errors=True)
             rows = [
@@ -121,7 +125,7 @@ class Export:
     def _outcome(self, session: Session, formats: Mapping[str, Format], rows: Sequence[Row]) -> Outcome:
         shown: Table = table(rows, self.batches)
         path = session.directory / "export.md"
-        path.write_text(shown.markdown() + "\n")
+        write_text(path, shown.markdown() + "\n")
         metrics = {key: value for row in rows for key, value in row.metrics().items()}
         folders = {name: str(session.directory / name) for name in formats}
         return Outcome(metrics=metrics, paths={**folders, "table": str(path)}, tables=[shown])

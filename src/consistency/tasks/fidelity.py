@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from consistency.atomic import write_text
 from consistency.errors import at_least
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
@@ -43,7 +44,7 @@ class Fidelity:
         path = session.directory / "fidelity.md"
         shown = tables(found)
         if rank() == 0:
-            path.write_text(markdown(shown))
+            write_text(path, markdown(shown))
         return Outcome(
             metrics=means(found),
             paths={"table": str(path)},

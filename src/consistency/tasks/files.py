@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from consistency.atomic import explained, write
 from consistency.errors import UserError
 from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
@@ -71,9 +72,7 @@ class Files:
     def keep(self, index: range, samples: Tensor) -> None:
         """Write uint8 images [b, C, H, W] of one or three channels."""
         for i, image in zip(index, samples, strict=True):
-            temporary = self.directory / f".{i:06d}.{os.getpid()}.tmp"
-            png(image).save(temporary, "PNG")
-            temporary.replace(self._path(i))
+            write(self._path(i), png(image).save)
 
     def _path(self, i: int) -> Path:
         return self.directory / f"{i:06d}.png"
@@ -107,8 +106,8 @@ class Array:
 
     def __enter__(self) -> "Array":
         whole = from_first(self._prepare)
-        self.samples: Any = mapped(self.path) if whole else mapped(self.partial, "r+")
-        self.made: Any = None if whole else mapped(self.marks, "r+")
+        self.samples: Any = mapped(self.path if whole else self.partial)
+        self.made: Any = None if whole else mapped(self.marks)
         return self
 
     def __exit__(
@@ -125,26 +124,33 @@ class Array:
     def keep(self, index: range, samples: Tensor) -> None:
         """Write samples, then that they are there."""
         if not self.has(index):
-            self.samples[index.start : index.stop] = samples.numpy()
-            self.samples.flush()
-            self.made[index.start : index.stop] = [
-                mark(sample) for sample in self.samples[index.start : index.stop]
-            ]
-            self.made.flush()
+            rows = np.ascontiguousarray(samples.numpy(), self.dtype)
+            overwrite(self.partial, self.samples, index.start, rows)
+            overwrite(self.marks, self.made, index.start, np.array([mark(row) for row in rows], MARKS))
 
     def _prepare(self) -> bool:
         """Whether the file is whole; else there are both others: marks without samples would lie."""
         if fits(self.path, self.shape, self.dtype):
             return True
         if not (fits(self.partial, self.shape, self.dtype) and fits(self.marks, self.shape[:1], MARKS)):
-            np.lib.format.open_memmap(self.marks, "w+", MARKS, self.shape[:1])
-            np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
+            with explained(self.path):
+                np.lib.format.open_memmap(self.marks, "w+", MARKS, self.shape[:1])
+                np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
         return False
 
 
 def mark(sample: np.ndarray) -> int:
     """The checksum of a sample; never 0, which stands for none."""
     return 1 + zlib.crc32(np.ascontiguousarray(sample).data)
+
+
+def overwrite(path: Path, array: Any, first: int, rows: np.ndarray) -> None:
+    """Write rows of a mapped array. Not through the map: on a full disk that kills the process."""
+    with explained(path), path.open("r+b") as file:
+        file.seek(array.offset + first * array.strides[0])
+        file.write(np.ascontiguousarray(rows, array.dtype).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from consistency.atomic import write, write_text
 from consistency.errors import UserError
 from consistency.lit.callbacks.signals import excerpt
 from consistency.lit.consistency import Consistency
@@ -45,8 +47,8 @@ class Gap:
         gaps, card = measured(session, probe)
         picture, numbers = session.directory / "gap.png", session.directory / "gap.json"
         if rank() == 0:
-            figure(gaps).savefig(picture, dpi=150)
-            numbers.write_text(json.dumps(asdict(gaps), indent=1) + "\n")
+            write(picture, partial(figure(gaps).savefig, dpi=150))
+            write_text(numbers, json.dumps(asdict(gaps), indent=1) + "\n")
         return Outcome(
             metrics=gaps.means(),
             paths={"picture": str(picture), "curves": str(numbers)},

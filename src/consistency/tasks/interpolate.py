@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from consistency.atomic import write
 from consistency.errors import UserError, at_least
 from consistency.lit.data.module import DataModule
 from consistency.metrics.picture import grid
@@ -65,7 +67,7 @@ class Interpolate:
         animation, picture = session.directory / self.animation, session.directory / "grid.png"
         if rank() == 0:
             shown = torch.stack(images[: self.frames + 1], 1).flatten(0, 1)
-            grid(shown, self.size, columns=self.frames + 1).save(picture)
+            write(picture, grid(shown, self.size, columns=self.frames + 1).save)
             animate([grid(image, self.size) for image in images[:-1]], animation, self.milliseconds)
         return Outcome(
             paths={"animation": str(animation), "grid": str(picture)}, images=self.samples * len(images)
@@ -92,4 +94,4 @@ def animate(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> Non
     """One file that shows the frames for ever, in the format of its suffix."""
     first, *others = frames
     how = {"save_all": True, "append_images": others, "duration": milliseconds, "loop": 0}
-    first.save(path, **how, lossless=True)
+    write(path, partial(first.save, **how, lossless=True))

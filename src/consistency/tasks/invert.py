@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from consistency.atomic import write, write_text
 from consistency.errors import UserError, at_least
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number
@@ -99,8 +100,8 @@ class Invert:
         shown = table(numbers, methods, problem, self._title(session, problem))
         path, strip = session.directory / "invert.md", session.directory / "strip.png"
         if rank() == 0:
-            path.write_text(markdown([shown]))
-            self._strip(methods, problem, session.trained).save(strip)
+            write_text(path, markdown([shown]))
+            write(strip, self._strip(methods, problem, session.trained).save)
         return Outcome(
             metrics={f"PSNR/{name}": number.values["PSNR"] for name, number in numbers.items()},
             paths={"strip": str(strip), "table": str(path)},

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from consistency.atomic import write, write_text
 from consistency.errors import UserError
 from consistency.lit.consistency import Consistency
 from consistency.lit.protocol import described
@@ -77,8 +78,8 @@ class Ladder:
         table, picture = (session.directory / f"ladder.{kind}" for kind in ("md", "png"))
         shown = tables(main, rungs)
         if rank() == 0:
-            table.write_text(markdown(shown))
-            chart(main, rungs).savefig(picture, dpi=150)
+            write_text(table, markdown(shown))
+            write(picture, partial(chart(main, rungs).savefig, dpi=150))
         return Outcome(
             metrics={f"{main}/{rung.name}": rung.number.values[main] for rung in rungs},
             paths={"table": str(table), "chart": str(picture)},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from consistency.atomic import write_text
 from consistency.metrics.processes import rank
 from consistency.result import environment, read_result
 from consistency.table import Table
@@ -35,7 +36,7 @@ class Report:
         said = {name: part(session) for name, part in self._parts(session).items()}
         path = session.directory / "report.html"
         if rank() == 0:
-            path.write_text(self._page(session, said))
+            write_text(path, self._page(session, said))
         return Outcome(
             metrics={name: value for outcome in said.values() for name, value in outcome.metrics.items()},
             paths={"page": str(path)},

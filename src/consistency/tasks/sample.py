@@ -4,10 +4,12 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from consistency.atomic import write, write_text
 from consistency.errors import UserError, at_least, nearest
 from consistency.lit.data.module import DataModule
 from consistency.lit.protocol import described
@@ -56,7 +58,7 @@ class Sample:
             shown = self._draw(session, name, recipe)
             if rank() == 0:
                 paths[name] = str(session.directory / f"{name}.png")
-                picture(shown, self.grid).save(paths[name])
+                write(Path(paths[name]), picture(shown, self.grid).save)
                 metrics |= self._look_around(session, name, shown, paths)
         return Outcome(metrics=metrics, paths=paths, images=self.count * len(recipes))
 
@@ -114,7 +116,7 @@ class Sample:
         found: Neighbours = neighbours(shown[: self.nearest], real)
         if session.trained.data.is_image:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
-            beside(shown[: self.nearest], real[found.index]).save(paths[f"{name}-nearest"])
+            write(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
         return {f"memorised/{name}": found.memorised}
 
 
@@ -145,4 +147,4 @@ def check_same(session: Session, words: dict[str, object], recipes: dict[str, Re
             f"run_dir={session.directory} holds samples made with other weights or other words: "
             "choose another run_dir, or repeat the command that began it"
         )
-    path.write_text(mine)
+    write_text(path, mine)

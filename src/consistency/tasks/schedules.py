@@ -7,6 +7,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
+from consistency.atomic import write_text
 from consistency.checksum import content_sha256
 from consistency.errors import UserError
 from consistency.sampling.samplers import Recipe, multistep
@@ -21,10 +22,8 @@ def keep(ckpt: Path, weights_sha256: str, found: Mapping[int, Sequence[float]]) 
     """Write down the σ lists by number of network calls; lists of other weights are forgotten."""
     path = path_of(ckpt)
     lists = {str(n): [float(sigma) for sigma in sigmas] for n, sigmas in sorted(found.items())}
-    temporary = path.with_suffix(".tmp")
     kept = {"weights_sha256": weights_sha256, "sigmas": lists}
-    temporary.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2) + "\n", shared=True)
     return path
 
 

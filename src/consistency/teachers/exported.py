@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from consistency.atomic import replacing
 from consistency.checksum import content_sha256
 from consistency.errors import UserError
 from consistency.teachers.contents import MalformedError, check_weights
@@ -32,8 +33,9 @@ def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, 
         about: config, experiment, step, weights (an average by name, or raw), sigmas by sampler; and more.
     """
     tensors, said = {name: tensor.contiguous() for name, tensor in state.items()}, json.dumps(about)
-    save_file(tensors, path, {KEY: said, CHECKSUM: checksum(said, tensors)})
-    path.chmod(0o644)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {KEY: said, CHECKSUM: checksum(said, tensors)})
+        temporary.chmod(0o644)
 
 
 def read_exported(path: Path, key: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checkpoints from which a run continues exactly, whenever it was stopped."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
+from consistency.atomic import Unwritable, dispensable, replacing, write_text
 from consistency.errors import UserError
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
+from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
 from consistency.metrics.choice import pick
+from consistency.stops import Stopped
 
 
 class Checkpoints(Checkpoint):
@@ -106,11 +110,15 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
-        """Save what there is, if a step has been made since the last time; but nothing that has diverged."""
+        """Save what there is, if a step has been made since the last time; but nothing that has diverged.
+
+        Nor what a second signal cut short in the middle of a step, nor where nothing can be written.
+        """
         if isinstance(exception, Collapsed):
             self._return_to_best(trainer)
-        elif not isinstance(exception, Diverged) and self.saved not in (None, trainer.global_step):
-            self._save_last(trainer)
+        elif self.saved not in (None, trainer.global_step) and may_be_saved(exception):
+            with nullcontext() if isinstance(exception, Interrupted) else dispensable():
+                self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, of which metric, and the step of the last validation."""
@@ -129,10 +137,15 @@ class Checkpoints(Checkpoint):
     def _return_to_best(self, trainer: Trainer) -> None:
         """The newest state may have collapsed long ago; the best has been looked at."""
         if trainer.is_global_zero and self.lowest.is_file():
-            copy = self.directory / ".last.ckpt.tmp"
-            shutil.copyfile(self.lowest, copy)
-            copy.replace(self.last)
+            with replacing(self.last, durable=True) as copy:
+                shutil.copyfile(self.lowest, copy)
         trainer.strategy.barrier()
+
+
+def may_be_saved(exception: BaseException) -> bool:
+    """Whether weights and counters agree when a run ends so, and there may be room for them."""
+    cut_short = isinstance(exception, Stopped | KeyboardInterrupt) and not isinstance(exception, Interrupted)
+    return not (cut_short or isinstance(exception, Diverged | Unwritable))
 
 
 def calm(trainer: Trainer) -> bool:
@@ -181,7 +194,7 @@ class KeepConfig(Callback):
         """Write it down, now that nothing can be refused any more."""
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
-            (Path(trainer.default_root_dir) / "config.yaml").write_text(text)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
             for board in boards(trainer) if self._is_new() else ():
                 board.experiment.add_text("config", f"```yaml\n{text}\n```", trainer.global_step)
 

@@ -60,11 +60,16 @@ class Interruption(Callback):
             self._stop_together(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
-        """Listen no longer; after an exception Lightning has put other handlers in place already."""
+        """Listen no longer; after an exception Lightning has put other handlers in place already.
+
+        A signal that came when no step was left is obeyed here.
+        """
         for signum, handler in self.former.items():
             if signal.getsignal(signum) == self._note:
                 signal.signal(signum, handler)
         self.former.clear()
+        if self.signum and trainer.world_size == 1:
+            raise Interrupted(self.signum)
 
     def _listen(self) -> None:
         for signum in STOPPING:

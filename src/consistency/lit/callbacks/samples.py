@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from consistency.atomic import write
 from consistency.lit.boards import boards
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
@@ -46,9 +47,8 @@ class SampleGrid(Callback):
         self.kept.clear()
 
     def _write(self, name: str, image: Any, trainer: Trainer) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        image.save(self.directory / f"{name}.png")
-        image.save(self.directory / f"{name}-{trainer.global_step:08d}.png")
+        for file in (f"{name}.png", f"{name}-{trainer.global_step:08d}.png"):
+            write(self.directory / file, image.save)
         for board in boards(trainer):
             from torchvision.transforms.functional import pil_to_tensor
 

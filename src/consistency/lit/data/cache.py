@@ -110,6 +110,18 @@ def load(directory: Path) -> ArrayData:
     return ArrayData(torch.from_numpy(images), torch.from_numpy(labels) if len(labels) else None)
 
 
+def in_memory(batches: Iterable[Named]) -> ArrayData:
+    """The arrays of a cache that is written nowhere."""
+    parts = list(batches)
+    names = [name for some, _ in parts for name in some]
+    images = torch.from_numpy(np.concatenate([images for _, images in parts]))
+    known = classes(names)
+    if known is None:
+        return ArrayData(images)
+    _, label = np.unique(np.array(known, dtype=str), return_inverse=True)
+    return ArrayData(images, torch.from_numpy(label.astype(np.int64)))
+
+
 def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[Named]) -> list[str]:
     """Write batches one after the other as one .npy file [M, *shape]; the M names come back."""
     names: list[str] = []

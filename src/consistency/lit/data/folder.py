@@ -14,6 +14,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from consistency.atomic import Unwritable, explained
 from consistency.errors import UserError
 from consistency.lit.data import cache
 from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
@@ -21,6 +22,7 @@ from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 
 SPARE = Path("data/cache")  # for the cache of a source that lies where nothing can be written
+REMEDY = "make room, or set data.cache to a folder for the converted images"
 CHUNK = 64  # files that a thread decodes before it hands them on
 
 T = TypeVar("T")
@@ -73,12 +75,15 @@ class ImageFolder(DataModule):
         for place in self._places():
             if cache.fault(place, mark, self.skip_broken) is None:
                 return self._mapped(place)
-        place = self._writable()
-        with FileLock(place.with_name(place.name + ".lock")):  # the processes of a machine wait for the first
-            fault = cache.fault(place, mark, self.skip_broken)
-            if fault is not None:
-                self._convert(files, entries, mark, place, fault)
-        return self._mapped(place)
+        try:
+            place = self._writable()
+            with FileLock(place.with_name(place.name + ".lock")):  # processes of a machine wait for the first
+                fault = cache.fault(place, mark, self.skip_broken)
+                if fault is not None:
+                    self._convert(files, entries, mark, place, fault)
+            return self._mapped(place)
+        except Unwritable as fault:
+            return self._in_memory(files, entries, fault)
 
     def _mapped(self, place: Path) -> ArrayData:
         self.place = place
@@ -129,24 +134,29 @@ class ImageFolder(DataModule):
                 continue
             if os.access(place.parent, os.W_OK):
                 return place
-        tried = " nor ".join(str(place.parent) for place in places)
+        tried = " and ".join(str(place.parent) for place in places)
         option = "data.cache" if self.kept is None else "+override.data.cache"
-        raise UserError(f"cannot write to {tried}: set {option} to a folder for the converted images")
+        raise Unwritable(Path(tried), "no permission", f"set {option} to a folder for the converted images")
 
     def _convert(self, files: Source, entries: list[Entry], mark: str, place: Path, fault: str) -> None:
         tell(f"cache {place} {fault}: converting {len(entries):,} files of {self.root}")
         converter = Converter(files, self.root, self.resolution, self.channels, self.skip_broken)
         names = [entry.name for entry in entries]
         shape = (self.channels, self.resolution, self.resolution)
-        try:
+        with explained(place, REMEDY):
             made = cache.build(place, mark, shape, len(names), converter.convert(names))
-        except OSError as error:
-            raise UserError(
-                f"cannot write {place} ({error}): make room, or set data.cache elsewhere"
-            ) from error
         if made.skipped:
             first = min(converter.broken)
             tell(f"left out {made.skipped:,} of {len(names):,} files that are no images, the first: {first}")
+
+    def _in_memory(self, files: Source, entries: list[Entry], fault: Unwritable) -> ArrayData:
+        """What a cache would hold, for this run alone; of much that would be too much."""
+        names = [entry.name for entry in entries]
+        if len(names) * self.channels * self.resolution**2 > cache.SMALL:
+            raise fault
+        tell(f"{fault}; going on without a cache: converting {len(names):,} files of {self.root}")
+        converter = Converter(files, self.root, self.resolution, self.channels, self.skip_broken)
+        return cache.in_memory(converter.convert(names))
 
 
 class Converter:

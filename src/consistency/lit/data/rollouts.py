@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from consistency.atomic import write_text
 from consistency.errors import UserError
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
@@ -255,9 +256,9 @@ class Store:
 
     def _keep(self, manifest: Manifest) -> None:
         """Write the manifest, whole or not at all."""
-        temporary = self.path / ".manifest.json.tmp"
-        temporary.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
-        temporary.replace(self.path / "manifest.json")
+        write_text(
+            self.path / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+        )
 
     def _spans(self) -> list[tuple[int, int]]:
         """First pair of each chunk, and the one after its last."""
