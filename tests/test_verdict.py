@@ -21,6 +21,7 @@ SHORT = ["trainer.max_steps=100", "trainer.val_check_interval=100"]
 WILD = [*TINY, *SHORT, "optimizer.lr=10"]
 SPOILED = "teacher_run.overrides=['trainer.max_steps=40','trainer.val_check_interval=40','optimizer.lr=1e3']"
 STUDENT = ["experiment=cd_digits", *TINY, *SHORT, SPOILED]
+MAIN = {"digits": "FD(digits)/1step", "ring": "SW2/1step"}
 BEGIN = Look(0, distance=1.2, moved=1.0, variance=0.0, weights=8.0)
 REMEDY = "begin anew with less than optimizer.lr=10, and look at loss_by_sigma in TensorBoard"
 
@@ -216,6 +217,8 @@ def test_samples_that_are_never_finite_are_said(data, tmp_path, monkeypatch, cap
     )
     assert result["verdict"]["fault"] == "it ended with samples that are not finite"
     assert result["verdict"]["end"]["distance"] is None
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    assert best.is_file() == math.isfinite(result["metrics"][MAIN[data]] or math.nan)  # pixels are clamped
     assert "not finite; begin anew" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """Checkpoints from which a run continues exactly, whenever it was stopped."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Save the best; the raw weights are back by now, the averages where they belong."""
         value = pick(self.monitor, trainer.callback_metrics) if trainer.state.fn == "fit" else None
-        if value is not None and (self.best is None or value < self.best):
+        if value is None or not math.isfinite(value):  # NaN would stay the best for ever
+            return
+        if self.best is None or value < self.best:
             self.best = value
             trainer.save_checkpoint(self.lowest)
 
