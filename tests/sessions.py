@@ -1,10 +1,12 @@
-"""Calls of eval.py in the process of a test, on networks that nobody trained."""
+"""Calls of train.py and eval.py in the process of a test; the latter on networks that nobody trained."""
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from lightning import Fabric
 from omegaconf import OmegaConf, open_dict
 
@@ -12,7 +14,7 @@ from consistency.checksum import content_sha256
 from consistency.evaluate import opened
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.metrics.card import Memo
-from consistency.run import build
+from consistency.run import build, train
 from consistency.tasks.session import Session
 from consistency.teachers.sealed import FORMAT
 from tests.conftest import ROOT
@@ -82,3 +84,16 @@ class Watched:
         self.made.append(len(x))
         self.labels += [] if label is None else label.tolist()
         return self.f(x, sigma, label)
+
+
+def train_here(directory, *words):
+    """A run of train.py in this process; its result."""
+    directory.mkdir(exist_ok=True)
+    place = [f"run_dir={directory}", f"hydra.run.dir={directory}", f"hydra.runtime.output_dir={directory}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", [*words, *place], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        train(config)
+    return json.loads((directory / "result.json").read_text())

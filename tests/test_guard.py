@@ -1,6 +1,5 @@
 """The guard stops what would spoil a run, names its σ, and leaves a healthy run as it is, to the bit."""
 
-import json
 import math
 import os
 import signal
@@ -9,14 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from lightning import Callback
-from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from consistency import run
 from consistency.errors import UserError
 from consistency.lit.callbacks.guard import (
     BINS,
@@ -29,10 +24,10 @@ from consistency.lit.callbacks.guard import (
 )
 from consistency.lit.spikes import PATIENCE, Spikes
 from consistency.lit.training import ConsistencyTraining
-from consistency.schema import CONFIGS
 from consistency.tensor import Terms
 from tests.conftest import SMALL
 from tests.conftest import run as process
+from tests.sessions import train_here
 
 TINY = [*SMALL, "threads=1", "net.width=16", "data.batch_size=16", "trainer.log_every_n_steps=10"]
 WORDS = [*TINY, "trainer.max_steps=160", "trainer.val_check_interval=80", "callbacks.checkpoints.every=30"]
@@ -72,22 +67,7 @@ def poisoned(directory, **how):
 def train():
     """train(directory, *words): a run in this process; its result."""
 
-    def trained(directory, *words):
-        directory.mkdir(exist_ok=True)
-        place = [
-            f"run_dir={directory}",
-            f"hydra.run.dir={directory}",
-            f"hydra.runtime.output_dir={directory}",
-        ]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", [*WORDS, *words, *place], return_hydra_config=True)
-            HydraConfig.instance().set_config(config)
-            with open_dict(config):
-                del config["hydra"]
-            run.train(config)
-        return json.loads((directory / "result.json").read_text())
-
-    return trained
+    return lambda directory, *words: train_here(directory, *WORDS, *words)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +252,7 @@ def test_a_run_that_went_back_is_resumed_exactly(train, recovered, tmp_path):
     result = train(tmp_path, *words, "ckpt_path=last")
     assert result["weights_sha256"] == recovered["weights_sha256"]
     assert (result["rollbacks"], result["metrics"]) == (1, recovered["metrics"])
+    assert result["verdict"] == recovered["verdict"]
 
 
 def test_every_part_of_a_step_is_looked_at(train, tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_the_readme_says_which_extra_brings_a_library(extra):
 
 
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "hydra-core": "hydra"}  # named unlike their package
-OPTIONAL = {"scipy": "scikit-learn", "optuna": "hydra-optuna-sweeper"}  # a module -> what always brings it
+BROUGHT = {"scipy": "scikit-learn"}  # a module -> the declared package that always brings it
 
 
 def imported(path):
@@ -114,7 +114,7 @@ def imported(path):
 
 def test_the_code_imports_nothing_that_is_not_declared():
     declared = {MODULES.get(name, name.replace("-", "_")) for name in REQUIRED}
-    declared |= {module for module, bringer in OPTIONAL.items() if bringer in REQUIRED}
+    declared |= {module for module, bringer in BROUGHT.items() if bringer in REQUIRED}
     files = [*(ROOT / "src").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
     found = {name: path for path in files for name in imported(path)}
     strange = found.keys() - declared - set(sys.stdlib_module_names) - {PROJECT["name"], "__future__"}

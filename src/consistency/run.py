@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -35,6 +36,7 @@ from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.history import Clock, History, images, seconds, segments_of
 from consistency.lit.callbacks.interruption import Interrupted, Interruption
+from consistency.lit.callbacks.verdict import verdict_of
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.identity import Identity, check_identity, identity
 from consistency.lit.data.module import DataModule, data_of
@@ -110,7 +112,9 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory)
     result["metrics"] |= teacher_metrics(teacher)
-    return report(config, trainer, result, directory)
+    value = report(config, trainer, result, directory)
+    conclude(trainer, config.optimizer.get("lr"), directory)
+    return value
 
 
 def compare(
@@ -269,6 +273,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         "steps": trainer.global_step,
         "images": images(segments),
         "rollbacks": rollbacks(trainer),
+        "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
         "seconds": seconds(segments),
         "segments": segments,
         "parameters": count(module),
@@ -324,6 +329,23 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
         board.save()
     print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
     return pick(config.optimized_metric, result["metrics"])
+
+
+def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:
+    """Say that a run has been spoiled, once everything is written.
+
+    Raises:
+        UserError: it has, and is no run of a sweep, which goes on.
+    """
+    verdict = verdict_of(trainer)
+    fault = verdict.fault() if verdict and trainer.is_global_zero else None
+    if fault is None:
+        return
+    rate = "the learning rate" if lr is None else f"optimizer.lr={lr:g}"
+    remedy = f"begin anew with less than {rate}, and look at loss_by_sigma in TensorBoard"
+    if HydraConfig.get().mode == RunMode.RUN:
+        raise UserError(f"the run in {directory}: {fault}; {remedy}")
+    print(f"warning: the run in {directory}: {fault}; {remedy}", file=sys.stderr, flush=True)
 
 
 def hyperparameters(config: DictConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError
@@ -54,12 +55,27 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
     if OmegaConf.select(config, "teacher.path") != str(place):
         return
     if from_first((place / "result.json").is_file):
+        check_sound(place)
         return
     asked, words = config.teacher_run.experiment, [*inherited(), *config.teacher_run.overrides]
     with composed(asked, place, words) as teachers:
         say(f"teacher      {asked}, first, in {place}")
         train(teachers, directory)
     say(f"student      from the teacher in {place}")
+
+
+def check_sound(place: Path) -> None:
+    """Refuse a teacher that was trained for this student and that training has spoiled.
+
+    Raises:
+        UserError: it has, and the student is no run of a sweep, which goes on whatever becomes of its runs.
+    """
+    fault = (read_result(place / "result.json").get("verdict") or {}).get("fault")
+    if fault is not None and HydraConfig.get().mode == RunMode.RUN:
+        raise UserError(
+            f"the teacher in {place}: {fault}; choose another run_dir, with a lower learning rate in "
+            "'teacher_run.overrides=[\"optimizer.lr=VALUE\"]', or name another teacher with teacher.path"
+        )
 
 
 def say(line: str) -> None:
@@ -79,10 +95,14 @@ def inherited() -> list[str]:
 def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[DictConfig]:
     """The config of another experiment, while Hydra believes that it is the one that runs."""
     students = HydraConfig.instance().cfg
-    begun_in = HydraConfig.get().run.dir  # where Lightning starts the other processes of this command
+    mode, begun_in = (
+        HydraConfig.get().mode,
+        HydraConfig.get().run.dir,
+    )  # where Lightning starts the other processes of this command
     place = [f"run_dir={directory}", f"hydra.run.dir={begun_in}", f"hydra.runtime.output_dir={directory}"]
     config = compose("train", [f"experiment={experiment}", *words, *place], return_hydra_config=True)
     with open_dict(config):
+        config.hydra.mode = mode
         config.ckpt_path = "last" if from_first(lambda: newest(directory)) else None
     directory.mkdir(parents=True, exist_ok=True)
     HydraConfig.instance().set_config(config)

@@ -1,5 +1,6 @@
 """Checkpoints from which a run continues exactly, whenever it was stopped."""
 
+import math
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -100,7 +101,9 @@ class Checkpoints(Checkpoint):
         if self.owed is not None:
             trainer.fit_loop.epoch_loop.max_steps, self.owed = self.owed, None
         value = pick(self.monitor, trainer.callback_metrics)
-        if value is not None and (self.best is None or value < self.best):
+        if value is None or not math.isfinite(value):  # NaN would stay the best for ever
+            return
+        if self.best is None or value < self.best:
             self.best = value
             trainer.save_checkpoint(self.lowest)
 
