@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from consistency.console import explain
 from consistency.lit import hardware
-from consistency.schema import check_config, fits
+from consistency.kinds import fits
+from consistency.schema import check_config
 from tests.conftest import ROOT, SMALL, run
 
 NOTICES = ("cache ", "converting ")  # of a folder of images, whose conversion may end at any file

@@ -1,6 +1,7 @@
 """The edge to the shell: what went wrong in one line, and an exit status."""
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,12 +18,20 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from consistency.errors import UserError, close, nearest
 from consistency.schema import CONFIGS
 
 PACKAGE = Path(__file__).parent
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+LONGEST = 1000  # characters of a line that a library may fill
 
 
 def guarded(main: Callable[[], Any]) -> None:
@@ -69,8 +78,15 @@ def end(error: Exception) -> None:
     line = explain(error)
     if line is None:
         raise error
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {one_line(line)}", file=sys.stderr)
     sys.exit(1)
+
+
+def one_line(text: str) -> str:
+    """Whatever a library says, without line breaks, colours and other control characters, and not endless."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    shown = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def explain(error: BaseException) -> str | None:
@@ -150,11 +166,29 @@ def refused(error: InstantiationException) -> str | None:
     return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
 
 
+def unread(error: OmegaConfBaseException) -> str | None:
+    """A key that is read but has been taken away, or holds what cannot stand there."""
+    if not error.full_key:
+        return None
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return f"{error.full_key} has no value: give one with {error.full_key}=VALUE"
+    return f"{error.full_key}: {str(error).splitlines()[0]}; change it"
+
+
 def unreachable(error: OSError) -> str | None:
     """A place that cannot be read or written."""
     if error.filename is None:
         return None
     return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
+
+
+def no_memory(error: MemoryError | RuntimeError) -> str | None:
+    """More memory than the machine or the GPU has; any other error of a library at work is a bug."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not any(sign in text for sign in NO_MEMORY):
+        return None
+    first = (text.splitlines() or ["no memory is left"])[0]
+    return f"out of memory ({first}): lower data.batch_size, data.sample_batch or the size of net, or task.batch"
 
 
 SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first that is among the causes
@@ -165,6 +199,9 @@ SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first
     ConfigCompositionException: not_composed,
     InterpolationResolutionError: unresolved,
     InstantiationException: refused,
+    OmegaConfBaseException: unread,
     OSError: unreachable,
     HydraException: str,
+    MemoryError: no_memory,
+    RuntimeError: no_memory,
 }

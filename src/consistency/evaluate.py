@@ -14,7 +14,7 @@ from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.run import build, count, make, run_directory
-from consistency.schema import check_config
+from consistency.schema import check_composed, check_config
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
@@ -28,7 +28,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Every process runs this; the first one speaks and writes.
     """
-    check_config(config, "eval")
+    check_composed(config, "eval")
     check_hardware(config.fabric)
     fabric: Fabric = make(config.fabric)
     fabric.launch()

@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import boards
@@ -25,18 +27,21 @@ from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.module import DataModule, data_of
+from consistency.lit.footprint import TRAINING, check_network
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import go_back, go_on, rollbacks
 from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
+from consistency.model.denoiser import Denoiser
 from consistency.result import commit, device_name, environment, line, table, where, write_result
-from consistency.schema import check_config
+from consistency.schema import check_composed
 from consistency.teach import find_teacher, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint
 from consistency.tensor import weights_sha256
 
+T = TypeVar("T")
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
 
@@ -47,7 +52,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         config: as composed.
         asked: the directory that the user works in, where it is not the run's own.
     """
-    check_config(config, "train")
+    check_composed(config, "train")
     directory = run_directory()
     ckpt = resume_from(config.ckpt_path, directory)
     check_counts(config.trainer)
@@ -77,6 +82,24 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
 def make(node: Any, **extra: Any) -> Any:
     """What a config describes. Containers become plain ones: OmegaConf would take dataclasses for configs."""
     return instantiate(node, **extra, _convert_="all")
+
+
+def part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
+    """What a section of the config describes, if it is what stands there.
+
+    Args:
+        key: of the section.
+        node: the section.
+        kind: class that it must be of.
+        extra: arguments that no config knows.
+
+    Raises:
+        UserError: it is something else.
+    """
+    made = make(node, **extra)
+    if not isinstance(made, kind):
+        raise UserError(f"{key}._target_={node._target_} makes no {kind.__name__}: choose another")
+    return made
 
 
 def fit(
@@ -132,42 +155,41 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
 
 def build(config: DictConfig) -> tuple[DataModule, Module]:
     """Data and module. The same config builds the same weights."""
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed} must be 0 or greater")
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"threads={config.threads} must be 1 or greater, or null")
     torch.manual_seed(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    data: DataModule = make(config.data)
+    data, copies = part("data", config.data, DataModule), TRAINING
     if not OmegaConf.is_missing(config.net, "shape"):  # a checkpoint's: data are read when they are asked for
+        copies = 1
         data.expect(config.net.shape, config.net.classes)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
-    denoiser = make(config.denoiser)
+    check_network(lambda: part("net", config.net, nn.Module), copies)
+    denoiser = part("denoiser", config.denoiser, Denoiser)
     if config.compile:
         denoiser.net.compile()  # in place, so that checkpoint keys stay what they are
-    return data, make(config.module, denoiser=denoiser)
+    return data, part("module", config.module, Module, denoiser=denoiser)
 
 
 def build_trainer(config: DictConfig, directory: Path) -> Trainer:
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
         "callbacks": build_callbacks(config),
-        "logger": make(config.logger),
+        "logger": part("logger", config.logger, Logger),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
         # Lightning counts batches here, the config optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
-    return make(config.trainer, **options)
+    return part("trainer", config.trainer, Trainer, **options)
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
     """The callbacks of the config, in its order, without those set to null; and the keeper of the config."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    built = [make(node) for node in config.callbacks.values() if node is not None]
+    named = [(name, node) for name, node in config.callbacks.items() if node is not None]
+    built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
     return [*built, KeepConfig({str(name): value for name, value in plain.items()}, experiment())]
 
 

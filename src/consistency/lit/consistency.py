@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, check_call
 from consistency.lit.module import Module
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.objectives.discrete import Objective
@@ -28,6 +28,7 @@ class Consistency(Module):
 
     def __init__(self, objective: Objective, target: Callable[[Denoiser], Target], **run: Any) -> None:
         super().__init__(**run)
+        check_call("target", target, self.denoiser)
         self.objective, self.target = objective, target(self.denoiser)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
+from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -44,6 +45,8 @@ class Module(LightningModule):
         self.denoiser = denoiser
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
+        check_optimizer(optimizer)
+        check_samplers(self.samplers)
         self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
 
     @abstractmethod
