@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from consistency.console import explain
 from consistency.lit.hardware import check_counts, check_hardware
@@ -54,9 +54,9 @@ def keys(node, path=""):
     for key in list(node) if OmegaConf.is_dict(node) else range(len(node)):
         here = f"{path}.{key}".lstrip(".")
         yield here
-        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-            if OmegaConf.is_config(node[key]):
-                yield from keys(node[key], here)
+        refers = OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)
+        if not refers and OmegaConf.is_config(node[key]):
+            yield from keys(node[key], here)
 
 
 def cases(name, config):

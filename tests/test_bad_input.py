@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from consistency.console import explain
-from consistency.lit import hardware
 from consistency.kinds import fits
+from consistency.lit import hardware
 from consistency.schema import check_config
 from tests.conftest import ROOT, SMALL, run
 

@@ -8,13 +8,13 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
-    {"errors", "tensor", "watch"},
+    {"errors", "tensor", "watch", "capacity"},
     {"nets", "model"},
     {"schedule"},
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},
-    {"tasks", "result", "sweep", "schema", "table"},
+    {"tasks", "result", "sweep", "schema", "options", "kinds", "targets", "table"},
     {"teach"},
     {"run", "console"},
     {"evaluate"},

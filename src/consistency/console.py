@@ -188,7 +188,9 @@ def no_memory(error: MemoryError | RuntimeError) -> str | None:
     if not isinstance(error, MemoryError) and not any(sign in text for sign in NO_MEMORY):
         return None
     first = (text.splitlines() or ["no memory is left"])[0]
-    return f"out of memory ({first}): lower data.batch_size, data.sample_batch or the size of net, or task.batch"
+    return (
+        f"out of memory ({first}): lower data.batch_size, data.sample_batch or the size of net, or task.batch"
+    )
 
 
 SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first that is among the causes

@@ -6,6 +6,8 @@ from inspect import signature
 from math import inf
 from typing import Any
 
+LARGEST_SEED = 2**63 - 1
+
 
 class UserError(ValueError):
     """A mistake outside this code. The message names the key or file, and what to do about it."""
@@ -29,7 +31,7 @@ def positive(section: str, **values: float) -> None:
     """Refuse numbers that are not greater than 0, or not finite."""
     for name, value in values.items():
         if not 0 < value < inf:
-            raise UserError(f"{section}.{name}={value} must be a finite number greater than 0")
+            raise UserError(f"{section}.{name}={value} must be greater than 0, and finite")
 
 
 def fraction(section: str, **values: float) -> None:
@@ -37,6 +39,12 @@ def fraction(section: str, **values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise UserError(f"{section}.{name}={value} must be at least 0 and below 1")
+
+
+def check_seed(key: str, seed: int) -> None:
+    """Refuse a seed that no generator takes."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{key}={seed} must be 0 or greater, and at most {LARGEST_SEED}")
 
 
 def check_call(section: str, function: Callable[..., Any], *arguments: Any) -> None:

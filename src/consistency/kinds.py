@@ -35,7 +35,9 @@ def fits_one(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if OmegaConf.is_list(value):
-        return all(fits(item, hint) for item, hint in items(value, kind)) if takes_lists(kind, value) else False
+        return (
+            all(fits(item, hint) for item, hint in items(value, kind)) if takes_lists(kind, value) else False
+        )
     if OmegaConf.is_dict(value):
         if "_target_" in value:
             return kind not in SCALARS and kind is not NoneType and makes(value, kind)
@@ -115,7 +117,9 @@ def one_in_words(kind: Any) -> str:
         return "a mapping" + (f" of {in_words(entry(kind))}" if get_args(kind) else "")
     if origin_of(kind) in LISTS:
         hints = get_args(kind)
-        length = f" of {len(hints)}" if origin_of(kind) is tuple and hints and hints[-1] is not Ellipsis else ""
+        length = (
+            f" of {len(hints)}" if origin_of(kind) is tuple and hints and hints[-1] is not Ellipsis else ""
+        )
         return f"a list{length}" + (f", each {in_words(hints[0])}" if hints else "")
     return "text" if origin_of(kind) is PathLike else PART
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consistency.errors import UserError
+from consistency.errors import UserError, check_seed
 
 ROOT = Path(__file__).parents[2]  # of the checkout
-LARGEST_SEED = 2**63 - 1
 THREADS = 1024  # more than any machine has cores; a million crash OpenMP
 
 
@@ -75,12 +74,6 @@ class Eval:
         check_threads(self.threads)
         check_places(run_dir=self.run_dir, data_dir=self.data_dir, ckpt_path=self.ckpt_path)
         check_places(cache=self.cache, mask=self.mask)
-
-
-def check_seed(key: str, seed: int) -> None:
-    """Refuse what no generator takes."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"{key}={seed} must be 0 or greater, and at most {LARGEST_SEED}")
 
 
 def check_threads(threads: int | None) -> None:

@@ -4,16 +4,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import fields
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
-from consistency.kinds import PART, fits, in_words, kinds, misfit, shown
+from consistency.kinds import PART, fits, in_words, misfit, shown
 from consistency.options import Eval, Train
 from consistency.schedule.sigma import Sigma
-from consistency.targets import makes, parameters
+from consistency.targets import parameters
 from consistency.teachers.trust import CONFIGS, described, plain
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
@@ -39,7 +38,7 @@ def check_options(config: DictConfig, entry: str) -> None:
     """Refuse options of the wrong kind or out of bounds, and groups without a choice; imports no library."""
     check_fields("", config, OPTIONS[entry])
     for group in required(entry):
-        section = config[group] if group in config else None
+        section = config.get(group)
         names = ", ".join(options(group)) or "see configs/method"
         if not OmegaConf.is_dict(section):
             raise UserError(f"{group} has no value: choose one with {choice(group)}=NAME ({names})")
@@ -116,7 +115,9 @@ def groups() -> list[str]:
 @lru_cache(maxsize=1)
 def methods() -> frozenset[str]:
     """The sections that configs/method/ adds: module, samplers."""
-    return frozenset(name for path in (CONFIGS / "method").glob("*.yaml") for name in plain(OmegaConf.load(path)))
+    return frozenset(
+        name for path in (CONFIGS / "method").glob("*.yaml") for name in plain(OmegaConf.load(path))
+    )
 
 
 def options(group: str) -> list[str]:
@@ -168,7 +169,7 @@ def check_arguments(path: str, node: DictConfig) -> None:
 
 
 def check_complete(path: str, node: DictConfig, needed: Iterable[str]) -> None:
-    """Refuse a node without an argument that it cannot do without; one that is called later may get it then."""
+    """Refuse a node without an argument that it needs; one that is called later may get it then."""
     for name in needed:
         if name not in [*node] and not node.get("_partial_") and (path, name) not in ADDED:
             raise UserError(f"{path}.{name} has no value: give one with +{path}.{name}=VALUE")
@@ -200,7 +201,9 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
     assert wrong is not None
     where, found, meant = wrong
     group = where.rpartition(".")[2]
-    suited = [name for name in options(group) if fits(option(group, name), meant)] if group in groups() else []
+    suited = (
+        [name for name in options(group) if fits(option(group, name), meant)] if group in groups() else []
+    )
     which = f"; choose one with {group}=NAME ({', '.join(suited)})" if suited else ""
     if OmegaConf.is_dict(found) and "_target_" in found:
         said = f"{where}={chosen(group, found)} does not suit {path.rpartition('.')[0]} ({short(holder)})"
@@ -210,7 +213,7 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
 
 def option(group: str, name: str) -> Any:
     """What a file of a group describes, as far as it says what is called and how; null where it does not."""
-    node = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    node: Any = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
     inherited = option(group, node.defaults[0]) if isinstance(node.get("defaults", [None])[0], str) else None
     return node if "_target_" in node else inherited
 

@@ -62,7 +62,7 @@ def hints(made: Callable[..., Any]) -> dict[str, Any]:
 
 
 def makes(node: DictConfig, kind: Any) -> bool:
-    """Whether what a node with `_target_` describes can be of a kind, a class or a protocol; true in doubt."""
+    """Whether what a node with `_target_` describes may be of a kind, a class or a protocol."""
     target = existing(str(node._target_))
     if target is None:
         return True

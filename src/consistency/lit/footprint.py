@@ -33,6 +33,6 @@ def check_network(make: Callable[[], nn.Module], copies: int) -> None:
     if size > there:
         count = sum(p.numel() for p in net.parameters())
         raise UserError(
-            f"net would have {count:,} parameters, which need at least {size / GIB:,.1f} GiB, and this machine "
-            f"has {there / GIB:.1f} GiB of memory: lower net.width, net.channels or net.blocks"
+            f"net would have {count:,} parameters, which need at least {size / GIB:,.1f} GiB of memory, and "
+            f"this machine has {there / GIB:.1f} GiB: lower net.width, net.channels or net.blocks"
         )

@@ -124,7 +124,7 @@ class VP:
 
     def __post_init__(self) -> None:
         positive("coordinate", beta_d=self.beta_d, beta_min=self.beta_min, unit=self.unit)
-        within("coordinate", 0, 600, beta_d=self.beta_d, beta_min=self.beta_min)  # e^600 is near the end of float64
+        within("coordinate", 0, 600, beta_d=self.beta_d, beta_min=self.beta_min)  # e^700 is infinite
 
     def time(self, sigma: Tensor) -> Tensor:
         """τ, in the form of 2206.00364, table 1, without its cancellation at small σ."""

@@ -40,7 +40,7 @@ def check_features(channels: int) -> None:
 
 def check_levels(channels: int, multipliers: Sequence[int]) -> None:
     """Refuse levels without channels, or none."""
-    if not multipliers or not all(1 <= m and channels * m <= WIDEST for m in multipliers):
+    if not multipliers or not all(m >= 1 and channels * m <= WIDEST for m in multipliers):
         raise UserError(
             f"net.multipliers={list(multipliers)} must be a list of numbers from 1 on, and times "
             f"net.channels={channels} at most {WIDEST}"
@@ -295,7 +295,9 @@ class Resample(nn.Module):
     def __init__(self, *taps: float) -> None:
         super().__init__()
         if not taps or len(taps) % 2 or not sum(taps) > 0:
-            raise UserError(f"net.taps={list(taps)} must be an even number of taps whose sum is greater than 0")
+            raise UserError(
+                f"net.taps={list(taps)} must be an even number of taps whose sum is greater than 0"
+            )
         row = torch.tensor(taps, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(row, row) / row.sum() ** 2, persistent=False)
         self.padding = (len(taps) - 1) // 2

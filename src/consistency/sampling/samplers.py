@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, within
-
-MOST_CALLS = 10_000  # of the network, for a sample
 from consistency.model import solvers
 from consistency.model.coordinates import Coordinate, times
 from consistency.model.denoiser import Denoiser, DenoiserLike
@@ -19,6 +17,8 @@ from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import karras_grid
 from consistency.schedule.sigma import Sigma
+
+MOST_CALLS = 10_000  # of the network, for a sample
 
 
 class Sampler(Protocol):
@@ -134,7 +134,7 @@ def ddim(
     algorithm 2 with the smaller variance). Of the noise at the next level σ', the share η σ' √(1 - σ'²/σ²) is
     fresh, from `draws`.
     """
-    check_sigmas(sigmas)
+    check_falling(sigmas)
     within("samplers", 0, 1, eta=eta)
     if eta and draws is None:
         raise UserError(f"ddim with eta={eta} needs draws for the fresh noise; use eta=0")
@@ -152,7 +152,7 @@ def integrate(
     solver: Solver, D: DenoiserLike, z: Tensor, sigmas: Sequence[float], label: Tensor | None
 ) -> Tensor:
     """The probability-flow ODE from sigmas[0] z to 0, in float64; the last step, to 0, is Euler's."""
-    check_sigmas(sigmas)
+    check_falling(sigmas)
     x = z.double() * sigmas[0]
     for sigma, following in steps(sigmas):
         step = solver if following > 0 else solvers.euler
@@ -187,13 +187,22 @@ def even_sigmas(
 
 
 def check_sigmas(sigmas: Sequence[float]) -> None:
-    """Refuse noise levels that are none: a sampler begins at the first."""
-    if not 1 <= len(sigmas) <= MOST_CALLS or not all(0 < sigma <= 1e6 for sigma in sigmas):
+    """Refuse noise levels that are none; a sampler begins at the first, and only that must be noise."""
+    levels = 1 <= len(sigmas) <= MOST_CALLS and all(0 <= sigma <= 1e6 for sigma in sigmas)
+    if not levels or not sigmas[0] > 0:
         few = ", ".join(f"{sigma:g}" for sigma in sigmas[:8])
         raise UserError(
-            f"sigmas=[{few}] of a sampler must be a list of 1 to {MOST_CALLS:,} noise levels, each greater than 0 "
-            "and at most 1e6"
+            f"sigmas=[{few}] of a sampler must be a list of 1 to {MOST_CALLS:,} noise levels up to 1e6, "
+            "the first greater than 0"
         )
+
+
+def check_falling(sigmas: Sequence[float]) -> None:
+    """Refuse levels that a solver cannot go down."""
+    check_sigmas(sigmas)
+    if not all(sigma > following for sigma, following in steps(sigmas)):
+        few = ", ".join(f"{sigma:g}" for sigma in sigmas[:8])
+        raise UserError(f"sigmas=[{few}] of a solver must fall, and end above 0")
 
 
 def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:

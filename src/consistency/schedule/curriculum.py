@@ -20,7 +20,7 @@ class Curriculum(Protocol):
 
 
 class GridSize(ABC):
-    """A curriculum that says how many points a grid has, at least 2: what `GridPairs` and `TimePairs` take."""
+    """A curriculum that says how many points a grid has, at least 2, as pairs of neighbours take it."""
 
     @abstractmethod
     def __call__(self, k: int) -> int:

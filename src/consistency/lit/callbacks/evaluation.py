@@ -15,7 +15,6 @@ from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
 
-
 MOST_POINTS = 2**20  # whose exact function takes hours
 
 

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from consistency.errors import within
+from consistency.errors import check_seed, within
 from consistency.metrics.features import Extractor
-from consistency.options import check_seed
 
 
 class RandomConvFeatures(Extractor):
