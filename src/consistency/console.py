@@ -21,16 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
 from consistency.errors import UserError, close, nearest
-from consistency.schema import CONFIGS
+from consistency.schema import CONFIGS, groups, options
 
 PACKAGE = Path(__file__).parent
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+MERGING = "Error merging override "  # as Hydra says it
 LONGEST = 1000  # characters of a line that a library may fill
 
 
@@ -128,6 +130,9 @@ def not_composed(error: ConfigCompositionException) -> str:
     cause = error.__cause__
     if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
         return str(error)
+    if isinstance(cause, ConfigTypeError):
+        there = "a list" if cause.object_type is list else "a mapping"
+        return f"{str(error).removeprefix(MERGING)} must be {there}, as {cause.full_key} is in configs/"
     return f"unknown key {cause.full_key}: {near(str(cause.key), cause.parent_node)}"
 
 
@@ -182,6 +187,18 @@ def unreachable(error: OSError) -> str | None:
     return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
 
 
+def no_name(error: ValueError) -> str | None:
+    """Null or a number where Hydra composes a group, which it says without the group; else a bug."""
+    if not str(error).startswith("Config group override must be"):
+        return None
+    given = [word.lstrip("+").partition("=") for word in sys.argv[1:]]
+    wrong = [(group, name) for group, _, name in given if group in groups() and name not in options(group)]
+    if not wrong:
+        return None
+    group, name = wrong[0]
+    return f"{group}={name} has no value: choose one with {group}=NAME ({', '.join(options(group))})"
+
+
 def no_memory(error: MemoryError | RuntimeError) -> str | None:
     """More memory than the machine or the GPU has; any other error of a library at work is a bug."""
     text = str(error)
@@ -206,4 +223,5 @@ SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first
     HydraException: str,
     MemoryError: no_memory,
     RuntimeError: no_memory,
+    ValueError: no_name,
 }

@@ -57,11 +57,11 @@ def check_config(config: DictConfig, entry: str) -> None:
     Raises:
         UserError: names the key, and the nearest that is known or what the value should be.
     """
-    written = loaded(entry)
-    sections = {*written, *groups(), *methods()} - {"defaults"}
+    options = loaded(entry)
+    sections = {*options, *groups(), *methods()} - {"defaults"}
     for name in map(str, config):
         known(name, name, sections)
-        keys = written.get(name)
+        keys = options.get(name)
         if isinstance(keys, dict) and keys and OmegaConf.is_dict(config[name]):
             for key in map(str, config[name]):
                 known(f"{name}.{key}", key, keys)
@@ -73,6 +73,8 @@ def check_config(config: DictConfig, entry: str) -> None:
     for path, node in nodes:
         check_special(path, node)
     for path, node in nodes:
+        check_parts_suit(path, node)
+    for path, node in nodes:
         check_arguments(path, node)
 
 
@@ -83,8 +85,7 @@ def check_fields(prefix: str, section: Any, bounds: type) -> None:
     types = get_type_hints(bounds)
     names = [f.name for f in fields(bounds) if f.name in section]  # a missing value is not
     for name in names:
-        text = section._get_node(name)._value() if OmegaConf.is_interpolation(section, name) else None
-        check_kind(f"{prefix}{name}", text, section[name], types[name])
+        check_kind(f"{prefix}{name}", written(section, name), section[name], types[name])
     bounds(**{name: section[name] for name in names})
 
 
@@ -150,6 +151,19 @@ def check_parts(group: str, section: DictConfig) -> None:
         part = section[name]
         if part is not None and not (OmegaConf.is_dict(part) and "_target_" in part):
             raise UserError(f"{group}.{name}={shown(part)} must be {PART} or null")
+
+
+def check_parts_suit(path: str, node: DictConfig) -> None:
+    """Refuse parts of a kind that the node's target does not take, before the keys of either are looked at."""
+    for key, argument in (parameters(node._target_) or {}).items():
+        value = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
+        if OmegaConf.is_dict(value) and "_target_" in value:
+            check_kind(f"{path}.{key}", written(node, key), value, argument.hint, node._target_)
+
+
+def written(node: DictConfig, key: str) -> Any:
+    """A reference as it is written; None for a value that stands there itself."""
+    return node._get_node(key)._value() if OmegaConf.is_interpolation(node, key) else None  # type: ignore[union-attr]
 
 
 def check_arguments(path: str, node: DictConfig) -> None:

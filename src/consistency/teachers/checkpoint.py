@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -72,14 +71,14 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except UnpicklingError as error:
-        raise UserError(
-            f"{key}={path} holds something other than tensors and plain data, or is damaged, and was not "
-            "loaded; use a checkpoint written by this project"
-        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{key}={path} is damaged or cut short and was not loaded; use an older checkpoint of the run"
+        ) from error
+    except Exception as error:  # UnpicklingError, or whatever torch's reader makes of a file of another kind
+        raise UserError(
+            f"{key}={path} holds something other than tensors and plain data, or is damaged, and was not "
+            "loaded; use a checkpoint written by this project"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "callbacks"} <= checkpoint.keys():
         raise UserError(f"{key}={path} is not a checkpoint of this project: it lacks state_dict and config")
