@@ -17,6 +17,7 @@ from consistency.teachers.trust import CONFIGS, described, plain
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
 MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
+LARGEST = 2**63 - 1
 ADDED = {("module", "denoiser")}  # by `consistency.run`, when it builds
 
 
@@ -90,13 +91,15 @@ def check_fields(prefix: str, section: Any, bounds: type) -> None:
 
 
 def check_finite(node: Any, path: str = "") -> None:
-    """Refuse NaN and infinities, wherever they stand."""
+    """Refuse NaN and infinities, wherever they stand, and whole numbers beyond 64 bits."""
     for key in node if OmegaConf.is_dict(node) else range(len(node)):
         if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
             continue
         here, value = f"{path}.{key}".lstrip("."), node[key]
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{here}={value} must be a finite number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{here}={value} must be at most {LARGEST}")
         if OmegaConf.is_config(value):
             check_finite(value, here)
 
@@ -154,7 +157,7 @@ def check_parts(group: str, section: DictConfig) -> None:
 
 
 def check_parts_suit(path: str, node: DictConfig) -> None:
-    """Refuse parts of a kind that the node's target does not take, before the keys of either are looked at."""
+    """Refuse parts that the target does not take, before the keys of either are looked at."""
     for key, argument in (parameters(node._target_) or {}).items():
         value = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
         if OmegaConf.is_dict(value) and "_target_" in value:
