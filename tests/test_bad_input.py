@@ -14,10 +14,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from consistency.console import explain
+from consistency.console import LONGEST, explain, one_line
 from consistency.kinds import fits
 from consistency.lit import hardware
 from consistency.schema import check_config
+from consistency.sweep import oracle
 from tests.conftest import ROOT, SMALL, run
 
 NOTICES = ("cache ", "converting ")  # of a folder of images, whose conversion may end at any file
@@ -438,6 +439,48 @@ def test_a_process_says_one_line_and_exits_with_1(tmp_path, script, overrides):
     assert ended.status == 1
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give one directory"),
+        (["{nosuch}"], "plan.json"),
+        (["{file}"], "plan.json"),
+        (["{empty}"], "plan.json"),
+    ],
+)
+def test_the_table_of_no_sweep_is_answered_in_one_line(tmp_path, capsys, arguments, said):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    named = {name: tmp_path / name for name in ("nosuch", "file", "empty")}
+    assert oracle.main([word.format_map(named) for word in arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not [*(tmp_path / "empty").iterdir()]
+
+
+@pytest.mark.parametrize("damaged", ["plan.json", "0/result.json"])
+def test_a_damaged_file_of_a_sweep_is_named(tmp_path, capsys, damaged):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "plan.json").write_text('[["seed=0", "experiment=ict_ring"]]')
+    (tmp_path / damaged).write_text("{")
+    assert oracle.main([str(tmp_path)]) == 1
+    assert f"error: {tmp_path / damaged} cannot be read" in capsys.readouterr().err
+
+
+def test_a_line_of_a_library_is_one_line_without_colours():
+    assert one_line("\x1b[31mfirst\x1b[0m\n\tsecond\x07\r third") == "first second third"
+    assert len(one_line("x" * 10**6)) <= LONGEST + 1
+
+
+def test_memory_that_is_not_there_is_answered_in_one_line():
+    line = explain(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert line is not None
+    assert "data.batch_size" in line
+    assert explain(RuntimeError("a bug")) is None
 
 
 def raised(make):

@@ -81,7 +81,7 @@ COUNTS |= {
 }
 COUNTS |= {"max_steps", "val_check_interval", "accumulate_grad_batches", "log_every_n_steps", "threads"}
 POSITIVE = {"lr", "std", "spike", "rho", "images", "sigma_min", "sigma_max", "width", "tolerance"}
-MAY_BE_NAMES = ("trainer.", "fabric.")  # Lightning takes names and lists for numbers
+MAY_BE_NAMES = ("trainer.", "fabric.", "logger.")  # Lightning takes names and lists for numbers
 
 
 @dataclass(frozen=True)
