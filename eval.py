@@ -4,12 +4,14 @@ import hydra
 from omegaconf import DictConfig
 
 from consistency.console import explained, guarded, loading
+from consistency.schema import check_options
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(config: DictConfig) -> None:
     """Run the task."""
     with explained():
+        check_options(config, "eval")
         with loading():  # torch, only once the config stands
             from consistency.evaluate import evaluate
 

@@ -14,9 +14,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from consistency.console import explain
+from consistency.console import LONGEST, explain, one_line
+from consistency.kinds import fits
 from consistency.lit import hardware
-from consistency.schema import check_config, fits
+from consistency.schema import check_config
+from consistency.sweep import oracle
 from consistency.teachers.sealed import sealed
 from tests.conftest import ROOT, SMALL, run
 
@@ -74,7 +76,7 @@ VALUES = [
     Case("seed no number", "seed=abc", "seed=abc", "must be a whole number"),
     Case("negative seed", "seed=-1", "seed=-1", "0 or greater"),
     Case("negative lr", "optimizer.lr=-1", "optimizer", "learning rate"),
-    Case("batch 0", "data.batch_size=0", "data.batch_size=0", "1 or greater"),
+    Case("batch 0", "data.batch_size=0", "data.batch_size=0", "at least 1"),
     Case("no multiple", "trainer.accumulate_grad_batches=5", "data.batch_size=32", "must be a multiple of 5"),
     Case("accumulation 0", "trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0", "1 or"),
     Case("validation interval 0", "trainer.val_check_interval=0", "trainer.val_check_interval=0", "1 or"),
@@ -102,18 +104,112 @@ VALUES = [
     Case("unknown metric", "optimized_metric=1stepp", "optimized_metric=1stepp", "did you mean '"),
     Case("network without images", "experiment=ict_ring net=unet_small", "net", "net=mlp"),
     Case("too many levels", "net=unet_small net.multipliers=[1,1,1,1,1]", "net.multipliers", "shorten it"),
-    Case("dropout above 1", "net.dropout=1.5", "dropout", "between 0 and 1"),
+    Case("dropout above 1", "net.dropout=1.5", "net.dropout=1.5", "below 1"),
     Case("unknown precision", "trainer.precision=31", "trainer", "precision"),
     Case("no device", "trainer.devices=0", "trainer.devices=0", "1 or greater"),
     Case("no GPU", "trainer=gpu", "trainer.accelerator=gpu", "use trainer=cpu"),
     Case("no bf16", "trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed", "precision=32-true"),
+]
+GROUPS = ["callbacks", "data", "denoiser", "ema", "logger", "method", "metric", "net", "noise", "objective"]
+GROUPS += ["optimizer", "rate", "samplers", "trainer", "weight"]
+SECTIONS = [
+    *(Case(f"no {group}", f"{group}=null", f"{group}=NAME", "has no value") for group in GROUPS),
+    Case("section taken away", "~optimizer", "optimizer", "choose one with optimizer=NAME"),
+    Case("mapping for a list", "optimizer.betas={x:1}", "optimizer.betas={x:1}", "a list"),
+    Case("argument taken away", "~module.seed", "module.seed has no value", "+module.seed=VALUE"),
+    Case("no task", "task=null", "task=null has no value", "task=NAME", "eval"),
+    Case("no fabric", "fabric=null", "fabric=null has no value", "fabric=NAME", "eval"),
+    Case("number for a section", "net=5", "net=5", "net=NAME"),
+    Case("number for a part", "noise._target_=5", "noise._target_=5", "full name of a class"),
+    Case("another class", "net._target_=pathlib.PurePath", "net=PurePath does not suit", "mlp_small"),
+    Case("averages null", "callbacks.ema.decays=null", "callbacks.ema.decays=null", "a mapping of"),
+    Case("number for a callback", "callbacks.guard=5", "callbacks.guard=5", "a part"),
+    Case(
+        "flow of distillation in training", "flow=teacher", "flow=teacher does not suit", "(data, reference)"
+    ),
+    Case(
+        "objective of a teacher in training",
+        "objective=denoising",
+        "objective=denoising does not suit module (ConsistencyTraining)",
+        "(continuous, discrete, pseudo, slope_norm)",
+    ),
+    Case(
+        "objective of training in a teacher",
+        "experiment=edm_ring objective=discrete",
+        "objective",
+        "Diffusion",
+    ),
+    Case(
+        "flow of training in distillation",
+        "experiment=cd_ring flow=data",
+        "flow=data does not suit",
+        "teacher",
+    ),
+    Case("levels without a chain", "noise=levels", "coordinate=linear does not suit noise", "ddpm_cosine"),
+    Case(
+        "stages for a grid",
+        "curriculum=stages",
+        "curriculum=stages does not suit pairs",
+        "constant, doubling",
+    ),
+    Case("a grid for stages", "pairs=mapped", "curriculum=doubling does not suit pairs", "(stages)"),
+]
+EDM = "experiment=edm_digits"
+BOUNDS = [
+    Case("no points", "experiment=ict_ring data.points=0", "data.points=0", "at least 2"),
+    Case("negative modes", "experiment=ict_ring data.modes=-3", "data.modes=-3", "at least 1"),
+    Case("more points than memory", "experiment=ict_ring data.points=1000000000000", "data.points=", "GiB"),
+    Case("list for a number", "data.batch_size=[1,2]", "data.batch_size=[1, 2]", "a whole number"),
+    Case("batch beyond memory", "data.batch_size=1000000000000", "data.batch_size=1000000000000", "GiB"),
+    Case("no units", "net.width=0", "net.width=0", "at least 1"),
+    Case("fraction of units", "net.width=1e9", "net.width=1000000000.0", "a whole number"),
+    Case("a billion units", "net.width=1000000000", "net.width=1000000000", "at most"),
+    Case("network beyond memory", "net.width=10000000", "parameters", "lower net.width"),
+    Case("negative blocks", "net.blocks=-1", "net.blocks=-1", "at least 1"),
+    Case("dropout of all", "net.dropout=1", "net.dropout=1", "below 1"),
+    Case("number for a list", "optimizer.betas=0.5", "optimizer.betas=0.5", "a list of 2"),
+    Case("learning rate 0", "optimizer.lr=0", "optimizer.lr=0", "greater than 0"),
+    Case("infinite learning rate", "optimizer.lr=inf", "optimizer.lr=inf", "finite"),
+    Case("no interval", "trainer.val_check_interval=null", "trainer.val_check_interval=null", "1 or greater"),
+    Case("epochs 0", "trainer.max_epochs=0", "trainer.max_epochs=0", "train nothing"),
+    Case("threads no number", "threads=abc", "threads=abc", "a whole number"),
+    Case("a million threads", "threads=1000000", "threads=1000000", "at most 1024"),
+    Case("infinite mean", "noise.mean=inf", "noise.mean=inf", "finite"),
+    Case("mean beyond float", "noise.mean=1e9", "noise.mean=1000000000.0", "at most 20"),
+    Case("spike no number", "callbacks.guard.spike=nan", "callbacks.guard.spike=nan", "finite"),
+    Case("a billion grid points", "curriculum.s1=1000000000", "curriculum.s1=1000000000", "at most"),
+    Case(
+        "samplers null",
+        f"{EDM} samplers.heun35=null samplers.euler18=null samplers.ddim18=null",
+        "samplers",
+        "keep at least",
+    ),
+    Case(
+        "no noise level",
+        f"{EDM} samplers.heun35.sigmas=[]",
+        "samplers.heun35: sigmas=[]",
+        "the first greater",
+    ),
+    Case("run_dir empty", "run_dir=", "run_dir= is empty", "run_dir=PATH"),
+    Case("run_dir the checkout", f"run_dir={ROOT}", f"run_dir={ROOT}", "a directory of its own"),
+    Case("data_dir empty", "data_dir=", "data_dir= is empty", "data_dir=PATH"),
+    Case("negative seed of a task", "task.seed=-1", "task.seed=-1", "0 or greater", "eval"),
+    Case("changes no mapping", "override=5", "override=5", "a mapping", "eval"),
+    Case("no threads", "threads=0", "threads=0", "1 or greater", "eval"),
+    Case("text for a list", "task.samplers=1step", "task.samplers=1step", "a list", "eval"),
+    Case("wrong file", "ckpt_path=/etc/passwd", "ckpt_path=/etc/passwd", "written by this project", "eval"),
 ]
 FILES = [
     Case("no root", "data=image_folder", "data.root", "data.root="),
     Case("root missing", "data=image_folder data.root={nothing}", "data.root={nothing}", "does not exist"),
     Case("empty folder", "data=image_folder data.root={empty}", "data.root={empty}", "holds no image"),
     Case("text as image", "data=image_folder data.root={text}", "{text}/a.png", "skip_broken=true"),
-    Case("resolution 0", "data=image_folder data.root={text} data.resolution=0", "data.resolution=0", "1 or"),
+    Case(
+        "resolution 0",
+        "data=image_folder data.root={text} data.resolution=0",
+        "data.resolution=0",
+        "at least 1",
+    ),
     Case("no CIFAR-10", "data=cifar10 data.root={empty}", "{empty}", "cifar-10-python.tar.gz"),
     Case("no weights", "metric=inception metric.extractor.weights={nothing}", "{nothing}", "metric=digits"),
     Case("no cached weights", "metric=inception", "weights-inception", "metric.extractor.weights="),
@@ -171,7 +267,7 @@ TEACHERS = [
     Case("no substep", f"{MOONS} flow.substeps=0 teacher.path={{nothing}}", "teacher.path", "no such file"),
     Case("no VGG16", "experiment=cd_ring distance=lpips", "vgg16", "distance.backbone="),
     Case("augmented points", "experiment=edm_moons augmentation=edm", "augmentation", "none"),
-    Case("chain of one", "experiment=ddpm_moons coordinate.T=1", "betas", "at least two"),
+    Case("chain of one", "experiment=ddpm_moons coordinate.T=1", "coordinate.T=1", "at least 2"),
     Case("pairs that do not shrink", f"{MOONS} method=ecd pairs.q=1", "pairs.q=1", "greater than 1"),
 ]
 EXPORT = "ckpt_path={ckpt} task=export task.formats.onnx=null"
@@ -299,7 +395,9 @@ def snapshot(directory):
 
 
 @pytest.mark.parametrize(
-    "case", [*KEYS, *VALUES, *FILES, *TEACHERS, *ASKED], ids=lambda c: f"{c.script}: {c.name}"
+    "case",
+    [*KEYS, *VALUES, *SECTIONS, *BOUNDS, *FILES, *TEACHERS, *ASKED],
+    ids=lambda c: f"{c.script}: {c.name}",
 )
 def test_a_mistake_ends_in_one_line_that_helps(case, places, tmp_path, capfd):
     kept = shutil.copytree(places["old"], tmp_path / "kept")
@@ -345,6 +443,48 @@ def test_a_process_says_one_line_and_exits_with_1(tmp_path, script, overrides):
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give one directory"),
+        (["{nosuch}"], "plan.json"),
+        (["{file}"], "plan.json"),
+        (["{empty}"], "plan.json"),
+    ],
+)
+def test_the_table_of_no_sweep_is_answered_in_one_line(tmp_path, capsys, arguments, said):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    named = {name: tmp_path / name for name in ("nosuch", "file", "empty")}
+    assert oracle.main([word.format_map(named) for word in arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not [*(tmp_path / "empty").iterdir()]
+
+
+@pytest.mark.parametrize("damaged", ["plan.json", "0/result.json"])
+def test_a_damaged_file_of_a_sweep_is_named(tmp_path, capsys, damaged):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "plan.json").write_text('[["seed=0", "experiment=ict_ring"]]')
+    (tmp_path / damaged).write_text("{")
+    assert oracle.main([str(tmp_path)]) == 1
+    assert f"error: {tmp_path / damaged} cannot be read" in capsys.readouterr().err
+
+
+def test_a_line_of_a_library_is_one_line_without_colours():
+    assert one_line("\x1b[31mfirst\x1b[0m\n\tsecond\x07\r third") == "first second third"
+    assert len(one_line("x" * 10**6)) <= LONGEST + 1
+
+
+def test_memory_that_is_not_there_is_answered_in_one_line():
+    line = explain(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert line is not None
+    assert "data.batch_size" in line
+    assert explain(RuntimeError("a bug")) is None
+
+
 def raised(make):
     """What came of a constructor that a config named."""
     with pytest.raises(InstantiationException) as caught:
@@ -370,7 +510,12 @@ def test_what_a_constructor_takes_may_be_added():
                 "max_steps": 3,
                 "devices": "0,",
             },
-            "data": {"_target_": "consistency.lit.data.digits.Digits", "flip": True, "prefetch": 1},
+            "data": {
+                "_target_": "consistency.lit.data.digits.Digits",
+                "batch_size": 8,
+                "flip": True,
+                "prefetch": 1,
+            },
             "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1, "fused": None},
             "callbacks": {
                 "mine": {"_target_": "consistency.lit.callbacks.checkpoints.Checkpoints", "directory": "."}

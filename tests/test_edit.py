@@ -386,7 +386,7 @@ class TestInvert:
         for words, said in (
             ({"count": 0}, "task.count=0"),
             ({"mean_of": 0}, "task.mean_of=0"),
-            ({"calls": [0]}, r"task\.calls=\[0\] must all be at least 1"),
+            ({"calls": [0]}, r"task\.calls\[0\]=0 must be at least 1"),
             ({"operator": partial(BoxSuperResolution, factor=3)}, r"operator\.factor=3"),
         ):
             with pytest.raises(UserError, match=said):

@@ -8,7 +8,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
-    {"errors", "tensor", "rank", "stops", "watch", "naming", "atomic", "supported", "checksum"},
+    {"errors", "tensor", "rank", "stops", "watch", "naming", "atomic", "supported", "checksum", "capacity"},
     {"paths", "pickles"},
     {"registry"},
     {"fileconfig", "overrides"},
@@ -17,7 +17,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},
-    {"tasks", "result", "sweep", "schema", "table"},
+    {"tasks", "result", "sweep", "schema", "options", "kinds", "targets", "table"},
     {"teach", "standing", "continuation"},
     {"run", "console"},
     {"reopen"},

@@ -318,7 +318,7 @@ def test_points_are_served_as_they_are():
 
 @pytest.mark.parametrize("size", [0, -4])
 def test_a_reference_of_nothing_is_refused(size):
-    with pytest.raises(UserError, match=rf"flow\.size={size} must be 1 or greater"):
+    with pytest.raises(UserError, match=rf"flow\.size={size} must be at least 1"):
         Reference(size)
 
 

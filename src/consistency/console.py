@@ -1,6 +1,7 @@
 """The edge to the shell: what went wrong in one line, and an exit status."""
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,17 +18,27 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from consistency.errors import UserError, close, nearest
 from consistency.naming import named
 from consistency.rank import is_first
-from consistency.schema import CONFIGS
+from consistency.schema import CONFIGS, groups, options
 from consistency.stops import Stopped, end_at_once, heard, put_off
 from consistency.stops import say as say_stopped
 from consistency.supported import check_supported
 
 PACKAGE = Path(__file__).parent
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+MERGING = "Error merging override "  # as Hydra says it
+LONGEST = 1000  # characters of a line that a library may fill
 
 
 def guarded(main: Callable[[], Any]) -> None:
@@ -80,8 +91,15 @@ def end(error: Exception) -> None:
     line = explain(error)
     if line is None:
         raise error
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {one_line(line)}", file=sys.stderr)
     sys.exit(1)
+
+
+def one_line(text: str) -> str:
+    """Whatever a library says, without line breaks, colours and other control characters, and not endless."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    shown = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def explain(error: BaseException) -> str | None:
@@ -123,6 +141,9 @@ def not_composed(error: ConfigCompositionException) -> str:
     cause = error.__cause__
     if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
         return str(error)
+    if isinstance(cause, ConfigTypeError):
+        there = "a list" if cause.object_type is list else "a mapping"
+        return f"{str(error).removeprefix(MERGING)} must be {there}, as {cause.full_key} is in configs/"
     return f"unknown key {cause.full_key}: {near(str(cause.key), cause.parent_node)}"
 
 
@@ -161,11 +182,43 @@ def refused(error: InstantiationException) -> str | None:
     return f"{str(error).rpartition('full_key: ')[2]}: {cause}"
 
 
+def unread(error: OmegaConfBaseException) -> str | None:
+    """A key that is read but has been taken away, or holds what cannot stand there."""
+    if not error.full_key:
+        return None
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return f"{error.full_key} has no value: give one with {error.full_key}=VALUE"
+    return f"{error.full_key}: {str(error).splitlines()[0]}; change it"
+
+
 def unreachable(error: OSError) -> str | None:
     """A place that cannot be read or written."""
     if error.filename is None:
         return None
     return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
+
+
+def no_name(error: ValueError) -> str | None:
+    """Null or a number where Hydra composes a group, which it says without the group; else a bug."""
+    if not str(error).startswith("Config group override must be"):
+        return None
+    given = [word.lstrip("+").partition("=") for word in sys.argv[1:]]
+    wrong = [(group, name) for group, _, name in given if group in groups() and name not in options(group)]
+    if not wrong:
+        return None
+    group, name = wrong[0]
+    return f"{group}={name} has no value: choose one with {group}=NAME ({', '.join(options(group))})"
+
+
+def no_memory(error: MemoryError | RuntimeError) -> str | None:
+    """More memory than the machine or the GPU has; any other error of a library at work is a bug."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not any(sign in text for sign in NO_MEMORY):
+        return None
+    first = (text.splitlines() or ["no memory is left"])[0]
+    return (
+        f"out of memory ({first}): lower data.batch_size, data.sample_batch or the size of net, or task.batch"
+    )
 
 
 SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first that is among the causes
@@ -176,6 +229,10 @@ SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first
     ConfigCompositionException: not_composed,
     InterpolationResolutionError: unresolved,
     InstantiationException: refused,
+    OmegaConfBaseException: unread,
     OSError: unreachable,
     HydraException: str,
+    MemoryError: no_memory,
+    RuntimeError: no_memory,
+    ValueError: no_name,
 }

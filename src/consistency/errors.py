@@ -1,9 +1,14 @@
 """What a user can mend, said in one line."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from inspect import signature
+from math import inf
 from os import environ
+from typing import Any
+
+LARGEST_SEED = 2**63 - 1
 
 
 class UserError(ValueError):
@@ -16,11 +21,46 @@ def notice(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def at_least(section: str, least: int = 1, **values: int) -> None:
-    """Refuse numbers that are too small, by their keys in a section of the config."""
+def at_least(section: str, least: float = 1, **values: float) -> None:
+    """Refuse numbers that are too small, or not finite, by their keys in a section of the config."""
     for name, value in values.items():
-        if value < least:
+        if not least <= value < inf:
             raise UserError(f"{section}.{name}={value} must be at least {least}")
+
+
+def within(section: str, least: float, most: float, **values: float) -> None:
+    """Refuse numbers outside [least, most], NaN among them."""
+    for name, value in values.items():
+        if not least <= value <= most:
+            raise UserError(f"{section}.{name}={value} must be at least {least} and at most {most}")
+
+
+def positive(section: str, **values: float) -> None:
+    """Refuse numbers that are not greater than 0, or not finite."""
+    for name, value in values.items():
+        if not 0 < value < inf:
+            raise UserError(f"{section}.{name}={value} must be greater than 0, and finite")
+
+
+def fraction(section: str, **values: float) -> None:
+    """Refuse numbers outside [0, 1), such as a probability of dropout or a decay."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{section}.{name}={value} must be at least 0 and below 1")
+
+
+def check_seed(key: str, seed: int) -> None:
+    """Refuse a seed that no generator takes."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{key}={seed} must be 0 or greater, and at most {LARGEST_SEED}")
+
+
+def check_call(section: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Refuse a section of the config that leaves out an argument without which it cannot be called."""
+    try:
+        signature(function).bind(*arguments)
+    except TypeError as error:
+        raise UserError(f"{section} cannot be used: {error}; choose {section}=NAME anew") from error
 
 
 def close(name: str, known: Iterable[str]) -> str | None:

@@ -20,7 +20,7 @@ from consistency.registry import packages
 from consistency.reopen import adapted, changed, judge, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.run import count, make, run_directory
-from consistency.schema import check_config
+from consistency.schema import check_composed, check_config
 from consistency.standing import ended, measured
 from consistency.stops import account, nothing_begun, settle
 from consistency.table import markdown
@@ -35,7 +35,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Every process runs this; the first one speaks and writes.
     """
-    check_config(config, "eval")
+    check_composed(config, "eval")
     check_hardware(config.fabric)
     directory = run_directory()
     with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from consistency.continuation import (
     Continuation,
@@ -25,7 +27,7 @@ from consistency.continuation import (
     place_of,
     value_of,
 )
-from consistency.errors import UserError, nearest
+from consistency.errors import UserError, check_seed, nearest
 from consistency.lit.boards import boards, rewind
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.averages import EMA
@@ -41,6 +43,7 @@ from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.identity import Identity, check_identity, identity
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.directory import alone_in
+from consistency.lit.footprint import TRAINING, check_network
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.lit.protocol import model, protocol
@@ -49,15 +52,17 @@ from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
 from consistency.metrics.processes import from_first
 from consistency.model.denoiser import Denoiser
+from consistency.options import check_threads
 from consistency.rank import speaks_for
 from consistency.result import commit, device_name, environment, line, table, where, write_result
-from consistency.schema import check_config
+from consistency.schema import check_composed
 from consistency.standing import again, ended, so_far
 from consistency.stops import account, settle
 from consistency.teach import find_teacher, say, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint
 from consistency.tensor import weights_sha256
 
+T = TypeVar("T")
 COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
 
@@ -68,7 +73,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         config: as composed.
         asked: the directory that the user works in, where it is not the run's own.
     """
-    check_config(config, "train")
+    check_composed(config, "train")
     directory = run_directory()
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
@@ -132,6 +137,24 @@ def make(node: Any, **extra: Any) -> Any:
     return instantiate(node, **extra, _convert_="all")
 
 
+def part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
+    """What a section of the config describes, if it is what stands there.
+
+    Args:
+        key: of the section.
+        node: the section.
+        kind: class that it must be of.
+        extra: arguments that no config knows.
+
+    Raises:
+        UserError: it is something else.
+    """
+    made = make(node, **extra)
+    if not isinstance(made, kind):
+        raise UserError(f"{key}._target_={node._target_} makes no {kind.__name__}: choose another")
+    return made
+
+
 def fit(
     trainer: Trainer, module: Module, data: DataModule, ckpt: Path | None, asked: Path
 ) -> Diverged | None:
@@ -188,18 +211,18 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
 def build(config: DictConfig) -> tuple[DataModule, Module]:
     """Data and module of a composed config. The same config builds the same weights."""
     begin(config.seed, config.threads)
-    data: DataModule = make(config.data)
+    data = part("data", config.data, DataModule)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
-    return data, make(config.module, denoiser=compiled(make(config.denoiser), config.compile))
+    check_network(lambda: part("net", config.net, nn.Module), TRAINING)
+    denoiser = compiled(part("denoiser", config.denoiser, Denoiser), config.compile)
+    return data, part("module", config.module, Module, denoiser=denoiser)
 
 
 def begin(seed: int, threads: int | None) -> None:
     """Seed the weights to come, and set the number of CPU threads."""
-    if seed < 0:
-        raise UserError(f"seed={seed} must be 0 or greater")
-    if threads is not None and threads < 1:
-        raise UserError(f"threads={threads} must be 1 or greater, or null")
+    check_seed("seed", seed)
+    check_threads(threads)
     torch.manual_seed(seed)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -216,13 +239,13 @@ def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) 
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
         "callbacks": build_callbacks(config, directory, keepers),
-        "logger": make(config.logger),
+        "logger": part("logger", config.logger, Logger),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
         # Lightning counts batches here, the config optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
-    return make(config.trainer, **options)
+    return part("trainer", config.trainer, Trainer, **options)
 
 
 def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
@@ -230,7 +253,8 @@ def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]
 
     What compares processes comes first; what stops the run last, so that all others have seen the step.
     """
-    built = [make(node) for node in config.callbacks.values() if node is not None]
+    named = [(name, node) for name, node in config.callbacks.items() if node is not None]
+    built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
     return [Agreement(plain(config), directory, commit), *others, *keepers, *stops]

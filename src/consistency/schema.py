@@ -1,39 +1,81 @@
 """Is every key of a config known, and every value of its kind? The constructors are the schema."""
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, get_type_hints
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
+from consistency.kinds import PART, fits, in_words, misfit, shown
+from consistency.options import Eval, Train
 from consistency.registry import CONFIGS
+from consistency.schedule.sigma import Sigma
+from consistency.targets import parameters
 
-NUMBERS = {float: "a number", int: "a whole number", bool: "true or false"}
+OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
+MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
+LARGEST = 2**63 - 1
+ADDED = {("module", "denoiser")}  # by `consistency.run`, when it builds
 
 
-def check_config(config: DictConfig, entry: str) -> None:
-    """Refuse what nobody would read, and text where a number is meant, before anything is built.
+def check_composed(config: DictConfig, entry: str) -> None:
+    """Refuse a command: `check_options`, then `check_config`.
 
     Args:
         config: as composed.
         entry: name of the file in configs/ that it was composed from.
 
     Raises:
-        UserError: names the key, and the nearest that is known.
+        UserError: names the key, and what to do about it.
     """
-    written = plain(OmegaConf.load(CONFIGS / f"{entry}.yaml"))
-    sections = {*written, *groups(), *methods()} - {"defaults"}
+    check_options(config, entry)
+    check_config(config, entry)
+
+
+def check_options(config: DictConfig, entry: str) -> None:
+    """Refuse options of the wrong kind or out of bounds, and groups without a choice; imports no library."""
+    check_fields("", config, OPTIONS[entry])
+    for group in required(entry):
+        section = config.get(group)
+        names = ", ".join(options(group)) or "see configs/method"
+        if not OmegaConf.is_dict(section):
+            raise UserError(f"{group} has no value: choose one with {choice(group)}=NAME ({names})")
+        if group not in MADE_OF_PARTS and "_target_" not in section:
+            raise UserError(f"{group}._target_ has no value: choose one with {choice(group)}=NAME ({names})")
+        check_parts(group, section)
+
+
+def check_config(config: DictConfig, entry: str) -> None:
+    """Refuse what nobody would read, and values of the wrong kind, before anything is built.
+
+    Args:
+        config: as composed, or as a checkpoint brings it.
+        entry: name of the file in configs/ that it was composed from.
+
+    Raises:
+        UserError: names the key, and the nearest that is known or what the value should be.
+    """
+    options = loaded(entry)
+    sections = {*options, *groups(), *methods()} - {"defaults"}
     for name in map(str, config):
         known(name, name, sections)
-        keys = written.get(name)
+        keys = options.get(name)
         if isinstance(keys, dict) and keys and OmegaConf.is_dict(config[name]):
             for key in map(str, config[name]):
                 known(f"{name}.{key}", key, keys)
-    for path, node in described(config):
+    check_fields("", config, OPTIONS[entry])
+    if "sigma" in config:
+        check_fields("sigma.", config.sigma, Sigma)
+    check_finite(config)
+    nodes = list(described(config))
+    for path, node in nodes:
+        check_special(path, node)
+    for path, node in nodes:
+        check_parts_suit(path, node)
+    for path, node in nodes:
         check_arguments(path, node)
 
 
@@ -52,28 +94,171 @@ def described(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield from described(config[key], f"{path}.{key}".lstrip("."))
 
 
+def check_fields(prefix: str, section: Any, bounds: type) -> None:
+    """Hold a section against the fields of a dataclass, and make one: its constructor knows the bounds."""
+    if not OmegaConf.is_dict(section):
+        raise UserError(f"{prefix[:-1]}={shown(section)} must be a mapping, as in configs/train.yaml")
+    types = get_type_hints(bounds)
+    names = [f.name for f in fields(bounds) if f.name in section]  # a missing value is not
+    for name in names:
+        check_kind(f"{prefix}{name}", written(section, name), section[name], types[name])
+    bounds(**{name: section[name] for name in names})
+
+
+def check_finite(node: Any, path: str = "") -> None:
+    """Refuse NaN and infinities, wherever they stand, and whole numbers beyond 64 bits."""
+    for key in node if OmegaConf.is_dict(node) else range(len(node)):
+        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        here, value = f"{path}.{key}".lstrip("."), node[key]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{here}={value} must be a finite number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{here}={value} must be at most {LARGEST}")
+        if OmegaConf.is_config(value):
+            check_finite(value, here)
+
+
+@lru_cache(maxsize=8)
+def loaded(entry: str) -> dict[str, Any]:
+    """A file of configs/, as it is written."""
+    return plain(OmegaConf.load(CONFIGS / f"{entry}.yaml"))
+
+
+@lru_cache(maxsize=1)
 def groups() -> list[str]:
     """The folders of configs/."""
     return [path.name for path in CONFIGS.iterdir() if path.is_dir()]
 
 
-def methods() -> Iterator[str]:
+@lru_cache(maxsize=1)
+def methods() -> frozenset[str]:
     """The sections that configs/method/ adds: module, samplers."""
-    for path in (CONFIGS / "method").glob("*.yaml"):
-        yield from plain(OmegaConf.load(path))
+    return frozenset(
+        name for path in (CONFIGS / "method").glob("*.yaml") for name in plain(OmegaConf.load(path))
+    )
+
+
+def options(group: str) -> list[str]:
+    """The names of a group's files."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@lru_cache(maxsize=2)
+def required(entry: str) -> tuple[str, ...]:
+    """The groups that an entry point reads, and so must have a value: those whose files are a section."""
+    chosen = [next(iter(item.items())) for item in loaded(entry)["defaults"] if isinstance(item, dict)]
+    named = [str(group) for group, name in chosen if name is not None and "/" not in str(group)]
+    return (*(group for group in named if not spread(group)), *(["module"] if entry == "train" else []))
+
+
+def spread(group: str) -> bool:
+    """Whether the files of a group are spread over the whole config, as those of method and experiment."""
+    file = CONFIGS / group / f"{options(group)[0]}.yaml"
+    return group != "task" and file.read_text("utf-8").startswith("# @package _global_")
+
+
+def choice(group: str) -> str:
+    """The group by which a section is chosen."""
+    return "method" if group == "module" else group
+
+
+def check_parts(group: str, section: DictConfig) -> None:
+    """Refuse callbacks and samplers that are neither parts nor null."""
+    for name in section if group in MADE_OF_PARTS else ():
+        part = section[name]
+        if part is not None and not (OmegaConf.is_dict(part) and "_target_" in part):
+            raise UserError(f"{group}.{name}={shown(part)} must be {PART} or null")
+
+
+def check_parts_suit(path: str, node: DictConfig) -> None:
+    """Refuse parts that the target does not take, before the keys of either are looked at."""
+    for key, argument in (parameters(node._target_) or {}).items():
+        value = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
+        if isinstance(value, DictConfig) and "_target_" in value:
+            check_kind(f"{path}.{key}", written(node, key), value, argument.hint, node._target_)
+
+
+def written(node: DictConfig, key: str) -> Any:
+    """A reference as it is written; None for a value that stands there itself."""
+    return node._get_node(key)._value() if OmegaConf.is_interpolation(node, key) else None  # type: ignore[union-attr]
 
 
 def check_arguments(path: str, node: DictConfig) -> None:
     """Hold the keys of a node against what its target takes."""
     takes = parameters(node._target_)
+    if takes is None:
+        return
     for key, text in plain(node).items():
-        if takes is None or key.startswith("_") or OmegaConf.is_missing(node, key):
+        if key.startswith("_") or OmegaConf.is_missing(node, key):
             continue
         known(f"{path}.{key}", key, takes)
         check_reference(f"{path}.{key}", key, text, node._get_root())
-        meant, value = expected(takes[key]), node[key]
-        if meant and not OmegaConf.is_config(value) and not fits(value, takes[key]):
-            raise UserError(f"{origin(text, f'{path}.{key}')}={shown(value)} must be {meant}")
+        check_kind(f"{path}.{key}", text, node[key], takes[key].hint, node._target_)
+        if node[key] == "" and node._target_.startswith("consistency."):
+            raise UserError(f"{origin(text, f'{path}.{key}')}= is empty: give a value")
+    check_complete(path, node, [name for name, argument in takes.items() if argument.required])
+
+
+def check_complete(path: str, node: DictConfig, needed: Iterable[str]) -> None:
+    """Refuse a node without an argument that it needs; one that is called later may get it then."""
+    for name in needed:
+        if name not in [*node] and not node.get("_partial_") and (path, name) not in ADDED:
+            raise UserError(f"{path}.{name} has no value: give one with +{path}.{name}=VALUE")
+
+
+def check_special(path: str, node: DictConfig) -> None:
+    """Hold what Hydra itself reads against what it takes."""
+    name = node._target_
+    if not isinstance(name, str) or "." not in name:
+        raise UserError(f"{path}._target_={shown(name)} must be the full name of a class or a function")
+    for key in {"_partial_", "_recursive_"} & {*map(str, node)}:
+        if not isinstance(node[key], bool):
+            raise UserError(f"{path}.{key}={shown(node[key])} must be true or false")
+
+
+def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") -> None:
+    """Refuse a value of another kind than an annotation says.
+
+    Args:
+        path: its key.
+        text: the value as it is written, which may refer to another.
+        value: as it is.
+        hint: the annotation.
+        holder: name of the class or function whose annotation it is.
+    """
+    if fits(value, hint):
+        return
+    wrong = misfit(origin(text, path), value, hint)
+    assert wrong is not None
+    where, found, meant = wrong
+    group = where.rpartition(".")[2]
+    suited = (
+        [name for name in options(group) if fits(option(group, name), meant)] if group in groups() else []
+    )
+    which = f"; choose one with {group}=NAME ({', '.join(suited)})" if suited else ""
+    if OmegaConf.is_dict(found) and "_target_" in found:
+        said = f"{where}={chosen(group, found)} does not suit {path.rpartition('.')[0]} ({short(holder)})"
+        raise UserError(said + (which or f": it must be {in_words(meant)}"))
+    raise UserError(f"{where}={shown(found)} must be {in_words(meant)}{which}")
+
+
+def option(group: str, name: str) -> Any:
+    """What a file of a group describes, as far as it says what is called and how; null where it does not."""
+    node: Any = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    inherited = option(group, node.defaults[0]) if isinstance(node.get("defaults", [None])[0], str) else None
+    return node if "_target_" in node else inherited
+
+
+def chosen(group: str, node: DictConfig) -> str:
+    """The option of a group that a node is of, else the name of what it calls."""
+    same = (name for name in options(group) if getattr(option(group, name), "_target_", 0) == node._target_)
+    return next(same, short(node._target_)) if group in groups() else short(node._target_)
+
+
+def short(target: str) -> str:
+    """The name of a class or a function without its package."""
+    return target.rpartition(".")[2]
 
 
 def check_reference(path: str, key: str, text: Any, root: Any) -> None:
@@ -92,65 +277,8 @@ def known(path: str, key: str, names: Iterable[str]) -> None:
         raise UserError(f"unknown key {path}: {nearest(key, (n for n in names if not n.startswith('_')))}")
 
 
-def parameters(target: str) -> dict[str, Any] | None:
-    """The arguments of a target and their types; None if it takes any, or is not there at all."""
-    try:
-        found = get_object(target)
-    except Exception:  # instantiate says why, in better words
-        return None
-    takes: dict[str, Any] = {}
-    for made in makers(found):
-        arguments = inspect.signature(made).parameters
-        takes = {name: hints(made).get(name, Any) for name in arguments if name != "self"} | takes
-        if all(a.kind != a.VAR_KEYWORD for a in arguments.values()):
-            return takes
-    return None
-
-
-def makers(target: Any) -> list[Callable[..., Any]]:
-    """What takes the arguments: a function; a constructor; if it is ours, those it hands **keywords on to."""
-    if not inspect.isclass(target):
-        return [target]
-    ours = target.__module__.startswith("consistency.")
-    made = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)]
-    return made if ours else made[:1]
-
-
-def hints(made: Callable[..., Any]) -> dict[str, Any]:
-    """Types of the arguments, as far as they can be known."""
-    try:
-        return get_type_hints(made)
-    except (NameError, TypeError):
-        return {}
-
-
-def kinds(hint: Any) -> set[Any]:
-    """The members of a union, or the one type."""
-    return set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-
-
-def expected(hint: Any) -> str | None:
-    """What a number should be, in words; None where no number is meant."""
-    return next((words for kind, words in NUMBERS.items() if kind in kinds(hint)), None)
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a number, a text or null is of a type; other types, as lists, are for the target to judge."""
-    allowed = kinds(hint)
-    if isinstance(value, str):
-        return bool({str, Path, Any} & allowed) or any(get_origin(kind) is Literal for kind in allowed)
-    if type(value) is int:
-        return bool({int, float} & allowed)
-    return type(value) in allowed
-
-
 def origin(text: Any, path: str) -> str:
     """The key where a value stands: `${sigma.min}` is not the fault of who refers to it."""
     reference = str(text)
     simple = reference.startswith("${") and ":" not in reference and reference.count("$") == 1
     return reference[2:-1] if simple and reference.endswith("}") else path
-
-
-def shown(value: Any) -> str:
-    """A value as YAML has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

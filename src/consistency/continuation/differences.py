@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from consistency.continuation.rules import PART, PLACE, Effect, effect
 from consistency.registry import CONFIGS
-from consistency.schema import makers, shown
+from consistency.targets import makers, shown
 
 MISSING = "???"  # what is set while a run is built
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")

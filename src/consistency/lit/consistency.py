@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, without_augmentation
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.objectives.discrete import Objective
@@ -29,6 +29,7 @@ class Consistency(Module):
     def __init__(self, objective: Objective, target: Callable[[Denoiser], Target], **run: Any) -> None:
         super().__init__(**run)
         without_augmentation(self.denoiser.net)
+        check_call("target", target, self.denoiser)
         self.objective, self.target = objective, target(self.denoiser)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, check_call
 from consistency.lit.consistency import Consistency
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.objectives.flow import Flow
@@ -38,6 +38,9 @@ class Distillation(Consistency):
         super().__init__(**run)
         if not callable(flow):
             raise UserError("flow: distillation follows its teacher: set flow=teacher, or use another method")
+        check_call("teacher", teacher)
+        check_call("flow", flow, nobody)
+        flow(nobody)  # its bounds are seen now, and not once a teacher has been trained
         self.teacher, self.make_flow, self.initialise = teacher, flow, initialise
 
     @abstractmethod
@@ -67,6 +70,11 @@ class ConsistencyDistillation(Distillation):
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
         return self.objective(self.denoiser, self.target, self.flow, x, label, k, draws)
+
+
+def nobody(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    """In place of a teacher that is not there yet."""
+    return x
 
 
 def on_device(D: Any, device: torch.device) -> Any:

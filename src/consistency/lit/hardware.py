@@ -1,5 +1,6 @@
 """What the machine can do, asked before anything is built."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,18 +14,15 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def check_counts(trainer: DictConfig) -> None:
-    """Refuse a run without steps, devices or validations."""
-    for name in (
-        "max_steps",
-        "accumulate_grad_batches",
-        "val_check_interval",
-        "log_every_n_steps",
-        "devices",
-    ):
+    """Refuse a run without steps or validations, or one that would stop before its last step."""
+    for name in ("max_steps", "accumulate_grad_batches", "val_check_interval", "log_every_n_steps"):
         value = trainer.get(name)
-        if isinstance(value, int) and value < 1 and (name, value) != ("devices", -1):
-            also = ", or -1 for all GPUs" if name == "devices" else ""
-            raise UserError(f"trainer.{name}={value} must be 1 or greater{also}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            said = "null" if value is None else value
+            raise UserError(f"trainer.{name}={said} must be a whole number of steps, 1 or greater")
+    for name in ("max_epochs", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise UserError(f"trainer.{name}=0 would train nothing: leave it out, and set trainer.max_steps")
 
 
 def check_hardware(trainer: DictConfig) -> None:
@@ -35,6 +33,7 @@ def check_hardware(trainer: DictConfig) -> None:
     """
     gpu = torch.cuda.is_available()
     check_apple(trainer, gpu)
+    check_processes(trainer, gpu)
     if trainer.accelerator == "gpu" and not gpu:
         raise UserError("trainer.accelerator=gpu but no GPU is visible: use trainer=cpu")
     on_cpu = trainer.accelerator == "cpu" or not gpu
@@ -60,6 +59,16 @@ def check_apple(trainer: DictConfig, gpu: bool) -> None:
             print(
                 "on the CPU: Apple's GPU has no float64, in which noise levels are computed", file=sys.stderr
             )
+
+
+def check_processes(trainer: DictConfig, gpu: bool) -> None:
+    """Refuse a number of processes that is none, or that no CPU runs."""
+    section, devices = "trainer" if "max_steps" in trainer else "fabric", trainer.devices
+    if isinstance(devices, int) and devices < 1 and devices != -1:
+        raise UserError(f"{section}.devices={devices} must be 1 or greater, or -1 for all GPUs")
+    most = max(16, os.cpu_count() or 1)
+    if isinstance(devices, int) and devices > most and (trainer.accelerator == "cpu" or not gpu):
+        raise UserError(f"{section}.devices={devices} processes on a CPU: at most {most}")
 
 
 def cpu_has_bf16() -> bool:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from consistency.errors import UserError
 from consistency.lit.data.loader import Batch, Request
+from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
 from consistency.model.denoiser import Denoiser
 from consistency.nets.unet import UNet
@@ -48,6 +49,8 @@ class Module(LightningModule):
         self.denoiser = denoiser
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
+        check_optimizer(optimizer)
+        check_samplers(self.samplers)
         self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
         self.given: list[dict[str, Any]] = []  # values of the config for each group of the optimiser
         self.slower = 1.0  # factor on the learning rate, set by the guard of a run that went back

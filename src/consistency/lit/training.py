@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from consistency.errors import check_call
 from consistency.lit.consistency import Consistency
 from consistency.lit.data.module import data_of
 from consistency.model.denoiser import DenoiserLike
@@ -26,6 +27,8 @@ class ConsistencyTraining(Consistency):
         self, flow: TrainingFlow, start: Callable[[], DenoiserLike] | None = None, **run: Any
     ) -> None:
         super().__init__(**run)
+        if start is not None:
+            check_call("teacher", start)
         self.flow, self.start = flow, start
 
     def setup(self, stage: str) -> None:

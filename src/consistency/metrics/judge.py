@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from consistency.errors import within
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.fidelity import see, together
 from consistency.metrics.processes import everybodys, from_first, in_order
@@ -132,6 +133,7 @@ class Transport:
     main = "SW2"
 
     def __init__(self, projections: int = 128) -> None:
+        within("metric", 1, 2**16, projections=projections)
         self.projections = projections
         self.samples: dict[str, list[Tensor]] = {}
         self.real: Tensor | None = None

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import at_least
+from consistency.errors import at_least, within
 from consistency.model import solvers
 from consistency.model.denoiser import DenoiserLike
 from consistency.objectives.reference import ReferenceFlow
 from consistency.sampling.samplers import level
+from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
 
@@ -115,8 +116,12 @@ class Probe:
         Raises:
             UserError: names the key, in this section of the config.
         """
-        at_least(section, count=self.count, substeps=self.substeps, batch=self.batch)
-        at_least(section, 2, levels=self.levels)
+        Sigma(self.sigma_min, self.sigma_max)
+        at_least(section, batch=self.batch)
+        at_least(section, 0, seed=self.seed)
+        within(section, 1, 2**20, count=self.count)
+        within(section, 1, 1000, substeps=self.substeps)
+        within(section, 2, 1000, levels=self.levels)
         return self
 
     def pool(self, total: int) -> Tensor:

@@ -12,7 +12,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, positive, within
+
+MOST_LEVELS = 100_000  # of a discrete chain; DDPM has 1,000
 
 
 class Interpolant(NamedTuple):
@@ -87,6 +89,9 @@ class Trigonometric:
     unit: float = 0.5
     lowest: float = 0.0
 
+    def __post_init__(self) -> None:
+        positive("coordinate", unit=self.unit)
+
     def time(self, sigma: Tensor) -> Tensor:
         """t = atan(σ/σ_data)."""
         return (sigma.double() / self.unit).atan()
@@ -116,6 +121,10 @@ class VP:
     beta_min: float = 0.1
     unit: float = 1.0
     lowest: float = 1.0005e-3
+
+    def __post_init__(self) -> None:
+        positive("coordinate", beta_d=self.beta_d, beta_min=self.beta_min, unit=self.unit)
+        within("coordinate", 0, 600, beta_d=self.beta_d, beta_min=self.beta_min)  # e^700 is infinite
 
     def time(self, sigma: Tensor) -> Tensor:
         """τ, in the form of 2206.00364, table 1, without its cancellation at small σ."""
@@ -153,11 +162,14 @@ class DDPM:
     @classmethod
     def linear(cls, T: int = 1000, first: float = 1e-4, last: float = 0.02) -> "DDPM":
         """β rising linearly (2006.11239, section 4): σ from 0.0100005 to 157.4."""
+        check_length(T)
         return cls(tuple(torch.linspace(first, last, T, dtype=torch.float64).tolist()))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008, largest: float = 0.999) -> "DDPM":
         """ᾱ following a squared cosine (2102.09672, eq. 17), β cut off at `largest`."""
+        check_length(T)
+        within("coordinate", 0, 1, s=s, largest=largest)
 
         def bar(j: int) -> float:
             return math.cos((j / T + s) / (1 + s) * math.pi / 2) ** 2
@@ -167,6 +179,7 @@ class DDPM:
     @classmethod
     def scaled_linear(cls, T: int = 1000, first: float = 8.5e-4, last: float = 0.012) -> "DDPM":
         """√β rising linearly: latent diffusion's schedule (2112.10752)."""
+        check_length(T)
         roots = torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64)
         return cls(tuple(roots.square().tolist()))
 
@@ -202,6 +215,11 @@ class DDPM:
     def interpolant(self, sigma: Tensor) -> Interpolant:
         """α = √ᾱ, β = √(1 - ᾱ), and the velocity of 2202.00512 by the angle atan σ."""
         return circle(sigma, 1.0)
+
+
+def check_length(T: int) -> None:
+    """Refuse a chain that no memory holds."""
+    within("coordinate", 2, MOST_LEVELS, T=T)
 
 
 def times(coordinate: Coordinate, *sigmas: float) -> list[float]:

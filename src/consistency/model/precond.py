@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import positive, within
 from consistency.model.coordinates import Coordinate
 
 
@@ -53,7 +53,8 @@ class EDM:
     time_scale: float = 0.25
 
     def __post_init__(self) -> None:
-        positive("sigma.data", self.sigma_data)
+        positive("sigma", data=self.sigma_data)
+        check_scale(self.time_scale)
 
     @property
     def lowest(self) -> float:
@@ -85,8 +86,9 @@ class Boundary:
     time_scale: float = 0.25
 
     def __post_init__(self) -> None:
-        positive("sigma.data", self.sigma_data)
-        positive("sigma.min", self.sigma_min)
+        positive("sigma", data=self.sigma_data)
+        positive("sigma", min=self.sigma_min)
+        check_scale(self.time_scale)
 
     @property
     def lowest(self) -> float:
@@ -113,6 +115,9 @@ class Epsilon:
     coordinate: Coordinate
     time_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_scale(self.time_scale)
+
     @property
     def lowest(self) -> float:
         """That of the coordinate."""
@@ -138,6 +143,9 @@ class Velocity:
 
     coordinate: Coordinate
     time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_scale(self.time_scale)
 
     @property
     def lowest(self) -> float:
@@ -168,7 +176,7 @@ class Jump:
     sigma_min: float = 0.002
 
     def __post_init__(self) -> None:
-        positive("sigma.min", self.sigma_min)
+        positive("sigma", min=self.sigma_min)
 
     @property
     def lowest(self) -> float:
@@ -181,7 +189,6 @@ class Jump:
         return Coefficients(stay + (1 - stay) * c.skip, (1 - stay) * c.out, c.inp, c.noise)
 
 
-def positive(key: str, value: float) -> None:
-    """Refuse a value that is not a positive number."""
-    if not value > 0:
-        raise UserError(f"{key}={value} must be greater than 0")
+def check_scale(time_scale: float) -> None:
+    """Refuse a scale at which a network would see the same number at every noise level, or infinity."""
+    within("denoiser.precond", 1e-6, 1e6, time_scale=time_scale)

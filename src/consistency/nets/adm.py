@@ -18,6 +18,8 @@ from consistency.nets.layers import (
     Linear,
     PositionalEmbedding,
     Up,
+    check_levels,
+    check_size,
 )
 from consistency.nets.modulation import Added, Modulation, ScaleShift
 from consistency.nets.unet import Level, resolutions_of
@@ -150,6 +152,8 @@ class ADM(nn.Module):
         modulation: Modulation | None = None,
     ) -> None:
         super().__init__()
+        check_size(dropout, blocks, channels=channels, head_channels=head_channels)
+        check_levels(channels, multipliers)
         resolutions, width = resolutions_of(shape, len(multipliers)), 4 * channels
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         how = modulation or (ScaleShift() if scale_shift else Added())

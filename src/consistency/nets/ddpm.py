@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from consistency.errors import UserError
+from consistency.errors import UserError, positive, within
 from consistency.nets.layers import (
     Embedding,
     GroupNorm,
     PositionalEmbedding,
     attend,
+    check_levels,
+    check_size,
     conv,
     linear,
     without_autocast,
@@ -207,6 +209,11 @@ class DDPMUNet(nn.Module):
         embedding: Embedding | None = None,
     ) -> None:
         super().__init__()
+        heads = {} if head_channels is None else {"head_channels": head_channels}
+        check_size(dropout, blocks, channels=channels, groups=groups, **heads)
+        check_levels(channels, multipliers)
+        positive("net", eps=eps)
+        within("net", 0, 1, padding=padding)
         resolutions = resolutions_of(shape, len(multipliers))
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         _divide(levels, "groups", groups)

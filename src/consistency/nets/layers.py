@@ -7,7 +7,7 @@ nothing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Protocol
@@ -18,7 +18,33 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.forward_ad import make_dual, unpack_dual
 
-from consistency.errors import UserError
+from consistency.errors import UserError, fraction, positive, within
+
+WIDEST = 2**24  # units of a layer; whether the whole fits into memory is seen before it is built
+DEEPEST = 1000  # blocks of a level
+
+
+def check_size(dropout: float, blocks: int, **widths: int) -> None:
+    """Refuse a network without units or without blocks, or one that drops all of its units."""
+    fraction("net", dropout=dropout)
+    within("net", 1, DEEPEST, blocks=blocks)
+    within("net", 1, WIDEST, **widths)
+
+
+def check_features(channels: int) -> None:
+    """Refuse an embedding that is no sines and as many cosines."""
+    within("net.embedding", 2, WIDEST, channels=channels)
+    if channels % 2:
+        raise UserError(f"net.embedding.channels={channels} must be even: half are sines, half cosines")
+
+
+def check_levels(channels: int, multipliers: Sequence[int]) -> None:
+    """Refuse levels without channels, or none."""
+    if not multipliers or not all(m >= 1 and channels * m <= WIDEST for m in multipliers):
+        raise UserError(
+            f"net.multipliers={list(multipliers)} must be a list of numbers from 1 on, and times "
+            f"net.channels={channels} at most {WIDEST}"
+        )
 
 
 def has_tangent(x: Tensor) -> bool:
@@ -114,6 +140,8 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, channels: int, shift: int = 1, flip: bool = False) -> None:
         super().__init__()
+        check_features(channels)
+        within("net.embedding", 0, 1, shift=shift)
         self.channels, self.shift, self.flip = channels, shift, flip
 
     def forward(self, noise: Tensor) -> Tensor:
@@ -137,6 +165,8 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, scale: float = 16.0) -> None:
         super().__init__()
+        check_features(channels)
+        positive("net.embedding", scale=scale)
         self.channels = channels
         self.register_buffer("frequencies", torch.randn(channels // 2) * scale)
 
@@ -264,6 +294,10 @@ class Resample(nn.Module):
 
     def __init__(self, *taps: float) -> None:
         super().__init__()
+        if not taps or len(taps) % 2 or not sum(taps) > 0:
+            raise UserError(
+                f"net.taps={list(taps)} must be an even number of taps whose sum is greater than 0"
+            )
         row = torch.tensor(taps, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(row, row) / row.sum() ** 2, persistent=False)
         self.padding = (len(taps) - 1) // 2

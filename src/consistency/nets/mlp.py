@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from consistency.nets.layers import LayerNorm, at_least_float32, linear, one_hot, waves
+from consistency.errors import within
+from consistency.nets.layers import LayerNorm, at_least_float32, check_size, linear, one_hot, waves
 
 
 class LogEmbedding(nn.Module):
@@ -74,6 +75,8 @@ class MLP(nn.Module):
         fmax: float = 16.0,
     ) -> None:
         super().__init__()
+        check_size(dropout, blocks, width=width, frequencies=frequencies)
+        within("net", 1, 1e6, fmax=fmax)
         n, self.classes = math.prod(shape), classes
         self.embedding = LogEmbedding(frequencies, fmax)
         features = self.embedding.channels + classes

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import positive
 from consistency.nets.layers import at_least_float32, normalise
 
 
@@ -64,8 +64,7 @@ class DoublyNormalised:
     vectors: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise UserError(f"net.modulation.eps={self.eps} must be greater than 0")
+        positive("net.modulation", eps=self.eps)
 
     def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, told: Tensor) -> Tensor:
         """Features [B, C, H, W]."""

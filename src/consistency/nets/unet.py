@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from consistency.errors import UserError
+from consistency.errors import UserError, within
 from consistency.nets.layers import (
     Attention,
     Down,
@@ -18,6 +18,8 @@ from consistency.nets.layers import (
     PositionalEmbedding,
     PyramidDown,
     Up,
+    check_levels,
+    check_size,
     conv,
     linear,
     one_hot,
@@ -223,9 +225,9 @@ def resolutions_of(shape: Sequence[int], levels: int) -> list[int]:
 
 def patched(shape: Sequence[int], patch: int) -> Sequence[int]:
     """The shape of an image [C, H, W] whose pixels are squares of so many, or the user's error."""
-    if patch == 1 or len(shape) != 3:
+    if patch == 1 or (patch > 1 and len(shape) != 3):
         return shape
-    C, H, W = shape
+    C, H, W = (*shape, 1, 1)[:3]
     if patch < 1 or H % patch or W % patch:
         raise UserError(f"net.patch={patch} must divide the {H}x{W} pixels of an image")
     return C * patch**2, H // patch, W // patch
@@ -273,6 +275,9 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
+        check_size(dropout, blocks, channels=channels)
+        check_levels(channels, multipliers)
+        within("net", 0, 1024, augment=augment)
         self.augment, self.patch = augment, patch
         n_image, *_ = shape = patched(shape, patch)
         resolutions = resolutions_of(shape, len(multipliers))

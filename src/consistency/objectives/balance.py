@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from consistency.errors import within
 from consistency.model.precond import c_noise
 from consistency.nets.layers import FourierEmbedding, without_autocast
 
@@ -38,6 +39,7 @@ class Learned(nn.Module):
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
+        within("balance", 2, 2**16, channels=channels)
         self.features = FourierEmbedding(channels, scale=1.0)
         self.linear = nn.Linear(channels, 1, bias=False)
         nn.init.zeros_(self.linear.weight)

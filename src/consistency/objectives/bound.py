@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import positive
 from consistency.tensor import expand, squared_norm
 
 
@@ -37,8 +37,7 @@ class Normalised:
     c: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.c > 0:
-            raise UserError(f"bound.c={self.c} must be greater than 0")
+        positive("bound", c=self.c)
 
     def __call__(self, g: Tensor) -> Tensor:
         """g of norm below 1."""
@@ -56,8 +55,7 @@ class Clipped:
     limit: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise UserError(f"bound.limit={self.limit} must be greater than 0")
+        positive("bound", limit=self.limit)
 
     def __call__(self, g: Tensor) -> Tensor:
         """g within the limit."""

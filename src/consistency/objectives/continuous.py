@@ -8,7 +8,7 @@ is the rate of f per unit of ln σ. Taken so, no derivative is large at either e
 import torch
 from torch import Tensor, nn
 
-from consistency.errors import UserError
+from consistency.errors import at_least, positive
 from consistency.model.denoiser import Denoiser
 from consistency.objectives.balance import Balance
 from consistency.objectives.bound import Bound
@@ -47,8 +47,8 @@ class Continuous(nn.Module):
         warmup: int = 10_000,
     ) -> None:
         super().__init__()
-        if warmup < 0:
-            raise UserError(f"objective.warmup={warmup} must not be negative")
+        positive("objective", sigma_data=sigma_data)
+        at_least("objective", 0, sigma_min=sigma_min, warmup=warmup)
         self.noise, self.derivative, self.bound, self.balance = noise, derivative, bound, balance
         self.weight, self.sigma_data, self.sigma_min, self.warmup = weight, sigma_data, sigma_min, warmup
 

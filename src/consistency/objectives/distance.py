@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import positive
 from consistency.tensor import squared_norm
 
 
@@ -51,10 +51,7 @@ class PseudoHuber:
     scale: float = 0.00054
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise UserError(
-                f"distance.scale={self.scale} must be greater than 0: at 0 the gradient of √0 is NaN"
-            )
+        positive("distance", scale=self.scale)  # at 0 the gradient of √0 is NaN
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each sample, [B]."""

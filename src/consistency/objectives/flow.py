@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import within
 from consistency.model import solvers
 from consistency.model.denoiser import DenoiserLike
 from consistency.model.solvers import Solver
@@ -80,8 +80,7 @@ class TeacherFlow:
     substeps: int = 1
 
     def __post_init__(self) -> None:
-        if self.substeps < 1:
-            raise UserError(f"flow.substeps={self.substeps} must be at least 1")
+        within("flow", 1, 1000, substeps=self.substeps)
 
     @torch.no_grad()
     def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:

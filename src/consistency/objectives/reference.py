@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import at_least
 from consistency.objectives.flow import Excerpt
 from consistency.tensor import expand, squared_norm
 
@@ -93,8 +93,7 @@ class Reference:
     size: int = 4096
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"flow.size={self.size} must be 1 or greater")
+        at_least("flow", size=self.size)
 
     def given(self, some: Callable[[int], Excerpt]) -> ReferenceFlow:
         """The flow over `size` samples of the data."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from consistency.errors import within
 from consistency.sampling.operators import LinearOperator, consistent
 
 
@@ -41,6 +42,9 @@ class Wiener:
 
     pixels: int = 4096
 
+    def __post_init__(self) -> None:
+        within("task.baselines.wiener", 1, 2**15, pixels=self.pixels)  # squared in float64: 8 GiB
+
     def __call__(self, A: LinearOperator, y: Tensor, some: Tensor) -> Tensor:
         """Solved once for all measurements, in float64; NaN where images are too large."""
         shape = some.shape[1:]
@@ -70,6 +74,9 @@ class TotalVariation:
     """
 
     steps: int = 300
+
+    def __post_init__(self) -> None:
+        within("task.baselines.total-variation", 1, 1_000_000, steps=self.steps)
 
     def __call__(self, A: LinearOperator, y: Tensor, some: Tensor) -> Tensor:
         """From A⁺y on."""

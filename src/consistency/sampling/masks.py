@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, check_seed
 
 Known = Callable[[Sequence[int]], Tensor]  # (C, H, W) -> [H, W]
 
@@ -41,5 +41,6 @@ def scattered(shape: Sequence[int], share: float, seed: int = 0) -> Tensor:
     *_, H, W = shape
     if not 0 < share <= 1:
         raise UserError(f"operator.known.share={share} must lie above 0 and at most at 1")
+    check_seed("operator.known.seed", seed)
     order = torch.randperm(H * W, generator=torch.Generator().manual_seed(seed))
     return (order < max(1, round(share * H * W))).reshape(H, W)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least, check_seed
 from consistency.sampling.masks import Known
 from consistency.schedule.draws import Draws
 
@@ -75,8 +75,7 @@ class Operator(ABC):
     """
 
     def __init__(self, noise: float = 0.0) -> None:
-        if noise < 0:
-            raise UserError(f"operator.noise={noise} must be 0 or greater")
+        at_least("operator", 0, noise=noise)
         self.noise = noise
 
     @abstractmethod
@@ -157,8 +156,8 @@ class BoxSuperResolution(Tight):
     """
 
     def __init__(self, shape: Shape, factor: int, noise: float = 0.0) -> None:
-        super().__init__(1 / factor**2, noise)
         check_factor(shape, factor)
+        super().__init__(1 / factor**2, noise)
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,6 +217,7 @@ class CompressedSensing(Tight):
         super().__init__(1.0, noise)
         if not 0 < share <= 1:
             raise UserError(f"operator.share={share} must lie above 0 and at most at 1")
+        check_seed("operator.seed", seed)
         *_, H, W = shape
         generator = torch.Generator().manual_seed(seed)
         self.signs = (2 * torch.randint(2, (H, W), generator=generator) - 1).double()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import positive, within
 from consistency.sampling.operators import Operator, Shape
 
 
@@ -22,8 +22,8 @@ class Iterative(Operator):
 
     def __init__(self, noise: float = 0.0, steps: int = 500, tolerance: float = 1e-12) -> None:
         super().__init__(noise)
-        if steps < 1:
-            raise UserError(f"operator.steps={steps} must be 1 or greater")
+        within("operator", 1, 1_000_000, steps=steps)
+        positive("operator", tolerance=tolerance)
         self.steps, self.tolerance = steps, tolerance
 
     @abstractmethod
@@ -63,8 +63,7 @@ class Radon(Iterative):
 
     def __init__(self, shape: Shape, angles: int, noise: float = 0.0, steps: int = 500) -> None:
         super().__init__(noise, steps)
-        if angles < 1:
-            raise UserError(f"operator.angles={angles} must be 1 or greater")
+        within("operator", 1, 10_000, angles=angles)
         _, self.H, self.W = shape
         self.angles = angles
         self.detectors = math.ceil(math.hypot(self.H, self.W)) + 2

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fft import fft2, ifft2
 from torch.nn.functional import interpolate
 
-from consistency.errors import UserError
+from consistency.errors import at_least, check_seed, positive, within
 from consistency.sampling.operators import Operator, Shape, check_factor
 
 CUT = 1e-12  # of the largest eigenvalue of A'A; below it, nothing is left to invert in float64
@@ -64,8 +64,7 @@ class Blur(Circular):
     """
 
     def __init__(self, shape: Shape, width: float, noise: float = 0.0) -> None:
-        if width <= 0:
-            raise UserError(f"operator.width={width} must be greater than 0")
+        positive("operator", width=width)
         *_, H, W = shape
         self.response = fft2(torch.outer(bell(H, width), bell(W, width))).real  # the kernel is symmetric
         super().__init__(self.response**2, noise)
@@ -100,8 +99,9 @@ class MaskedFFT(Circular):
     def __init__(
         self, shape: Shape, acceleration: float, centre: float = 0.08, seed: int = 0, noise: float = 0.0
     ) -> None:
-        if acceleration < 1:
-            raise UserError(f"operator.acceleration={acceleration} must be 1 or greater")
+        at_least("operator", acceleration=acceleration)
+        within("operator", 0, 1, centre=centre)
+        check_seed("operator.seed", seed)
         *_, self.H, self.W = shape
         self.columns = columns(self.W, acceleration, centre, seed)
         measured = torch.zeros(self.W, dtype=torch.float64).index_fill_(0, self.columns, 1.0)

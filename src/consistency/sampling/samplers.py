@@ -9,13 +9,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, within
 from consistency.model import solvers
 from consistency.model.coordinates import Coordinate, times
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import karras_grid
+from consistency.schedule.sigma import Sigma
+
+MOST_CALLS = 10_000  # of the network, for a sample
 
 
 class Sampler(Protocol):
@@ -52,6 +55,7 @@ def onestep(
     draws: Draws | None = None,
 ) -> Tensor:
     """f(T z, T) with T = sigmas[0]: one network call."""
+    check_sigmas(sigmas)
     return denoised(f, sigmas[0] * z, sigmas[0], label)
 
 
@@ -130,6 +134,8 @@ def ddim(
     algorithm 2 with the smaller variance). Of the noise at the next level σ', the share η σ' √(1 - σ'²/σ²) is
     fresh, from `draws`.
     """
+    check_falling(sigmas)
+    within("samplers", 0, 1, eta=eta)
     if eta and draws is None:
         raise UserError(f"ddim with eta={eta} needs draws for the fresh noise; use eta=0")
     x = z.double() * sigmas[0]
@@ -146,6 +152,7 @@ def integrate(
     solver: Solver, D: DenoiserLike, z: Tensor, sigmas: Sequence[float], label: Tensor | None
 ) -> Tensor:
     """The probability-flow ODE from sigmas[0] z to 0, in float64; the last step, to 0, is Euler's."""
+    check_falling(sigmas)
     x = z.double() * sigmas[0]
     for sigma, following in steps(sigmas):
         step = solver if following > 0 else solvers.euler
@@ -162,6 +169,7 @@ def karras_sigmas(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> list[float]:
     """The teacher's noise levels, descending from sigma_max to sigma_min; the samplers add the final 0."""
+    within("samplers", 1, MOST_CALLS, steps=steps)
     return karras_grid(steps, sigma_min, sigma_max, rho).flip(0).tolist()
 
 
@@ -172,8 +180,29 @@ def even_sigmas(
 
     The native steps of a sampler: indices of a DDPM, u of a flow. Never below what the coordinate knows.
     """
+    Sigma(sigma_min, sigma_max)
+    within("samplers", 1, MOST_CALLS, steps=steps)
     first, last = times(coordinate, sigma_max, max(sigma_min, coordinate.lowest))
     return coordinate.sigma(torch.linspace(first, last, steps, dtype=torch.float64)).tolist()
+
+
+def check_sigmas(sigmas: Sequence[float]) -> None:
+    """Refuse noise levels that are none; a sampler begins at the first, and only that must be noise."""
+    levels = 1 <= len(sigmas) <= MOST_CALLS and all(0 <= sigma <= 1e6 for sigma in sigmas)
+    if not levels or not sigmas[0] > 0:
+        few = ", ".join(f"{sigma:g}" for sigma in sigmas[:8])
+        raise UserError(
+            f"sigmas=[{few}] of a sampler must be a list of 1 to {MOST_CALLS:,} noise levels up to 1e6, "
+            "the first greater than 0"
+        )
+
+
+def check_falling(sigmas: Sequence[float]) -> None:
+    """Refuse levels that a solver cannot go down."""
+    check_sigmas(sigmas)
+    if not all(sigma > following for sigma, following in steps(sigmas)):
+        few = ", ".join(f"{sigma:g}" for sigma in sigmas[:8])
+        raise UserError(f"sigmas=[{few}] of a solver must fall, and end above 0")
 
 
 def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:

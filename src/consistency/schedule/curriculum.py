@@ -1,10 +1,14 @@
 """Curricula: how fine the pairs are at optimiser step k. Pure: a resume needs no state."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
-from consistency.errors import UserError
+from consistency.errors import UserError, within
+
+MOST_POINTS = 2**20  # of a grid; the papers' finest has 1,281
+MOST_STAGES = 100  # each divides the gap by q, and the hundredth power of q is near the end of float64
 
 
 class Curriculum(Protocol):
@@ -15,15 +19,22 @@ class Curriculum(Protocol):
         ...
 
 
+class GridSize(ABC):
+    """A curriculum that says how many points a grid has, at least 2, as pairs of neighbours take it."""
+
+    @abstractmethod
+    def __call__(self, k: int) -> int:
+        """N at step k."""
+
+
 @dataclass(frozen=True)
-class Constant:
+class Constant(GridSize):
     """The same N throughout: consistency distillation (2303.01469, algorithm 2)."""
 
     N: int = 18
 
     def __post_init__(self) -> None:
-        if self.N < 2:
-            raise UserError(f"curriculum.N={self.N} must be at least 2: a pair needs two grid points")
+        within("curriculum", 2, MOST_POINTS, N=self.N)
 
     def __call__(self, k: int) -> int:
         """N."""
@@ -31,7 +42,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class SquareRoot:
+class SquareRoot(GridSize):
     """N(k) = ceil(sqrt(k/K ((s1+1)² - s0²) + s0²) - 1) + 1 (2303.01469, app. C).
 
     Args:
@@ -57,7 +68,7 @@ class SquareRoot:
 
 
 @dataclass(frozen=True)
-class Doubling:
+class Doubling(GridSize):
     """N(k) = min(s0 2^floor(k/K'), s1) + 1, K' = floor(K / (log2 floor(s1/s0) + 1)) (2310.14189, eq. 7).
 
     Args:
@@ -98,7 +109,8 @@ class Stages:
     K: int = 200_000
 
     def __post_init__(self) -> None:
-        if not 1 <= self.S <= self.K:
+        within("curriculum", 1, MOST_STAGES, S=self.S)
+        if not self.S <= self.K:
             raise UserError(f"curriculum.S={self.S} must be at least 1 and at most curriculum.K={self.K}")
 
     def __call__(self, k: int) -> int:
@@ -107,9 +119,10 @@ class Stages:
 
 
 def check_stages(s0: int, s1: int, K: int, needed: int, least: int) -> None:
-    """Refuse a curriculum that cannot run: too few grid points, or fewer steps than stages."""
+    """Refuse a curriculum that cannot run: too few grid points or too many, or fewer steps than stages."""
     if not least <= s0 <= s1:
         raise UserError(f"curriculum.s0={s0} and curriculum.s1={s1} must satisfy {least} <= s0 <= s1")
+    within("curriculum", least, MOST_POINTS, s1=s1)
     if needed > K:
         raise UserError(
             f"curriculum.K={K} is smaller than the {needed} stages from s0={s0} to s1={s1}: "

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from consistency.errors import UserError
-from consistency.schedule.curriculum import Curriculum
+from consistency.errors import UserError, at_least, positive
+from consistency.schedule.curriculum import GridSize
 
 
 class Decay(Protocol):
@@ -48,11 +48,12 @@ class Adaptive:
         mu0: decay at the start, 0 <= mu0 < 1.
     """
 
-    curriculum: Curriculum
+    curriculum: GridSize
     s0: int = 2
     mu0: float = 0.9
 
     def __post_init__(self) -> None:
+        at_least("target.mu", s0=self.s0)
         check_decay("target.mu.mu0", self.mu0)
 
     def __call__(self, k: int) -> float:
@@ -77,8 +78,9 @@ class HalfLife:
     rampup: float | None = 0.05
 
     def __post_init__(self) -> None:
-        if not (self.images > 0 and self.batch > 0):
-            raise UserError(f"half-life images={self.images} and batch={self.batch} must be greater than 0")
+        positive("ema", images=self.images, batch=self.batch)
+        if self.rampup is not None:
+            positive("ema", rampup=self.rampup)
 
     def __call__(self, k: int) -> float:
         """μ(k) = 2^(-batch / half-life)."""

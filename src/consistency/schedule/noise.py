@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import positive, within
 from consistency.model.coordinates import DDPM, Coordinate, times
 from consistency.schedule.draws import Draws
+from consistency.schedule.sigma import Sigma
 
 
 class NoiseLaw(Protocol):
@@ -35,8 +36,8 @@ class LogNormal:
     std: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise UserError(f"noise.std={self.std} must be greater than 0")
+        positive("noise", std=self.std)
+        within("noise", -20, 20, mean=self.mean, std=self.std)  # e^20 is 5e8
 
     def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
         """σ [n] by inversion of the distribution function, float64."""
@@ -63,6 +64,9 @@ class UniformCells:
     sigma_max: float = 80.0
     rho: float = 7.0
 
+    def __post_init__(self) -> None:
+        Sigma(self.sigma_min, self.sigma_max, self.rho)
+
     def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
         """σ [n], float64."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
@@ -86,6 +90,9 @@ class UniformTime:
     coordinate: Coordinate
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        Sigma(self.sigma_min, self.sigma_max)
 
     def sample(self, n: int, draws: Draws, device: torch.device) -> Tensor:
         """σ [n], float64."""

@@ -7,11 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least, within
 from consistency.model.coordinates import Coordinate, times
-from consistency.schedule.curriculum import Curriculum
+from consistency.schedule.curriculum import MOST_POINTS, GridSize, Stages
 from consistency.schedule.draws import Draws
 from consistency.schedule.noise import NoiseLaw, normalised
+from consistency.schedule.sigma import Sigma
 
 
 class Pairs(Protocol):
@@ -40,12 +41,8 @@ def karras_grid(N: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
 
     Float64: in float32 the gaps of a fine grid are off by 1e-4 (facts gathered in tests/test_schedule.py).
     """
-    if not 0 < sigma_min < sigma_max:
-        raise UserError(
-            f"sigma.min={sigma_min} and sigma.max={sigma_max} must satisfy 0 < sigma.min < sigma.max"
-        )
-    if not rho > 0:
-        raise UserError(f"sigma.rho={rho} must be greater than 0")
+    Sigma(sigma_min, sigma_max, rho)
+    within("sigma", 1, MOST_POINTS, levels=N)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     grid = torch.linspace(low, high, N, dtype=torch.float64) ** rho
     grid[0], grid[-1] = sigma_min, sigma_max  # the boundary condition is met bitwise
@@ -64,7 +61,7 @@ class GridPairs:
         rho: exponent of the spacing.
     """
 
-    curriculum: Curriculum
+    curriculum: GridSize
     noise: NoiseLaw
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -115,12 +112,13 @@ class TimePairs:
         sigma_max: highest noise level, finite.
     """
 
-    curriculum: Curriculum
+    curriculum: GridSize
     coordinate: Coordinate
     sigma_min: float = 0.0
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
+        within("pairs", 0, 1e6, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
         if not 0 <= self.sigma_min < self.sigma_max:
             raise UserError(
                 f"sigma.min={self.sigma_min} and sigma.max={self.sigma_max} must satisfy "
@@ -163,7 +161,7 @@ class MappedPairs:
         b: how fast that wears off with t.
     """
 
-    curriculum: Curriculum
+    curriculum: Stages
     noise: NoiseLaw
     q: float = 2.0
     k: float = 8.0
@@ -172,6 +170,8 @@ class MappedPairs:
     def __post_init__(self) -> None:
         if not self.q > 1:
             raise UserError(f"pairs.q={self.q} must be greater than 1: the gap shrinks q-fold a stage")
+        within("pairs", 1, 1000, q=self.q)
+        at_least("pairs", 0, k=self.k, b=self.b)
 
     @property
     def sigma_min(self) -> float:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from consistency.errors import at_least
+
 
 class Rate(Protocol):
     """k -> factor on the base learning rate."""
@@ -23,6 +25,9 @@ class Flat:
 
     warmup: int = 0
 
+    def __post_init__(self) -> None:
+        at_least("rate", 0, warmup=self.warmup)
+
     def __call__(self, k: int) -> float:
         """Factor at step k."""
         return min(1.0, (k + 1) / max(self.warmup, 1))
@@ -39,6 +44,10 @@ class Cosine:
 
     K: int
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("rate", 1, K=self.K)
+        at_least("rate", 0, warmup=self.warmup)
 
     def __call__(self, k: int) -> float:
         """Factor at step k."""

@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from consistency.atomic import replacing, write_text
+from consistency.errors import UserError
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown
 from consistency.sweep.rows import rows
@@ -57,5 +58,17 @@ def show(directory: Path) -> None:
     print(f"table        {directory / 'oracle.md'}\nchart        {directory / 'oracle.png'}")
 
 
+def main(arguments: list[str]) -> int:
+    """Show the table of the sweep in a directory; the exit status."""
+    try:
+        if len(arguments) != 1:
+            raise UserError("give one directory: python -m consistency.sweep.oracle DIRECTORY")
+        show(Path(arguments[0]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    show(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from consistency.atomic import write_text
 from consistency.errors import UserError
-from consistency.result import read_result
 
 PLAN, FAULT = "plan.json", "failed.txt"  # in the sweep's directory, and in a run's
 
@@ -80,8 +79,14 @@ def reason(error: BaseException) -> str:
 
 
 def runs_of(directory: Path) -> list[Run]:
-    """All runs that were planned, each with what came of it."""
-    plan = json.loads((directory / PLAN).read_text())
+    """All runs that were planned, each with what came of it.
+
+    Raises:
+        UserError: the directory is not that of a sweep, or a file in it is damaged.
+    """
+    plan = read(directory / PLAN, f"give the directory of a sweep, which has a {PLAN}")
+    if not (isinstance(plan, list) and all(isinstance(words, list) for words in plan)):
+        raise UserError(f"{directory / PLAN} is no list of runs: repeat the sweep")
     return [run_of(directory / str(number), tuple(words)) for number, words in enumerate(plan)]
 
 
@@ -100,4 +105,18 @@ def run_of(directory: Path, words: tuple[str, ...]) -> Run:
 def result_of(directory: Path) -> dict[str, Any] | None:
     """result.json of a run that has ended."""
     path = directory / "result.json"
-    return read_result(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = read(path, "delete it, and the run counts as failed")
+    if not (isinstance(found, dict) and {"experiment", "seed", "metrics"} <= found.keys()):
+        raise UserError(f"{path} is not the result of a run: delete it, and the run counts as failed")
+    return found
+
+
+def read(path: Path, remedy: str) -> Any:
+    """What a file of JSON holds."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise UserError(f"{path} cannot be read ({reason}): {remedy}") from error

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least, positive
 from consistency.model.denoiser import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
 from consistency.sampling.operators import BoxSuperResolution, Maker, measure
@@ -62,6 +62,10 @@ class Stroke:
     sigma: float
     squares: int = 0
 
+    def __post_init__(self) -> None:
+        positive("task.change", sigma=self.sigma)
+        at_least("task.change", 0, squares=self.squares)
+
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
@@ -82,6 +86,9 @@ class Vary:
 
     sigma: float
 
+    def __post_init__(self) -> None:
+        positive("task.change", sigma=self.sigma)
+
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
         """Before: x."""
         check_sigma(self.sigma, plan)
@@ -99,6 +106,9 @@ class Denoise:
 
     sigma: float
     add: bool = False
+
+    def __post_init__(self) -> None:
+        positive("task.change", sigma=self.sigma)
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
         """Before: the noisy image."""

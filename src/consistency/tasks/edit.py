@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from consistency.atomic import write
-from consistency.errors import at_least
+from consistency.errors import within
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
@@ -20,7 +20,7 @@ from consistency.table import Table
 from consistency.tasks.changes import Change, Changed, plan_of
 from consistency.tasks.files import png
 from consistency.tasks.inputs import Given, Inputs, inputs
-from consistency.tasks.requests import check_labels, distance, labels_of
+from consistency.tasks.requests import check_labels, check_samples, distance, labels_of
 from consistency.tasks.session import Outcome, Session
 
 
@@ -61,11 +61,12 @@ class Edit:
     count: int | None = None
     judged: bool = False
 
+    def __post_init__(self) -> None:
+        check_samples(1 if self.count is None else self.count, self.batch, self.seed)
+        within("task", 1, 10_000, samples=self.samples, rows=self.rows)
+
     def __call__(self, session: Session) -> Outcome:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
-        at_least("task", samples=self.samples, batch=self.batch, rows=self.rows)
-        if self.count is not None:
-            at_least("task", count=self.count)
         t = session.trained
         asked = one(self.label, t.data.classes)
         plan = plan_of(t, self.levels, self.sigmas)

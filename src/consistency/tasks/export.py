@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from consistency.atomic import explained, write_text
-from consistency.errors import UserError, at_least
+from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
 from consistency.export.parts import NETWORK, Program, programs
 from consistency.metrics.processes import from_first
@@ -25,7 +25,7 @@ from consistency.tasks.export_page import Measured, Row, describe, table
 from consistency.tasks.requests import bar
 from consistency.tasks.sample import chosen
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.timing import side_by_side
+from consistency.tasks.timing import LONGEST, side_by_side
 
 BATCHES = (3, 7)  # of verification: other than what any format is written with
 LEVELS = 40  # at which coefficients are listed, besides those of samplers
@@ -50,9 +50,12 @@ class Export:
     batches: Sequence[int] = (1, 64)
     patience: float = 0.5
 
+    def __post_init__(self) -> None:
+        within("task", 1, 2**16, **{f"batches[{i}]": n for i, n in enumerate(self.batches)})
+        within("task", 0, LONGEST, patience=self.patience)
+
     def __call__(self, session: Session) -> Outcome:
         """`export.md` with errors, sizes and latencies, and in each folder how it is used."""
-        at_least("task", **{f"batches[{i}]": n for i, n in enumerate(self.batches)})
         formats = {name: make for name, make in self.formats.items() if make is not None}
         if not formats:
             raise UserError("task.formats is empty: choose a format of configs/export/, such as export=onnx")

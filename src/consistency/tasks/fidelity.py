@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from consistency.atomic import write_text
-from consistency.errors import at_least
+from consistency.errors import within
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
 from consistency.table import Table, markdown
 from consistency.tasks.cards import card_tables
-from consistency.tasks.requests import judged
+from consistency.tasks.requests import check_samples, judged
 from consistency.tasks.session import Outcome, Session
 
 
@@ -30,9 +30,12 @@ class Fidelity:
     seed: int = 0
     repeats: int = 1
 
+    def __post_init__(self) -> None:
+        check_samples(self.count, self.batch, self.seed)
+        within("task", 1, 1000, repeats=self.repeats)
+
     def __call__(self, session: Session) -> Outcome:
         """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
-        at_least("task", repeats=self.repeats)
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
             name: [

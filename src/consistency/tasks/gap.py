@@ -16,6 +16,8 @@ from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
 
+PLACES = {"sigma_min": 0.002, "sigma_max": 80.0}  # in place of the run's, which are not known yet
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -34,6 +36,9 @@ class Gap:
     substeps: int = 2
     seed: int = 0
     batch: int = 512
+
+    def __post_init__(self) -> None:
+        Probe(**PLACES, **asdict(self)).checked("task")
 
     def __call__(self, session: Session) -> Outcome:
         """Means over σ; the curves as `gap.png` and `gap.json`."""

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.atomic import write
-from consistency.errors import UserError, at_least
+from consistency.errors import UserError, check_seed, within
 from consistency.lit.data.module import DataModule
 from consistency.metrics.picture import grid
 from consistency.metrics.processes import rank
@@ -52,6 +52,16 @@ class Interpolate:
     size: int = 480
     input: Given = None
 
+    def __post_init__(self) -> None:
+        check_seed("task.seed", self.seed)
+        within("task", 1, 10_000, samples=self.samples)
+        within("task", 1, 1000, frames=self.frames)
+        within("task", 2, 1000, stops=self.stops)
+        within("task", 1, 8192, size=self.size)
+        within("task", 1, 60_000, milliseconds=self.milliseconds)
+        if Path(self.animation).suffix not in FORMATS:
+            raise UserError(f"task.animation={self.animation} must end in one of: {', '.join(FORMATS)}")
+
     def __call__(self, session: Session) -> Outcome:
         """The animation, and a grid with a row for each walk, from its first stop to the second."""
         t = session.trained
@@ -79,12 +89,6 @@ class Interpolate:
         return z.unflatten(0, (self.samples, self.stops))
 
     def _check(self, data: DataModule) -> None:
-        at_least(
-            "task", samples=self.samples, frames=self.frames, milliseconds=self.milliseconds, size=self.size
-        )
-        at_least("task", 2, stops=self.stops)
-        if Path(self.animation).suffix not in FORMATS:
-            raise UserError(f"task.animation={self.animation} must end in one of: {', '.join(FORMATS)}")
         if self.input is not None:
             raise UserError(f"input={self.input}: edit=interpolate walks between samples; leave input away")
         check_images(data)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from consistency.atomic import write, write_text
-from consistency.errors import UserError, at_least
+from consistency.errors import positive, within
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number
 from consistency.metrics.distortion import psnr, ssim
@@ -19,12 +19,12 @@ from consistency.metrics.processes import rank
 from consistency.sampling.classical import Baseline
 from consistency.sampling.editing import restore
 from consistency.sampling.operators import LinearOperator, Maker, measure
-from consistency.sampling.samplers import karras_sigmas
+from consistency.sampling.samplers import MOST_CALLS, karras_sigmas
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of
 from consistency.tasks.inputs import Given, inputs, spread_over
-from consistency.tasks.requests import bar, distance, labels_of
+from consistency.tasks.requests import bar, check_samples, distance, labels_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
@@ -91,9 +91,16 @@ class Invert:
     rows: int = 8
     judged: bool = False
 
+    def __post_init__(self) -> None:
+        check_samples(self.count, self.batch, self.seed)
+        within("task", 1, 1000, rows=self.rows, mean_of=self.mean_of)
+        within("task", 1, MOST_CALLS, mean_calls=self.mean_calls, teacher_calls=self.teacher_calls)
+        within("task", 1, MOST_CALLS, **{f"calls[{i}]": n for i, n in enumerate(self.calls)})
+        if self.begin is not None:
+            positive("task", begin=self.begin)
+
     def __call__(self, session: Session) -> Outcome:
         """`invert.md` with the table, and `strip.png`: the truth, and every method in the table's order."""
-        self._check()
         problem = self._problem(session.trained)
         methods = [*self._classical(session, problem), *self._learned(session, problem.A)]
         numbers = {method.name: self._number(method, problem) for method in methods}
@@ -109,13 +116,6 @@ class Invert:
             numbers=[number.plain(name) for name, number in numbers.items()],
             tables=[shown],
         )
-
-    def _check(self) -> None:
-        at_least("task", count=self.count, batch=self.batch, rows=self.rows)
-        at_least("task", teacher_calls=self.teacher_calls)
-        at_least("task", mean_of=self.mean_of, mean_calls=self.mean_calls)
-        if not all(n >= 1 for n in self.calls):
-            raise UserError(f"task.calls={list(self.calls)} must all be at least 1")
 
     def _problem(self, t: Trained) -> Problem:
         """True images and what was measured of them; image i has noise of its own."""

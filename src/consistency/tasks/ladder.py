@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from consistency.atomic import write, write_text
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least, check_seed, within
 from consistency.lit.consistency import Consistency
 from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank
@@ -19,10 +19,10 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import markdown
 from consistency.tasks import schedules
 from consistency.tasks.ladder_page import Rung, Speed, chart, tables
-from consistency.tasks.requests import bar, judged, labels_of
+from consistency.tasks.requests import MOST, bar, check_samples, judged, labels_of
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
-from consistency.tasks.timing import best_batch, seconds
+from consistency.tasks.timing import LONGEST, best_batch, seconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Search:
     scan: int = 4
     count: int = 2000
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        within("task.search", 1, 1000, levels=self.levels, scan=self.scan)
+        within("task.search", 1, 100_000, budget=self.budget)
+        within("task.search", 2, MOST, count=self.count)
+        check_seed("task.search.seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,14 @@ class Ladder:
     largest: int = 4096
     patience: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_samples(self.count, self.batch, self.seed)
+        at_least("task", largest=self.largest)
+        within("task", 0, LONGEST, patience=self.patience)
+        self._check()
+
     def __call__(self, session: Session) -> Outcome:
         """A table and a chart."""
-        self._check()
         rungs = [*self._students(session), *self._teachers(session)]
         main = session.trained.judge.main
         table, picture = (session.directory / f"ladder.{kind}" for kind in ("md", "png"))

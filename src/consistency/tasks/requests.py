@@ -1,5 +1,6 @@
 """Samples by the batch, with a bar, and numbers of them, with a card."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -7,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.capacity import check_memory
+from consistency.errors import UserError, at_least, check_seed, within
 from consistency.lit.data.loader import RequestLoader
 from consistency.metrics.card import Number
 from consistency.metrics.judge import Judge
@@ -16,6 +18,7 @@ from consistency.sampling.samplers import Recipe
 from consistency.tasks.session import Session
 from consistency.watch import Advance, progress
 
+MOST = 10**8  # samples of a command
 NAME = "samples"  # for the judge: one sampler at a time
 
 
@@ -24,6 +27,13 @@ class Part(NamedTuple):
 
     index: range
     x: Tensor
+
+
+def check_samples(count: int, batch: int, seed: int) -> None:
+    """Refuse numbers of samples that are none, or that no disk holds, and seeds that no generator takes."""
+    within("task", 1, MOST, count=count)
+    at_least("task", batch=batch)
+    check_seed("task.seed", seed)
 
 
 def sampled(
@@ -50,10 +60,9 @@ def sampled(
         labels: of the samples, one after the other and again; None takes all classes in turn.
         known: whether samples of these numbers need not be made.
     """
-    if count < 1 or batch < 1:
-        raise UserError(f"task.count={count} and task.batch={batch} must be at least 1")
     t, device = session.trained, session.trained.module.device
     size = min(batch, max(1, -(-count // world())))  # no process goes without, where there are enough
+    check_memory(f"task.batch={batch}", 4 * size * math.prod(t.data.shape))
     loader = RequestLoader(count, t.data.shape, size, seed, t.data.classes, rank(), world())
     with bar(name, len(loader)) as advance, torch.no_grad():
         for done, index in enumerate(loader.batches, 1):

@@ -18,7 +18,7 @@ from consistency.metrics.picture import beside, picture
 from consistency.metrics.processes import everybodys, from_first, in_order, rank
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.files import Array, Files, Keeper
-from consistency.tasks.requests import check_labels, sampled
+from consistency.tasks.requests import check_labels, check_samples, sampled
 from consistency.tasks.session import Outcome, Session, Trained
 
 
@@ -48,6 +48,11 @@ class Sample:
     grid: int = 64
     nearest: int = 16
 
+    def __post_init__(self) -> None:
+        check_samples(self.count, self.batch, self.seed)
+        at_least("task", grid=self.grid)
+        at_least("task", 0, nearest=self.nearest)
+
     def __call__(self, session: Session) -> Outcome:
         """A picture per sampler, and one of its samples beside their nearest training images."""
         recipes = chosen(session.trained, self.samplers)
@@ -64,7 +69,6 @@ class Sample:
 
     def _check(self, data: DataModule) -> None:
         """Before anything is written."""
-        at_least("task", count=self.count, batch=self.batch, grid=self.grid)
         if self.files and not data.is_image:
             raise UserError(
                 "task.files=true writes images, and these samples are points: use task.array=true"

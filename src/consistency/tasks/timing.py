@@ -6,6 +6,8 @@ from statistics import median
 
 import torch
 
+LONGEST = 600.0  # seconds that may be asked for
+
 
 def seconds(run: Callable[[], object], device: torch.device, repeats: int, at_most: float) -> float:
     """Median time of a call, after one to warm up.

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from consistency.atomic import Unwritable, dispensable, replacing, write_text
-from consistency.errors import UserError
+from consistency.errors import at_least
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
 from consistency.lit.callbacks.interruption import Interrupted
@@ -43,8 +43,8 @@ class Checkpoints(Checkpoint):
         keep_every: int = 0,
         monitor: str | None = None,
     ) -> None:
-        if every < 1:
-            raise UserError(f"callbacks.checkpoints.every={every} must be at least 1")
+        at_least("callbacks.checkpoints", every=every)
+        at_least("callbacks.checkpoints", 0, keep_every=keep_every)
         self.directory, self.monitor = Path(directory), monitor
         self.every, self.keep_every = every, keep_every
         self.best: float | None = None

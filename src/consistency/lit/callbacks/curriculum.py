@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least
 from consistency.lit.module import Module
 
 
@@ -16,6 +16,8 @@ class Curriculum(Callback):
     """
 
     def __init__(self, horizon: int | None = None) -> None:
+        if horizon is not None:
+            at_least("curriculum", K=horizon)
         self.horizon, self.last = horizon, {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:

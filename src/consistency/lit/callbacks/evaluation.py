@@ -6,13 +6,16 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.errors import UserError, within
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
+from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
+
+MOST_POINTS = 2**20  # whose exact function takes hours
 
 
 class Evaluation(Callback):
@@ -70,6 +73,10 @@ class OracleGap(Callback):
             raise UserError(
                 f"callbacks.oracle.levels={levels} must be at least 1, and at most points={points}"
             )
+        within("callbacks.oracle", 1, MOST_POINTS, points=points)
+        Sigma(lowest, highest)
+        if not sigmas or not all(0 < sigma <= 1e6 for sigma in sigmas):
+            raise UserError(f"callbacks.oracle.sigmas={list(sigmas)} must be noise levels greater than 0")
         self.sigmas, self.points, self.levels = list(sigmas), points, levels
         self.spread = geometric(lowest, highest, levels)
         self.exact: Tensor | None = None

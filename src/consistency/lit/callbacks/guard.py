@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least, positive
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.lit.spikes import Spikes
+from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
 
 BINS = 12  # equally wide in ln σ, as those of loss_by_sigma
@@ -68,12 +69,11 @@ class Guard(Callback):
         spike: float = 10.0,
         collapse: float = 0.1,
     ) -> None:
-        if rollbacks < 0:
-            raise UserError(f"callbacks.guard.rollbacks={rollbacks} must be 0 or greater")
+        Sigma(sigma_min, sigma_max)
+        at_least("callbacks.guard", 0, rollbacks=rollbacks)
         if not 0 < slower <= 1:
             raise UserError(f"callbacks.guard.slower={slower} must be positive, and 1 at most")
-        if spike <= 0:
-            raise UserError(f"callbacks.guard.spike={spike} must be positive")
+        positive("callbacks.guard", spike=spike)
         if not 0 <= collapse < 0.5:
             raise UserError(f"callbacks.guard.collapse={collapse} must be at least 0, and less than 0.5")
         self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse

@@ -6,9 +6,11 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from consistency.errors import within
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.progress import every
 from consistency.lit.module import Module
+from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
 
 
@@ -22,6 +24,8 @@ class NoiseLevels(Callback):
     """
 
     def __init__(self, sigma_min: float, sigma_max: float, bins: int = 12) -> None:
+        Sigma(sigma_min, sigma_max)
+        within("callbacks.noise", 1, 1000, bins=bins)
         # Grid points lie on the outermost edges: a little room keeps them inside.
         self.edges = geometric(sigma_min, sigma_max, bins + 1)
         self.edges[0] *= 1 - 1e-6

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
+from consistency.errors import at_least
 from consistency.lit.module import Module
 from consistency.watch import clock
 
@@ -22,6 +23,7 @@ class Throughput(Callback):
     """
 
     def __init__(self, batch_size: int) -> None:
+        at_least("callbacks.throughput", batch_size=batch_size)
         self.batch_size, self.since, self.step = batch_size, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
@@ -51,6 +53,7 @@ class RunProgress(ProgressBar):
 
     def __init__(self, seconds: float = 15.0) -> None:
         super().__init__()
+        at_least("callbacks.progress", 0, seconds=seconds)
         self.seconds, self.bar, self.shown, self.begun = seconds, None, 0.0, (0.0, 0)
 
     def disable(self) -> None:

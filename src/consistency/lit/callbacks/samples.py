@@ -8,6 +8,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from consistency.atomic import write
+from consistency.errors import within
 from consistency.lit.boards import boards
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
@@ -24,6 +25,7 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, directory: str, count: int = 64) -> None:
+        within("callbacks.samples", 1, 10_000, count=count)
         self.directory, self.count = Path(directory), count
         self.kept: dict[str, list[Tensor]] = {}
 

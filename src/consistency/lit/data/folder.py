@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from consistency.atomic import Unwritable, explained
-from consistency.errors import UserError
+from consistency.errors import UserError, within
 from consistency.lit.data import cache
 from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
 from consistency.lit.data.loader import ArrayData
@@ -54,8 +54,7 @@ class ImageFolder(DataModule):
         **run: Any,
     ) -> None:
         super().__init__(**{"prefetch": 2, **run})  # a mapped array waits for the disk
-        if resolution < 1:
-            raise UserError(f"data.resolution={resolution} must be 1 or greater")
+        within("data", 1, 8192, resolution=resolution)
         if channels not in MODES:
             raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
         self.root, self.resolution, self.channels = Path(root).expanduser(), resolution, channels

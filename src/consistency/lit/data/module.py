@@ -1,5 +1,6 @@
 """The abstract data set: one hole, `load`. Batches, noise, encoding and decoding are the same for all."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Container, Sequence
 from functools import lru_cache
@@ -9,7 +10,8 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from consistency.errors import UserError
+from consistency.capacity import check_memory
+from consistency.errors import UserError, at_least, positive, within
 from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.objectives.flow import Excerpt
 from consistency.schedule.draws import REFERENCES, StepDraws
@@ -48,13 +50,10 @@ class DataModule(LightningDataModule):
         prefetch: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "batch_size": batch_size,
-            "samples": samples,
-            "sample_batch": sample_batch,
-        }.items():
-            if value < 1:
-                raise UserError(f"data.{name}={value} must be 1 or greater")
+        at_least("data", batch_size=batch_size, samples=samples, sample_batch=sample_batch)
+        at_least("data", 0, seed=seed)
+        within("data", 0, 1000, prefetch=prefetch)
+        positive("data", scale=scale)
         self.batch_size, self.seed, self.flip, self.conditional = batch_size, seed, flip, conditional
         self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
         self.offset, self.scale = offset, scale
@@ -87,8 +86,18 @@ class DataModule(LightningDataModule):
                     "data.conditional=true but this data set has no labels: set data.conditional=false, "
                     "or choose data with classes (for a folder of images, one folder per class)"
                 )
+            if self.flip and data.x.ndim != 4:
+                raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
             self._data = data if self.conditional else ArrayData(data.x)
+            self._check_sizes()
             self._check_told()
+
+    def _check_sizes(self) -> None:
+        """Refuse more samples at once than memory holds, in float32."""
+        sample = 4 * math.prod(self._data.x.shape[1:]) if self._data else 0
+        for name in ("batch_size", "sample_batch"):
+            check_memory(f"data.{name}={getattr(self, name)}", sample * getattr(self, name))
+        check_memory(f"data.samples={self.samples}", 16 * self.samples)  # features, if not samples, are kept
 
     def expect(self, shape: Sequence[int], classes: int) -> None:
         """What a checkpoint says of the data: all that is asked of them until samples are.

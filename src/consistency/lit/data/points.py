@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from consistency.capacity import check_memory
+from consistency.errors import at_least, within
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.truth.oracle import Mixture
@@ -23,6 +25,8 @@ class Ring(DataModule):
 
     def __init__(self, modes: int = 8, std: float = 0.1, points: int = 65536, **run: Any) -> None:
         super().__init__(**run)
+        within("data", 1, 2**16, modes=modes)
+        check_points(points)
         self.modes, self.std, self.points = modes, std, points
 
     def load(self) -> ArrayData:
@@ -46,6 +50,8 @@ class Moons(DataModule):
 
     def __init__(self, noise: float = 0.05, points: int = 65536, **run: Any) -> None:
         super().__init__(**run)
+        within("data", 0, 1000, noise=noise)
+        check_points(points)
         self.noise, self.points = noise, points
 
     def load(self) -> ArrayData:
@@ -56,3 +62,9 @@ class Moons(DataModule):
         x = torch.as_tensor(x)
         standard = 0.5 * (x - x.mean(0)) / x.std(0, correction=0)
         return ArrayData(standard.float(), torch.as_tensor(label).long())
+
+
+def check_points(points: int) -> None:
+    """Refuse fewer points than have a spread, or more than memory holds while they are drawn."""
+    at_least("data", 2, points=points)
+    check_memory(f"data.points={points}", 64 * points)  # two coordinates of float64, four times

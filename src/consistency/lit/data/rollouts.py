@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from consistency.atomic import write_text
-from consistency.errors import UserError
+from consistency.errors import UserError, at_least, positive
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
 from consistency.lit.data.lock import locked
@@ -113,9 +113,9 @@ class Store:
     def __init__(
         self, path: str | Path, count: int = 65_536, chunk: int = 1024, max_gib: float = 8.0, seed: int = 0
     ) -> None:
-        for name, value in {"count": count, "chunk": chunk}.items():
-            if value < 1:
-                raise UserError(f"store.{name}={value} must be at least 1")
+        at_least("store", count=count, chunk=chunk)
+        at_least("store", 0, seed=seed)
+        positive("store", max_gib=max_gib)
         self.path, self.count, self.chunk = Path(path), count, chunk
         self.max_gib, self.seed = max_gib, seed
         self._columns: Columns = {}

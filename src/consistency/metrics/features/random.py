@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from consistency.errors import check_seed, within
 from consistency.metrics.features import Extractor
 
 
@@ -19,6 +20,8 @@ class RandomConvFeatures(Extractor):
     """
 
     def __init__(self, channels: int = 3, seed: int = 0, name: str = "random-conv") -> None:
+        within("metric.extractor", 1, 1024, channels=channels)
+        check_seed("metric.extractor.seed", seed)
         super().__init__(name, num_features=64)
         self.channels = channels
         self.body = nn.Sequential(

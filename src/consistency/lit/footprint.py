@@ -1,0 +1,38 @@
+"""How much memory a network will need, known before it is made."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from consistency.capacity import GIB, machine_memory
+from consistency.errors import UserError
+
+TRAINING = 4  # copies of the weights: themselves, their gradient, two moments of an optimiser
+
+
+def check_network(make: Callable[[], nn.Module], copies: int) -> None:
+    """Refuse a network that does not fit into memory, by building it where tensors have no content.
+
+    No random number of the caller is used up.
+
+    Args:
+        make: builds it.
+        copies: of its weights that will be held at once.
+
+    Raises:
+        UserError: says how many parameters there would be.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            net = make()
+    except NotImplementedError:  # a network of the user's that looks into its tensors
+        return
+    size = copies * sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
+    there = machine_memory()
+    if size > there:
+        count = sum(p.numel() for p in net.parameters())
+        raise UserError(
+            f"net would have {count:,} parameters, which need at least {size / GIB:,.1f} GiB of memory, and "
+            f"this machine has {there / GIB:.1f} GiB: lower net.width, net.channels or net.blocks"
+        )

@@ -1,0 +1,99 @@
+"""What a `_target_` takes and makes, read from its annotations; nothing is built to find out."""
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from pydoc import locate
+from typing import Any, NamedTuple, get_origin, get_type_hints
+
+from omegaconf import DictConfig
+
+
+class Parameter(NamedTuple):
+    """An argument of a target."""
+
+    hint: Any
+    required: bool
+
+
+@lru_cache(maxsize=512)
+def existing(target: str) -> Any:
+    """What a name stands for; None for nothing, whatever its import raises."""
+    try:
+        return locate(target)  # unlike Hydra's own, it logs nothing
+    except Exception:  # instantiate says why, in better words
+        return None
+
+
+@lru_cache(maxsize=512)
+def parameters(target: str) -> dict[str, Parameter] | None:
+    """The arguments of a target; None if it takes any, or is not there at all."""
+    found, takes = existing(target), dict[str, Parameter]()
+    for made in makers(found) if found is not None else ():
+        arguments = {name: a for name, a in inspect.signature(made).parameters.items() if name != "self"}
+        known = hints(made)
+        takes = {name: parameter(a, known.get(name, Any)) for name, a in arguments.items()} | takes
+        if all(a.kind != a.VAR_KEYWORD for a in arguments.values()):
+            return takes
+    return None
+
+
+def parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
+    """An argument as a config sees it; *positional and **keyword ones need not be given."""
+    several = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    return Parameter(hint, argument.default is argument.empty and not several)
+
+
+def makers(target: Any) -> list[Callable[..., Any]]:
+    """What takes the arguments: a function; a constructor; if it is ours, those it hands **keywords on to."""
+    if not inspect.isclass(target):
+        return [target]
+    ours = target.__module__.startswith("consistency.")
+    made = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)]
+    return made if ours else made[:1]
+
+
+def hints(made: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the arguments, as far as they can be known."""
+    try:
+        return get_type_hints(made)
+    except (NameError, TypeError):
+        return {}
+
+
+def makes(node: DictConfig, kind: Any) -> bool:
+    """Whether what a node with `_target_` describes may be of a kind, a class or a protocol."""
+    target = existing(str(node._target_))
+    if target is None:
+        return True
+    if node.get("_partial_"):
+        return partially(target, kind)
+    made = target if inspect.isclass(target) else hints(target).get("return")
+    return not inspect.isclass(made) or is_a(made, kind)
+
+
+def partially(target: Any, kind: Any) -> bool:
+    """Whether a function that is given some of its arguments beforehand can be of a kind."""
+    return callable(target) and (get_origin(kind) is Callable or kind is Any or members(kind) == {"__call__"})
+
+
+def is_a(made: type, kind: Any) -> bool:
+    """Whether the instances of a class are of a kind.
+
+    An attribute that a constructor sets is taken to have the name of its argument.
+    """
+    kind = get_origin(kind) or kind
+    if not inspect.isclass(kind):
+        return True
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(made, kind)
+    takes = parameters(f"{made.__module__}.{made.__qualname__}") or {}
+    there = {name for base in made.__mro__ for name in vars(base)} | {*takes}
+    return members(kind) <= there
+
+
+def members(kind: Any) -> set[str]:
+    """What a protocol asks for."""
+    bases = [base for base in getattr(kind, "__mro__", ()) if getattr(base, "_is_protocol", False)]
+    names = {name for base in bases for name in (*vars(base), *inspect.get_annotations(base))}
+    return {name for name in names if not name.startswith("_") or name == "__call__"}
