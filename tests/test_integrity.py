@@ -7,10 +7,12 @@ import json
 import shutil
 import zipfile
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -350,9 +352,7 @@ def test_a_run_that_diverged_is_refused_and_gone_on_with_from_before(tmp_path, c
     bad = content(30)
     bad["state_dict"]["denoiser.net.stem.bias"][1] = float("nan")
     write(kept / "last.ckpt", bad)
-    words = (
-        r"NaN or infinity in denoiser\.net\.stem\.bias.*diverged; use the older checkpoint .*step=00000010"
-    )
+    words = r"NaN or infinity in denoiser\.net\.stem\.bias.*; use the older checkpoint .*step=00000010"
     with pytest.raises(UserError, match=words):
         read_trained(kept / "last.ckpt")
     assert newest_whole(tmp_path) == kept / "step=00000010.ckpt"
@@ -415,14 +415,14 @@ EDITS = [
     (("config",), {"denoiser": torch.ones(2)}, "config holds a Tensor"),
     (("config",), {(1, 2): 3}, "key .* in config is of type tuple"),
     (("config",), {"net": LOOP}, "nested deeper"),
-    (("config",), {"net": [0] * 200_000}, "more than 100,000 values"),
+    (("config",), {"net": [0] * 100_001}, "more than 100,000 values"),
     (("callbacks",), "x", "callbacks is of type str"),
     (("callbacks", "EMA"), [1], r"callbacks\.EMA is of type list"),
     (("callbacks", "EMA", "averages"), None, "averages is of type NoneType"),
     (("callbacks", "EMA", "evaluate"), "slow", "evaluate='slow' is none of its averages"),
     (("callbacks", "EMA", "evaluate"), "del", "evaluate=None"),
     ((*AVERAGE, "net.other.bias"), torch.ones(4), r"net\.other\.bias is the average of no weight"),
-    ((*AVERAGE, "net.stem.bias"), torch.ones(5), r"net\.stem\.bias is the average of a .* of shape \[4\]"),
+    ((*AVERAGE, "net.stem.bias"), torch.ones(5), r"stem\.bias is the average of a weight of shape \[4\]"),
     ((*AVERAGE, "net.stem.bias"), torch.ones(4).int(), r"int32 in averages\.ema\.net\.stem\.bias"),
     ((*AVERAGE, "net.stem.bias"), torch.full((4,), float("nan")), r"NaN .* averages\.ema\.net\.stem\.bias"),
     (("callbacks", "Checkpoints", "best"), "low", "best='low' is no finite number"),
@@ -441,7 +441,7 @@ def test_an_edited_checkpoint_ends_in_one_line(tmp_path, capsys, keys, to, words
     kept = edited(*keys, to=to)()
     torch.save(kept, tmp_path / "older.ckpt")
     files = [tmp_path / "older.ckpt"]
-    if "nested" not in words:  # cannot be hashed, and so not be written either
+    if "nested" not in words and "more bytes" not in words:  # cannot be hashed in a lifetime
         torch.save(sealed(kept), tmp_path / "new.ckpt")
         files.append(tmp_path / "new.ckpt")
     for file in files:
@@ -479,10 +479,14 @@ def resumable(tmp_path_factory):
     words = ["trainer.max_steps=20", "trainer.val_check_interval=20", "callbacks.checkpoints.keep_every=10"]
     ended = run("train.py", place / "run", *SMALL, *words)
     assert ended.status == 0, ended.err
-    config = sessions.composed("train", *SMALL, *words, f"run_dir={place}", "threads=1")
-    config.callbacks.samples = None
+    places = [f"callbacks.{name}.directory={place}" for name in ("samples", "checkpoints")]
+    config = sessions.composed("train", *SMALL, *words, *places, f"logger.save_dir={place}", "threads=1")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(runtime=SimpleNamespace(choices={})))
     _, module = build(config)
-    return build_trainer(config, place), module, place / "run"
+    trainer = build_trainer(config, place)
+    monkeypatch.undo()
+    return trainer, module, place / "run"
 
 
 @pytest.mark.parametrize(
