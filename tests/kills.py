@@ -5,8 +5,10 @@ import json
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import torch
+from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consistency.tensor import weights_sha256
@@ -19,6 +21,32 @@ TINY += ["callbacks.checkpoints.every=7", "trainer.log_every_n_steps=5", "callba
 TINY += ["rate.warmup=10", "curriculum.s1=40"]
 CLOCKS = {"train/images_per_second"}  # which differ from run to run
 LIMITS = dict.fromkeys(("scalars", "images", "tensors", "histograms", "compressedHistograms"), 0)
+
+
+class Dies(Callback):
+    """Sends its process a signal, once, in a hook at a step.
+
+    Args:
+        mark: a file that says that it has been done.
+        hook: its name.
+        step: k.
+        signum: the signal.
+    """
+
+    def __init__(self, mark: str, hook: str, step: int, signum: int = 9) -> None:
+        self.mark, self.step, self.signum = Path(mark), step, signum
+        setattr(self, hook, self._strike)
+
+    def _strike(self, trainer, *_, **__):
+        if trainer.global_step == self.step and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), self.signum)
+
+
+def dies(directory, **how):
+    """The override that has a run die."""
+    words = ", ".join(f"{key}: {value}" for key, value in {"mark": f"{directory}.mark", **how}.items())
+    return f"+callbacks.dies={{_target_: tests.kills.Dies, {words}}}"
 
 
 def begin(directory, *words):

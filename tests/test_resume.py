@@ -1,6 +1,5 @@
 """However a run is stopped, it goes on as if it had not been: equal to the bit."""
 
-import random
 import signal
 import time
 
@@ -58,21 +57,6 @@ def test_a_kill_loses_at_most_what_followed_the_last_checkpoint(straight, tmp_pa
     process.kill()
     process.communicate()
     assert same(resumed(tmp_path).result, straight.result)
-
-
-@pytest.mark.slow
-def test_ten_kills_at_random_moments(straight, tmp_path):
-    moments = random.Random(0)
-    killed = 0
-    while killed < 10:
-        directory = tmp_path / str(killed)
-        process = start("train.py", directory, *OPTIONS, "ckpt_path=last")
-        time.sleep(moments.uniform(2, 9))
-        alive = process.poll() is None
-        process.kill()
-        process.communicate()
-        assert same(resumed(directory).result, straight.result)
-        killed += alive
 
 
 def test_a_directory_that_holds_a_run_is_not_begun_afresh(straight):

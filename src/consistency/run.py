@@ -178,6 +178,7 @@ def hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # ours need none
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # is said
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # by torch, at its first derivative
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # judges add up by themselves
         yield

@@ -77,11 +77,15 @@ class Module(LightningModule):
             parameters = group["params"]
             group.clear()
             group.update(given, params=parameters)
+        self._set_rate(max(self.global_step - 1, 0))  # of the step before, which a validation may save again
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         """Set the learning rate, a function of the step alone."""
+        self._set_rate(self.global_step)
+
+    def _set_rate(self, k: int) -> None:
         for group, given in zip(self.trainer.optimizers[0].param_groups, self.given, strict=True):
-            group["lr"] = self.slower * given["lr"] * self.rate(self.global_step)
+            group["lr"] = self.slower * given["lr"] * self.rate(k)
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """The loss, and per-sample losses and σ for callbacks; `Curves` writes what is logged here."""
