@@ -35,6 +35,11 @@ HOLES = [
     ("torch", "2.10.0", "CVE-2026-24747: memory corrupted by a file, despite weights_only"),
     ("pillow", "12.2.0", "CVE-2026-25990, CVE-2026-40192: a write out of bounds (PSD), a bomb (FITS)"),
     ("pillow", "12.3.0", "CVE-2026-59197, CVE-2026-59205 and others: writes out of bounds; bombs"),
+    (
+        "pillow",
+        "13.0.0",
+        "CVE-2026-96639, CVE-2026-96643: a write out of bounds (GIF), an endless loop (Exif)",
+    ),
     ("filelock", "3.20.1", "CVE-2025-68146: a symlink in place of the lock truncates another file"),
     ("filelock", "3.20.3", "CVE-2026-22701: the same of SoftFileLock"),
     ("onnx", "1.21.0", "CVE-2026-27489, CVE-2026-34445, CVE-2026-34446: files outside a model's folder"),

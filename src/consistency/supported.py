@@ -11,7 +11,7 @@ from consistency.errors import UserError
 SAFE = {  # the first version without the hole, and what the hole is
     "lightning": ("2.6.6", "runs code from checkpoints (CVE-2026-58659)"),
     "torch": ("2.10.0", "lets a file of weights corrupt memory (CVE-2026-24747)"),
-    "pillow": ("12.3.0", "lets an image corrupt memory (CVE-2026-25990, CVE-2026-59197, CVE-2026-59205)"),
+    "pillow": ("13.0.0", "lets an image corrupt memory (CVE-2026-96639)"),
 }
 
 
