@@ -7,6 +7,7 @@ sample is tried; `-m slow` tries all and, with -s, prints how many there were.
 import copy
 import math
 import random
+import re
 import signal
 from collections import Counter
 from contextlib import contextmanager
@@ -80,7 +81,8 @@ COUNTS |= {
     "repeats",
 }
 COUNTS |= {"max_steps", "val_check_interval", "accumulate_grad_batches", "log_every_n_steps", "threads"}
-POSITIVE = {"lr", "std", "spike", "rho", "images", "sigma_min", "sigma_max", "width", "tolerance"}
+POSITIVE = {"lr", "spike", "rho", "images", "sigma_min", "sigma_max", "width", "tolerance"}
+READ = {"module", "data", "denoiser", "trainer", "callbacks", "logger", "metric", "sigma", "task", "fabric"}
 MAY_BE_NAMES = ("trainer.", "fabric.", "logger.")  # Lightning takes names and lists for numbers
 
 
@@ -121,7 +123,25 @@ def keys(node, path=""):
 
 def cases(config):
     """All cases of a config."""
-    return [Case(key, value, usual) for key, usual in keys(config) for value in VALUES]
+    used = sections(config)
+    return [
+        Case(key, value, usual if key.partition(".")[0] in used else None)
+        for key, usual in keys(config)
+        for value in VALUES
+    ]
+
+
+def sections(config):
+    """Names of the sections that are read: by the entry points, and by others that refer to them."""
+    text = {
+        str(name): OmegaConf.to_yaml(config[name]) for name in config if OmegaConf.is_config(config[name])
+    }
+    used, new = set(), {*config} - {*text} | READ
+    while new:
+        used |= new
+        found = {name for part in new for name in re.findall(r"\$\{([a-z_]+)", text.get(part, ""))}
+        new = found - used
+    return used
 
 
 def changed(config, case):
