@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from consistency.console import explained, guarded, loading
-from consistency.schema import check_options
+from consistency.schema.check import check_options
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

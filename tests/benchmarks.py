@@ -17,10 +17,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from consistency.build import make
 from consistency.model.denoiser import Denoiser
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.objectives.reference import ReferenceFlow
-from consistency.run import make
 from consistency.sampling.samplers import onestep
 from consistency.schedule.draws import StepDraws
 from consistency.tensor import expand

@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Fabric
 from omegaconf import OmegaConf, open_dict
 
-from consistency.checksum import content_sha256
+from consistency.build import build
 from consistency.evaluate import opened
+from consistency.files.checksum import content_sha256
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.metrics.card import Memo
-from consistency.run import build, train
+from consistency.run import train
 from consistency.tasks.session import Session
 from consistency.teachers.sealed import FORMAT
 from tests.conftest import ROOT

@@ -15,9 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from consistency.console import LONGEST, explain, one_line
-from consistency.kinds import fits
 from consistency.lit import hardware
-from consistency.schema import check_config
+from consistency.schema.check import check_config
+from consistency.schema.kinds import fits
 from consistency.sweep import oracle
 from consistency.teachers.sealed import sealed
 from tests.conftest import ROOT, SMALL, run

@@ -22,13 +22,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
+from consistency.build import build, build_trainer, callbacks_of, make
 from consistency.console import explain, one_line
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary
-from consistency.run import build, build_trainer, callbacks_of, check_metric, make
+from consistency.run import check_metric
 from consistency.schedule.draws import StepDraws
-from consistency.schema import check_composed
+from consistency.schema.check import check_composed
 from consistency.teach import find_teacher
 from tests.conftest import ROOT
 

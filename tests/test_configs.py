@@ -11,14 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from consistency.fileconfig import checked
+from consistency.build import build, make
+from consistency.files.config import checked
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.data.loader import Batch
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary
-from consistency.run import build, make
 from consistency.schedule.draws import StepDraws
-from consistency.schema import check_config
+from consistency.schema.check import check_config
 from tests.test_perceptual import STATE
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from consistency import rank
 from consistency.errors import UserError
 from consistency.lit import directory as directories
 from consistency.lit.directory import NAME, alone_in
 from consistency.lit.peers import check_same, is_alive, is_lost, missing
-from consistency.naming import VARIABLE, name, named, started_by_lightning
+from consistency.process import rank
+from consistency.process.naming import VARIABLE, name, named, started_by_lightning
 from tests.conftest import ROOT, SMALL, run
 from tests.sessions import composed
 

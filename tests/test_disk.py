@@ -11,8 +11,8 @@ import torch
 from lightning import Callback
 from safetensors import SafetensorError
 
-from consistency import atomic
-from consistency.atomic import Unwritable, dispensable, replacing, write_text
+from consistency.files import atomic
+from consistency.files.atomic import Unwritable, dispensable, replacing, write_text
 from consistency.lit.boards import Board, Quiet
 from consistency.lit.callbacks.checkpoints import Checkpoints, KeepConfig
 from consistency.lit.callbacks.interruption import Interrupted

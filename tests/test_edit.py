@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+from consistency.build import make
 from consistency.errors import UserError
 from consistency.lit.data.loader import ArrayData
-from consistency.run import make
 from consistency.sampling.classical import PseudoInverse, TotalVariation, Wiener
 from consistency.sampling.editing import Plan
 from consistency.sampling.masks import all_but_hole
 from consistency.sampling.operators import BoxSuperResolution, Grey, Inpainting
 from consistency.schedule.draws import ImageDraws
-from consistency.schema import check_config
+from consistency.schema.check import check_config
 from consistency.tasks.changes import Denoise, Restore, Stroke, Vary, plan_of
 from consistency.tasks.edit import Edit
 from consistency.tasks.inputs import MaskFile, inputs, read_mask

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
+from consistency.build import make
 from consistency.errors import UserError
 from consistency.export import tensorrt
 from consistency.export.model import Model, Written, frozen
@@ -29,8 +30,7 @@ from consistency.nets.layers import FourierEmbedding
 from consistency.nets.mlp import MLP
 from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
-from consistency.run import make
-from consistency.schema import check_config
+from consistency.schema.check import check_config
 from consistency.tasks.export import Export, KnownNoise, model_of
 from consistency.tasks.timing import side_by_side
 from tests.conftest import ROOT

@@ -17,8 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from consistency.checksum import content_sha256
+from consistency.build import build, build_trainer
 from consistency.errors import UserError
+from consistency.files.checksum import content_sha256
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data import cache, folder
 from consistency.lit.data.folder import ImageFolder
@@ -33,7 +34,7 @@ from consistency.metrics.features.digits import DigitsFeatures
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
-from consistency.run import build, build_trainer, resume_from
+from consistency.run import resume_from
 from consistency.tasks import compare, schedules
 from consistency.tasks.files import Array, Files
 from consistency.tasks.sample import Sample

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from lightning import Callback
 
-from consistency import stops
 from consistency.lit.callbacks.averages import EMA
-from consistency.stops import Stopped, account, end_at_once, heard, nothing_begun, put_off, settle
+from consistency.process import stops
+from consistency.process.stops import Stopped, account, end_at_once, heard, nothing_begun, put_off, settle
 from consistency.watch import noted
 from tests.conftest import SMALL, run, start
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
+from consistency.build import build
 from consistency.errors import UserError
 from consistency.lit.consistency import copy_weights
 from consistency.model.coordinates import Linear, Trigonometric
@@ -15,7 +16,6 @@ from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.objectives.target import lerp
-from consistency.run import build
 from consistency.schedule.draws import StepDraws
 from consistency.teach import find_teacher
 from tests.test_configs import CONFIGS, composed

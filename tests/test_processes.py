@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from consistency.build import build
 from consistency.errors import UserError
 from consistency.lit import hardware
 from consistency.lit.hardware import check_hardware
-from consistency.run import build
 from consistency.schedule.draws import StepDraws
 from tests.sessions import composed
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from consistency.build import build
 from consistency.errors import UserError
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.loader import ArrayData
@@ -17,7 +18,6 @@ from consistency.lit.data.points import Moons, Ring
 from consistency.objectives import reference
 from consistency.objectives.flow import DataFlow
 from consistency.objectives.reference import Reference, ReferenceFlow
-from consistency.run import build
 from consistency.schedule.draws import STEPS, StepDraws
 from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.fileconfig import DEPTH, NODES, checked
+from consistency.files.config import DEPTH, NODES, checked
+from consistency.files.overrides import overridden
+from consistency.files.paths import check_names, is_name
 from consistency.nets import mlp
-from consistency.overrides import overridden
-from consistency.paths import check_names, is_name
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_trained
 from consistency.teachers.diffusers import WEIGHTS, diffusers

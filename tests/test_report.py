@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from omegaconf import open_dict
 
+from consistency.build import make
 from consistency.errors import UserError
 from consistency.metrics.card import Card, Number
-from consistency.run import make
-from consistency.schema import check_config
+from consistency.schema.check import check_config
 from consistency.table import Table
 from consistency.tasks.compare import Compare
 from consistency.tasks.curves import families

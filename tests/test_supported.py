@@ -12,9 +12,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from consistency import console, supported
+from consistency import console
 from consistency.errors import UserError
-from consistency.supported import SAFE, check_supported, release
+from consistency.process import supported
+from consistency.process.supported import SAFE, check_supported, release
 from tests.conftest import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -11,13 +11,13 @@ from lightning import Trainer
 from omegaconf import OmegaConf
 from torch import nn
 
+from consistency.build import build
 from consistency.errors import UserError
 from consistency.lit.callbacks.costs import Costs, Ledger, sampling_calls
 from consistency.lit.callbacks.evaluation import OracleGap
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.loader import Batch
 from consistency.metrics.judge import Transport
-from consistency.run import build
 from consistency.schedule.draws import StepDraws
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown

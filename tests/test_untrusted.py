@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from consistency import pickles
 from consistency.errors import UserError
+from consistency.files import pickles
+from consistency.files.pickles import check_pickle, load_tensors
 from consistency.lit.data import cache
 from consistency.lit.data.folder import ImageFolder
 from consistency.lit.data.images import decoded, source
 from consistency.metrics.features.inception import network
 from consistency.metrics.perceptual import Source
-from consistency.pickles import check_pickle, load_tensors
 from consistency.tasks.compare import read as read_result
 from consistency.tasks.inputs import listed, opened, read_mask
 from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_trained

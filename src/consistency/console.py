@@ -28,12 +28,12 @@ from omegaconf.errors import (
 )
 
 from consistency.errors import UserError, close, nearest
-from consistency.naming import named
-from consistency.rank import is_first
-from consistency.schema import CONFIGS, groups, options
-from consistency.stops import Stopped, end_at_once, heard, put_off
-from consistency.stops import say as say_stopped
-from consistency.supported import check_supported
+from consistency.process.naming import named
+from consistency.process.rank import is_first
+from consistency.process.stops import Stopped, end_at_once, heard, put_off
+from consistency.process.stops import say as say_stopped
+from consistency.process.supported import check_supported
+from consistency.schema.check import CONFIGS, groups, options
 
 PACKAGE = Path(__file__).parent
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it

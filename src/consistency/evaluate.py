@@ -8,21 +8,22 @@ from typing import Any
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
+from consistency.build import make, run_directory
 from consistency.errors import UserError
+from consistency.files.registry import packages
 from consistency.lit.callbacks.agreement import flat
 from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_hardware
 from consistency.lit.peers import together
+from consistency.lit.standing import ended, measured
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
-from consistency.rank import speaks_for
-from consistency.registry import packages
+from consistency.process.rank import speaks_for
+from consistency.process.stops import account, nothing_begun, settle
 from consistency.reopen import adapted, changed, judge, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
-from consistency.run import count, make, run_directory
-from consistency.schema import check_composed, check_config
-from consistency.standing import ended, measured
-from consistency.stops import account, nothing_begun, settle
+from consistency.schema.check import check_composed, check_config
+from consistency.summary import count
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained

@@ -10,15 +10,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from consistency.build import begin, compiled
 from consistency.errors import UserError
-from consistency.fileconfig import FileConfig, checked, targets
+from consistency.files.config import FileConfig, checked, targets
+from consistency.files.overrides import overridden
+from consistency.files.registry import packages
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
 from consistency.model.denoiser import Denoiser
-from consistency.overrides import overridden
-from consistency.registry import packages
-from consistency.run import begin, compiled
 
 USED = frozenset(["data", "denoiser", "metric", "module", "sigma", "seed", "threads", "compile"])
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from consistency.atomic import write_text
 from consistency.errors import UserError
+from consistency.files.atomic import write_text
 
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 

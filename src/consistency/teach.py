@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError
 from consistency.metrics.processes import from_first
-from consistency.rank import is_first
+from consistency.process.rank import is_first
 from consistency.result import read_result
 from consistency.teachers.checkpoint import newest
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from consistency.stops import STOPPING, stop
+from consistency.process.stops import STOPPING, stop
 
 Advance = Callable[[int], None]  # pieces that are done
 

@@ -13,7 +13,7 @@ from consistency.continuation.differences import ABSENT, Difference, differences
 from consistency.continuation.rules import PART
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
-from consistency.targets import parameters
+from consistency.schema.targets import parameters
 
 NETWORK = ("net", "denoiser", "coordinate", "data")  # other weights fit another value
 

@@ -10,9 +10,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.continuation.rules import PART, PLACE, Effect, effect
-from consistency.kinds import shown
-from consistency.registry import CONFIGS
-from consistency.targets import makers
+from consistency.files.registry import CONFIGS
+from consistency.schema.kinds import shown
+from consistency.schema.targets import makers
 
 MISSING = "???"  # what is set while a run is built
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")

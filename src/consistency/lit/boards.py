@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from consistency.atomic import Unwritable, explained
+from consistency.files.atomic import Unwritable, explained
 
 EVENTS = "events.out.tfevents.*"
 LOG = "log"  # of a checkpoint: sizes of the event files

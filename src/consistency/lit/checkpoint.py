@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from consistency.atomic import replacing
+from consistency.files.atomic import replacing
 from consistency.teachers.checkpoint import read_checkpoint
 from consistency.teachers.sealed import sealed
 

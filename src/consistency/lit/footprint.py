@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from consistency.capacity import GIB, machine_memory
 from consistency.errors import UserError
+from consistency.process.capacity import GIB, machine_memory
 
 TRAINING = 4  # copies of the weights: themselves, their gradient, two moments of an optimiser
 

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from consistency.errors import UserError
-from consistency.rank import is_first
+from consistency.process.rank import is_first
 
 CPUINFO = Path("/proc/cpuinfo")
 

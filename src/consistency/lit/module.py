@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from consistency.errors import UserError
+from consistency.files.paths import check_names
 from consistency.lit.data.loader import Batch, Request
 from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
 from consistency.model.denoiser import Denoiser
 from consistency.nets.unet import UNet
-from consistency.paths import check_names
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch.distributed as dist
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
-from consistency import stops
 from consistency.errors import UserError
 from consistency.lit.directory import NAME
 from consistency.metrics.processes import everybodys, rank, world
+from consistency.process import stops
 
 SECONDS = 1.0  # between two looks; who is missing twice has died
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")

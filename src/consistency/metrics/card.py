@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from consistency.atomic import dispensable, write_text
-from consistency.checksum import content_sha256
 from consistency.errors import notice
+from consistency.files.atomic import dispensable, write_text
+from consistency.files.checksum import content_sha256
 from consistency.metrics.processes import from_first, rank
 
 VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones

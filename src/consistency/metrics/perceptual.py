@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from consistency.errors import UserError
+from consistency.files.pickles import load_tensors
 from consistency.metrics.published import Published
 from consistency.nets.layers import without_autocast
-from consistency.pickles import load_tensors
 from consistency.tensor import finite
 
 VGG16 = Published(

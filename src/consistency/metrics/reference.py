@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from consistency.atomic import dispensable, replacing
-from consistency.checksum import content_sha256
 from consistency.errors import notice
+from consistency.files.atomic import dispensable, replacing
+from consistency.files.checksum import content_sha256
 from consistency.metrics.features import Extractor
 from consistency.metrics.fidelity import Moments, between_halves, moments, see
 from consistency.metrics.processes import everybodys, from_first, rank, world

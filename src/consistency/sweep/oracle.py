@@ -11,8 +11,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from consistency.atomic import replacing, write_text
 from consistency.errors import UserError
+from consistency.files.atomic import replacing, write_text
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown
 from consistency.sweep.rows import rows

@@ -9,8 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from consistency.atomic import write_text
 from consistency.errors import UserError
+from consistency.files.atomic import write_text
 
 PLAN, FAULT = "plan.json", "failed.txt"  # in the sweep's directory, and in a run's
 

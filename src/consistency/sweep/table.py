@@ -8,8 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from consistency.atomic import write_text
-from consistency.rank import is_first
+from consistency.files.atomic import write_text
+from consistency.process.rank import is_first
 from consistency.result import read_result
 from consistency.table import Table as Markdown
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from consistency.atomic import write_text
 from consistency.errors import UserError, nearest
+from consistency.files.atomic import write_text
+from consistency.files.paths import regular
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
-from consistency.paths import regular
 from consistency.result import is_number
 from consistency.table import Table, markdown
 from consistency.tasks.session import Outcome, Session

@@ -3,7 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
-from consistency.paths import regular
+from consistency.files.paths import regular
 from consistency.tasks.page import Picture
 
 Curve = tuple[list[int], list[float]]  # steps, values

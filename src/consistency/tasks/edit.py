@@ -9,8 +9,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from consistency.atomic import write
 from consistency.errors import within
+from consistency.files.atomic import write
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consistency.atomic import explained, write_text
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
 from consistency.export.parts import NETWORK, Program, programs
+from consistency.files.atomic import explained, write_text
+from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.denoiser import Denoiser
-from consistency.paths import check_names
 from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from consistency.atomic import write_text
 from consistency.errors import within
+from consistency.files.atomic import write_text
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
 from consistency.table import Table, markdown

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from consistency.atomic import explained, write
 from consistency.errors import UserError
+from consistency.files.atomic import explained, write
 from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
 

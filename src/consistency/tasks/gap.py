@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from consistency.atomic import write, write_text
 from consistency.errors import UserError
+from consistency.files.atomic import write, write_text
 from consistency.lit.callbacks.signals import excerpt
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number

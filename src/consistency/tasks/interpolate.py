@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from consistency.atomic import write
 from consistency.errors import UserError, check_seed, within
+from consistency.files.atomic import write
 from consistency.lit.data.module import DataModule
 from consistency.metrics.picture import grid
 from consistency.metrics.processes import rank

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.atomic import write, write_text
 from consistency.errors import positive, within
+from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number
 from consistency.metrics.distortion import psnr, ssim

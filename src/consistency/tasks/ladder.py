@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from consistency.atomic import write, write_text
 from consistency.errors import UserError, at_least, check_seed, within
+from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import Consistency
 from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consistency.atomic import write_text
+from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
 from consistency.result import environment, read_result
 from consistency.table import Table

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.capacity import check_memory
 from consistency.errors import UserError, at_least, check_seed, within
 from consistency.lit.data.loader import RequestLoader
 from consistency.metrics.card import Number
 from consistency.metrics.judge import Judge
 from consistency.metrics.processes import rank, world
+from consistency.process.capacity import check_memory
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.session import Session
 from consistency.watch import Advance, progress

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consistency.atomic import write, write_text
 from consistency.errors import UserError, at_least, nearest
+from consistency.files.atomic import write, write_text
 from consistency.lit.data.module import DataModule
 from consistency.lit.protocol import described
 from consistency.metrics.memorisation import Neighbours, neighbours

@@ -7,9 +7,9 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from consistency.atomic import write_text
-from consistency.checksum import content_sha256
 from consistency.errors import UserError
+from consistency.files.atomic import write_text
+from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import Recipe, multistep
 
 

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-from consistency.pickles import check_bounded
+from consistency.files.pickles import check_bounded
 
 SIZES = {  # bytes of an element, by the class of its storage
     **dict.fromkeys(["UntypedStorage", "ByteStorage", "CharStorage", "BoolStorage"], 1),

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from consistency.checksum import content_sha256
 from consistency.errors import UserError, nearest
-from consistency.fileconfig import checked
+from consistency.files.checksum import content_sha256
+from consistency.files.config import checked
+from consistency.files.paths import regular, shown
 from consistency.model.coordinates import DDPM
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
-from consistency.paths import regular, shown
 from consistency.teachers import unet2d
 from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.weights import DAMAGE, damaged, load_into

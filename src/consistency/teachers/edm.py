@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.files.paths import shown
 from consistency.model.coordinates import VP
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
-from consistency.paths import shown
 from consistency.teachers.unpickle import Record, read_pkl
 from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, spelled
 

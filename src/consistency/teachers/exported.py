@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from consistency.atomic import replacing
-from consistency.checksum import content_sha256
 from consistency.errors import UserError
+from consistency.files.atomic import replacing
+from consistency.files.checksum import content_sha256
 from consistency.teachers.contents import MalformedError, check_weights
 from consistency.teachers.weights import DAMAGE
 

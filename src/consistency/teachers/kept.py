@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consistency.fileconfig import checked
-from consistency.paths import check_names
+from consistency.files.config import checked
+from consistency.files.paths import check_names
 
 
 def checked_content(kept: Mapping[str, Any], source: str, trust: Sequence[str] = ()) -> dict[str, Any]:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.paths import shown
-from consistency.pickles import check_pickle, load_tensors
+from consistency.files.paths import shown
+from consistency.files.pickles import check_pickle, load_tensors
 from consistency.teachers import archive
 from consistency.teachers.weights import DAMAGE, damaged, existing
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.paths import shown
-from consistency.pickles import load_tensors
+from consistency.files.paths import shown
+from consistency.files.pickles import load_tensors
 from consistency.teachers import archive
 from consistency.teachers.contents import MalformedError, check_weights
 

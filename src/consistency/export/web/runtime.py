@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from filelock import FileLock
 
 from consistency.errors import UserError
-from consistency.paths import regular
+from consistency.files.paths import regular
 
 PREFIX = "package/"  # of everything in an npm tarball
 FILES = {"script": "dist/ort.wasm.bundle.min.mjs", "program": "dist/ort-wasm-simd-threaded.wasm"}

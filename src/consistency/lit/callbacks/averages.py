@@ -8,9 +8,9 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from consistency.errors import UserError, nearest
+from consistency.files.paths import check_names
 from consistency.lit.module import Module
 from consistency.objectives.target import lerp
-from consistency.paths import check_names
 from consistency.schedule.decay import Decay
 
 

@@ -10,15 +10,15 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
-from consistency.atomic import Unwritable, dispensable, replacing, write_text
 from consistency.errors import at_least
+from consistency.files.atomic import Unwritable, dispensable, replacing, write_text
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
 from consistency.metrics.choice import pick
-from consistency.stops import Stopped
+from consistency.process.stops import Stopped
 
 
 class Checkpoints(Checkpoint):

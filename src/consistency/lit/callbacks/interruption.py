@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
-from consistency.stops import STOPPING, Stopped, stop
+from consistency.process.stops import STOPPING, Stopped, stop
 
 EVERY = 10  # steps between two questions to the other processes
 

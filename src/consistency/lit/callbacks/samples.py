@@ -7,8 +7,8 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from consistency.atomic import write
 from consistency.errors import within
+from consistency.files.atomic import write
 from consistency.lit.boards import boards
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of

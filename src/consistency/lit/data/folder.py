@@ -14,8 +14,8 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from consistency.atomic import Unwritable, explained
 from consistency.errors import UserError, within
+from consistency.files.atomic import Unwritable, explained
 from consistency.lit.data import cache
 from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
 from consistency.lit.data.loader import ArrayData

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from consistency.errors import UserError
-from consistency.paths import regular
+from consistency.files.paths import regular
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
 

@@ -10,10 +10,10 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from consistency.capacity import check_memory
 from consistency.errors import UserError, at_least, positive, within
 from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.objectives.flow import Excerpt
+from consistency.process.capacity import check_memory
 from consistency.schedule.draws import REFERENCES, StepDraws
 from consistency.truth.oracle import Mixture
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from consistency.capacity import check_memory
 from consistency.errors import at_least, within
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
+from consistency.process.capacity import check_memory
 from consistency.truth.oracle import Mixture
 
 SEED = 0  # the data set is the same for every run; data.seed orders it

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from consistency.atomic import write_text
 from consistency.errors import UserError, at_least, positive
+from consistency.files.atomic import write_text
+from consistency.files.paths import regular
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
 from consistency.lit.data.lock import locked
@@ -28,7 +29,6 @@ from consistency.lit.data.npy import mapped
 from consistency.lit.data.origin import Origin, difference, origin
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
-from consistency.paths import regular
 from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws
 from consistency.schedule.pairs import Pairs
 from consistency.watch import noted, progress

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from consistency.checksum import content_sha256
 from consistency.errors import UserError
+from consistency.files.checksum import content_sha256
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.fidelity import between_halves
 from consistency.watch import progress

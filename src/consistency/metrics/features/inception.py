@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.files.pickles import load_tensors
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.published import Published
-from consistency.pickles import load_tensors
 from consistency.tensor import finite
 
 INCEPTION = Published(

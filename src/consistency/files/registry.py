@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.paths import shown
+from consistency.files.paths import shown
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file
 SAMPLERS = "samplers"  # a group whose parts have names of their own
 TEACHER = "teacher"  # the group whose functions read other files

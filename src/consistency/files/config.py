@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.paths import shown
-from consistency.registry import PARTIAL, TARGET, TEACHER, Place, Registry, named, packages, remedy
+from consistency.files.paths import shown
+from consistency.files.registry import PARTIAL, TARGET, TEACHER, Place, Registry, named, packages, remedy
 
 DEPTH = 40
 NODES = 100_000

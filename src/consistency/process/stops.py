@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from consistency.rank import is_first
+from consistency.process.rank import is_first
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
-from consistency.targets import makes
+from consistency.schema.targets import makes
 
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 LISTS = (list, tuple, set, Sequence, Iterable, Collection)

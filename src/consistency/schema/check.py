@@ -9,16 +9,16 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
-from consistency.kinds import PART, fits, in_words, misfit, shown
-from consistency.options import Eval, Train
-from consistency.registry import CONFIGS
+from consistency.files.registry import CONFIGS
 from consistency.schedule.sigma import Sigma
-from consistency.targets import parameters
+from consistency.schema.kinds import PART, fits, in_words, misfit, shown
+from consistency.schema.options import Eval, Train
+from consistency.schema.targets import parameters
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
 MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
 LARGEST = 2**63 - 1
-ADDED = {("module", "denoiser")}  # by `consistency.run`, when it builds
+ADDED = {("module", "denoiser")}  # by `consistency.build`, when it builds
 
 
 def check_composed(config: DictConfig, entry: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from consistency.rank import is_first
-from consistency.stops import put_off
+from consistency.process.rank import is_first
+from consistency.process.stops import put_off
 
 VARIABLE = "CONSISTENCY_RUN"  # read by configs/train.yaml and eval.yaml
 PATIENCE = timedelta(minutes=10)  # for the first process to say its name

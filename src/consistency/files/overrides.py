@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.paths import shown
-from consistency.registry import CONFIGS, TARGET
+from consistency.files.paths import shown
+from consistency.files.registry import CONFIGS, TARGET
 
 Keys = tuple[str | int, ...]
 Leaves = list[tuple[Keys, Any]]

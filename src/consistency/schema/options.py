@@ -10,7 +10,7 @@ from typing import Any
 
 from consistency.errors import UserError, check_seed
 
-ROOT = Path(__file__).parents[2]  # of the checkout
+ROOT = Path(__file__).parents[3]  # of the checkout
 THREADS = 1024  # more than any machine has cores; a million crash OpenMP
 
 

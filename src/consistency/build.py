@@ -1,0 +1,144 @@
+"""The objects of a training run, built from its config."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from consistency.errors import UserError, check_seed
+from consistency.lit.callbacks.agreement import Agreement
+from consistency.lit.callbacks.checkpoints import KeepConfig
+from consistency.lit.callbacks.curves import Curves
+from consistency.lit.callbacks.history import Clock, History
+from consistency.lit.callbacks.interruption import Interruption
+from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.data.identity import Identity
+from consistency.lit.data.module import DataModule
+from consistency.lit.footprint import TRAINING, check_network
+from consistency.lit.module import Module
+from consistency.model.denoiser import Denoiser
+from consistency.result import commit, device_name
+from consistency.schema.options import check_threads
+
+T = TypeVar("T")
+
+
+def make(node: Any, **extra: Any) -> Any:
+    """What a config describes. Containers become plain ones: OmegaConf would take dataclasses for configs."""
+    return instantiate(node, **extra, _convert_="all")
+
+
+def part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
+    """What a section of the config describes, if it is what stands there.
+
+    Args:
+        key: of the section.
+        node: the section.
+        kind: class that it must be of.
+        extra: arguments that no config knows.
+
+    Raises:
+        UserError: it is something else.
+    """
+    made = make(node, **extra)
+    if not isinstance(made, kind):
+        raise UserError(f"{key}._target_={node._target_} makes no {kind.__name__}: choose another")
+    return made
+
+
+def build(config: DictConfig) -> tuple[DataModule, Module]:
+    """Data and module of a composed config. The same config builds the same weights."""
+    begin(config.seed, config.threads)
+    data = part("data", config.data, DataModule)
+    with open_dict(config):
+        config.net.shape, config.net.classes = list(data.shape), data.classes
+    check_network(lambda: part("net", config.net, nn.Module), TRAINING)
+    denoiser = compiled(part("denoiser", config.denoiser, Denoiser), config.compile)
+    return data, part("module", config.module, Module, denoiser=denoiser)
+
+
+def begin(seed: int, threads: int | None) -> None:
+    """Seed the weights to come, and set the number of CPU threads."""
+    check_seed("seed", seed)
+    check_threads(threads)
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def compiled(denoiser: Denoiser, wanted: bool) -> Denoiser:
+    """The denoiser, its network compiled in place if wanted: checkpoint keys stay what they are."""
+    if wanted:
+        denoiser.net.compile()
+    return denoiser
+
+
+def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) -> Trainer:
+    """The trainer with its callbacks, one logger and atomic checkpoints."""
+    options = {
+        "callbacks": build_callbacks(config, directory, keepers),
+        "logger": part("logger", config.logger, Logger),
+        "plugins": [AtomicCheckpointIO()],
+        "default_root_dir": str(directory),
+        # Lightning counts batches here, the config optimiser steps.
+        "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
+    }
+    return part("trainer", config.trainer, Trainer, **options)
+
+
+def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
+    """The callbacks of the config, in its order, without those set to null; and what every run has.
+
+    What compares processes comes first; what stops the run last, so that all others have seen the step.
+    """
+    named = [(name, node) for name, node in config.callbacks.items() if node is not None]
+    built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
+    stops = of_type(built, Interruption)
+    others = [callback for callback in built if callback not in stops]
+    return [Agreement(plain(config), directory, commit), *others, *keepers, *stops]
+
+
+def build_keepers(
+    config: DictConfig, about: Identity, changed: dict[str, list[Any]], clock: Clock
+) -> list[Callback]:
+    """What keeps the config, the curves of training and the history of a run in its checkpoints."""
+    facts = {"commit": commit(), "batch_size": config.data.batch_size}
+    return [
+        KeepConfig(plain(config), experiment(), about),
+        Curves(),
+        History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
+    ]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain data, resolved."""
+    found = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
+
+
+def experiment() -> str | None:
+    """Name of the experiment that was chosen."""
+    return HydraConfig.get().runtime.choices.get("experiment")
+
+
+def run_directory() -> Path:
+    """The one directory a run works in, which Hydra has made."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a run."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def of_type(items: Iterable[Any], kind: type) -> list[Any]:
+    """Those of a kind."""
+    return [item for item in items if isinstance(item, kind)]

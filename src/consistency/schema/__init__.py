@@ -1,0 +1,1 @@
+"""Is a command known and sound? The constructors are the schema."""

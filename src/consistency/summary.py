@@ -1,0 +1,144 @@
+"""What came of a training run: result.json, the lines on the terminal, the row of the HParams tab."""
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.build import callbacks_of, experiment, of_type
+from consistency.errors import UserError
+from consistency.lit.boards import boards
+from consistency.lit.callbacks.averages import EMA
+from consistency.lit.callbacks.costs import Costs, sampling_calls
+from consistency.lit.callbacks.evaluation import Evaluation
+from consistency.lit.callbacks.history import History, images, seconds
+from consistency.lit.callbacks.verdict import verdict_of
+from consistency.lit.data.module import data_of
+from consistency.lit.module import Module
+from consistency.lit.protocol import model, protocol
+from consistency.lit.rollback import rollbacks
+from consistency.lit.standing import ended
+from consistency.metrics.card import Card, Number, code
+from consistency.metrics.choice import pick
+from consistency.process.stops import settle
+from consistency.result import commit, device_name, environment, line, table, where, write_result
+from consistency.teachers.checkpoint import newest
+from consistency.tensor import weights_sha256
+
+COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
+
+
+def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
+    """What the run was and what came of it."""
+    segments = next(iter(of_type(callbacks_of(trainer), History))).segments()
+    raw = module.denoiser.state_dict()
+    hashes = {"raw": weights_sha256(raw)}
+    for ema in of_type(callbacks_of(trainer), EMA):
+        hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
+    picture = directory / "samples" / f"{next(iter(module.samplers))}.png"
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+    return {
+        "experiment": experiment(),
+        "metrics": metrics,
+        "numbers": [
+            number.plain(name) for name, number in numbers(config, trainer, module, metrics, hashes).items()
+        ],
+        "steps": trainer.global_step,
+        "images": images(segments),
+        "rollbacks": rollbacks(trainer),
+        "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
+        "seconds": seconds(segments),
+        "segments": segments,
+        "parameters": count(module),
+        **costs(trainer, module),
+        "weights_sha256": hashes,
+        "device": device_name(module.device),
+        "precision": str(config.trainer.precision),
+        "seed": config.seed,
+        **environment(),
+        "paths": {
+            "picture": str(picture) if picture.is_file() else None,
+            "checkpoint": str(newest(directory)),
+            "tensorboard": str(directory / "tensorboard"),
+        },
+    }
+
+
+def numbers(
+    config: DictConfig,
+    trainer: Trainer,
+    module: Module,
+    metrics: Mapping[str, float],
+    hashes: Mapping[str, str],
+) -> dict[str, Number]:
+    """The judge's numbers with their cards, by sampler; none where nobody judges."""
+    data = data_of(trainer)
+    ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
+    what = model(experiment(), trainer.global_step, hashes[ema], config.denoiser, data)
+    program, found = commit(), dict[str, Number]()
+    for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
+        for name, recipe in module.samplers.items():
+            how = protocol(recipe, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
+            named = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
+            found[name] = Number(named, Card(what, how, code(), program))
+    return found
+
+
+def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
+    """Memory of a training step, and network calls of one and of a sample; None where nobody has watched."""
+    watched = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
+    sampling = sampling_calls(module.samplers, data_of(trainer).shape)
+    return {"memory_mib": watched.memory_mib, "calls": {"training": watched.calls, "sampling": sampling}}
+
+
+def count(module: Module) -> int:
+    """Learned parameters of the network."""
+    return sum(p.numel() for p in module.denoiser.parameters())
+
+
+def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:
+    """Write and print the result, and hand the row for the HParams tab to TensorBoard."""
+    if not trainer.is_global_zero:
+        return None
+    write_result(directory, result)
+    settle(partial(ended, directory))
+    for board in boards(trainer):
+        board.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
+        board.save()
+    print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
+    return pick(config.optimized_metric, result["metrics"])
+
+
+def hyperparameters(config: DictConfig) -> dict[str, Any]:
+    """The columns of the HParams tab: what every run has, and whatever the command line changed."""
+    given = [override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
+    keys = [*COLUMNS, *(key for key in given if key not in {"run_dir", "ckpt_path"})]
+    row: dict[str, Any] = {"experiment": experiment()}
+    for key in keys:
+        value = OmegaConf.select(config, key)
+        if isinstance(value, str | int | float | bool):
+            row[key] = value
+    return row
+
+
+def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:
+    """Say that a run has been spoiled, once everything is written.
+
+    Raises:
+        UserError: it has, and is no run of a sweep, which goes on.
+    """
+    verdict = verdict_of(trainer)
+    fault = verdict.fault() if verdict and trainer.is_global_zero else None
+    if fault is None:
+        return
+    rate = "the learning rate" if lr is None else f"optimizer.lr={lr:g}"
+    remedy = f"begin anew with less than {rate}, and look at loss_by_sigma in TensorBoard"
+    if HydraConfig.get().mode == RunMode.RUN:
+        raise UserError(f"the run in {directory}: {fault}; {remedy}")
+    print(f"warning: the run in {directory}: {fault}; {remedy}", file=sys.stderr, flush=True)
