@@ -165,6 +165,8 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
     check_network(lambda: part("net", config.net, nn.Module), copies)
+    if data.flip and not data.is_image:
+        raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
     denoiser = part("denoiser", config.denoiser, Denoiser)
     if config.compile:
         denoiser.net.compile()  # in place, so that checkpoint keys stay what they are
@@ -280,7 +282,12 @@ def hyperparameters(config: DictConfig) -> dict[str, Any]:
 
 
 def check_metric(name: str | None, module: Module, callbacks: list[Callback]) -> None:
-    """Refuse early a metric that no sampler gives its name to, and no callback lists in `measures`."""
+    """Refuse early a metric that no sampler gives its name to, and no callback lists in `measures`.
+
+    Without any sampler there is none.
+    """
+    if not module.samplers:
+        raise UserError("samplers: all of them are null, and nothing could be validated: keep at least one")
     known = {*module.samplers, *(name for c in callbacks for name in getattr(c, "measures", ()))}
     if name is not None and name.rpartition("/")[2] not in known:
         raise UserError(f"optimized_metric={name} is not measured: {nearest(name, known)}")
