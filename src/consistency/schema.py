@@ -159,7 +159,7 @@ def check_parts(group: str, section: DictConfig) -> None:
 def check_parts_suit(path: str, node: DictConfig) -> None:
     """Refuse parts that the target does not take, before the keys of either are looked at."""
     for key, argument in (parameters(node._target_) or {}).items():
-        value = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
+        value: Any = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
         if OmegaConf.is_dict(value) and "_target_" in value:
             check_kind(f"{path}.{key}", written(node, key), value, argument.hint, node._target_)
 
