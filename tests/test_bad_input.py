@@ -115,7 +115,7 @@ GROUPS += ["optimizer", "rate", "samplers", "trainer", "weight"]
 SECTIONS = [
     *(Case(f"no {group}", f"{group}=null", f"{group}=NAME", "has no value") for group in GROUPS),
     Case("section taken away", "~optimizer", "optimizer", "choose one with optimizer=NAME"),
-    Case("mapping for a list", "optimizer.betas={{x:1}}", "optimizer.betas=", "must be a list"),
+    Case("mapping for a list", "optimizer.betas={{x:1}}", "optimizer.betas={{x:1}}", "in configs/"),
     Case("argument taken away", "~module.seed", "module.seed has no value", "+module.seed=VALUE"),
     Case("no task", "task=null", "task=null has no value", "task=NAME", "eval"),
     Case("no fabric", "fabric=null", "fabric=null has no value", "fabric=NAME", "eval"),

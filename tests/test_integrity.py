@@ -485,7 +485,7 @@ def resumable(tmp_path_factory):
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(runtime=SimpleNamespace(choices={})))
     _, module = build(config)
-    trainer = build_trainer(config, place)
+    trainer = build_trainer(config, place, [])
     monkeypatch.undo()
     return trainer, module, place / "run"
 

@@ -60,6 +60,8 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
     check_network(lambda: part("net", config.net, nn.Module), TRAINING)
+    if data.flip and not data.is_image:
+        raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
     denoiser = compiled(part("denoiser", config.denoiser, Denoiser), config.compile)
     return data, part("module", config.module, Module, denoiser=denoiser)
 

@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
-    ConfigTypeError,
     InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -139,11 +138,10 @@ def misread(error: OverrideParseException) -> str:
 def not_composed(error: ConfigCompositionException) -> str:
     """An override of something that is not there: the nearest key that is."""
     cause = error.__cause__
+    if str(error).startswith(MERGING):
+        return f"{str(error).removeprefix(MERGING)} is of another kind than what stands there in configs/"
     if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
         return str(error)
-    if isinstance(cause, ConfigTypeError):
-        there = "a list" if cause.object_type is list else "a mapping"
-        return f"{str(error).removeprefix(MERGING)} must be {there}, as {cause.full_key} is in configs/"
     return f"unknown key {cause.full_key}: {near(str(cause.key), cause.parent_node)}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from consistency.errors import positive
+from consistency.errors import at_least
 from consistency.model.denoiser import Denoiser
 from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
@@ -38,7 +38,7 @@ class PseudoObjective:
     sigma_min: float = 0.002
 
     def __post_init__(self) -> None:
-        positive("objective", sigma_min=self.sigma_min)
+        at_least("objective", 0, sigma_min=self.sigma_min)
 
     def __call__(
         self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws

@@ -86,8 +86,6 @@ class DataModule(LightningDataModule):
                     "data.conditional=true but this data set has no labels: set data.conditional=false, "
                     "or choose data with classes (for a folder of images, one folder per class)"
                 )
-            if self.flip and data.x.ndim != 4:
-                raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
             self._data = data if self.conditional else ArrayData(data.x)
             self._check_sizes()
             self._check_told()
