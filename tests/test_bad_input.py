@@ -23,7 +23,7 @@ from consistency.teachers.sealed import sealed
 from tests.conftest import ROOT, SMALL, run
 
 NOTICES = ("cache ", "converting ")  # of a folder of images, whose conversion may end at any file
-AGAIN = "run_dir={old} ckpt_path=last"
+AGAIN = "run_dir={old} ckpt_path=last trainer.max_steps=30"
 TINY = [*SMALL, "trainer.max_steps=20", "trainer.val_check_interval=20", "+trainer.limit_val_batches=1"]
 
 
@@ -224,7 +224,7 @@ FILES = [
     Case(
         "foreign checkpoint", "ckpt_path={foreign}", "ckpt_path={foreign}", "not a checkpoint of this project"
     ),
-    Case("another network", "ckpt_path={ckpt} net.width=16", "ckpt_path={ckpt}", "it was trained with"),
+    Case("another network", "ckpt_path={ckpt} net.width=16", "net.width is 16 here", "give net.width=32"),
     Case("run_dir a file", "run_dir={text}/a.png", "{text}/a.png", "run_dir="),
     Case("run_dir below a file", "run_dir={text}/a.png/run", "{text}/a.png", "run_dir="),
     Case("run_dir not writable", "run_dir=/proc/nosuch/run", "/proc/nosuch", "run_dir="),

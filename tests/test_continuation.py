@@ -227,6 +227,7 @@ OUTCOMES = {  # what happens to a leaf of each section of a composed config; a s
     "seed": {REFUSED},
     "run_dir": {PLACE},
     "ckpt_path": {PLACE},
+    "trust": {PLACE},
     "data_dir": {FREE},
     "threads": {FREE},
     "compile": {FREE},

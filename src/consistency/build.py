@@ -15,7 +15,7 @@ from torch import nn
 from consistency.errors import UserError, check_seed
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.checkpoints import KeepConfig
-from consistency.lit.callbacks.curves import Curves
+from consistency.lit.callbacks.curves import Curves, Rewind
 from consistency.lit.callbacks.history import Clock, History
 from consistency.lit.callbacks.interruption import Interruption
 from consistency.lit.checkpoint import AtomicCheckpointIO
@@ -104,7 +104,7 @@ def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]
     built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
-    return [Agreement(plain(config), directory, commit), *others, *keepers, *stops]
+    return [Agreement(plain(config), directory, commit), Rewind(), *others, *keepers, *stops]
 
 
 def build_keepers(

@@ -32,7 +32,7 @@ from consistency.continuation import (
     value_of,
 )
 from consistency.errors import UserError, nearest
-from consistency.lit.boards import rewind
+from consistency.lit.callbacks.curves import rewind
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.history import Clock, seconds, segments_of

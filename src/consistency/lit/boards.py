@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,23 +123,20 @@ def sizes(board: TensorBoardLogger) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in files}
 
 
-def cut_back(board: TensorBoardLogger, sizes: Mapping[str, int]) -> None:
+def event_files(trainer: Trainer) -> list[Path]:
+    """The event files of a run so far."""
+    return sorted(path for board in boards(trainer) for path in Path(board.log_dir).glob(EVENTS))
+
+
+def cut_back(files: Iterable[Path], sizes: Mapping[str, int]) -> None:
     """Remove what was logged after a checkpoint, so that nothing is logged twice.
 
     Args:
-        board: of a run that has logged nothing yet.
+        files: of events, none of which is being written.
         sizes: at the checkpoint; files that came later go.
     """
-    for path in sorted(Path(board.log_dir).glob(EVENTS)):
+    for path in files:
         if path.name not in sizes:
-            path.unlink()
+            path.unlink(missing_ok=True)
         elif path.stat().st_size > sizes[path.name]:
             os.truncate(path, sizes[path.name])
-
-
-def rewind(trainer: Trainer, checkpoint: Mapping[str, Any] | None) -> None:
-    """Cut the log back to a checkpoint, or to nothing; an older checkpoint does not say how far it was."""
-    kept = {} if checkpoint is None else checkpoint.get(LOG)
-    if kept is not None and trainer.is_global_zero:
-        for board in boards(trainer):
-            cut_back(board, kept)

@@ -101,7 +101,7 @@ def remedy(path: Path) -> str:
     """What to use in place of a checkpoint that is damaged: the newest other one of its directory."""
     found = next(whole_ones(path.parent, path), None)
     if found is None:
-        return "no older checkpoint beside it is whole"
+        return "no older checkpoint beside it is whole: use a checkpoint written by this project"
     return f"use the older checkpoint {found}, which is whole"
 
 

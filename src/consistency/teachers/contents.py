@@ -32,6 +32,9 @@ def check(content: Mapping[str, Any]) -> None:
     _expect("experiment", content.get("experiment"), str | None)
     check_weights(content["state_dict"])
     _plain("config", content["config"])
+    _expect("log", content.get("log", {}), dict)
+    for name, size in content.get("log", {}).items():
+        _count(f"log.{name!r:.100}", size)
     _averages(content["callbacks"], content["state_dict"])
     _callbacks(content["callbacks"])
     _optimizers(content)

@@ -64,7 +64,9 @@ def _loaded(path: Path) -> Any:
             "checkpoint written by this project"
         ) from error
     except DAMAGE as error:
-        raise DamagedError("is damaged or cut short and was not loaded") from error
+        raise DamagedError(
+            "is damaged, cut short, or no checkpoint of this project, and was not loaded"
+        ) from error
 
 
 def _verify(path: Path, content: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """The curves of training: what is logged at a step, and how far the log was when a checkpoint was written."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
 
-from consistency.lit.boards import LOG, boards, sizes
+from consistency.lit.boards import LOG, boards, cut_back, event_files, sizes
 from consistency.lit.callbacks.progress import every
 from consistency.lit.module import Module
 
@@ -13,7 +15,7 @@ class Curves(Callback):
     """Logs `train/...` before a checkpoint of the same step is written: after a kill no point is missing.
 
     Lightning would log it later. Each checkpoint holds the sizes of the event files, to which a run that goes
-    on from it cuts them back (`consistency.lit.boards.rewind`).
+    on from it cuts them back (`Rewind`).
     """
 
     def __init__(self) -> None:
@@ -38,3 +40,34 @@ class Curves(Callback):
         """Add how far the log is."""
         if trainer.is_global_zero:
             checkpoint[LOG] = {name: size for board in boards(trainer) for name, size in sizes(board).items()}
+
+
+class Rewind(Callback):
+    """Cuts the log back to the checkpoint that a run goes on from, when nothing can be refused any more.
+
+    It comes before all callbacks that log.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.sizes: Mapping[str, int] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Cut, once."""
+        if trainer.is_global_zero:
+            cut_back(self.files, self.sizes)
+        self.files = []
+
+
+def rewind(trainer: Trainer, checkpoint: Mapping[str, Any] | None) -> None:
+    """Have the log cut back to a checkpoint, or to nothing, when training starts.
+
+    Args:
+        trainer: of a run that has logged nothing yet.
+        checkpoint: to go on from; None for a run that begins. One of an older version does not say how far
+            the log was, which is left as it is then.
+    """
+    kept = {} if checkpoint is None else checkpoint.get(LOG)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Rewind) and kept is not None:
+            callback.files, callback.sizes = event_files(trainer), kept
