@@ -60,6 +60,7 @@ def scaled_down(experiment, path):
     special = lpips(path.parent) if "perceptual" in config.distance._target_ else []
     stored = [f"store.path={path.parent}/store", "store.count=32", "store.chunk=16"]
     special += stored if "store" in config else []
+    special += ["teacher.path=nowhere"] if OmegaConf.is_missing(config.teacher, "path") else []
     if "MLP" in config.net._target_:
         return ["net.width=16", "net.blocks=1", *special]
     data = ["data=image_folder", f"data.root={folder(path)}", "data.resolution=8"]

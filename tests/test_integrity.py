@@ -464,7 +464,7 @@ def test_a_config_without_a_section_is_refused(tmp_path):
         del kept["config"][section]
         file = write(tmp_path / f"{section}.ckpt", kept)
         opens = {"denoiser": teacher, "data": lambda file: sessions.session(tmp_path / "out", file).trained}
-        with pytest.raises(UserError, match=f"{words}=.*has a config without {section}"):
+        with pytest.raises(UserError, match=f"{words}=.*has no section {section} in its config"):
             opens[section](file)
 
 
@@ -498,8 +498,6 @@ def resumable(tmp_path_factory):
         (("optimizer_states", 0, "param_groups", 0, "betas"), "del", "param_groups lack betas"),
         (("optimizer_states", 0, "param_groups", 0, "params"), [0], "param_groups do not fit"),
         (("optimizer_states",), [], "of 0 optimizers"),
-        (("lr_schedulers", 0, "lr_lambdas"), "del", r"lr_schedulers\.lr_lambdas is absent"),
-        (("lr_schedulers", 0, "base_lrs"), 1.0, r"base_lrs is of type float"),
         (("callbacks", "Guard", "spikes"), "del", "Guard cannot be taken up"),
         (("callbacks", "Guard", "spikes", "mean"), torch.ones(3), r"spikes\.mean has the shape \[3\]"),
         (("callbacks", "EMA", "averages", "ema", "net.stem.bias"), "del", r"ema lacks net\.stem\.bias"),

@@ -16,7 +16,7 @@ from consistency.files.paths import check_names, is_name
 from consistency.nets import mlp
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_trained
-from consistency.teachers.diffusers import WEIGHTS, diffusers
+from consistency.teachers.diffusers import WEIGHTS, diffusers, seal
 from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL
 from tests.sessions import checkpoint, composed, save_edited, session
@@ -312,6 +312,7 @@ class TestTrust:
         (tmp_path / "config.json").write_text(json.dumps(said))
         state = {k.removeprefix("denoiser."): v for k, v in content["state_dict"].items()}
         save_file(state, tmp_path / WEIGHTS)
+        seal(tmp_path)
         with pytest.raises(UserError, match=r"trust=\[strangers\]"):
             diffusers(tmp_path, nn.Identity())
         assert type(diffusers(tmp_path, nn.Identity(), trust=["strangers"]).net).__name__ == "Net"

@@ -121,6 +121,8 @@ def compare(
 
 def check_metric(name: str | None, module: Module, callbacks: list[Callback]) -> None:
     """Refuse early a metric that no sampler gives its name to, and no callback lists in `measures`."""
+    if not module.samplers:
+        raise UserError("samplers: all of them are null, and nothing could be validated: keep at least one")
     known = {*module.samplers, *(name for c in callbacks for name in getattr(c, "measures", ()))}
     if name is not None and name.rpartition("/")[2] not in known:
         raise UserError(f"optimized_metric={name} is not measured: {nearest(name, known)}")
