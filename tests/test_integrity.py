@@ -319,7 +319,7 @@ def flip(data, place=0.5):
 def test_a_damaged_last_gives_way_to_the_newest_whole_one(tmp_path, capsys):
     kept = run_of(tmp_path, last=None, best=15, step00000010=10, step00000020=None)
     before = {path: path.read_bytes() for path in kept.iterdir()}
-    assert resume_from("last", tmp_path) == kept / "best.ckpt"
+    assert resume_from("last", tmp_path)[0] == kept / "best.ckpt"
     (line,) = capsys.readouterr().err.splitlines()
     assert str(kept / "last.ckpt") in line
     assert "damaged" in line

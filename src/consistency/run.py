@@ -50,7 +50,7 @@ from consistency.process.stops import account
 from consistency.schema.check import check_composed
 from consistency.summary import conclude, report, summary
 from consistency.teach import find_teacher, say, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint
+from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint, whole_of
 
 
 def train(config: DictConfig, asked: Path | None = None) -> float | None:
@@ -69,8 +69,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
 
 def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
     """The same in a directory that no other run works in."""
-    ckpt = resume_from(config.ckpt_path, directory)
-    kept = read_checkpoint(ckpt) if ckpt else None
+    ckpt, kept = resume_from(config.ckpt_path, directory) or (None, None)
     check_counts(config.trainer)
     check_hardware(config.trainer)
     teacher = find_teacher(config, directory)
@@ -157,8 +156,12 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
-    """The checkpoint to go on from. A directory that holds a run is never begun afresh unasked."""
+def resume_from(ckpt_path: str | None, directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, and its content, verified; None for a run that begins.
+
+    Raises:
+        UserError: the directory holds a run that was not named, or the checkpoint cannot be used.
+    """
     found = newest(directory)
     if ckpt_path != "last":
         given = Path(ckpt_path) if ckpt_path else None
@@ -166,7 +169,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> Path | None:
             raise UserError(
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
-        return given
-    found = newest_whole(directory)
-    say(f"resuming from {found}" if found else f"no checkpoint in {directory} yet: starting afresh")
-    return found
+        return None if given is None else (given, read_checkpoint(given))
+    whole = whole_of(directory, "ckpt_path")
+    say(f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh")
+    return whole
