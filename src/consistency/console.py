@@ -5,8 +5,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from omegaconf.errors import (
 )
 
 from consistency.errors import UserError, close, nearest
-from consistency.process.naming import named
+from consistency.process.naming import LOCK, VARIABLE, named
 from consistency.process.rank import is_first
 from consistency.process.stops import Stopped, end_at_once, heard, put_off
 from consistency.process.stops import say as say_stopped
@@ -37,6 +37,17 @@ from consistency.schema.check import CONFIGS, groups, options
 PACKAGE = Path(__file__).parent
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 MERGING = "Error merging override "  # as Hydra says it
+FLAGS = {  # of Hydra
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun"),
+    *(
+        "--shell-completion",
+        "--config-path",
+        "--config-name",
+        "--config-dir",
+        "--experimental-rerun",
+        "--info",
+    ),
+}
 LONGEST = 1000  # characters of a line that a library may fill
 
 
@@ -45,6 +56,7 @@ def guarded(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
         check_supported()
+        check_flags(sys.argv[1:])
         with heard():
             run_named(main)
     except Stopped as stopped:
@@ -52,6 +64,16 @@ def guarded(main: Callable[[], Any]) -> None:
         sys.exit(stopped.status if is_first() else 0)  # or Lightning would kill the first process at once
     except Exception as error:
         end(error)
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Refuse options with dashes that Hydra does not have: it would take them for short forms of its own."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name.startswith("--") and name not in FLAGS:
+            raise UserError(
+                f"{name} is no option: write overrides without dashes, {name[2:]}={value or 'VALUE'}"
+            )
 
 
 def run_named(main: Callable[[], Any]) -> None:
@@ -82,7 +104,17 @@ def explained() -> Iterator[None]:
     except Exception as error:
         if HydraConfig.get().mode != RunMode.RUN:
             raise
+        discard_unused(Path(HydraConfig.get().runtime.output_dir))
         end(error)
+
+
+def discard_unused(directory: Path) -> None:
+    """Remove the directory of a command that was refused, if it was named for it and nothing is in it."""
+    ours = directory.name == os.environ.get(VARIABLE) and directory.is_dir()
+    if ours and {path.name for path in directory.iterdir()} <= {LOCK}:
+        with suppress(OSError):
+            (directory / LOCK).unlink(missing_ok=True)
+            directory.rmdir()
 
 
 def end(error: Exception) -> None:
@@ -131,8 +163,13 @@ def missing_value(error: MissingMandatoryValue) -> str:
 
 
 def misread(error: OverrideParseException) -> str:
-    """An override that is none."""
-    return f"{error.override} is not an override: write it as key=value (quote what the shell would change)"
+    """An override that Hydra cannot read."""
+    key, sign, value = str(error.override).partition("=")
+    if not sign:
+        return f"{error.override} is not an override: write it as key=value"
+    if value.startswith("["):
+        return f"{key}={value} cannot be read: quote it, and each item: \"{key}=['ITEM', 'ITEM']\""
+    return f"{key}={value} cannot be read: quote the value twice: \"{key}='{value}'\""
 
 
 def not_composed(error: ConfigCompositionException) -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from consistency.build import make, run_directory
 from consistency.errors import UserError
-from consistency.files.registry import packages
+from consistency.files.registry import UNBUILT, packages
 from consistency.lit.callbacks.agreement import flat
 from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_hardware
@@ -27,7 +27,7 @@ from consistency.summary import count
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.teachers.checkpoint import check_averages, check_fits, read_trained, weights_of
+from consistency.teachers.checkpoint import check_averages, read_trained, weights_of
 from consistency.tensor import weights_sha256
 
 
@@ -39,6 +39,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_composed(config, "eval")
     check_hardware(config.fabric)
     directory = run_directory()
+    if (directory / "checkpoints").is_dir():
+        raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
     with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):
         return evaluated(config, directory)
 
@@ -71,13 +73,12 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     path = Path(config.ckpt_path)
     kept = read_trained(path, trust=packages(config.trust))
     written, changes = changed(kept["config"], config)
-    check_config(OmegaConf.create(without(written.plain(), "callbacks", "logger")), "train")
+    check_config(OmegaConf.create(without(written.plain(), *UNBUILT)), "train")
     brought = adapted(written, changes, config)
     trained = OmegaConf.create(without(brought.plain(), "callbacks", "logger"))
     OmegaConf.set_readonly(trained, True)
-    data, module = rebuilt(brought, config, changes)
     name, weights = weights_of(kept, config.weights)
-    check_fits(path, weights, module.denoiser)
+    data, module = rebuilt(brought, config, changes, weights)
     check_averages(path, kept, module.denoiser)
     module.denoiser.load_state_dict(weights)
     digest = weights_sha256(weights)

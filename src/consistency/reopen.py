@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from consistency.build import begin, compiled
 from consistency.errors import UserError
@@ -19,6 +20,7 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
 from consistency.model.denoiser import Denoiser
+from consistency.teachers.checkpoint import fitting
 
 USED = frozenset(["data", "denoiser", "metric", "module", "sigma", "seed", "threads", "compile"])
 
@@ -66,7 +68,9 @@ def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileCo
     return checked(content, written.source, packages(config.trust), targets(changes))
 
 
-def rebuilt(brought: FileConfig, config: DictConfig, changes: Changes) -> tuple[DataModule, Module]:
+def rebuilt(
+    brought: FileConfig, config: DictConfig, changes: Changes, weights: dict[str, Tensor]
+) -> tuple[DataModule, Module]:
     """Data and module. Data are read when they are asked for; until then they are what the network is for.
 
     Raises:
@@ -80,7 +84,7 @@ def rebuilt(brought: FileConfig, config: DictConfig, changes: Changes) -> tuple[
         )
     begin(number(brought, "seed", 0), number(brought, "threads", None))
     data = brought.build("data")
-    denoiser = brought.build("denoiser")
+    denoiser = fitting(brought, weights, config.ckpt_path)
     expected(source, "data", data, DataModule)
     expected(source, "denoiser", denoiser, Denoiser)
     if not is_shape(shape) or type(classes) is not int or classes < 0:

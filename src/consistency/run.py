@@ -43,10 +43,10 @@ from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
 from consistency.lit.rollback import go_back, go_on
-from consistency.lit.standing import again, so_far
+from consistency.lit.standing import again, ended, so_far
 from consistency.metrics.processes import from_first
 from consistency.process.rank import speaks_for
-from consistency.process.stops import account
+from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
 from consistency.summary import conclude, report, summary
 from consistency.teach import find_teacher, say, teach, teacher_metrics
@@ -104,6 +104,8 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
     result = summary(config, trainer, module, directory)
     result["metrics"] |= teacher_metrics(teacher)
     value = report(config, trainer, result, directory)
+    if directory == asked:  # a teacher's student has yet to learn
+        settle(partial(ended, directory))
     conclude(trainer, config.optimizer.get("lr"), directory)
     return value
 

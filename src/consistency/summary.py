@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,8 @@ from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import rollbacks
-from consistency.lit.standing import ended
 from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
-from consistency.process.stops import settle
 from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.teachers.checkpoint import newest
 from consistency.tensor import weights_sha256
@@ -106,11 +103,10 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     """Write and print the result, and hand the row for the HParams tab to TensorBoard."""
     if not trainer.is_global_zero:
         return None
-    write_result(directory, result)
-    settle(partial(ended, directory))
     for board in boards(trainer):
         board.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
         board.save()
+    write_result(directory, result)  # last: it says that nothing is left to do
     print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
     return pick(config.optimized_metric, result["metrics"])
 

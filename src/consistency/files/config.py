@@ -13,7 +13,17 @@ from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.paths import shown
-from consistency.files.registry import PARTIAL, TARGET, TEACHER, Place, Registry, named, packages, remedy
+from consistency.files.registry import (
+    PARTIAL,
+    TARGET,
+    TEACHER,
+    UNBUILT,
+    Place,
+    Registry,
+    named,
+    packages,
+    remedy,
+)
 
 DEPTH = 40
 NODES = 100_000
@@ -77,6 +87,8 @@ class FileConfig:
         Raises:
             UserError: there is no such section, or its arguments make no object.
         """
+        if keys[0] in UNBUILT:  # whose targets are not checked
+            raise ValueError(f"{keys[0]} of a file is never built")
         node = self.section(*keys)
         own = {key: value for key, value in node.items() if key not in extra}
         return self._built(own, keys, extra)

@@ -13,8 +13,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from consistency.errors import UserError
+from consistency.process.naming import LOCK as NAME
 
-NAME = ".lock"
 LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of file systems without locks
 
 

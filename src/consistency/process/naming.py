@@ -11,6 +11,7 @@ from consistency.process.rank import is_first
 from consistency.process.stops import put_off
 
 VARIABLE = "CONSISTENCY_RUN"  # read by configs/train.yaml and eval.yaml
+LOCK = ".lock"  # in the directory of a run, for as long as it is at work
 PATIENCE = timedelta(minutes=10)  # for the first process to say its name
 
 _stores: list[object] = []  # a store that this process serves to the others must stay alive

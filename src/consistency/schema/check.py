@@ -6,6 +6,7 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any, get_type_hints
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
@@ -192,7 +193,7 @@ def check_arguments(path: str, node: DictConfig) -> None:
     for key, text in plain(node).items():
         if key.startswith("_") or OmegaConf.is_missing(node, key):
             continue
-        known(f"{path}.{key}", key, takes)
+        known(f"{path}.{key}", key, takes, left_over(f"{path}.{key}"))
         check_reference(f"{path}.{key}", key, text, node._get_root())
         check_kind(f"{path}.{key}", text, node[key], takes[key].hint, node._target_)
         if node[key] == "" and node._target_.startswith("consistency."):
@@ -271,10 +272,20 @@ def check_reference(path: str, key: str, text: Any, root: Any) -> None:
         raise UserError(f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there")
 
 
-def known(path: str, key: str, names: Iterable[str]) -> None:
-    """Refuse a key that is none of the names."""
+def known(path: str, key: str, names: Iterable[str], also: str = "") -> None:
+    """Refuse a key that is none of the names; `also` is another remedy."""
     if key not in names:
-        raise UserError(f"unknown key {path}: {nearest(key, (n for n in names if not n.startswith('_')))}")
+        remedy = nearest(key, (n for n in names if not n.startswith("_")))
+        raise UserError(f"unknown key {path}: {remedy}{also}")
+
+
+def left_over(path: str) -> str:
+    """How to leave out a key that the experiment sets for another choice of its group."""
+    if not HydraConfig.initialized():
+        return ""
+    overrides = HydraConfig.get().overrides.task
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    return "" if path in given else f"; or leave out what the experiment sets: ~{path}"
 
 
 def origin(text: Any, path: str) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from consistency.errors import UserError, notice
+from consistency.files.config import FileConfig
 from consistency.model.denoiser import Denoiser
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 from consistency.teachers.sealed import DamagedError, read_sealed
+from consistency.teachers.weights import outlined
 
 LAST = Path("checkpoints") / "last.ckpt"
 
@@ -32,16 +34,36 @@ def checkpoint(path: str | Path | None, weights: str | None = None, trust: Seque
         of_run(Path(path)) if Path(path).is_dir() else (Path(path), of_file(Path(path), "teacher.path"))
     )
     kept = checked_content(kept, f"teacher.path={file}", trust)
-    D = kept["config"].build("denoiser")
+    state = weights_of(kept, weights)[1]
+    D = fitting(kept["config"], state, file, "teacher.path")
     if not isinstance(D, Denoiser):
         raise UserError(
             f"teacher.path={file} describes no denoiser: use a checkpoint written by this project"
         )
-    state = weights_of(kept, weights)[1]
-    check_fits(file, state, D, "teacher.path")
     check_averages(file, kept, D, "teacher.path")
     D.load_state_dict(state)
     return D.requires_grad_(False).eval()
+
+
+def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key: str = "ckpt_path") -> Any:
+    """The denoiser that the config of a file describes, built once it is known to fit the file's weights.
+
+    Args:
+        config: of the file.
+        state: its weights, which bound the memory that is taken.
+        path: of the file, for messages.
+        key: of the config that names it.
+
+    Raises:
+        UserError: names the first tensor that differs.
+    """
+    outline = outlined(lambda: config.build("denoiser"))
+    if isinstance(outline, nn.Module):
+        check_fits(path, state, outline, key)
+    f = config.build("denoiser")
+    if isinstance(f, nn.Module):
+        check_fits(path, state, f, key)
+    return f
 
 
 def of_run(directory: Path) -> tuple[Path, dict[str, Any]]:
@@ -83,8 +105,10 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
+        what = "is a directory" if path.is_dir() else "no such file"
         raise UserError(
-            f"{key}={path}: no such file; give a .ckpt of a run, exported .safetensors, or 'last'"
+            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, exported "
+            ".safetensors, or 'last'"
         )
     if path.suffix == SUFFIX:
         raise UserError(

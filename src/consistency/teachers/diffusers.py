@@ -6,6 +6,7 @@ a checksum of tensors, settings and noise levels in the metadata of the tensors'
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
 from consistency.teachers import unet2d
 from consistency.teachers.unet2d import Config, UNet
-from consistency.teachers.weights import DAMAGE, damaged, load_into
+from consistency.teachers.weights import DAMAGE, check_shapes, damaged, load_into, outlined
 
 Method = TypeVar("Method")
 
@@ -80,8 +81,12 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
 
 def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
     """A network of this project, with settings of its own."""
-    f = described("teacher.path", folder / "config.json", config.get("denoiser"), trust)
-    load_into(f, verified(path, folder, required=True), folder / WEIGHTS)
+    make = partial(described, "teacher.path", folder / "config.json", config.get("denoiser"), trust)
+    state, outline = verified(path, folder, required=True), outlined(make)
+    if outline is not None:
+        check_shapes(outline, state, folder / WEIGHTS)
+    f = make()
+    load_into(f, state, folder / WEIGHTS)
     return f
 
 

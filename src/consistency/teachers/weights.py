@@ -1,10 +1,12 @@
 """Other people's weights in our networks: every tensor in its place, or a refusal that names it."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
@@ -13,6 +15,7 @@ from consistency.files.pickles import load_tensors
 from consistency.teachers import archive
 from consistency.teachers.contents import MalformedError, check_weights
 
+Module = TypeVar("Module", bound=nn.Module)
 REMEDY = "choose the network it was trained with: net=..."
 DAMAGE = (  # what readers raise when bytes make no sense
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -84,6 +87,18 @@ def spelled(net: nn.Module, modules: dict[str, str], leaves: dict[str, str] | No
     return {name: f"{modules[m]}.{words.get(leaf, leaf)}" for name, (m, leaf) in split.items()}
 
 
+def outlined(make: Callable[[], Module]) -> Module | None:
+    """What `make` builds, with tensors that have shapes and no content: a file may describe a vast network.
+
+    No random number of the caller is used up. None where a module looks into its tensors while it is built.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return make()
+    except NotImplementedError:
+        return None
+
+
 def load_into(
     net: nn.Module, state: dict[str, Tensor], path: str | Path | None, names: dict[str, str] | None = None
 ) -> None:
@@ -98,8 +113,25 @@ def load_into(
     Raises:
         UserError: a tensor is missing, left over, of another shape, or not finite; named as in the file.
     """
-    theirs, ours = names or {}, net.state_dict()
-    source = "the teacher" if path is None else f"teacher.path={path}"
+    theirs, source = names or {}, origin_of(path)
+    check_shapes(net, state, path, names)
+    try:
+        check_weights({theirs.get(name, name): tensor for name, tensor in state.items()}, "tensor ")
+    except MalformedError as fault:
+        raise UserError(f"{source} {fault}; use other weights") from fault
+    net.load_state_dict(state)
+
+
+def origin_of(path: str | Path | None) -> str:
+    """Where weights come from, for messages."""
+    return "the teacher" if path is None else f"teacher.path={path}"
+
+
+def check_shapes(
+    net: nn.Module, state: dict[str, Tensor], path: str | Path | None, names: dict[str, str] | None = None
+) -> None:
+    """Refuse tensors that are missing, left over, or of another shape; arguments are those of `load_into`."""
+    theirs, ours, source = names or {}, net.state_dict(), origin_of(path)
     for name in [*ours, *(n for n in state if n not in ours)]:
         in_file, here = shape(state.get(name)), shape(ours.get(name))
         if in_file != here:
@@ -107,11 +139,6 @@ def load_into(
                 f"{source} is of another network: {shown(theirs.get(name, name))} is {in_file} there and "
                 f"{here} here; {REMEDY}"
             )
-    try:
-        check_weights({theirs.get(name, name): tensor for name, tensor in state.items()}, "tensor ")
-    except MalformedError as fault:
-        raise UserError(f"{source} {fault}; use other weights") from fault
-    net.load_state_dict(state)
 
 
 def shape(tensor: Tensor | None) -> str:
