@@ -182,7 +182,7 @@ def train(config, directory):
     check_hardware(config.trainer)
     find_teacher(config, directory)
     data, module = build(config)
-    trainer = build_trainer(config, directory)
+    trainer = build_trainer(config, directory, [])
     check_metric(config.optimized_metric, module, callbacks_of(trainer))
     step(module, data)
 
@@ -194,7 +194,7 @@ def step(module, data):
     for role in {"teacher", "start"} & {name for name, value in vars(module).items() if value is not None}:
         setattr(module, role, partial(Denoiser, copy.deepcopy(module.denoiser.net), meaning(module)))
     module.setup("fit")
-    optimizer = module.configure_optimizers()["optimizer"]
+    optimizer = module.configure_optimizers()
     batch = data.on_after_batch_transfer(data.train_dataloader().batch(0), 0)
     loss = module.terms(batch.x[:4], None if batch.label is None else batch.label[:4], 0, StepDraws(0)).loss
     assert loss.isfinite().all(), f"loss is {loss.tolist()}"

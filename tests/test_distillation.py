@@ -202,7 +202,7 @@ def test_the_teacher_is_no_part_of_the_module():
     module = distillation(D, f)
     module.setup("fit")
     theirs = {id(t) for t in [*D.parameters(), *D.buffers()]}
-    groups = module.configure_optimizers()["optimizer"].param_groups
+    groups = module.configure_optimizers().param_groups
     assert not theirs & {id(p) for group in groups for p in group["params"]}  # nor in the optimiser
     assert not theirs & {id(p) for p in module.parameters()}  # what DDP puts into buckets
     assert not theirs & {id(b) for b in module.buffers()}  # what DDP broadcasts
@@ -258,7 +258,7 @@ def test_peak_memory_is_what_paper_says():
         D = Denoiser(Stack(width, layers), EDM())
         module = distillation(D, Denoiser(Stack(width, layers), Boundary()))
         module.setup("fit")
-        optimizer = module.configure_optimizers()["optimizer"]
+        optimizer = module.configure_optimizers()
         for k in range(2):
             optimizer.zero_grad()
             module.terms(torch.randn(batch, 2), None, k, StepDraws(0, k)).loss.mean().backward()

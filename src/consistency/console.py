@@ -29,7 +29,7 @@ from omegaconf.errors import (
 from consistency.errors import UserError, close, nearest
 from consistency.process.naming import LOCK, VARIABLE, named
 from consistency.process.rank import is_first
-from consistency.process.stops import Stopped, end_at_once, heard, put_off
+from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off
 from consistency.process.stops import say as say_stopped
 from consistency.process.supported import check_supported
 from consistency.schema.check import CONFIGS, groups, options
@@ -48,6 +48,7 @@ FLAGS = {  # of Hydra
         "--info",
     ),
 }
+PATIENCE = 10.0  # seconds for libraries to close after a signal
 LONGEST = 1000  # characters of a line that a library may fill
 
 
@@ -61,6 +62,7 @@ def guarded(main: Callable[[], Any]) -> None:
             run_named(main)
     except Stopped as stopped:
         say_stopped(stopped)
+        end_within(PATIENCE, stopped.status)
         sys.exit(stopped.status if is_first() else 0)  # or Lightning would kill the first process at once
     except Exception as error:
         end(error)

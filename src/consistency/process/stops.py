@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -116,6 +117,18 @@ def end_at_once() -> None:
 
     for signum in STOPPING:
         signal.signal(signum, leave)
+
+
+def end_within(seconds: float, status: int) -> None:
+    """End the process by then, even if a thread of a library that the signal cut short never ends.
+
+    Args:
+        seconds: from now.
+        status: to end with.
+    """
+    timer = threading.Timer(seconds, os._exit, [status])
+    timer.daemon = True  # nothing waits for it
+    timer.start()
 
 
 def say(stopped: Stopped) -> None:

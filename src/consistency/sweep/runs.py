@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from consistency.errors import UserError
 from consistency.files.atomic import write_text
+from consistency.result import read_result
 
 PLAN, FAULT = "plan.json", "failed.txt"  # in the sweep's directory, and in a run's
 
@@ -96,7 +97,9 @@ def run_of(directory: Path, words: tuple[str, ...]) -> Run:
     if result is None:
         fault = directory / FAULT
         return Run(words, fault=fault.read_text().strip() if fault.is_file() else None)
-    run = Run(words, result | {"teacher_seconds": (result_of(directory / "teacher") or {}).get("seconds")})
+    teacher = directory / "teacher" / "result.json"
+    taught = read_result(teacher).get("seconds") if teacher.is_file() else None
+    run = Run(words, result | {"teacher_seconds": taught})
     if (run.experiment, run.seed) != (result["experiment"], str(result["seed"])):
         return Run(words, fault=f"its directory holds {result['experiment']}, seed {result['seed']}")
     return run
