@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.files.atomic import explained, write
+from consistency.files.atomic import create, explained, write
 from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
 
@@ -134,7 +134,9 @@ class Array:
             return True
         if not (fits(self.partial, self.shape, self.dtype) and fits(self.marks, self.shape[:1], MARKS)):
             with explained(self.path):
+                create(self.marks)  # numpy would write through a link
                 np.lib.format.open_memmap(self.marks, "w+", MARKS, self.shape[:1])
+                create(self.partial)
                 np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
         return False
 

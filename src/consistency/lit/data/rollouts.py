@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from consistency.errors import UserError, at_least, positive
-from consistency.files.atomic import write_text
+from consistency.files.atomic import create, write_text
 from consistency.files.paths import regular
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
@@ -225,6 +225,7 @@ class Store:
     def _create(self, make: Maker) -> None:
         """Files of the full size, which take no room yet."""
         for name, (shape, kind) in make.layout().items():
+            create(self._file(name))  # numpy would write through a link
             np.lib.format.open_memmap(self._file(name), mode="w+", dtype=kind, shape=(self.count, *shape))
 
     def _map(self, manifest: Manifest) -> None:
