@@ -28,8 +28,8 @@ class Unwritable(UserError):  # noqa: N818 - what happened to the file
 def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends well and is removed otherwise.
 
-    It has the suffix of `path`, by which libraries choose a format. An empty file of this process stands there
-    already: libraries follow a link, and wait for a reader at a pipe, that they find under a name.
+    It has the suffix of `path`, by which libraries choose a format. An empty file of this process is
+    there already: libraries would write through a link, and wait for a reader at a pipe.
 
     Args:
         path: the file; its folder is made.
@@ -64,7 +64,7 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
 
 
 def create(path: Path) -> None:
-    """Make an empty file in place of any file, link or pipe of this name; what a link leads to stays as it is.
+    """Make an empty file in place of any file, link or pipe; what a link leads to stays as it is.
 
     Raises:
         OSError: a folder has this name, or nothing can be written here.

@@ -20,6 +20,7 @@ import torch
 
 from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
+from consistency.files.owned import reopened
 from consistency.files.paths import regular
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
@@ -249,7 +250,7 @@ class Store:
     def _write(self, first: int, rows: Columns) -> None:
         """Put rows in their places. Not through the maps: on a full disk that kills the process."""
         for name, values in rows.items():
-            with self._file(name).open("r+b") as file:
+            with reopened(self._file(name)) as file:
                 file.seek(self._columns[name].offset + first * self._columns[name].strides[0])  # type: ignore[attr-defined]
                 file.write(values.data)
                 file.flush()
