@@ -65,6 +65,15 @@ KEYS = [
     Case("forced argument", "++optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
     Case("added argument of the data", "+data.batchsize=1", "data.batchsize", "did you mean 'batch_size'?"),
     Case("added argument deep inside", "+module.objective.wait=1", "module.objective.wait", "objective.wait"),
+    Case("option with dashes", "--experiment ict_digits", "--experiment", "experiment=VALUE"),
+    Case(
+        "equal sign in a value",
+        "ckpt_path=a/step=1.ckpt",
+        "ckpt_path=a/step=1.ckpt",
+        "ckpt_path='a/step=1.ckpt'",
+    ),
+    Case("equal signs in a list", "data.x=[a=1]", "data.x=[a=1]", "quote it, and each item"),
+    Case("key of the choice before", "curriculum=constant", "curriculum.s1", "~curriculum.s1"),
     Case("no override at all", "optimizer.lr", "optimizer.lr", "key=value"),
     Case("interpolation of nothing", "optimizer.lr=${nosuch}", "optimizer.lr", "nosuch"),
     Case("unknown key in a sweep", "-m seed=0,1 optimizer.lrr=1", "optimizer.lrr", "did you mean 'lr'?"),
@@ -313,6 +322,8 @@ ASKED = [
     ),
     Case("nothing to export", EXPORT, "task.formats is empty", "export=onnx", "eval"),
     Case("missing", "ckpt_path={nothing}", "ckpt_path={nothing}", "no such file", "eval"),
+    Case("run_dir of a run", "ckpt_path={ckpt} run_dir={old}", "run_dir={old}", "choose another", "eval"),
+    Case("folder", "ckpt_path={old}", "is a directory", "last.ckpt", "eval"),
     Case("truncated", "ckpt_path={truncated}", "ckpt_path={truncated}", "older checkpoint", "eval"),
     Case(
         "malicious config", "ckpt_path={config}", "would call pathlib.Path.mkdir (net.x.0)", "use a", "eval"

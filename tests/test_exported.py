@@ -11,10 +11,12 @@ from consistency.errors import UserError
 from consistency.export.model import Model, frozen
 from consistency.export.programs import Sampler, coefficients
 from consistency.export.weights import Safetensors
+from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import multistep
 from consistency.tasks.schedules import keep
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_checkpoint, read_trained
+from tests.conftest import ROOT
 from tests.sessions import checkpoint, session
 
 
@@ -177,3 +179,12 @@ def test_a_file_that_would_call_something_foreign_is_refused(trained, tmp_path):
     file = Safetensors()(model, tmp_path).files[0]
     with pytest.raises(UserError, match=r"would call os\.system"):
         session(tmp_path / "eval", file).trained  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["digits", "garments", "moons"])
+def test_weights_that_come_along_open_as_they_are(name, tmp_path):
+    """The config in each names classes of the day it was made; those of callbacks and loggers are not built."""
+    path = ROOT / "data" / "weights" / f"{name}.safetensors"
+    trained = session(tmp_path / "eval", path).trained
+    assert trained.samplers
+    assert isinstance(teacher(path), Denoiser)

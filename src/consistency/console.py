@@ -1,7 +1,6 @@
 """The edge to the shell: what went wrong in one line, and an exit status."""
 
 import os
-import re
 import signal
 import sys
 import traceback
@@ -26,7 +25,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from consistency.errors import UserError, close, nearest
+from consistency.errors import UserError, close, nearest, plain
 from consistency.process.naming import LOCK, VARIABLE, named
 from consistency.process.rank import is_first
 from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off
@@ -130,8 +129,7 @@ def end(error: Exception) -> None:
 
 def one_line(text: str) -> str:
     """Whatever a library says, without line breaks, colours and other control characters, and not endless."""
-    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    shown = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
+    shown = plain(text)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 

@@ -1,5 +1,6 @@
 """What a user can mend, said in one line."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -15,10 +16,16 @@ class UserError(ValueError):
     """A mistake outside this code. The message names the key or file, and what to do about it."""
 
 
+def plain(text: str) -> str:
+    """Text on one line, without colours and other control characters, which a terminal would obey."""
+    colourless = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return " ".join("".join(c if c.isprintable() else " " for c in colourless).split())
+
+
 def notice(line: str) -> None:
     """A line on standard error that is no mistake, by one process of those that one command starts."""
     if environ.get("LOCAL_RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
+        print(plain(line), file=sys.stderr, flush=True)
 
 
 def at_least(section: str, least: float = 1, **values: float) -> None:

@@ -1,8 +1,11 @@
 """Tables, for a terminal, a Markdown file or a page."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from consistency.errors import plain
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,10 @@ class Table:
     title: str = ""
 
     def markdown(self) -> str:
-        """A pipe table."""
-        lines = [self.head, ["---"] * len(self.head), *self.rows]
-        heading = f"**{self.title}**\n\n" if self.title else ""
+        """A pipe table, for a file and for a terminal. Text stays text: names come from files."""
+        head, *rows = [[literal(cell) for cell in line] for line in (self.head, *self.rows)]
+        lines = [head, ["---"] * len(head), *rows]
+        heading = f"**{literal(self.title)}**\n\n" if self.title else ""
         return heading + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def html(self) -> str:
@@ -34,6 +38,11 @@ class Table:
         heading = f"<h3>{escape(self.title)}</h3>" if self.title else ""
         body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         return f'{heading}<div class="wide">{body}</div>'
+
+
+def literal(text: str) -> str:
+    """Text for a cell: on one line, and no cells, tags, links or images of its own."""
+    return re.sub(r"[\\|<>]|(?<=\])(?=\()", r"\\\g<0>", plain(text))
 
 
 def markdown(tables: Sequence[Table]) -> str:

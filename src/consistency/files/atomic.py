@@ -28,7 +28,8 @@ class Unwritable(UserError):  # noqa: N818 - what happened to the file
 def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends well and is removed otherwise.
 
-    It has the suffix of `path`, by which libraries choose a format.
+    It has the suffix of `path`, by which libraries choose a format. An empty file of this process is
+    there already: libraries would write through a link, and wait for a reader at a pipe.
 
     Args:
         path: the file; its folder is made.
@@ -40,8 +41,10 @@ def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Ite
     """
     owner = f".{os.getpid()}" if shared else ""
     temporary = path.with_name(f".{path.stem}{owner}.tmp{path.suffix}")
-    with cleaned(temporary), explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        create(temporary)
+    with cleaned(temporary), explained(path):
         yield temporary
         if durable:
             flush(temporary)
@@ -58,6 +61,16 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
     """Write a text, whole or not at all."""
     with replacing(path, shared=shared) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def create(path: Path) -> None:
+    """Make an empty file in place of any file, link or pipe; what a link leads to stays as it is.
+
+    Raises:
+        OSError: a folder has this name, or nothing can be written here.
+    """
+    path.unlink(missing_ok=True)  # left by a run that was killed, or planted
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Where a run draws, and how far its curves were at a checkpoint."""
 
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from consistency.files.atomic import Unwritable, explained
+from consistency.files.owned import check_inside, reopened
 
 EVENTS = "events.out.tfevents.*"
 LOG = "log"  # of a checkpoint: sizes of the event files
@@ -50,6 +52,9 @@ class Board(TensorBoardLogger):
     def save(self) -> None:
         """As Lightning's."""
         with explained(Path(self.log_dir)):
+            hparams = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+            if not hparams.is_file():  # a pipe or a dangling link, into which Lightning would write
+                hparams.unlink(missing_ok=True)
             super().save()
 
     def finalize(self, status: str) -> None:
@@ -116,7 +121,7 @@ def boards(trainer: Trainer) -> list[TensorBoardLogger]:
 def sizes(board: TensorBoardLogger) -> dict[str, int]:
     """Bytes of each event file, once all that was logged is on disk."""
     board.experiment.flush()
-    files = sorted(Path(board.log_dir).glob(EVENTS))
+    files = own_files(board)
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -124,8 +129,20 @@ def sizes(board: TensorBoardLogger) -> dict[str, int]:
 
 
 def event_files(trainer: Trainer) -> list[Path]:
-    """The event files of a run so far."""
-    return sorted(path for board in boards(trainer) for path in Path(board.log_dir).glob(EVENTS))
+    """The event files of a run so far.
+
+    Raises:
+        UserError: a log directory is a link that leads out of the directory it stands in.
+    """
+    for board in boards(trainer):
+        log = Path(board.log_dir)
+        check_inside(log.parent, [log.name])
+    return sorted(path for board in boards(trainer) for path in own_files(board))
+
+
+def own_files(board: TensorBoardLogger) -> list[Path]:
+    """The event files in the directory of a logger. Links, pipes and devices of such names are none."""
+    return sorted(path for path in Path(board.log_dir).glob(EVENTS) if stat.S_ISREG(path.lstat().st_mode))
 
 
 def cut_back(files: Iterable[Path], sizes: Mapping[str, int]) -> None:
@@ -134,9 +151,13 @@ def cut_back(files: Iterable[Path], sizes: Mapping[str, int]) -> None:
     Args:
         files: of events, none of which is being written.
         sizes: at the checkpoint; files that came later go.
+
+    Raises:
+        UserError: a file to be cut has a second name, under which it would be cut as well.
     """
     for path in files:
         if path.name not in sizes:
             path.unlink(missing_ok=True)
-        elif path.stat().st_size > sizes[path.name]:
-            os.truncate(path, sizes[path.name])
+        elif path.lstat().st_size > sizes[path.name]:
+            with reopened(path) as file:
+                file.truncate(sizes[path.name])

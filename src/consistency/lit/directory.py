@@ -13,8 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from consistency.errors import UserError
+from consistency.files.owned import check_inside, check_own
 from consistency.process.naming import LOCK as NAME
 
+FOLDERS = ("cache", "checkpoints", "samples", "teacher", "tensorboard")  # of a run, in its directory
 LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of file systems without locks
 
 
@@ -33,8 +35,9 @@ def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
         first: whether this process is the first of its group; others rely on its lock.
 
     Raises:
-        UserError: another run works there.
+        UserError: another run works there; or a link in it leads out of it, where a run would write.
     """
+    check_inside(directory, FOLDERS)
     lock = taken(directory) if first else None
     if lock is None:
         yield
@@ -51,6 +54,7 @@ def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
 def taken(directory: Path) -> FileLock | None:
     """The lock of a directory, which is made; None where there are none."""
     directory.mkdir(parents=True, exist_ok=True)
+    check_own(directory / NAME)
     by = holder(directory)  # before older versions of filelock empty the file
     lock = FileLock(directory / NAME, thread_local=False)
     try:

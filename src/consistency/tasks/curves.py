@@ -1,10 +1,13 @@
 """The curves of a run, from its TensorBoard log."""
 
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 from consistency.files.paths import regular
 from consistency.tasks.page import Picture
+
+MOST = 48  # charts of a page, and curves of a chart; a log may hold any number of names
 
 Curve = tuple[list[int], list[float]]  # steps, values
 
@@ -36,6 +39,15 @@ def families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
     return {name: some for name, some in found.items() if any(len(steps) > 1 for steps, _ in some.values())}
 
 
+def charts(curves: dict[str, Curve]) -> tuple[list[Picture], list[str]]:
+    """The first charts of a log, and a line for what is left out."""
+    found = families(curves)
+    pictures = [drawn(name, dict(islice(some.items(), MOST))) for name, some in islice(found.items(), MOST)]
+    notes = [f"{MOST} of {len(found)} charts are drawn."] if len(found) > MOST else []
+    crowded = [name for name, some in islice(found.items(), MOST) if len(some) > MOST]
+    return pictures, notes + [f"{name}: {MOST} of {len(found[name])} curves are drawn." for name in crowded]
+
+
 def drawn(name: str, curves: dict[str, Curve]) -> Picture:
     """A small chart; logarithmic where all is positive and spans a factor of ten."""
     from matplotlib.figure import Figure
@@ -50,7 +62,8 @@ def drawn(name: str, curves: dict[str, Curve]) -> Picture:
     axes.set_xlabel("step")
     axes.grid(linewidth=0.3, alpha=0.6)
     if 1 < len(curves) <= 6:
-        axes.legend(frameon=False, fontsize=8)
+        for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)  # a name may hold $
     return Picture(svg(figure), "image/svg+xml", name)
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.files.atomic import explained, write
+from consistency.files.atomic import create, explained, write
+from consistency.files.owned import is_own, reopened
 from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
 
@@ -132,9 +133,14 @@ class Array:
         """Whether the file is whole; else there are both others: marks without samples would lie."""
         if fits(self.path, self.shape, self.dtype):
             return True
-        if not (fits(self.partial, self.shape, self.dtype) and fits(self.marks, self.shape[:1], MARKS)):
+        ours = is_own(self.partial) and is_own(self.marks)  # both are written in place
+        if not (
+            ours and fits(self.partial, self.shape, self.dtype) and fits(self.marks, self.shape[:1], MARKS)
+        ):
             with explained(self.path):
+                create(self.marks)  # numpy would write through a link
                 np.lib.format.open_memmap(self.marks, "w+", MARKS, self.shape[:1])
+                create(self.partial)
                 np.lib.format.open_memmap(self.partial, "w+", self.dtype, self.shape)
         return False
 
@@ -146,7 +152,7 @@ def mark(sample: np.ndarray) -> int:
 
 def overwrite(path: Path, array: Any, first: int, rows: np.ndarray) -> None:
     """Write rows of a mapped array. Not through the map: on a full disk that kills the process."""
-    with explained(path), path.open("r+b") as file:
+    with explained(path), reopened(path) as file:
         file.seek(array.offset + first * array.strides[0])
         file.write(np.ascontiguousarray(rows, array.dtype).data)
         file.flush()

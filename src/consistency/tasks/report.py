@@ -9,7 +9,7 @@ from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
 from consistency.result import environment, read_result
 from consistency.table import Table
-from consistency.tasks.curves import drawn, families, scalars
+from consistency.tasks.curves import charts, scalars
 from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome, Session, Task
 from consistency.tasks.variation import variation
@@ -101,9 +101,9 @@ def history(session: Session) -> Iterator[Section]:
         yield Section("Config", ["What differs from the experiment's own config:"], tables=[changed])
     else:
         yield Section("Config", [f"As {t.experiment} says, nothing changed."])
-    curves = families(scalars(t.run / "tensorboard"))
-    if curves:
-        yield Section("Curves", pictures=[drawn(name, some) for name, some in curves.items()])
+    pictures, notes = charts(scalars(t.run / "tensorboard"))
+    if pictures:
+        yield Section("Curves", notes, pictures)
 
 
 def about(session: Session) -> Section:

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from consistency.schema.check import options
 from consistency.table import Table
 
 PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # where it ran, and what it saw
@@ -21,10 +22,10 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
     """Every value that differs from the experiment's own, where it stands; None if that is not known.
 
     Args:
-        experiment: its name.
+        experiment: its name, as a checkpoint has it; None where it has none.
         written: the run's config.
     """
-    if experiment is None:
+    if experiment not in options("experiment"):  # Hydra would read 5 as a number, and a,b as a sweep
         return None
     try:
         base = compose("train", overrides=[f"experiment={experiment}"])

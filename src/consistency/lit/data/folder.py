@@ -14,7 +14,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from consistency.errors import UserError, within
+from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
 from consistency.lit.data import cache
 from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
@@ -224,5 +224,5 @@ def progress() -> Progress:
 
 
 def tell(line: str) -> None:
-    """A notice that is no result."""
-    print(line, file=sys.stderr, flush=True)
+    """A notice that is no result; it may hold names of files."""
+    print(plain(line), file=sys.stderr, flush=True)

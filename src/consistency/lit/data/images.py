@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -54,7 +55,7 @@ class Folder:
 
     def entries(self) -> list[Entry]:
         """All image files, by name; links are followed, but into no folder twice."""
-        return sorted(self._walk(str(self.root), "", set()))
+        return sorted(self._walk())
 
     def read(self, name: str) -> bytes:
         """The content of one."""
@@ -62,19 +63,36 @@ class Folder:
         check_size(path.stat().st_size)
         return path.read_bytes()
 
-    def _walk(self, folder: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
+    def _walk(self) -> Iterator[Entry]:
+        """Depth first, on a stack that is as deep as the folders."""
+        seen = set[tuple[int, int]]()
+        stack = [self._listed(str(self.root), "", seen)]
+        while stack:
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+            elif isinstance(found, Entry):
+                yield found
+            else:
+                stack.append(self._listed(*found, seen))
+
+    def _listed(
+        self, folder: str, prefix: str, seen: set[tuple[int, int]]
+    ) -> Iterator[Entry | tuple[str, str]]:
+        """The image files of a folder, and the path and the prefix of each folder in it; nothing twice."""
         here = os.stat(folder)  # noqa: PTH116 - with 50,000 files Path costs seconds
         if (here.st_dev, here.st_ino) in seen:
             return
         seen.add((here.st_dev, here.st_ino))
         with os.scandir(folder) as found:
-            for file in found:
-                if file.is_dir() and not file.name.startswith("."):
-                    yield from self._walk(file.path, f"{prefix}{file.name}/", seen)
-                elif is_image_name(file.name) and not file.is_dir():
-                    # A dangling link is listed as well, so that it is not left out silently.
-                    status = file.stat(follow_symlinks=file.is_file())
-                    yield Entry(prefix + file.name, status.st_size, status.st_mtime_ns)
+            files = list(found)  # a folder on the stack holds no descriptor
+        for file in files:
+            if file.is_dir() and not file.name.startswith("."):
+                yield file.path, f"{prefix}{file.name}/"
+            elif is_image_name(file.name) and not file.is_dir():
+                # A dangling link is listed as well, so that it is not left out silently.
+                status = file.stat(follow_symlinks=file.is_file())
+                yield Entry(prefix + file.name, status.st_size, status.st_mtime_ns)
 
 
 class Archive:
@@ -85,6 +103,7 @@ class Archive:
     """
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         try:
             self.zip = ZipFile(root)
         except (BadZipFile, OSError) as error:
@@ -92,7 +111,10 @@ class Archive:
 
     def entries(self) -> list[Entry]:
         """All image files, by name."""
-        files = (info for info in self.zip.infolist() if is_image_name(info.filename))
+        files = [info for info in self.zip.infolist() if is_image_name(info.filename)]
+        twice = [name for name, count in Counter(info.filename for info in files).items() if count > 1]
+        if twice:  # only the last would be read, once for each
+            raise UserError(f"data.root={self.root} lists {twice[0]} more than once: pack it anew")
         return sorted(Entry(info.filename, info.file_size, info.CRC) for info in files)
 
     def read(self, name: str) -> bytes:

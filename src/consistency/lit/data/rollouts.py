@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from consistency.errors import UserError, at_least, positive
-from consistency.files.atomic import write_text
+from consistency.files.atomic import create, write_text
+from consistency.files.owned import reopened
 from consistency.files.paths import regular
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.loader import Batch, StepLoader
@@ -225,6 +226,7 @@ class Store:
     def _create(self, make: Maker) -> None:
         """Files of the full size, which take no room yet."""
         for name, (shape, kind) in make.layout().items():
+            create(self._file(name))  # numpy would write through a link
             np.lib.format.open_memmap(self._file(name), mode="w+", dtype=kind, shape=(self.count, *shape))
 
     def _map(self, manifest: Manifest) -> None:
@@ -248,7 +250,7 @@ class Store:
     def _write(self, first: int, rows: Columns) -> None:
         """Put rows in their places. Not through the maps: on a full disk that kills the process."""
         for name, values in rows.items():
-            with self._file(name).open("r+b") as file:
+            with reopened(self._file(name)) as file:
                 file.seek(self._columns[name].offset + first * self._columns[name].strides[0])  # type: ignore[attr-defined]
                 file.write(values.data)
                 file.flush()
