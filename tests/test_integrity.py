@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.migration import migrate_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -23,8 +24,10 @@ from consistency.files.checksum import content_sha256
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data import cache, folder
 from consistency.lit.data.folder import ImageFolder
+from consistency.lit.data.identity import check_identity
 from consistency.lit.data.points import Ring
 from consistency.lit.data.rollouts import Store
+from consistency.lit.moments import check_moments
 from consistency.lit.restored import check_restorable
 from consistency.metrics import reference
 from consistency.metrics.card import Card, Memo
@@ -396,6 +399,7 @@ def edited(*keys, to):
 
 AVERAGE = ("callbacks", "EMA", "averages", "ema")
 STEM = "denoiser.net.stem.bias"
+SEGMENT = {"steps": [0, 20], "seconds": 1.5, "batch_size": 16, "lr": 1e-3, "commit": None, "changed": {}}
 LOOP: list = []
 LOOP.append(LOOP)
 EDITS = [
@@ -428,6 +432,33 @@ EDITS = [
     ((*AVERAGE, "net.stem.bias"), torch.full((4,), float("nan")), r"NaN .* averages\.ema\.net\.stem\.bias"),
     (("callbacks", "Checkpoints", "best"), "low", "best='low' is no finite number"),
     (("callbacks", "Guard"), {"rollbacks": -1}, "rollbacks=-1 is no count"),
+    (("callbacks", "Costs"), 3, r"callbacks\.Costs is of type int"),
+    (("callbacks", "History"), [1], r"callbacks\.History is of type list"),
+    (("callbacks", "History"), {}, r"History\.segments is of type NoneType"),
+    (("callbacks", "History"), {"segments": {}}, r"History\.segments is of type dict"),
+    (("callbacks", "History"), {"segments": [3]}, r"segments\.0 is of type int"),
+    *(
+        (("callbacks", "History"), {"segments": [SEGMENT, {**SEGMENT, name: to}]}, rf"segments\.1\.{words}")
+        for name, to, words in (
+            ("steps", 3, "steps is of type int"),
+            ("steps", [0], "steps must be two steps in order"),
+            ("steps", [9, 3], "steps must be two steps in order"),
+            ("steps", [0, "x"], "steps='x' is no count"),
+            ("seconds", "x", "seconds='x' is no finite number"),
+            ("seconds", -1.0, "seconds=-1.0 is less than 0"),
+            ("seconds", 10**400, "seconds=an integer of 1329 bits is no finite number"),
+            ("seconds", True, "seconds=True is no finite number"),
+            ("batch_size", 0, "batch_size=0 is less than 1"),
+            ("batch_size", "x", "batch_size='x' is no count"),
+            ("lr", "x", "lr='x' is no finite number"),
+            ("device", "cpu\n[31m", "device is not a short printable text"),
+            ("device", "x" * 5000, "device is not a short printable text"),
+            ("commit", torch.ones(2), "commit is of type Tensor"),
+            ("changed", [1], "changed is of type list"),
+            ("changed", {"lr": torch.ones(2)}, "changed holds a Tensor"),
+        )
+    ),
+    (("data",), 3, "data is of type int"),
     (("optimizer_states",), {}, "optimizer_states is of type dict"),
     (("optimizer_states", 0, "state"), None, r"optimizer_states\.state is of type NoneType"),
     (("optimizer_states", 0, "state", 0, "exp_avg"), torch.full((2,), float("nan")), r"state\.0\.exp_avg"),
@@ -495,6 +526,24 @@ def resumable(tmp_path_factory):
     [
         (("optimizer_states", 0, "state", 0, "exp_avg"), torch.ones(3), r"state\.0\.exp_avg is not shaped"),
         (("optimizer_states", 0, "state", 99), {}, "99 is of no parameter"),
+        (("optimizer_states", 0, "state"), {}, r"state\.0 is absent, and would begin anew"),
+        (("optimizer_states", 0, "state", 1), "del", r"state\.1 is absent, and would begin anew"),
+        (("optimizer_states", 0, "state", 1, "exp_avg_sq"), "del", r"state\.1\.exp_avg_sq is absent"),
+        (("optimizer_states", 0, "state", 1, "exp_avg"), "x", r"state\.1\.exp_avg is not shaped"),
+        *(
+            (("optimizer_states", 0, "state", 1, "step"), to, rf"state\.1\.step is {words}")
+            for to, words in (
+                ("x", "of another type"),
+                (20, "of another type"),
+                (torch.tensor(20), "of another type"),
+                (torch.tensor([20.0]), "of another type"),
+                (torch.tensor(-1.0), "not from 0 to 20"),
+                (torch.tensor(21.0), "not from 0 to 20"),
+                (torch.tensor(2.5), "not from 0 to 20"),
+            )
+        ),
+        (("callbacks", "EMA"), "del", r"callbacks\.EMA is absent, and its averages would begin anew"),
+        (("callbacks", "EMA", "averages"), {}, "it has no average ema"),
         (("optimizer_states", 0, "param_groups", 0, "betas"), "del", "param_groups lack betas"),
         (("optimizer_states", 0, "param_groups", 0, "params"), [0], "param_groups do not fit"),
         (("optimizer_states",), [], "of 0 optimizers"),
@@ -519,6 +568,56 @@ def test_what_a_run_cannot_take_up_is_one_line(resumable, keys, to, words):
     with pytest.raises(UserError, match=words) as error:
         check_restorable(trainer, module, kept)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["x", 5, None, "1.0.0"])
+def test_a_file_does_not_choose_migrations_of_lightning(resumable, tmp_path, version):
+    kept = read_checkpoint(resumable[2] / "checkpoints" / "last.ckpt")
+    kept["pytorch-lightning_version"] = version
+    if version is None:
+        del kept["pytorch-lightning_version"]
+    sessions.save_edited(kept, tmp_path / "last.ckpt")
+    found = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    migrated, applied = migrate_checkpoint(dict(found))
+    assert alike(migrated, found)
+    assert not applied
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (torch.optim.Adam, {}),
+        (torch.optim.Adam, {"foreach": True, "amsgrad": True}),
+        (torch.optim.AdamW, {"fused": True}),
+        (torch.optim.RAdam, {"foreach": True}),
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
+        (torch.optim.Adafactor, {}),
+    ],
+)
+def test_the_state_that_an_optimizer_writes_is_taken_up(kind, values):
+    f = denoiser()
+    optimizer = kind(f.parameters(), lr=1e-3, **values)
+    for _ in range(2):
+        for p in f.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    found, fresh = optimizer.state_dict()["state"], kind(f.parameters(), lr=1e-3, **values)
+    assert check_moments(found, fresh, most=2) is None
+    if "step" in found.get(0, {}):
+        assert "step is not from 0 to 1" in str(check_moments(found, fresh, most=1))
+    assert check_moments({}, fresh, most=2, complete=False) is None
+    assert (check_moments({}, fresh, most=2) is None) == (not found)
+
+
+def test_identities_of_other_types_are_other_data():
+    here = {"count": 3, "points": [0.5, 1.0]}
+    check_identity({"count": 3, "points": [0.5, 1.00001]}, here, "X")
+    for there in ({"count": [3]}, {"points": [0.5, "x"]}, {"points": [10**400, 1.0]}, {"points": 3}):
+        with pytest.raises(UserError, match=r"data: the .* not that of X"):
+            check_identity(there, here, "X")
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(resumable, tmp_path):

@@ -13,7 +13,8 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.files.atomic import replacing
 from consistency.files.checksum import content_sha256
-from consistency.teachers.contents import MalformedError, check_weights
+from consistency.teachers.contents import check_weights
+from consistency.teachers.values import MalformedError
 from consistency.teachers.weights import DAMAGE
 
 SUFFIX = ".safetensors"
