@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from collections import OrderedDict
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +41,9 @@ from consistency.nets.mlp import MLP
 from consistency.run import resume_from
 from consistency.tasks import compare, schedules
 from consistency.tasks.files import Array, Files
+from consistency.tasks.gap import is_gaps
+from consistency.tasks.ladder_page import is_speed
+from consistency.tasks.requests import judged
 from consistency.tasks.sample import Sample
 from consistency.teach import run_of as run_of_teacher
 from consistency.teach import teacher_metrics
@@ -696,13 +700,53 @@ def test_a_shortened_storage_is_refused(tmp_path):
 
 def test_cached_numbers_that_cannot_be_are_measured_anew(tmp_path, capsys):
     card, other = (Card({"step": step}, {}, {}) for step in (1, 2))
-    for found in ({"precision(digits)": 1.47}, {"recall": "high"}, {"IS ±": -1.0}):
+    damaged = [{"precision(digits)": 1.47}, {"recall": "high"}, {"IS ±": -1.0}, {"FD": 10**400}, {"FD": True}]
+    for found in (*damaged, {}, 3, [1.0], "x", {"FD": None}, {"FD": [1.0]}):
         Memo(tmp_path).keep(card.digest, {"card": vars(card), "found": found})
         assert Memo(tmp_path).once(card, lambda: {"precision": 0.5}) == {"precision": 0.5}
         assert "is damaged: its numbers are measured anew" in capsys.readouterr().err
     shutil.copy(tmp_path / f"{card.digest}.json", tmp_path / f"{other.digest}.json")
     assert Memo(tmp_path).once(other, lambda: {"precision": 0.6}) == {"precision": 0.6}
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_cached_numbers_of_another_set_of_metrics_are_measured_anew(ckpt_of_digits, tmp_path, capsys):
+    opened = sessions.session(tmp_path / "out", ckpt_of_digits, cache=tmp_path / "cache")
+    t = opened.trained
+
+    def number():
+        return judged(opened, t.judge, t.samplers["1step"], 8, 8, 0, None)
+
+    good = number()
+    (path,) = (tmp_path / "cache").glob("*.json")
+    capsys.readouterr()
+    assert number() == good
+    assert capsys.readouterr().err == ""
+    for found in ({"other": 1.0}, {}, 7):
+        Memo(tmp_path / "cache").keep(path.stem, {"card": asdict(good.card), "found": found})
+        assert number() == good
+        assert "is damaged: its numbers are measured anew" in capsys.readouterr().err
+
+
+GAPS = {
+    "source": "data",
+    "sigma": [0.002, 80.0],
+    "boundary": 0.0,
+    "curves": {"self": [0.1], "trajectory": [0.1, 0.2], "reconstruction": [0.1, 0.2]},
+}
+SPEED = {"latency": 0.1, "throughput": 20.0, "batch": 4}
+
+
+def test_cached_speeds_and_gaps_have_their_fields():
+    assert is_speed(SPEED)
+    assert is_gaps(GAPS)
+    for found in (None, {}, [1], {**SPEED, "batch": 1.5}, {**SPEED, "latency": 0}, {**SPEED, "other": 1}):
+        assert not is_speed(found)
+    curves = ({}, [1], {**GAPS["curves"], "self": [0.1, 0.2]}, {**GAPS["curves"], "self": ["x"]})
+    for found in (None, {}, *({**GAPS, "curves": curve} for curve in curves)):
+        assert not is_gaps(found)
+    for name, value in {"source": 3, "sigma": 3, "boundary": 10**400}.items():
+        assert not is_gaps({**GAPS, name: value})
 
 
 NUMBER = {
@@ -717,6 +761,9 @@ NUMBER = {
     [
         {**NUMBER, "name": [1]},
         {**NUMBER, "values": {"FD": "low"}},
+        {**NUMBER, "values": {"FD": 10**400}},
+        {**NUMBER, "values": {"FD": 1e308}},
+        {**NUMBER, "values": {"FD": True}},
         {**NUMBER, "values": [1]},
         {**NUMBER, "card": {**NUMBER["card"], "code": {}}},
         {**NUMBER, "card": {**NUMBER["card"], "protocol": 3}},
@@ -730,6 +777,47 @@ def test_an_edited_result_is_one_line(tmp_path, number):
     (tmp_path / "result.json").write_text(json.dumps({"numbers": [number]}))
     with pytest.raises(UserError, match=r"result\.json holds no numbers with cards"):
         compare.read(tmp_path)
+
+
+def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
+    values = [{"FD": 1.0, "KD": 2.0}, {"FD": 3.0}], [{"FD": 1.0, "KD": 2.0}, {"FD": 4.0, "KD": 1.0}]
+    results = []
+    for i, sets in enumerate(values):
+        (tmp_path / str(i)).mkdir()
+        results.append(str(tmp_path / str(i)))
+        numbers = [{**NUMBER, "values": some} for some in sets]
+        (tmp_path / str(i) / "result.json").write_text(json.dumps({"numbers": numbers}))
+    row = [("1step", compare.read(tmp_path / str(i))["1step"]) for i in range(2)]
+    shown = compare.table(results, row)
+    assert shown.head == ["result", "sampler", "FD"]
+    assert [line[2] for line in shown.rows] == ["2 ± 1.4", "2.5 ± 2.1 (+0.5)"]
+    row[1][1][1].values.pop("FD")
+    with pytest.raises(UserError, match="share no metric of 1step"):
+        compare.table(results, row)
+
+
+@pytest.mark.parametrize("levels", [[10**400], [True], ["80"], [2e6], [0.0], [-1.0], 80.0, [0.8, 80.0], {}])
+def test_edited_noise_levels_are_one_line(tmp_path, levels):
+    n = len(levels) if isinstance(levels, list) else 1
+    schedules.keep(tmp_path / "last.ckpt", "a" * 64, {})
+    path = schedules.path_of(tmp_path / "last.ckpt")
+    kept = {"weights_sha256": "a" * 64, "sigmas": {str(n): levels}}
+    path.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
+    with pytest.raises(UserError, match="is damaged: delete it"):
+        schedules.found_for(tmp_path / "last.ckpt", "a" * 64, 0.002)
+    about = {"config": CONFIG, "experiment": None, "step": 1, "weights": "ema", "sigmas": {"1step": levels}}
+    write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
+    with pytest.raises(UserError, match=r"sigmas\.'1step' is (no list of falling noise levels|of type)"):
+        read_exported(tmp_path / "a.safetensors", "ckpt_path")
+
+
+@pytest.mark.parametrize("step", [-5, True, 10**4000, 2**53 + 1])
+def test_the_step_of_an_export_is_a_count(tmp_path, step):
+    about = {"config": CONFIG, "experiment": None, "step": step, "weights": "ema", "sigmas": {}}
+    write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
+    with pytest.raises(UserError, match=r"step=.* is no count") as error:
+        read_exported(tmp_path / "a.safetensors", "ckpt_path")
+    assert len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"metrics": 3}', '{"metrics": {"FD": "low"}}'])

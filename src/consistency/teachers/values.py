@@ -7,6 +7,8 @@ from torch import Tensor
 LARGEST = 2**53  # a count
 HUGE = 1e308  # about the largest number of float64
 MOST = 100_000  # values in a tree
+HIGHEST = 1e6  # noise level
+MOST_LEVELS = 10_000  # of a sampler
 LONGEST = 1000  # characters of a text
 
 
@@ -57,6 +59,19 @@ def plain(name: str, value: Any) -> None:
             raise MalformedError(f"is malformed: {name} holds {brief(node)}")
         elif not (node is None or isinstance(node, str | int | float)):
             raise MalformedError(f"is malformed: {name} holds a {type(node).__name__}")
+
+
+def levels(name: str, value: Any) -> list[float]:
+    """Noise levels of a sampler: numbers above 0 and up to 1e6, none above the one before it.
+
+    Raises:
+        MalformedError: it is no such list, or has more than 10,000 levels.
+    """
+    expect(name, value, list)
+    falling = all(type(sigma) in (int, float) and 0 < sigma <= HIGHEST for sigma in value)
+    if not (falling and 0 < len(value) <= MOST_LEVELS and value == sorted(value, reverse=True)):
+        raise MalformedError(f"is malformed: {name[:100]} is no list of falling noise levels")
+    return [float(sigma) for sigma in value]
 
 
 def is_finite(value: Any) -> bool:
