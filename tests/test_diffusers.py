@@ -295,7 +295,7 @@ def test_a_consistency_model_has_its_own_scheduler(tmp_path):
 def test_a_scheduler_of_a_consistency_model_with_wrong_numbers(tmp_path, field, value):
     scheduler = {"_class_name": "CMStochasticIterativeScheduler", field: value}
     message = refused(folder(tmp_path, scheduler=scheduler))
-    assert f"{field}={value}" in message
+    assert f"{field}={value!r}" in message
     assert "scheduler_config.json" in message
 
 

@@ -154,7 +154,7 @@ def consistency(file: Path, config: Config) -> Precond:
         return Boundary(float(sigma_data), float(sigma_min), TIME_SCALE)
     except (TypeError, ValueError, OverflowError) as error:
         said = f"sigma_data={brief(sigma_data)} and sigma_min={brief(sigma_min)}"
-        raise UserError(f"teacher.path={file}: {said} must be numbers above 0, and at most 1e6") from error
+        raise UserError(f"teacher.path={file}: {said} must be numbers from 1e-9 to 1e6") from error
 
 
 def chain(file: Path, config: Config) -> Precond:
