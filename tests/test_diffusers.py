@@ -290,13 +290,27 @@ def test_a_consistency_model_has_its_own_scheduler(tmp_path):
     torch.testing.assert_close(y[1:], skip * x[1:] + out * F, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("value", [-1, 0, "half", None, [0.5]])
+@pytest.mark.parametrize("value", [-1, 0, "half", None, [0.5], 2**62, 1e308])
 @pytest.mark.parametrize("field", ["sigma_data", "sigma_min"])
 def test_a_scheduler_of_a_consistency_model_with_wrong_numbers(tmp_path, field, value):
     scheduler = {"_class_name": "CMStochasticIterativeScheduler", field: value}
     message = refused(folder(tmp_path, scheduler=scheduler))
-    assert f"{field}={value}" in message
+    assert f"{field}={value!r}" in message
     assert "scheduler_config.json" in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_class_name": "CMStochasticIterativeScheduler", "sigma_data": 10**400},
+        {"beta_start": 10**400},
+        {"beta_end": 10**400, "beta_schedule": "scaled_linear"},
+        {"num_train_timesteps": 10**400},
+        {"trained_betas": [10**400, 0.1]},
+    ],
+)
+def test_a_scheduler_with_numbers_beyond_float64(tmp_path, changes):
+    assert "scheduler_config.json" in refused(folder(tmp_path, scheduler=ddpm_unet.SCHEDULER | changes))
 
 
 PLAIN = {

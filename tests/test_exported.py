@@ -183,7 +183,7 @@ def test_a_file_that_would_call_something_foreign_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "garments", "moons"])
 def test_weights_that_come_along_open_as_they_are(name, tmp_path):
-    """The config in each names classes of the day it was made; those of callbacks and loggers are not built."""
+    """Their configs name classes of the day they were made; callbacks and loggers are not built."""
     path = ROOT / "data" / "weights" / f"{name}.safetensors"
     trained = session(tmp_path / "eval", path).trained
     assert trained.samplers

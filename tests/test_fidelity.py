@@ -270,10 +270,10 @@ class TestMemo:
 
     def test_a_damaged_file_is_made_again_and_none_is_kept_without_a_folder(self, tmp_path):
         card, memo = Card({}, {}, {}), Memo(tmp_path)
-        memo.once(card, lambda: 1)
+        memo.once(card, lambda: {"FD": 1})
         (path,) = tmp_path.iterdir()
         path.write_text(path.read_text()[:9])
-        assert memo.once(card, lambda: 2) == memo.once(card, lambda: 3) == 2
+        assert memo.once(card, lambda: {"FD": 2}) == memo.once(card, lambda: {"FD": 3}) == {"FD": 2}
         assert [Memo(None).once(card, lambda i=i: i) for i in range(2)] == [0, 1]
 
 

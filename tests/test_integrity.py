@@ -7,12 +7,14 @@ import json
 import shutil
 import zipfile
 from collections import OrderedDict
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.migration import migrate_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -23,8 +25,10 @@ from consistency.files.checksum import content_sha256
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data import cache, folder
 from consistency.lit.data.folder import ImageFolder
+from consistency.lit.data.identity import check_identity
 from consistency.lit.data.points import Ring
 from consistency.lit.data.rollouts import Store
+from consistency.lit.moments import check_moments
 from consistency.lit.restored import check_restorable
 from consistency.metrics import reference
 from consistency.metrics.card import Card, Memo
@@ -37,6 +41,9 @@ from consistency.nets.mlp import MLP
 from consistency.run import resume_from
 from consistency.tasks import compare, schedules
 from consistency.tasks.files import Array, Files
+from consistency.tasks.gap import is_gaps
+from consistency.tasks.ladder_page import is_speed
+from consistency.tasks.requests import judged
 from consistency.tasks.sample import Sample
 from consistency.teach import run_of as run_of_teacher
 from consistency.teach import teacher_metrics
@@ -396,6 +403,7 @@ def edited(*keys, to):
 
 AVERAGE = ("callbacks", "EMA", "averages", "ema")
 STEM = "denoiser.net.stem.bias"
+SEGMENT = {"steps": [0, 20], "seconds": 1.5, "batch_size": 16, "lr": 1e-3, "commit": None, "changed": {}}
 LOOP: list = []
 LOOP.append(LOOP)
 EDITS = [
@@ -428,6 +436,33 @@ EDITS = [
     ((*AVERAGE, "net.stem.bias"), torch.full((4,), float("nan")), r"NaN .* averages\.ema\.net\.stem\.bias"),
     (("callbacks", "Checkpoints", "best"), "low", "best='low' is no finite number"),
     (("callbacks", "Guard"), {"rollbacks": -1}, "rollbacks=-1 is no count"),
+    (("callbacks", "Costs"), 3, r"callbacks\.Costs is of type int"),
+    (("callbacks", "History"), [1], r"callbacks\.History is of type list"),
+    (("callbacks", "History"), {}, r"History\.segments is of type NoneType"),
+    (("callbacks", "History"), {"segments": {}}, r"History\.segments is of type dict"),
+    (("callbacks", "History"), {"segments": [3]}, r"segments\.0 is of type int"),
+    *(
+        (("callbacks", "History"), {"segments": [SEGMENT, {**SEGMENT, name: to}]}, rf"segments\.1\.{words}")
+        for name, to, words in (
+            ("steps", 3, "steps is of type int"),
+            ("steps", [0], "steps must be two steps in order"),
+            ("steps", [9, 3], "steps must be two steps in order"),
+            ("steps", [0, "x"], "steps='x' is no count"),
+            ("seconds", "x", "seconds='x' is no finite number"),
+            ("seconds", -1.0, "seconds=-1.0 is less than 0"),
+            ("seconds", 10**400, "seconds=an integer of 1329 bits is no finite number"),
+            ("seconds", True, "seconds=True is no finite number"),
+            ("batch_size", 0, "batch_size=0 is less than 1"),
+            ("batch_size", "x", "batch_size='x' is no count"),
+            ("lr", "x", "lr='x' is no finite number"),
+            ("device", "cpu\n[31m", "device is not a short printable text"),
+            ("device", "x" * 5000, "device is not a short printable text"),
+            ("commit", torch.ones(2), "commit is of type Tensor"),
+            ("changed", [1], "changed is of type list"),
+            ("changed", {"lr": torch.ones(2)}, "changed holds a Tensor"),
+        )
+    ),
+    (("data",), 3, "data is of type int"),
     (("optimizer_states",), {}, "optimizer_states is of type dict"),
     (("optimizer_states", 0, "state"), None, r"optimizer_states\.state is of type NoneType"),
     (("optimizer_states", 0, "state", 0, "exp_avg"), torch.full((2,), float("nan")), r"state\.0\.exp_avg"),
@@ -495,6 +530,24 @@ def resumable(tmp_path_factory):
     [
         (("optimizer_states", 0, "state", 0, "exp_avg"), torch.ones(3), r"state\.0\.exp_avg is not shaped"),
         (("optimizer_states", 0, "state", 99), {}, "99 is of no parameter"),
+        (("optimizer_states", 0, "state"), {}, r"state\.0 is absent, and would begin anew"),
+        (("optimizer_states", 0, "state", 1), "del", r"state\.1 is absent, and would begin anew"),
+        (("optimizer_states", 0, "state", 1, "exp_avg_sq"), "del", r"state\.1\.exp_avg_sq is absent"),
+        (("optimizer_states", 0, "state", 1, "exp_avg"), "x", r"state\.1\.exp_avg is not shaped"),
+        *(
+            (("optimizer_states", 0, "state", 1, "step"), to, rf"state\.1\.step is {words}")
+            for to, words in (
+                ("x", "of another type"),
+                (20, "of another type"),
+                (torch.tensor(20), "of another type"),
+                (torch.tensor([20.0]), "of another type"),
+                (torch.tensor(-1.0), "not from 0 to 20"),
+                (torch.tensor(21.0), "not from 0 to 20"),
+                (torch.tensor(2.5), "not from 0 to 20"),
+            )
+        ),
+        (("callbacks", "EMA"), "del", r"callbacks\.EMA is absent, and its averages would begin anew"),
+        (("callbacks", "EMA", "averages"), {}, "it has no average ema"),
         (("optimizer_states", 0, "param_groups", 0, "betas"), "del", "param_groups lack betas"),
         (("optimizer_states", 0, "param_groups", 0, "params"), [0], "param_groups do not fit"),
         (("optimizer_states",), [], "of 0 optimizers"),
@@ -519,6 +572,56 @@ def test_what_a_run_cannot_take_up_is_one_line(resumable, keys, to, words):
     with pytest.raises(UserError, match=words) as error:
         check_restorable(trainer, module, kept)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["x", 5, None, "1.0.0"])
+def test_a_file_does_not_choose_migrations_of_lightning(resumable, tmp_path, version):
+    kept = read_checkpoint(resumable[2] / "checkpoints" / "last.ckpt")
+    kept["pytorch-lightning_version"] = version
+    if version is None:
+        del kept["pytorch-lightning_version"]
+    sessions.save_edited(kept, tmp_path / "last.ckpt")
+    found = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    migrated, applied = migrate_checkpoint(dict(found))
+    assert alike(migrated, found)
+    assert not applied
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (torch.optim.Adam, {}),
+        (torch.optim.Adam, {"foreach": True, "amsgrad": True}),
+        (torch.optim.AdamW, {"fused": True}),
+        (torch.optim.RAdam, {"foreach": True}),
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
+        (torch.optim.Adafactor, {}),
+    ],
+)
+def test_the_state_that_an_optimizer_writes_is_taken_up(kind, values):
+    f = denoiser()
+    optimizer = kind(f.parameters(), lr=1e-3, **values)
+    for _ in range(2):
+        for p in f.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    found, fresh = optimizer.state_dict()["state"], kind(f.parameters(), lr=1e-3, **values)
+    assert check_moments(found, fresh, most=2) is None
+    if "step" in found.get(0, {}):
+        assert "step is not from 0 to 1" in str(check_moments(found, fresh, most=1))
+    assert check_moments({}, fresh, most=2, complete=False) is None
+    assert (check_moments({}, fresh, most=2) is None) == (not found)
+
+
+def test_identities_of_other_types_are_other_data():
+    here = {"count": 3, "points": [0.5, 1.0]}
+    check_identity({"count": 3, "points": [0.5, 1.00001]}, here, "X")
+    for there in ({"count": [3]}, {"points": [0.5, "x"]}, {"points": [10**400, 1.0]}, {"points": 3}):
+        with pytest.raises(UserError, match=r"data: the .* not that of X"):
+            check_identity(there, here, "X")
 
 
 def test_a_run_goes_on_from_the_newest_whole_checkpoint(resumable, tmp_path):
@@ -597,13 +700,53 @@ def test_a_shortened_storage_is_refused(tmp_path):
 
 def test_cached_numbers_that_cannot_be_are_measured_anew(tmp_path, capsys):
     card, other = (Card({"step": step}, {}, {}) for step in (1, 2))
-    for found in ({"precision(digits)": 1.47}, {"recall": "high"}, {"IS ±": -1.0}):
+    damaged = [{"precision(digits)": 1.47}, {"recall": "high"}, {"IS ±": -1.0}, {"FD": 10**400}, {"FD": True}]
+    for found in (*damaged, {}, 3, [1.0], "x", {"FD": None}, {"FD": [1.0]}):
         Memo(tmp_path).keep(card.digest, {"card": vars(card), "found": found})
         assert Memo(tmp_path).once(card, lambda: {"precision": 0.5}) == {"precision": 0.5}
         assert "is damaged: its numbers are measured anew" in capsys.readouterr().err
     shutil.copy(tmp_path / f"{card.digest}.json", tmp_path / f"{other.digest}.json")
     assert Memo(tmp_path).once(other, lambda: {"precision": 0.6}) == {"precision": 0.6}
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_cached_numbers_of_another_set_of_metrics_are_measured_anew(ckpt_of_digits, tmp_path, capsys):
+    opened = sessions.session(tmp_path / "out", ckpt_of_digits, cache=tmp_path / "cache")
+    t = opened.trained
+
+    def number():
+        return judged(opened, t.judge, t.samplers["1step"], 8, 8, 0, None)
+
+    good = number()
+    (path,) = (tmp_path / "cache").glob("*.json")
+    capsys.readouterr()
+    assert number() == good
+    assert capsys.readouterr().err == ""
+    for found in ({"other": 1.0}, {}, 7):
+        Memo(tmp_path / "cache").keep(path.stem, {"card": asdict(good.card), "found": found})
+        assert number() == good
+        assert "is damaged: its numbers are measured anew" in capsys.readouterr().err
+
+
+GAPS = {
+    "source": "data",
+    "sigma": [0.002, 80.0],
+    "boundary": 0.0,
+    "curves": {"self": [0.1], "trajectory": [0.1, 0.2], "reconstruction": [0.1, 0.2]},
+}
+SPEED = {"latency": 0.1, "throughput": 20.0, "batch": 4}
+
+
+def test_cached_speeds_and_gaps_have_their_fields():
+    assert is_speed(SPEED)
+    assert is_gaps(GAPS)
+    for found in (None, {}, [1], {**SPEED, "batch": 1.5}, {**SPEED, "latency": 0}, {**SPEED, "other": 1}):
+        assert not is_speed(found)
+    curves = ({}, [1], {**GAPS["curves"], "self": [0.1, 0.2]}, {**GAPS["curves"], "self": ["x"]})
+    for found in (None, {}, *({**GAPS, "curves": curve} for curve in curves)):
+        assert not is_gaps(found)
+    for name, value in {"source": 3, "sigma": 3, "boundary": 10**400}.items():
+        assert not is_gaps({**GAPS, name: value})
 
 
 NUMBER = {
@@ -618,6 +761,9 @@ NUMBER = {
     [
         {**NUMBER, "name": [1]},
         {**NUMBER, "values": {"FD": "low"}},
+        {**NUMBER, "values": {"FD": 10**400}},
+        {**NUMBER, "values": {"FD": 1e308}},
+        {**NUMBER, "values": {"FD": True}},
         {**NUMBER, "values": [1]},
         {**NUMBER, "card": {**NUMBER["card"], "code": {}}},
         {**NUMBER, "card": {**NUMBER["card"], "protocol": 3}},
@@ -631,6 +777,47 @@ def test_an_edited_result_is_one_line(tmp_path, number):
     (tmp_path / "result.json").write_text(json.dumps({"numbers": [number]}))
     with pytest.raises(UserError, match=r"result\.json holds no numbers with cards"):
         compare.read(tmp_path)
+
+
+def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
+    values = [{"FD": 1.0, "KD": 2.0}, {"FD": 3.0}], [{"FD": 1.0, "KD": 2.0}, {"FD": 4.0, "KD": 1.0}]
+    results = []
+    for i, sets in enumerate(values):
+        (tmp_path / str(i)).mkdir()
+        results.append(str(tmp_path / str(i)))
+        numbers = [{**NUMBER, "values": some} for some in sets]
+        (tmp_path / str(i) / "result.json").write_text(json.dumps({"numbers": numbers}))
+    row = [("1step", compare.read(tmp_path / str(i))["1step"]) for i in range(2)]
+    shown = compare.table(results, row)
+    assert shown.head == ["result", "sampler", "FD"]
+    assert [line[2] for line in shown.rows] == ["2 ± 1.4", "2.5 ± 2.1 (+0.5)"]
+    row[1][1][1].values.pop("FD")
+    with pytest.raises(UserError, match="share no metric of 1step"):
+        compare.table(results, row)
+
+
+@pytest.mark.parametrize("levels", [[10**400], [True], ["80"], [2e6], [0.0], [-1.0], 80.0, [0.8, 80.0], {}])
+def test_edited_noise_levels_are_one_line(tmp_path, levels):
+    n = len(levels) if isinstance(levels, list) else 1
+    schedules.keep(tmp_path / "last.ckpt", "a" * 64, {})
+    path = schedules.path_of(tmp_path / "last.ckpt")
+    kept = {"weights_sha256": "a" * 64, "sigmas": {str(n): levels}}
+    path.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
+    with pytest.raises(UserError, match="is damaged: delete it"):
+        schedules.found_for(tmp_path / "last.ckpt", "a" * 64, 0.002)
+    about = {"config": CONFIG, "experiment": None, "step": 1, "weights": "ema", "sigmas": {"1step": levels}}
+    write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
+    with pytest.raises(UserError, match=r"sigmas\.'1step' is (no list of falling noise levels|of type)"):
+        read_exported(tmp_path / "a.safetensors", "ckpt_path")
+
+
+@pytest.mark.parametrize("step", [-5, True, 10**4000, 2**53 + 1])
+def test_the_step_of_an_export_is_a_count(tmp_path, step):
+    about = {"config": CONFIG, "experiment": None, "step": step, "weights": "ema", "sigmas": {}}
+    write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
+    with pytest.raises(UserError, match=r"step=.* is no count") as error:
+        read_exported(tmp_path / "a.safetensors", "ckpt_path")
+    assert len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"metrics": 3}', '{"metrics": {"FD": "low"}}'])

@@ -85,6 +85,15 @@ def test_impossible_values_are_refused(make):
         make()
 
 
+@pytest.mark.parametrize("value", [1e-200, 1e-10, 2**62, 1e308])
+@pytest.mark.parametrize(
+    "make", [EDM, Boundary, lambda value: Boundary(0.5, value), lambda value: Jump(EDM(), value)]
+)
+def test_values_whose_squares_are_beyond_float64_are_refused(make, value):
+    with pytest.raises(UserError, match=r"sigma\.(data|min)=.* must be at least 1e-09 and at most 1000000"):
+        make(value)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "precond",

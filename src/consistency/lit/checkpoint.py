@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from consistency.files.atomic import replacing
 from consistency.teachers.checkpoint import read_checkpoint
 from consistency.teachers.sealed import sealed
+
+VERSION = "pytorch-lightning_version"  # key of a checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,5 +25,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(sealed(checkpoint), file)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read tensors and plain data, verified; refuse the rest."""
-        return read_checkpoint(path)
+        """Read tensors and plain data, verified; refuse the rest.
+
+        The version of Lightning that the file names is not believed: by it Lightning would choose which
+        migrations to run over the content. Checkpoints of this project need none.
+        """
+        return read_checkpoint(path) | {VERSION: lightning.__version__}

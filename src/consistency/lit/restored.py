@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from consistency.errors import UserError
+from consistency.lit.moments import check_moments
 from consistency.teachers.checkpoint import check_averages, remedy
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # shaped like their parameter
+AVERAGES = "EMA"  # key of theirs among callbacks
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 
 
@@ -31,7 +32,7 @@ def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapp
     fault = (
         _loops(trainer, checkpoint)
         or _callbacks(trainer, checkpoint["callbacks"])
-        or _optimizer(module, checkpoint.get("optimizer_states", []))
+        or _optimizer(trainer, module, checkpoint)
     )
     if fault:
         raise UserError(f"ckpt_path={path} is malformed: {fault}; {remedy(path)}")
@@ -88,6 +89,8 @@ def _callbacks(trainer: Trainer, kept: Mapping[str, Any]) -> str | None:
     """What callbacks take up; each does so twice, for only it knows what it needs."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         state = kept.get(callback.state_key)
+        if state is None and callback.state_key == AVERAGES:
+            return f"callbacks.{AVERAGES} is absent, and its averages would begin anew"
         if state is None:
             continue
         fault = differs(state, callback.state_dict(), f"callbacks.{callback.state_key}")
@@ -100,8 +103,9 @@ def _callbacks(trainer: Trainer, kept: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _optimizer(module: LightningModule, kept: list[dict[str, Any]]) -> str | None:
-    """One optimizer, with groups that it can take up, and moments shaped like the parameters."""
+def _optimizer(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> str | None:
+    """One optimizer, with groups that it can take up, and the state of every parameter."""
+    kept = checkpoint.get("optimizer_states", [])
     if len(kept) != 1:
         return f"optimizer_states are of {len(kept)} optimizers"
     (state,) = kept
@@ -115,14 +119,8 @@ def _optimizer(module: LightningModule, kept: list[dict[str, Any]]) -> str | Non
     lacks = sorted(needed - {*optimizer.param_groups[0]})
     if lacks:
         return f"optimizer_states.param_groups lack {lacks[0]}"
-    return _moments(state["state"], [p.shape for p in module.parameters() if p.requires_grad])
-
-
-def _moments(state: Mapping[Any, Mapping[str, Any]], shapes: list[Any]) -> str | None:
-    for index, kept in state.items():
-        if type(index) is not int or not 0 <= index < len(shapes):
-            return f"optimizer_states.state.{index!r:.40} is of no parameter"
-        for name in MOMENTS:
-            if name in kept and getattr(kept[name], "shape", None) != shapes[index]:
-                return f"optimizer_states.state.{index}.{name} is not shaped like its parameter"
-    return None
+    most = checkpoint["global_step"]
+    needed_of_all = most > 0 and trainer.scaler is None  # a scaler of losses may have skipped every step
+    fresh = module.configure_optimizers()  # with the values of this run
+    assert isinstance(fresh, Optimizer)
+    return check_moments(state["state"], fresh, most, needed_of_all)

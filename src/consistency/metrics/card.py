@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -95,23 +96,32 @@ def code() -> dict[str, Any]:
     return {"version": VERSION, "source_sha256": digest.hexdigest(), **libraries}
 
 
-def plausible(found: Any) -> bool:
-    """Whether numbers by name of the metric are numbers, and in its range; NaN is a number of any."""
-    if not isinstance(found, dict):
-        return True
-    ranges = {name: range_of(name) for name in found}
-    return all(within is None or inside(found[name], *within) for name, within in ranges.items())
+def plausible(found: Any, needed: Collection[str] = ()) -> bool:
+    """Whether a value is numbers by name of the metric, each in its range; NaN is in any.
+
+    Args:
+        found: any value.
+        needed: names that must be among them.
+    """
+    if not isinstance(found, dict) or not found or not found.keys() >= {*needed}:
+        return False
+    return all(inside(value, *range_of(name)) for name, value in found.items())
 
 
-def range_of(name: str) -> tuple[float, float] | None:
-    """The numbers that a metric can have, `FD(digits)` or `IS ±`; None where nothing is known of it."""
+def range_of(name: str) -> tuple[float, float]:
+    """The numbers that a metric can have, `FD(digits)` or `IS ±`; all where nothing is known of it."""
     known = RANGES.get(name.removesuffix(" ±").partition("(")[0])
-    return (0.0, math.inf) if known and name.endswith(" ±") else known
+    return (0.0, math.inf) if known and name.endswith(" ±") else known or (-math.inf, math.inf)
 
 
 def inside(value: Any, low: float, high: float) -> bool:
-    """Whether it is a number in a range, or NaN."""
+    """Whether it is a number that float64 holds and in a range, or NaN."""
+    if type(value) is int and abs(value) > sys.float_info.max:
+        return False
     return type(value) in (int, float) and (math.isnan(value) or low <= value <= high)
+
+
+Fits = Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
@@ -126,9 +136,9 @@ class Memo:
 
     directory: Path | None
 
-    def recall(self, digest: str) -> Any:
-        """What is kept under a hash, the same on every process; None where there is nothing."""
-        return from_first(lambda: self._read(digest))
+    def recall(self, digest: str, fits: Fits = plausible) -> Any:
+        """What is kept under a hash and fits, the same on every process; None where there is nothing."""
+        return from_first(lambda: self._read(digest, fits))
 
     def keep(self, digest: str, value: dict[str, Any]) -> None:
         """Keep plain data, `card` and what was `found`; if that fails, they are measured again."""
@@ -139,22 +149,28 @@ class Memo:
         with dispensable():
             write_text(self._path(digest), f"{text}\n", shared=True)
 
-    def once(self, card: Card, make: Callable[[], Any]) -> Any:
-        """What is kept for the card, or else what `make` returns, which is kept then."""
-        found = self.recall(card.digest)
+    def once(self, card: Card, make: Callable[[], Any], fits: Fits = plausible) -> Any:
+        """What is kept for the card, or else what `make` returns, which is kept then.
+
+        Args:
+            card: of the numbers.
+            make: measures them.
+            fits: whether a value that was kept is one that `make` could return.
+        """
+        found = self.recall(card.digest, fits)
         if found is None:
             found = make()
             self.keep(card.digest, {"card": asdict(card), "found": found})
             return found
         return found["found"]
 
-    def _read(self, digest: str) -> Any:
+    def _read(self, digest: str, fits: Fits) -> Any:
         if self.directory is None or not self._path(digest).is_file():
             return None
         try:
             kept = json.loads(self._path(digest).read_text())
             if kept.pop("sha256") == content_sha256(kept) and Card(**kept["card"]).digest == digest:
-                return kept if plausible(kept["found"]) else self._damaged(digest)
+                return kept if fits(kept["found"]) else self._damaged(digest)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass
         return self._damaged(digest)

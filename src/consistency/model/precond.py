@@ -45,7 +45,7 @@ class EDM:
     """Karras et al. (2206.00364, table 1): the boundary f(x, 0) = x lies at σ = 0. For teachers.
 
     Args:
-        sigma_data: standard deviation of the data, > 0.
+        sigma_data: standard deviation of the data, from 1e-9 to 1e6.
         time_scale: c_noise = time_scale ln σ. 1/4 is EDM's; networks of OpenAI's consistency models take 250.
     """
 
@@ -53,7 +53,7 @@ class EDM:
     time_scale: float = 0.25
 
     def __post_init__(self) -> None:
-        positive("sigma", data=self.sigma_data)
+        check_level("data", self.sigma_data)
         check_scale(self.time_scale)
 
     @property
@@ -76,8 +76,8 @@ class Boundary:
     c_skip and c_out are EDM's with σ shifted by ε, except under the root of c_out.
 
     Args:
-        sigma_data: standard deviation of the data, > 0.
-        sigma_min: ε, the lowest noise level, > 0.
+        sigma_data: standard deviation of the data, from 1e-9 to 1e6.
+        sigma_min: ε, the lowest noise level, from 1e-9 to 1e6.
         time_scale: as in `EDM`.
     """
 
@@ -86,8 +86,8 @@ class Boundary:
     time_scale: float = 0.25
 
     def __post_init__(self) -> None:
-        positive("sigma", data=self.sigma_data)
-        positive("sigma", min=self.sigma_min)
+        check_level("data", self.sigma_data)
+        check_level("min", self.sigma_min)
         check_scale(self.time_scale)
 
     @property
@@ -169,14 +169,14 @@ class Jump:
 
     Args:
         precond: the teacher's.
-        sigma_min: ε, the lowest noise level, > 0.
+        sigma_min: ε, the lowest noise level, from 1e-9 to 1e6.
     """
 
     precond: Precond
     sigma_min: float = 0.002
 
     def __post_init__(self) -> None:
-        positive("sigma", min=self.sigma_min)
+        check_level("min", self.sigma_min)
 
     @property
     def lowest(self) -> float:
@@ -187,6 +187,12 @@ class Jump:
         """Coefficients at σ [B] >= ε."""
         c, stay = self.precond(sigma), self.sigma_min / sigma.double()
         return Coefficients(stay + (1 - stay) * c.skip, (1 - stay) * c.out, c.inp, c.noise)
+
+
+def check_level(name: str, value: float) -> None:
+    """Refuse a standard deviation or noise level whose square, or its inverse, is beyond float64."""
+    positive("sigma", **{name: value})
+    within("sigma", 1e-9, 1e6, **{name: value})
 
 
 def check_scale(time_scale: float) -> None:

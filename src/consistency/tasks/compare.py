@@ -18,6 +18,7 @@ from consistency.table import Table, markdown
 from consistency.tasks.session import Outcome, Session
 
 EVERYTHING = "all"
+LARGEST = 1e100  # of the values: float64 holds sums of their squares
 
 Numbers = dict[str, list[Number]]  # by sampler, one for each set of samples
 
@@ -101,7 +102,7 @@ def read(path: Path) -> Numbers:
             found.setdefault(number["name"], []).append(of_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"task.results: {file} holds no numbers with cards: measure with task=fidelity"
         ) from error
@@ -114,21 +115,36 @@ def typed(number: dict[str, Any]) -> dict[str, Any]:
     """A number with its card, as it stands in result.json; NaN where a value is null.
 
     Raises:
-        TypeError: a name, a value or a part of the card is of another type.
+        TypeError: a name, a value or a part of the card is of another type, or a value too large for a mean.
+        OverflowError: a value is beyond float64.
     """
     card, values = number["card"], number["values"]
-    plain = {name: math.nan if value is None else value for name, value in values.items()}
+    plain = {name: value_of(value) for name, value in values.items()}
     parts = [card["model"], card["protocol"], card["code"], values]
     ours = isinstance(number["name"], str) and all(isinstance(part, dict) for part in parts)
-    if not (ours and "version" in card["code"] and all(map(is_number, plain.values()))):
+    if not (ours and "version" in card["code"]):
         raise TypeError("no number with a card")
     return {"name": number["name"], "values": plain, "card": card}
 
 
+def value_of(value: Any) -> float:
+    """A value of a result.json; NaN for null."""
+    found = math.nan if value is None else float(value) if is_number(value) else math.inf
+    if abs(found) > LARGEST:
+        raise TypeError("no number that can be compared")
+    return found
+
+
 def table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
-    """A line per result, a column per metric, and how far from the first."""
-    first = row[0][1][0].values
-    metrics = [m for m in first if not m.endswith("±") and all(m in numbers[0].values for _, numbers in row)]
+    """A line per result, a column per metric that all sets of samples have, and how far from the first.
+
+    Raises:
+        UserError: they share no metric.
+    """
+    sets = [number.values for _, numbers in row for number in numbers]
+    metrics = [m for m in sets[0] if not m.endswith("±") and all(m in values for values in sets)]
+    if not metrics:
+        raise UserError(f"task.results share no metric of {row[0][0]}: measure all with the same metric=NAME")
     base = {metric: fmean(n.values[metric] for n in row[0][1]) for metric in metrics}
     lines = []
     for path, (name, numbers) in zip(results, row, strict=True):

@@ -61,10 +61,16 @@ def means(found: dict[str, list[Number]]) -> dict[str, float]:
     """Mean of every number, `metric/sampler`; what all samplers share, the floor, once."""
     values: dict[str, float] = {}
     for name, numbers in found.items():
-        for metric in numbers[0].values:
+        for metric in shared(numbers):
             full = metric if metric.endswith("/floor") else f"{metric}/{name}"
             values[full] = fmean(number.values[metric] for number in numbers)
     return values
+
+
+def shared(numbers: Sequence[Number]) -> list[str]:
+    """Names of the metrics that all sets of samples have."""
+    first, *others = (number.values for number in numbers)
+    return [metric for metric in first if all(metric in values for values in others)]
 
 
 def tables(found: dict[str, list[Number]]) -> list[Table]:

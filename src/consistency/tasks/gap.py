@@ -1,15 +1,16 @@
 """How consistent a consistency function is, by σ: with itself, with trajectories, and with the data."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
+from math import inf
 from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.atomic import write, write_text
 from consistency.lit.callbacks.signals import excerpt
 from consistency.lit.consistency import Consistency
-from consistency.metrics.card import Card, Number
+from consistency.metrics.card import Card, Number, inside
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
 from consistency.tasks.session import Outcome, Session
@@ -82,4 +83,17 @@ def measured(session: Session, probe: Probe) -> tuple[Gaps, Card]:
         with session.fabric.autocast():
             return asdict(probe.measure(t.f, probe.trajectories(source, some)))
 
-    return Gaps(**session.memo.once(card, measure)), card
+    return Gaps(**session.memo.once(card, measure, is_gaps)), card
+
+
+def is_gaps(found: Any) -> bool:
+    """Whether a value is `Gaps` as plain data."""
+    if not isinstance(found, dict) or found.keys() != {field.name for field in fields(Gaps)}:
+        return False
+    curves, levels = found["curves"], found["sigma"]
+    if not (isinstance(curves, dict) and isinstance(levels, list) and isinstance(found["source"], str)):
+        return False
+    lengths = {"self": len(levels) - 1, "trajectory": len(levels), "reconstruction": len(levels)}
+    known = {name: len(curve) for name, curve in curves.items() if isinstance(curve, list)}
+    values = [found["boundary"], *levels, *(value for name in known for value in curves[name])]
+    return known == lengths and len(levels) > 1 and all(inside(value, 0.0, inf) for value in values)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from consistency.errors import positive, within
 from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import Consistency
-from consistency.metrics.card import Card, Number
+from consistency.metrics.card import Card, Number, plausible
 from consistency.metrics.distortion import psnr, ssim
 from consistency.metrics.judge import Judge
 from consistency.metrics.picture import beside
@@ -29,6 +30,7 @@ from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
 
+MEASURED = ("PSNR", "SSIM", "residual")  # of every method
 LEARNED_FROM = 10_000  # images of the data, at most, that a baseline sees
 
 
@@ -176,7 +178,9 @@ class Invert:
     def _number(self, method: Method, problem: Problem) -> Number:
         """Means over all images; known already where the card is."""
         card = self._card(method, problem)
-        return Number(method.session.memo.once(card, lambda: self._judged(method, problem)), card)
+        judged = [] if problem.judge is None else [problem.judge.main]
+        fits = partial(plausible, needed=[*MEASURED, *judged])
+        return Number(method.session.memo.once(card, lambda: self._judged(method, problem), fits), card)
 
     def _card(self, method: Method, problem: Problem) -> Card:
         session, A = method.session, problem.A

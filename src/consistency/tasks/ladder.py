@@ -18,7 +18,7 @@ from consistency.sampling.search import Levels, search
 from consistency.schedule.draws import ImageDraws
 from consistency.table import markdown
 from consistency.tasks import schedules
-from consistency.tasks.ladder_page import Rung, Speed, chart, tables
+from consistency.tasks.ladder_page import Rung, Speed, chart, is_speed, tables
 from consistency.tasks.requests import MOST, bar, check_samples, judged, labels_of
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
@@ -166,7 +166,7 @@ class Ladder:
         def timed() -> dict[str, Any]:
             return from_first(lambda: self._timed(session, recipe)._asdict())
 
-        return Speed(**session.memo.once(session.card_of(how), timed))
+        return Speed(**session.memo.once(session.card_of(how), timed, is_speed))
 
     def _timed(self, session: Session, recipe: Recipe) -> Speed:
         t, device = session.trained, session.trained.module.device

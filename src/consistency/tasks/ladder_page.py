@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from consistency.metrics.card import Number
+from consistency.metrics.card import Number, plausible
 from consistency.table import Table
 from consistency.tasks.cards import card_tables, text
 
@@ -19,6 +19,12 @@ class Speed(NamedTuple):
     latency: float  # seconds for one image
     throughput: float  # images a second
     batch: int  # at which
+
+
+def is_speed(found: Any) -> bool:
+    """Whether a value is a speed as plain data."""
+    times = plausible(found, Speed._fields) and len(found) == len(Speed._fields)
+    return times and all(found[name] > 0 for name in found) and type(found["batch"]) is int
 
 
 class Rung(NamedTuple):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from consistency.errors import UserError, at_least, check_seed, within
 from consistency.lit.data.loader import RequestLoader
-from consistency.metrics.card import Number
+from consistency.metrics.card import Number, plausible
 from consistency.metrics.judge import Judge
 from consistency.metrics.processes import rank, world
 from consistency.process.capacity import check_memory
@@ -134,4 +135,5 @@ def judged(
         found = judge.compute()
         return {metric.removesuffix(f"/{NAME}"): value for metric, value in found.items()}
 
-    return Number(session.memo.once(card, measure), card)
+    fits = partial(plausible, needed=[judge.main])
+    return Number(session.memo.once(card, measure, fits), card)

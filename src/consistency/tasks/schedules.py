@@ -4,13 +4,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import inf
 from pathlib import Path
 
 from consistency.errors import UserError
 from consistency.files.atomic import write_text
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import Recipe, multistep
+from consistency.teachers.values import levels as levels_of
 
 
 def path_of(ckpt: Path) -> Path:
@@ -43,7 +43,7 @@ def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Re
         checksum, theirs, lists = kept.pop("sha256", None), kept["weights_sha256"], lists_of(kept["sigmas"])
         if checksum not in (None, content_sha256(kept)):
             raise ValueError("not what its checksum says")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged: delete it, or say found=false") from error
     if checksum is None or theirs != weights_sha256:
         reason = "has no checksum" if checksum is None else "is of other weights"
@@ -56,10 +56,10 @@ def lists_of(sigmas: Mapping[str, Sequence[float]]) -> dict[int, list[float]]:
     """σ lists by number of network calls, as a file has them.
 
     Raises:
-        ValueError: a list of another length than it says, or a σ that is not above 0.
+        ValueError: a list of another length than it says, or one that is no list of falling σ above 0.
     """
-    lists = {int(n): [float(sigma) for sigma in some] for n, some in sigmas.items()}
-    if not all(len(some) == n and all(0 < sigma < inf for sigma in some) for n, some in lists.items()):
+    lists = {int(n): levels_of(f"sigmas.{n}", some) for n, some in sigmas.items()}
+    if not all(len(some) == n for n, some in lists.items()):
         raise ValueError("no lists of σ")
     return lists
 

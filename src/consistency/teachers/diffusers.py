@@ -23,6 +23,7 @@ from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
 from consistency.teachers import unet2d
 from consistency.teachers.unet2d import Config, UNet
+from consistency.teachers.values import brief
 from consistency.teachers.weights import DAMAGE, check_shapes, damaged, load_into, outlined
 
 Method = TypeVar("Method")
@@ -156,10 +157,9 @@ def consistency(file: Path, config: Config) -> Precond:
     sigma_data, sigma_min = config.get("sigma_data", 0.5), config.get("sigma_min", 0.002)
     try:
         return Boundary(float(sigma_data), float(sigma_min), TIME_SCALE)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"teacher.path={file}: sigma_data={sigma_data} and sigma_min={sigma_min} must be numbers above 0"
-        ) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        said = f"sigma_data={brief(sigma_data)} and sigma_min={brief(sigma_min)}"
+        raise UserError(f"teacher.path={file}: {said} must be numbers from 1e-9 to 1e6") from error
 
 
 def chain(file: Path, config: Config) -> Precond:
@@ -184,7 +184,7 @@ def read_levels(file: Path, config: Config) -> DDPM:
     law = None if betas else supported(file, "beta_schedule", config.get("beta_schedule"), BETAS)
     try:
         return law(T, first, last) if law else DDPM(tuple(betas or ()))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         keys = "num_train_timesteps, beta_start and beta_end" if law else "trained_betas"
         raise UserError(f"teacher.path={file}: {keys} do not make a chain of β between 0 and 1") from error
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.files.atomic import replacing
 from consistency.files.checksum import content_sha256
-from consistency.teachers.contents import MalformedError, check_weights
+from consistency.teachers.contents import check_weights
+from consistency.teachers.values import MalformedError, count, levels, plain
 from consistency.teachers.weights import DAMAGE
 
 SUFFIX = ".safetensors"
@@ -88,8 +88,21 @@ def verify(path: Path, key: str, metadata: Mapping[str, str], state: Mapping[str
         )
     try:
         check_weights(state, "tensor ")
+        check_about(json.loads(metadata[KEY]))
     except MalformedError as fault:
         raise UserError(f"{key}={path} {fault}; export another checkpoint") from fault
+
+
+def check_about(about: Mapping[str, Any]) -> None:
+    """Refuse steps, configs and noise levels that no export writes.
+
+    Raises:
+        MalformedError: names the first.
+    """
+    count("step", about["step"])
+    plain("config", about["config"])
+    for name, sigmas in about["sigmas"].items():
+        levels(f"sigmas.{name!r}", sigmas)
 
 
 def checksum(about: str, state: Mapping[str, Tensor]) -> str:
@@ -103,9 +116,6 @@ def told(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         about = json.loads(metadata.get(KEY, "")[:LONGEST])
         enough = all(isinstance(about[name], kind) for name, kind in ABOUT.items())
         enough &= all(isinstance(about["config"][section], dict) for section in CONFIG)
-        enough &= all(
-            levels and all(0 < sigma < inf for sigma in levels) for levels in about["sigmas"].values()
-        )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return about if enough else None

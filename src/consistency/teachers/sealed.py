@@ -14,7 +14,8 @@ from consistency.errors import notice
 from consistency.files.checksum import content_sha256
 from consistency.files.pickles import load_tensors
 from consistency.teachers import archive
-from consistency.teachers.contents import MalformedError, check
+from consistency.teachers.contents import check
+from consistency.teachers.values import MalformedError
 from consistency.teachers.weights import DAMAGE
 
 FORMAT = 2  # 1, without a checksum, did not say its number

@@ -13,7 +13,8 @@ from consistency.errors import UserError
 from consistency.files.paths import shown
 from consistency.files.pickles import load_tensors
 from consistency.teachers import archive
-from consistency.teachers.contents import MalformedError, check_weights
+from consistency.teachers.contents import check_weights
+from consistency.teachers.values import MalformedError
 
 Module = TypeVar("Module", bound=nn.Module)
 REMEDY = "choose the network it was trained with: net=..."

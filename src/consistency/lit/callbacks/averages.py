@@ -78,8 +78,15 @@ class EMA(Callback):
         return {"averages": self.averages, "evaluate": self.evaluate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the averages of a checkpoint."""
-        self.averages = state_dict["averages"]
+        """Take up the averages of a checkpoint.
+
+        Raises:
+            ValueError: it lacks one, which would begin anew from the raw weights.
+        """
+        kept = state_dict["averages"]
+        if lacks := sorted(self.decays.keys() - kept.keys()):
+            raise ValueError(f"it has no average {lacks[0]}")
+        self.averages = {name: kept[name] for name in self.decays}
 
     @torch.no_grad()
     def _swap(self, module: Module) -> None:

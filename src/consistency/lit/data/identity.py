@@ -69,10 +69,10 @@ WORDS = {
 
 def same(there: Any, here: Any) -> bool:
     """Equal, or for sums of points close."""
-    if isinstance(there, list) and isinstance(here, list) and any(isinstance(v, float) for v in there):
+    if isinstance(there, list) and isinstance(here, list) and any(isinstance(v, float) for v in here):
         pairs = zip(there, here, strict=False)
         return len(there) == len(here) and all(
-            math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE) for a, b in pairs
+            isinstance(a, float) and math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE) for a, b in pairs
         )
     return there == here
 

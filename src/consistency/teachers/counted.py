@@ -1,0 +1,73 @@
+"""What the callbacks of a run have counted: types and ranges of their states in a checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from consistency.teachers.values import MalformedError, brief, count, expect, is_finite, number, plain, text
+
+MOST = 100_000  # segments
+
+
+def check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    """Hold the states of all callbacks against what this project writes.
+
+    Raises:
+        MalformedError: names the first value of another type or range.
+    """
+    for name in callbacks:
+        expect(f"the name {name!r:.40} in callbacks", name, str)
+        expect(f"callbacks.{name}", callbacks[name], dict)
+    best = callbacks.get("Checkpoints", {}).get("best")
+    if best is not None:
+        number("callbacks.Checkpoints.best", best)
+    count("callbacks.Guard.rollbacks", callbacks.get("Guard", {}).get("rollbacks", 0))
+    if "History" in callbacks:
+        _history(callbacks["History"])
+
+
+def _history(state: Mapping[str, Any]) -> None:
+    segments: Any = state.get("segments")
+    expect("callbacks.History.segments", segments, list)
+    if len(segments) > MOST:
+        raise MalformedError(f"is malformed: callbacks.History has more than {MOST:,} segments")
+    for i, segment in enumerate(segments):
+        name = f"callbacks.History.segments.{i}"
+        expect(name, segment, dict)
+        _segment(name, segment)
+
+
+def _segment(name: str, segment: Mapping[str, Any]) -> None:
+    for key in segment:
+        text(f"a key of {name}", key)
+    _steps(f"{name}.steps", segment.get("steps"))
+    number(f"{name}.seconds", segment.get("seconds"))
+    if segment["seconds"] < 0:
+        raise MalformedError(f"is malformed: {name}.seconds={brief(segment['seconds'])} is less than 0")
+    size = segment.get("batch_size")
+    if size is not None:
+        count(f"{name}.batch_size", size)
+    if size == 0:
+        raise MalformedError(f"is malformed: {name}.batch_size=0 is less than 1")
+    if segment.get("lr") is not None:
+        number(f"{name}.lr", segment["lr"])
+    expect(f"{name}.changed", segment.get("changed", {}), dict)
+    plain(f"{name}.changed", segment.get("changed"))
+    for key in segment.keys() - {"steps", "seconds", "batch_size", "lr", "changed"}:
+        _fact(f"{name}.{key}", segment[key])
+
+
+def _steps(name: str, steps: Any) -> None:
+    """Two counts, the first of which is not the larger."""
+    expect(name, steps, list | tuple)
+    for step in steps:
+        count(name, step)
+    if len(steps) != 2 or steps[0] > steps[1]:
+        raise MalformedError(f"is malformed: {name} must be two steps in order")
+
+
+def _fact(name: str, value: Any) -> None:
+    """A text, a number, a boolean or nothing: other fields are written for people alone."""
+    if isinstance(value, str):
+        text(name, value)
+    elif not (value is None or isinstance(value, bool) or is_finite(value)):
+        raise MalformedError(f"is malformed: {name} is of type {type(value).__name__}, or not finite")
