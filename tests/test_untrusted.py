@@ -30,7 +30,7 @@ from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_tr
 from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai
 from tests.sessions import checkpoint as run
-from tests.sessions import save_edited
+from tests.sessions import save_edited, session
 
 pytestmark = pytest.mark.timeout(60, method="thread")  # whoever hangs fails
 
@@ -347,3 +347,14 @@ def test_an_export_takes_the_place_of_exports_alone(tmp_path):
     assert (tmp_path / "eval" / "safetensors" / "thesis.tex").read_text() == "mine"
     for _ in range(2):
         assert call("eval", *words, f"run_dir={tmp_path}/again") == 0
+
+
+def test_a_network_that_the_weights_do_not_fill_is_never_built(tmp_path):
+    """A small file may describe a network of hundreds of gigabytes."""
+    content = torch.load(run(tmp_path), weights_only=True)
+    vast = {**content["config"]["net"], "width": 2**19}
+    content["config"] |= {"net": vast, "denoiser": {**content["config"]["denoiser"], "net": vast}}
+    save_edited(content, tmp_path / "x.ckpt")
+    for opens in (lambda path: session(tmp_path / "eval", path).trained, checkpoint):
+        with pytest.raises(UserError, match="is of another network"):
+            opens(tmp_path / "x.ckpt")
