@@ -138,7 +138,7 @@ def test_what_is_no_such_file_is_refused(exported, tmp_path):
     cut.write_bytes(exported.read_bytes()[:100])
     less = tmp_path / "less.safetensors"
     save_file({"w": torch.zeros(2)}, less, {"consistency": json.dumps({"config": {}})})
-    for i, wrong in enumerate(({"sigmas": {"2step": "abc"}}, {"sigmas": {"2step": []}}, {"config": {}})):
+    for i, wrong in enumerate(({"sigmas": 3}, {"step": "x"}, {"config": {}})):
         path = tmp_path / f"wrong{i}.safetensors"
         about = {"config": {}, "experiment": None, "step": 1, "weights": "raw", "sigmas": {}}
         about["config"] = {name: {} for name in ("data", "denoiser", "metric", "module", "net", "sigma")}

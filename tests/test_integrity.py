@@ -796,7 +796,9 @@ def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
         compare.table(results, row)
 
 
-@pytest.mark.parametrize("levels", [[10**400], [True], ["80"], [2e6], [0.0], [-1.0], 80.0, [0.8, 80.0], {}])
+@pytest.mark.parametrize(
+    "levels", [[10**400], [True], ["80"], [2e6], [0.0], [-1.0], 80.0, [0.8, 80.0], {}, "abc", []]
+)
 def test_edited_noise_levels_are_one_line(tmp_path, levels):
     n = len(levels) if isinstance(levels, list) else 1
     schedules.keep(tmp_path / "last.ckpt", "a" * 64, {})

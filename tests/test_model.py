@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.model.coordinates import DDPM, Linear
+from consistency.model.coordinates import DDPM, Linear, Trigonometric
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
 from consistency.sampling.samplers import onestep
@@ -85,12 +85,19 @@ def test_impossible_values_are_refused(make):
         make()
 
 
-@pytest.mark.parametrize("value", [1e-200, 1e-10, 2**62, 1e308])
-@pytest.mark.parametrize(
-    "make", [EDM, Boundary, lambda value: Boundary(0.5, value), lambda value: Jump(EDM(), value)]
+LEVELS = (
+    EDM,
+    Boundary,
+    lambda value: Boundary(0.5, value),
+    lambda value: Jump(EDM(), value),
+    lambda value: Trigonometric(unit=value),
 )
+
+
+@pytest.mark.parametrize("value", [1e-200, 1e-10, 2**62, 1e308])
+@pytest.mark.parametrize("make", LEVELS)
 def test_values_whose_squares_are_beyond_float64_are_refused(make, value):
-    with pytest.raises(UserError, match=r"sigma\.(data|min)=.* must be at least 1e-09 and at most 1000000"):
+    with pytest.raises(UserError, match=r"(data|min|unit)=.* must be at least 1e-09 and at most 1000000"):
         make(value)
 
 

@@ -91,6 +91,7 @@ class Trigonometric:
 
     def __post_init__(self) -> None:
         positive("coordinate", unit=self.unit)
+        within("coordinate", 1e-9, 1e6, unit=self.unit)  # its square is a number of float64
 
     def time(self, sigma: Tensor) -> Tensor:
         """t = atan(σ/σ_data)."""
