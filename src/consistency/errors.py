@@ -18,8 +18,13 @@ class UserError(ValueError):
 
 def plain(text: str) -> str:
     """Text on one line, without colours and other control characters, which a terminal would obey."""
+    return " ".join(printable(text).split())
+
+
+def printable(text: str) -> str:
+    """The same with the spaces left as they are."""
     colourless = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    return " ".join("".join(c if c.isprintable() else " " for c in colourless).split())
+    return "".join(c if c.isprintable() else " " for c in colourless)
 
 
 def notice(line: str) -> None:

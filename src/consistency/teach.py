@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from consistency.errors import UserError
+from consistency.errors import UserError, printable
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.result import read_result
@@ -81,7 +81,7 @@ def check_sound(place: Path) -> None:
 def say(line: str) -> None:
     """A line for the user, once, however many processes run."""
     if is_first():
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def inherited() -> list[str]:
