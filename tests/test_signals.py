@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from consistency.errors import UserError
 from consistency.evaluate import opened
+from consistency.files.checksum import content_sha256
 from consistency.lit.callbacks.signals import Signals, excerpt
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
@@ -270,7 +271,9 @@ def test_eval_gap_measures_what_the_run_did_and_once(digits, tmp_path, hydra):
     assert (len(found["sigma"]), len(found["curves"]["self"])) == (12, 11)
     assert (tmp_path / "first" / "gap.png").stat().st_size > 10_000
     (kept,) = (tmp_path / "cache" / "numbers").glob("*.json")
-    kept.write_text(kept.read_text().replace('"boundary": 0.0', '"boundary": 7.0'))
+    content = json.loads(kept.read_text().replace('"boundary": 0.0', '"boundary": 7.0'))
+    del content["sha256"]
+    kept.write_text(json.dumps({**content, "sha256": content_sha256(content)}))
     again, _ = asked(tmp_path / "again", place, kept.parent, count=256, levels=12)  # the batch moves nothing
     assert again.metrics == {**first.result["metrics"], "gap/boundary": 7.0}
     other, _ = asked(tmp_path / "other", place, kept.parent, count=256, levels=12, seed=1)

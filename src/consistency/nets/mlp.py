@@ -76,7 +76,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         check_size(dropout, blocks, width=width, frequencies=frequencies)
-        within("net", 1, 1e6, fmax=fmax)
+        within("net", 1e-6, 1e6, fmax=fmax)
         n, self.classes = math.prod(shape), classes
         self.embedding = LogEmbedding(frequencies, fmax)
         features = self.embedding.channels + classes

@@ -83,7 +83,7 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
 def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
     """A network of this project, with settings of its own."""
     make = partial(described, "teacher.path", folder / "config.json", config.get("denoiser"), trust)
-    state, outline = verified(path, folder, required=True), outlined(make)
+    outline, state = outlined(make), verified(path, folder, required=True)
     if outline is not None:
         check_shapes(outline, state, folder / WEIGHTS)
     f = make()
