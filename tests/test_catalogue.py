@@ -24,6 +24,7 @@ from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build, build_trainer, callbacks_of, make
 from consistency.console import explain, one_line
+from consistency.errors import called
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM, Boundary
@@ -216,7 +217,7 @@ def evaluate(config, directory):
     task = make(config.task)
     maker = getattr(getattr(task, "change", task), "operator", None)
     if maker is not None and "MaskFile" not in str(config.task):
-        maker([1, 8, 8])
+        called("operator", maker, [1, 8, 8])
 
 
 def outcome(case, config, do, directory):

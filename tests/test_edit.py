@@ -213,7 +213,7 @@ class TestEdit:
         [
             ({"samples": 0}, "task.samples=0 must be at least 1"),
             ({"rows": 0}, "task.rows=0"),
-            ({"levels": 1}, "task.levels=1 must be 2 or greater"),
+            ({"levels": 1}, "task.levels=1 must be at least 2"),
             ({"label": 3}, "none: it was trained without labels"),
             ({"sigmas": [1.0, 2.0]}, "must fall, from at most 80"),
             ({"sigmas": [90.0, 2.0]}, "must fall, from at most 80"),

@@ -7,7 +7,9 @@ from difflib import get_close_matches
 from inspect import signature
 from math import inf
 from os import environ
-from typing import Any
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
 
 LARGEST_SEED = 2**63 - 1
 
@@ -73,6 +75,16 @@ def check_call(section: str, function: Callable[..., Any], *arguments: Any) -> N
         signature(function).bind(*arguments)
     except TypeError as error:
         raise UserError(f"{section} cannot be used: {error}; choose {section}=NAME anew") from error
+
+
+def called(section: str, function: Callable[..., Made], *arguments: Any) -> Made:
+    """What a function of the config makes; refused if it, or a part of it, lacks an argument."""
+    try:
+        return function(*arguments)
+    except TypeError as error:
+        if "required positional argument" not in str(error):
+            raise
+        raise UserError(f"{section} cannot be used: {error}; give it a value") from error
 
 
 def close(name: str, known: Iterable[str]) -> str | None:

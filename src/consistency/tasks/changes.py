@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError, at_least, positive
+from consistency.errors import UserError, at_least, called, positive
 from consistency.model.denoiser import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
 from consistency.sampling.operators import BoxSuperResolution, Maker, measure
@@ -44,7 +44,7 @@ class Restore:
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
         """Before: A⁺y."""
-        A = self.operator(x.shape[1:])
+        A = called("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
         return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, label))
 
@@ -144,8 +144,6 @@ def plan_of(trained: Trained, levels: int, sigmas: Sequence[float] | None = None
         sigmas: in their place, falling.
     """
     sigma = trained.config.sigma
-    if levels < 2:
-        raise UserError(f"task.levels={levels} must be 2 or greater")
     chosen = karras_sigmas(levels, sigma.min, sigma.max, sigma.rho)[:-1] if sigmas is None else list(sigmas)
     falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
     if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):

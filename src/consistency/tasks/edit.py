@@ -64,6 +64,7 @@ class Edit:
     def __post_init__(self) -> None:
         check_samples(1 if self.count is None else self.count, self.batch, self.seed)
         within("task", 1, 10_000, samples=self.samples, rows=self.rows)
+        within("task", 2, 10_000, levels=self.levels)
 
     def __call__(self, session: Session) -> Outcome:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import positive, within
+from consistency.errors import called, positive, within
 from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number, plausible
@@ -123,7 +123,7 @@ class Invert:
         """True images and what was measured of them; image i has noise of its own."""
         given = inputs(self.input, t.data, self.count)
         u = given.u[: self.count]
-        A = self.operator(t.data.shape)
+        A = called("operator", self.operator, t.data.shape)
         x = t.data.encode(u).to(t.module.device)
         y = measure(A, x, ImageDraws(self.seed, range(len(u))))
         if self.judged:
