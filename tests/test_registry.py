@@ -385,6 +385,11 @@ def test_names_that_lead_elsewhere_are_refused(name, kept, tmp_path):
                 read_trained(tmp_path / "x.ckpt")
 
 
+def test_a_file_may_not_bring_a_thousand_samplers():
+    with pytest.raises(UserError, match="samplers: 1,000 of them"):
+        check_names("samplers", [f"{i}step" for i in range(1000)])
+
+
 def sampler_named(content, name):
     module = content["config"]["module"]
     module["samplers"][name] = module["samplers"]["1step"]

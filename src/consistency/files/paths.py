@@ -9,6 +9,8 @@ from consistency.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,63}")
 
+MOST = 200  # names of a kind; each sampler is run
+
 
 def shown(text: object) -> str:
     """Text that a file chose, on one line of at most 100 characters, in ASCII."""
@@ -28,9 +30,12 @@ def check_names(section: str, names: Iterable[object]) -> None:
         names: any objects.
 
     Raises:
-        UserError: names the first that is refused.
+        UserError: names the first that is refused, or there are too many.
     """
-    for name in names:
+    listed = list(names)
+    if len(listed) > MOST:
+        raise UserError(f"{section}: {len(listed):,} of them would take hours; give at most {MOST}")
+    for name in listed:
         if not is_name(name):
             raise UserError(
                 f"{section}: '{shown(name)}' cannot be the name of a file: use up to 64 letters, digits and "
