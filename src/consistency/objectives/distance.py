@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from consistency.errors import positive
+from consistency.errors import within
 from consistency.tensor import squared_norm
 
 
@@ -51,7 +51,7 @@ class PseudoHuber:
     scale: float = 0.00054
 
     def __post_init__(self) -> None:
-        positive("distance", scale=self.scale)  # at 0 the gradient of √0 is NaN
+        within("distance", 1e-9, 1e6, scale=self.scale)  # at 0 the gradient of √0 is NaN
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each sample, [B]."""
