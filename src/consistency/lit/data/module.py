@@ -18,6 +18,7 @@ from consistency.schedule.draws import REFERENCES, StepDraws
 from consistency.truth.oracle import Mixture
 
 CPU = torch.device("cpu")
+LARGEST_BATCH = 2**24  # samples; a batch of more takes minutes before its first step
 
 
 class DataModule(LightningDataModule):
@@ -50,7 +51,8 @@ class DataModule(LightningDataModule):
         prefetch: int = 0,
     ) -> None:
         super().__init__()
-        at_least("data", batch_size=batch_size, samples=samples, sample_batch=sample_batch)
+        at_least("data", samples=samples)
+        within("data", 1, LARGEST_BATCH, batch_size=batch_size, sample_batch=sample_batch)
         at_least("data", 0, seed=seed)
         within("data", 0, 1000, prefetch=prefetch)
         positive("data", scale=scale)
