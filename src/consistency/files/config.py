@@ -221,10 +221,10 @@ class Checker:
 
 
 def thawed(node: Any) -> Any:
-    """A copy of frozen data as dicts and lists."""
+    """A copy of plain data, frozen or not, as dicts and lists."""
     if isinstance(node, Mapping):
         return {key: thawed(child) for key, child in node.items()}
-    return [thawed(child) for child in node] if isinstance(node, tuple) else node
+    return [thawed(child) for child in node] if isinstance(node, list | tuple) else node
 
 
 def targets(node: object) -> Iterator[str]:

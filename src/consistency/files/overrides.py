@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from consistency.errors import UserError
+from consistency.files.config import thawed
 from consistency.files.paths import shown
 from consistency.files.registry import CONFIGS, TARGET
 
@@ -36,7 +37,7 @@ def overridden(
     Raises:
         UserError: a change would have no effect; it names the key that has.
     """
-    changed, everywhere = thawed_copy(config), list(leaves(config))
+    changed, everywhere = thawed(config), list(leaves(config))
     asked = list(leaves(changes))
     for path, value in asked:
         check_whole(config, path, key)
@@ -131,14 +132,7 @@ def put(node: Any, path: Keys, value: Any) -> None:
         if isinstance(node, dict) and not isinstance(node.get(name), dict | list):
             node[name] = {}
         node = node[name]
-    node[last] = thawed_copy(value)
-
-
-def thawed_copy(node: Any) -> Any:
-    """A copy of plain data as dicts and lists."""
-    if isinstance(node, Mapping):
-        return {name: thawed_copy(child) for name, child in node.items()}
-    return [thawed_copy(child) for child in node] if isinstance(node, list | tuple) else node
+    node[last] = thawed(value)
 
 
 def without_effect(
