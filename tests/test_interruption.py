@@ -8,9 +8,19 @@ from pathlib import Path
 import pytest
 from lightning import Callback
 
+from consistency.console import guarded
 from consistency.lit.callbacks.averages import EMA
 from consistency.process import stops
-from consistency.process.stops import Stopped, account, end_at_once, heard, nothing_begun, put_off, settle
+from consistency.process.stops import (
+    Stopped,
+    account,
+    end_at_once,
+    heard,
+    nothing_begun,
+    put_off,
+    raise_again,
+    settle,
+)
 from consistency.watch import noted
 from tests.conftest import SMALL, run, start
 
@@ -54,11 +64,13 @@ def killed(directory, hook, fn="fit", signum=signal.SIGTERM):
 @pytest.fixture(autouse=True)
 def nothing_said_before():
     stops._accounts.__init__()
+    stops._signals.__init__()
     former = {signum: signal.getsignal(signum) for signum in stops.STOPPING}
     yield
     for signum, handler in former.items():
         signal.signal(signum, handler)
     stops._accounts.__init__()
+    stops._signals.__init__()
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +108,35 @@ def test_a_second_signal_ends_the_process_at_once_without_a_traceback():
             signal.raise_signal(signal.SIGINT)
         finally:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_a_signal_waits_for_the_work_to_begin():
+    with pytest.raises(Stopped) as stopped, heard(waits=True):  # noqa: PT012
+        signal.raise_signal(signal.SIGTERM)
+        begun = True
+        raise_again()
+    assert begun
+    assert stopped.value.status == 143
+
+
+@pytest.mark.parametrize("made_of_it", [AttributeError, SystemExit, None], ids=["error", "exit", "nothing"])
+def test_a_signal_stays_one_whatever_a_library_makes_of_it(made_of_it, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr("consistency.console.end_within", lambda *_: None)
+    monkeypatch.setattr("consistency.console.end_at_once", lambda: None)
+
+    def main():
+        raise_again()  # the work begins
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except Stopped:
+            if made_of_it is not None:  # as of objects that are half made when the signal comes
+                raise made_of_it("'NoneType' object has no attribute '_invalidate_flags_cache'") from None
+
+    with pytest.raises(SystemExit) as ended:
+        guarded(main)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"stopped by SIGINT: {nothing_begun()}\n"
 
 
 def test_signals_are_put_off_while_libraries_load():

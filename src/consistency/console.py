@@ -28,7 +28,7 @@ from omegaconf.errors import (
 from consistency.errors import UserError, close, nearest, plain
 from consistency.process.naming import LOCK, VARIABLE, named
 from consistency.process.rank import is_first
-from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off
+from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off, raise_again
 from consistency.process.stops import say as say_stopped
 from consistency.process.supported import check_supported
 from consistency.schema.check import CONFIGS, groups, options
@@ -57,8 +57,8 @@ def guarded(main: Callable[[], Any]) -> None:
     try:
         check_supported()
         check_flags(sys.argv[1:])
-        with heard():
-            run_named(main)
+        with heard(waits=True):  # for Hydra to compose the config
+            run_whole(main)
     except Stopped as stopped:
         say_stopped(stopped)
         end_within(PATIENCE, stopped.status)
@@ -77,13 +77,17 @@ def check_flags(arguments: Sequence[str]) -> None:
             )
 
 
-def run_named(main: Callable[[], Any]) -> None:
-    """Run an entry point under a name of its own; Ctrl-C that a library noticed first is the same as ours."""
+def run_whole(main: Callable[[], Any]) -> None:
+    """Run an entry point under a name of its own; a signal stays one, whatever a library has made of it."""
     try:
         with named():
             main()
     except KeyboardInterrupt as error:
         raise Stopped(signal.SIGINT) from error
+    except (Exception, SystemExit):
+        raise_again()
+        raise
+    raise_again()
     end_at_once()
 
 
@@ -100,9 +104,11 @@ def explained() -> Iterator[None]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    raise_again()
     try:
         yield
     except Exception as error:
+        raise_again()
         if HydraConfig.get().mode != RunMode.RUN:
             raise
         discard_unused(Path(HydraConfig.get().runtime.output_dir))

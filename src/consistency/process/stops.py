@@ -28,7 +28,16 @@ class _Accounts:
         self.depth = 0
 
 
+class _Signals:
+    """What has come since signals are heard, and whether it waits."""
+
+    def __init__(self) -> None:
+        self.came: Stopped | None = None  # kept, for a library may turn it into an error of its own
+        self.waits = False
+
+
 _accounts = _Accounts()
+_signals = _Signals()
 
 
 class Stopped(BaseException):
@@ -75,14 +84,33 @@ def current() -> str:
 
 
 def stop(signum: int, frame: object = None) -> None:
-    """A handler of signals: raise `Stopped`; a second signal ends the process at once."""
-    signal.signal(signum, signal.SIG_DFL)
-    raise Stopped(signum)
+    """A handler of signals: raise `Stopped`, now or when the work begins; a second one ends the process."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_DFL)
+    _signals.came = Stopped(signum)
+    if not _signals.waits:
+        raise _signals.came
+
+
+def raise_again() -> None:
+    """Raise the `Stopped` that waits, or that a library has swallowed or turned into an error of its own.
+
+    A signal in the middle of a library's work leaves its objects half made, and cleaning up after the
+    exception may fail on them: OmegaConf then raises an `AttributeError`, of which `Stopped` is no cause.
+    """
+    _signals.waits = False
+    if _signals.came is not None:
+        raise _signals.came from None
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Stopped`."""
+def heard(waits: bool = False) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Stopped`.
+
+    Args:
+        waits: raise it no earlier than at `raise_again`, where the short work of a library comes first.
+    """
+    _signals.came, _signals.waits = None, waits
     former = {signum: signal.signal(signum, stop) for signum in STOPPING}
     try:
         yield
