@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
@@ -104,7 +105,8 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
 
 def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Write and print what came of it."""
-    result: dict[str, Any] = {"metrics": outcome.metrics}
+    overrides = list(HydraConfig.get().overrides.task)
+    result: dict[str, Any] = {"metrics": outcome.metrics, "overrides": overrides}
     paths = outcome.paths
     if "trained" in vars(session):
         t = session.trained

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from consistency.process.stops import STOPPING, stop
+from consistency.process.stops import STOPPING, mark, stop
 
 Advance = Callable[[int], None]  # pieces that are done
 
@@ -59,6 +59,7 @@ def noted() -> Iterator[list[int]]:
 
     def note(signum: int, frame: object) -> None:
         signals.append(signum)
+        mark()
         signal.signal(signum, stop)
 
     former = {signum: signal.signal(signum, note) for signum in STOPPING}
