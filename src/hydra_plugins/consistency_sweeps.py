@@ -4,12 +4,16 @@ Every command imports this module; what a sweep needs is imported when there is 
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 
@@ -76,3 +80,42 @@ class Grid(BasicSweeper):
         returned = super().sweep(arguments)
         conclude(self.config.hydra.sweep.dir, self.table)
         return returned
+
+
+class Search(Sweeper):
+    """Looks for the parameters that are best by `optimized_metric`, with Optuna.
+
+    Args:
+        table: of the runs.
+        options: of the search; see `consistency.sweep.options.Options`.
+    """
+
+    def __init__(self, table: DictConfig, **options: Any) -> None:
+        self.table, self.options = table, options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Search.
+
+        Raises:
+            UserError: Optuna is not installed, the options cannot be, or no trial has completed.
+        """
+        from consistency.errors import UserError
+        from consistency.process.stops import raise_again
+
+        raise_again()
+        assert self.hydra_context is not None
+        assert self.config is not None
+        if not isinstance(self.launcher, Processes):
+            raise UserError("sweep=optuna starts its runs itself: leave out hydra/launcher")
+        if find_spec("optuna") is None:
+            raise UserError("sweep=optuna needs Optuna: pip install 'consistency[sweep]'")
+        from consistency.sweep.options import Options, search
+
+        pool = (self.launcher.n_jobs, self.launcher.go_on)
+        options, table = Options(**self.options), instantiate(self.table)
+        search(options, self.hydra_context, self.config, arguments, pool, table)

@@ -28,11 +28,13 @@ class Report:
         run: as it was when it began.
         step: k, of the optimiser.
         value: of the metric that the sweep optimises; None where it is not finite.
+        last: whether the run ends with this step.
     """
 
     run: Run
     step: int
     value: float | None
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Child:
                 if "failed" in said:
                     self.failure = said
                 else:
-                    self.tell(Report(self.run, said["step"], said["value"]))
+                    self.tell(Report(self.run, said["step"], said["value"], said["last"]))
 
     def _await(self) -> None:
         status = self.process.wait()

@@ -191,7 +191,8 @@ def counted(runs: Sequence[Run]) -> str:
 
 def so_far(directory: Path) -> str:
     """Of a sweep that has not ended."""
-    return f"{counted(runs_of(directory))}; go on with {again(directory)}"
+    made = counted(runs_of(directory)) if is_sweep(directory) else "no run has begun"
+    return f"{made}; go on with {again(directory)}"
 
 
 def conclude(directory: str | Path, table: Tabled) -> None:

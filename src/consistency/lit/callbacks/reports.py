@@ -25,4 +25,5 @@ class Reports(Callback):
             return
         value = pick(self.metric, trainer.callback_metrics)
         finite = value is not None and math.isfinite(value)
-        report(step=trainer.global_step, value=value if finite else None)
+        last = trainer.global_step >= trainer.max_steps
+        report(step=trainer.global_step, value=value if finite else None, last=last)

@@ -1,0 +1,167 @@
+"""A search: trials are proposed one after the other by Optuna, and each is a run of a sweep."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from consistency.errors import UserError
+from consistency.sweep.child import Ended, Report
+from consistency.sweep.command import again
+from consistency.sweep.runs import Run, State, is_at_work, keep_fault, run_in
+from consistency.sweep.space import overrides_of
+from consistency.sweep.study import REASON, STATE, Trials
+from consistency.sweep.work import Sweep, outcome, value_of
+
+PATIENCE = 60.0  # seconds for a run to end whose search was killed
+
+
+@dataclass
+class Search:
+    """A search in the directory of a sweep.
+
+    Args:
+        sweep: makes the runs.
+        trials: of the study.
+        fixed: overrides that all trials have.
+        limit: trials of the study in total.
+    """
+
+    sweep: Sweep
+    trials: Trials
+    fixed: Sequence[str]
+    limit: int
+    at_work: dict[Path, list[int]] = field(
+        default_factory=dict
+    )  # directory of a run -> numbers of its trials
+    pruned: set[Path] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Make all trials that have not ended before; first those that a former command has begun."""
+        waiting = self.trials.begun()
+        self.announce(len(waiting))
+        while True:
+            while not self.sweep.pool.is_full and (
+                trial := next_of(waiting) or self.trials.propose(self.limit)
+            ):
+                self.begin(trial)
+            if not self.sweep.pool.children:
+                break
+            event = self.sweep.pool.wait()
+            self.heard(event) if isinstance(event, Report) else self.ended(event)
+        self.sweep.write()
+
+    def announce(self, begun: int) -> None:
+        """Say what there is to do."""
+        ended = self.limit - self.left()
+        before = f"; {ended} ended before" if ended else ""
+        before += f"; going on with {begun}" if begun else ""
+        size = self.sweep.pool.size
+        side = f", {size} at a time" if size > 1 else ""
+        print(f"search       {self.limit} trials in {self.sweep.directory}{side}{before}", flush=True)
+
+    def left(self) -> int:
+        """Trials that have not ended, of all that there shall be."""
+        return max(self.limit - sum(trial.state.is_finished() for trial in self.trials.all()), 0)
+
+    def begin(self, trial: FrozenTrial) -> None:
+        """Start the run of a trial, or go on with it. One that has ended, or is at work, is not repeated."""
+        run = self.sweep.find([*self.fixed, *overrides_of(trial.params)], set(self.trials.space))
+        run = run if run.directory in self.at_work else awaited(run)
+        self.trials.note(trial.number, run.name)
+        if run.directory in self.at_work:
+            self.at_work[run.directory].append(trial.number)
+            return
+        if not run.is_settled and self.trials.should_prune(trial.number):
+            run = self.prune(run, max(trial.intermediate_values))
+        if run.is_settled:
+            print(
+                f"run {run.name:<8} {' '.join(overrides_of(trial.params))}: {outcome(run, self.sweep.metric)}"
+            )
+            self.tell(run, [trial.number])
+            return
+        self.at_work[run.directory] = [trial.number]
+        self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))])
+
+    def heard(self, report: Report) -> None:
+        """A run has validated; it ends early where it lags behind, unless it is about to end anyway."""
+        directory = report.run.directory
+        numbers = self.at_work.get(directory, [])
+        if not numbers or report.value is None or report.last or directory in self.pruned:
+            return
+        for number in numbers:
+            self.trials.report(number, report.step, report.value)
+        if self.trials.should_prune(numbers[0]):
+            self.pruned.add(directory)
+            self.prune(report.run, report.step)
+            self.sweep.pool.let_go(report.run)
+
+    def prune(self, run: Run, step: int) -> Run:
+        """Write down that a run ends early, so that no later command goes on with it."""
+        keep_fault(run.directory, State.PRUNED, f"it lagged behind the other trials at step {step}")
+        return run_in(run.directory)
+
+    def ended(self, event: Ended) -> None:
+        """A run has ended; what has come of it is kept with its trials."""
+        run = event.run
+        self.tell(run, self.at_work.pop(run.directory))
+        self.sweep.take(run, self.left())
+
+    def tell(self, run: Run, numbers: Sequence[int]) -> None:
+        """Keep what has come of a run with its trials; those of a run that was stopped are yet to end."""
+        state, value, reason = verdict(run, self.sweep.metric)
+        facts = {STATE: str(run.state), **({REASON: reason} if reason else {})}
+        for number in numbers if state.is_finished() else []:
+            self.trials.tell(number, state, value, facts)
+
+
+def next_of(waiting: list[FrozenTrial]) -> FrozenTrial | None:
+    """The first of those that wait, which it leaves."""
+    return waiting.pop(0) if waiting else None
+
+
+def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str | None]:
+    """What a run means to a search: state, value and reason of its trial.
+
+    A run that has diverged counts as pruned, not as failed: samplers learn from the former, and pass over the
+    latter.
+    """
+    value = value_of(run, metric)
+    if run.state is State.FINISHED and value is not None and math.isfinite(value):
+        return TrialState.COMPLETE, value, None
+    if run.state is State.FINISHED:
+        return TrialState.PRUNED, None, f"{metric} is not finite"
+    if run.state in (State.DIVERGED, State.PRUNED):
+        return TrialState.PRUNED, None, run.reason
+    return TrialState.FAIL if run.state is State.FAILED else TrialState.RUNNING, None, run.reason
+
+
+def awaited(run: Run) -> Run:
+    """The run once it has saved and ended: a search that was killed a moment ago may have left it at that."""
+    if run.state is not State.RUNNING:
+        return run
+    print(f"run {run.name:<8} is still ending: waiting for it", flush=True)
+    until = time.monotonic() + PATIENCE
+    while is_at_work(run.directory) and time.monotonic() < until:
+        time.sleep(0.2)
+    return run_in(run.directory)
+
+
+def check_completed(trials: Trials, directory: Path) -> None:
+    """The end of a search.
+
+    Raises:
+        UserError: no trial has completed, or some of this search are yet to end.
+    """
+    if trials.begun():
+        raise UserError(f"not all trials have ended; go on with {again(directory)}")
+    made = trials.all()
+    if not any(trial.state is TrialState.COMPLETE for trial in made):
+        reason = next((t.user_attrs[REASON] for t in made if REASON in t.user_attrs), "")
+        raise UserError(
+            f"none of {len(made)} trials has completed (the first: {reason}): change the command or its "
+            "search space, and give another run_dir"
+        )

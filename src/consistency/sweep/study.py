@@ -1,0 +1,277 @@
+"""The study of a search: its trials in a file, which several searches may share and which outlives a kill."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.distributions import distribution_to_json
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from consistency.errors import UserError
+from consistency.process.stops import put_off
+from consistency.sweep.space import Space, holds
+
+SQLITE = "sqlite:///"
+SEARCH, DIRECTORY, RUN, STATE, REASON = "search", "directory", "run", "state", "reason"  # user attributes
+GRACE = 10  # seconds until the lock of a process that was killed while it wrote is broken
+
+Sampler = Callable[[int], BaseSampler]  # number of a trial -> what proposes it
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A file that holds studies.
+
+    Args:
+        path: of the file.
+        url: for a database of SQLite; None for a journal, a text file.
+    """
+
+    path: Path
+    url: str | None = None
+
+    @staticmethod
+    def at(place: str) -> "Storage":
+        """By its path or URL.
+
+        Raises:
+            UserError: it is no file.
+        """
+        if "://" in place and not place.startswith(SQLITE):
+            raise UserError(f"hydra.sweeper.storage={place} must be the path of a file, or sqlite:///FILE")
+        if place.startswith(SQLITE):
+            return Storage(Path(place.removeprefix(SQLITE)), place)
+        return Storage(Path(place))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other search proposes a trial meanwhile; a signal waits, and damage ends in one line."""
+        with put_off(), FileLock(self.path.with_name(f".{self.path.name}.alone")), self.read():
+            yield
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Turn what is raised by a file that is damaged, or of another kind, into a line that names it."""
+        try:
+            yield
+        except UserError:
+            raise
+        except OSError as error:
+            raise UserError(f"hydra.sweeper.storage={self.path}: {error.strerror or error}") from error
+        except Exception as error:
+            if not of_storage(error):
+                raise
+            raise self.damaged() from error
+
+    def damaged(self) -> UserError:
+        """The refusal of the file."""
+        return UserError(
+            f"hydra.sweeper.storage={self.path} is damaged, or holds no study: move it away, and the same "
+            "command begins a new study, which takes over the runs that have ended"
+        )
+
+    def open(self) -> BaseStorage:
+        """What Optuna reads and writes it with."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.url is not None:
+            return RDBStorage(self.url)
+        if self.path.is_file() and not whole(self.path):
+            raise self.damaged()
+        lock = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)
+        return JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
+
+
+def of_storage(error: Exception) -> bool:
+    """Whether an error comes from reading a file of Optuna, and not from a fault of ours."""
+    frame = error.__traceback__
+    modules = []
+    while frame is not None:
+        modules.append(frame.tb_frame.f_globals.get("__name__", ""))
+        frame = frame.tb_next
+    return any(name.startswith(("optuna.storages", "sqlalchemy", "alembic")) for name in modules)
+
+
+def whole(path: Path) -> bool:
+    """Whether a journal ends with a whole line; one that is cut short would spoil the next."""
+    content = path.read_bytes()[-1:]
+    return content in (b"", b"\n")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a study.
+
+    Args:
+        study: of Optuna.
+        storage: where it is kept.
+        space: what is searched.
+        sampler: what proposes a trial.
+        directory: of this search, as seen from the storage; others may have trials in the same study.
+    """
+
+    study: optuna.Study
+    storage: Storage
+    space: Space
+    sampler: Sampler
+    directory: str
+
+    @staticmethod
+    def of(
+        file: str,
+        name: str,
+        about: Mapping[str, Any],
+        space: Space,
+        sampler: Sampler,
+        pruner: BasePruner | None,
+        directory: Path,
+    ) -> "Trials":
+        """Open a study, or begin it.
+
+        Args:
+            file: of the storage; its path, or sqlite:///FILE.
+            name: of the study in it.
+            about: what makes it this search and no other; `direction` among it.
+            space: what is searched.
+            sampler: number of a trial -> what proposes it.
+            pruner: what ends a trial early; None for nothing.
+            directory: of the sweep.
+
+        Raises:
+            UserError: the file is damaged, or the study is another search.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = Storage.at(file)
+        storage.path.parent.mkdir(parents=True, exist_ok=True)
+        wanted = {**about, **{f"space of {key}": distribution_to_json(one) for key, one in space.items()}}
+        with storage.alone():
+            study = optuna.create_study(
+                storage=storage.open(),
+                study_name=name,
+                direction=about["direction"],
+                pruner=pruner or NopPruner(),
+                load_if_exists=True,
+            )
+            if SEARCH not in study.user_attrs and not study.get_trials(deepcopy=False):
+                study.set_user_attr(SEARCH, json.dumps(wanted, sort_keys=True))
+            check_same(study, wanted, storage.path)
+        place = os.path.relpath(directory.resolve(), storage.path.parent.resolve())
+        return Trials(study, storage, space, sampler, place)
+
+    def all(self) -> list[FrozenTrial]:
+        """All trials, those of other searches among them, by their number."""
+        with self.storage.read():
+            return self.study.get_trials(deepcopy=False)
+
+    def begun(self) -> list[FrozenTrial]:
+        """Trials of this search that have not ended."""
+        return [
+            each
+            for each in self.all()
+            if each.state is TrialState.RUNNING
+            and each.user_attrs.get(DIRECTORY) == self.directory
+            and each.params.keys() == self.space.keys()
+            and all(holds(self.space[key], value) for key, value in each.params.items())
+        ]
+
+    def propose(self, limit: int) -> FrozenTrial | None:
+        """A new trial; None where the study has as many as it shall have.
+
+        It is written at once or not at all: after a kill the same trial is proposed.
+
+        Args:
+            limit: of trials, in any state.
+        """
+        with self.storage.alone():
+            before = self.study.get_trials(deepcopy=False)
+            if len(before) >= limit:
+                return None
+            self.study.add_trial(
+                proposal(before, self.study, self.space, self.sampler(len(before)), self.directory)
+            )
+            return self.study.get_trials(deepcopy=False)[len(before)]
+
+    def note(self, number: int, run: str) -> None:
+        """Keep the name of the run of a trial."""
+        with put_off(), self.storage.read():
+            if self.all()[number].user_attrs.get(RUN) != run:
+                self.trial(number).set_user_attr(RUN, run)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Keep the value of a validation; of a step that was validated before, the first one."""
+        with put_off(), self.storage.read():
+            if step not in self.all()[number].intermediate_values:
+                self.trial(number).report(value, step)
+
+    def should_prune(self, number: int) -> bool:
+        """Whether a trial lags behind, by its last validation."""
+        return self.trial(number).should_prune()
+
+    def tell(self, number: int, state: TrialState, value: float | None, facts: Mapping[str, str]) -> None:
+        """A trial has ended.
+
+        Args:
+            number: of the trial.
+            state: COMPLETE, PRUNED or FAIL.
+            value: of the metric; given for COMPLETE only.
+            facts: kept as user attributes.
+        """
+        with put_off(), self.storage.read():
+            if not self.all()[number].state.is_finished():  # somebody else may have ended it
+                for key, text in facts.items():
+                    self.trial(number).set_user_attr(key, text)
+                self.study.tell(number, value, state)
+
+    def trial(self, number: int) -> Trial:
+        """A trial as Optuna changes it."""
+        return Trial(self.study, self.all()[number]._trial_id)
+
+
+def proposal(
+    before: Sequence[FrozenTrial], study: optuna.Study, space: Space, sampler: BaseSampler, directory: str
+) -> FrozenTrial:
+    """The next trial, as a function of those before and of the sampler alone.
+
+    Raises:
+        UserError: the sampler keeps its state elsewhere, and a search could not go on after a kill.
+    """
+    copy = optuna.create_study(direction=study.direction, sampler=sampler)
+    copy.add_trials(before)
+    copy.ask(space)
+    made = copy.get_trials(deepcopy=False)[-1]
+    if copy._storage.get_study_system_attrs(copy._study_id):
+        kind = type(sampler).__name__
+        raise UserError(
+            f"hydra.sweeper.sampler: {kind} keeps a state beside the trials, and a search could not go on "
+            "with it: choose another, such as optuna.samplers.TPESampler"
+        )
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=made.params,
+        distributions=made.distributions,
+        user_attrs={DIRECTORY: directory},
+        system_attrs=made.system_attrs,
+    )
+
+
+def check_same(study: optuna.Study, wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuse a study whose trials were measured in another way, or drawn from another space."""
+    try:
+        found = json.loads(study.user_attrs[SEARCH])
+        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        keys = ["made by another program"]
+    if keys:
+        raise UserError(
+            f"hydra.sweeper.storage={path} holds another search by the name {study.study_name} (they differ "
+            f"in {', '.join(keys)}): repeat its command, or give another run_dir or hydra.sweeper.study_name"
+        )

@@ -1,0 +1,142 @@
+"""What a search leaves beside its runs: a table of its trials, the best of them, and Optuna's own plots."""
+
+import shlex
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from consistency.errors import plain
+from consistency.files.atomic import write, write_text
+from consistency.sweep.runs import is_sweep, runs_of
+from consistency.sweep.space import overrides_of
+from consistency.sweep.study import REASON, RUN, STATE, Trials
+from consistency.sweep.table import NAME, text
+from consistency.sweep.work import Tabled
+from consistency.table import Table, literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDE = 30.0  # ratio of the largest to the smallest value from which an axis is logarithmic
+Plot = Callable[..., Any]  # of Optuna: a study -> axes
+
+
+@dataclass(frozen=True)
+class TrialsTable:
+    """Writes `table.md`, `importance.png` and `slice.png` into the directory of a search.
+
+    Args:
+        trials: of the study.
+        metric: that is optimised.
+        runs: a table of the runs, which may leave files of its own.
+    """
+
+    trials: Trials
+    metric: str
+    runs: Tabled
+
+    def write(self, directory: Path) -> None:
+        """Make the tables from what trials and runs have left."""
+        if is_sweep(directory):
+            self.runs.write(directory)
+        of_runs = text(runs_of(directory)) if is_sweep(directory) else ""
+        write_text(directory / NAME, f"## Trials\n\n{self.text()}\n## Runs\n\n{of_runs}")
+
+    def show(self, directory: Path) -> None:
+        """The same, with the plots, and print the trials and the best of them."""
+        self.write(directory)
+        print(f"\n{self.text()}\ntable        {directory / NAME}", flush=True)
+        study, module = self.trials.study, optuna.visualization.matplotlib
+        for name, plot in (("importance", module.plot_param_importances), ("slice", module.plot_slice)):
+            if why := unplottable(self.trials.all()):
+                print(f"{name:<12} is left out: {why}")
+            else:
+                with drawn(plot, study, self.metric) as figure:
+                    write(directory / f"{name}.png", lambda path, made=figure: made.savefig(path, dpi=150))
+                print(f"{name:<12} {directory / f'{name}.png'}")
+
+    def text(self) -> str:
+        """A row for each trial, the reasons of those that have no value, and the best parameters."""
+        made = self.trials.all()
+        reasons = "\n".join(reasons_of(made))
+        best = self.best(made)
+        return "\n".join(
+            [table(made, self.metric).markdown(), "", *([reasons, ""] if reasons else []), *best]
+        )
+
+    def best(self, trials: Sequence[FrozenTrial]) -> list[str]:
+        """The best trial and its overrides, ready to be pasted; nothing where none has completed."""
+        done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        if not done:
+            return []
+        sign = 1 if self.trials.study.direction is StudyDirection.MINIMIZE else -1
+        best = min(done, key=lambda trial: sign * (trial.value or 0.0))
+        given = plain(shlex.join(overrides_of(best.params)))
+        return [f"Best: trial {best.number}, {self.metric} {best.value:.4g}, with", "", f"    {given}", ""]
+
+
+def table(trials: Sequence[FrozenTrial], metric: str) -> Table:
+    """A row for each trial."""
+    rows = []
+    for trial in trials:
+        value = f"{trial.value:.4g}" if trial.value is not None and trial.state is TrialState.COMPLETE else ""
+        state = trial.user_attrs.get(STATE) or trial.state.name.lower()
+        run = trial.user_attrs.get(RUN, "")
+        rows.append([str(trial.number), str(run), " ".join(overrides_of(trial.params)), str(state), value])
+    return Table(["trial", "run", "overrides", "state", metric], rows)
+
+
+def reasons_of(trials: Sequence[FrozenTrial]) -> Iterator[str]:
+    """Why trials have no value, as a list in Markdown."""
+    for trial in trials:
+        if reason := trial.user_attrs.get(REASON):
+            state = trial.user_attrs.get(STATE) or trial.state.name.lower()
+            yield f"- trial {trial.number}, {state}: {literal(plain(str(reason)))}"
+
+
+def unplottable(trials: Sequence[FrozenTrial]) -> str | None:
+    """Why nothing can be drawn of trials; None if it can."""
+    values = [trial.value for trial in trials if trial.state is TrialState.COMPLETE]
+    if len(values) < 2:
+        return f"{len(values)} of {len(trials)} trials completed, and it needs two"
+    if len(set(values)) == 1:
+        return "all trials have the same value"
+    return None
+
+
+@contextmanager
+def drawn(plot: Plot, study: optuna.Study, metric: str) -> Iterator["Figure"]:
+    """A plot of Optuna, which draws with pyplot and changes its style; both are as before at the end."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    former = matplotlib.get_backend()
+    pyplot.switch_backend("agg")
+    try:
+        with warnings.catch_warnings(), matplotlib.rc_context():
+            warnings.filterwarnings("ignore", category=ExperimentalWarning)
+            warnings.filterwarnings("ignore", message=".*identical.*lim.*")  # all trials at one place
+            axes = plot(study, target_name=metric)
+            figure = pyplot.gcf()
+            scale(axes, study)
+            yield figure
+    finally:
+        pyplot.close("all")
+        pyplot.switch_backend(former)
+
+
+def scale(axes: Any, study: optuna.Study) -> None:
+    """A logarithmic axis for values of several orders of magnitude."""
+    values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.state is TrialState.COMPLETE]
+    found = [value for value in values if value is not None]
+    if min(found) > 0 and max(found) / min(found) > WIDE:
+        for one in getattr(axes, "flat", [axes]):
+            one.set_yscale("log")
