@@ -60,7 +60,10 @@ class TrialsTable:
                 print(f"{name:<12} is left out: {why}")
             else:
                 with drawn(plot, study, self.metric) as figure:
-                    write(directory / f"{name}.png", lambda path, made=figure: made.savefig(path, dpi=150))
+                    write(
+                        directory / f"{name}.png",
+                        lambda path, made=figure: made.savefig(path, dpi=150, bbox_inches="tight"),
+                    )
                 print(f"{name:<12} {directory / f'{name}.png'}")
 
     def text(self) -> str:
