@@ -25,6 +25,7 @@ from consistency.reopen import adapted, changed, judge, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
+from consistency.sweep.runs import check_single
 from consistency.table import markdown
 from consistency.tasks.schedules import found_for, other_than, recipes_of
 from consistency.tasks.session import Outcome, Session, Trained
@@ -40,6 +41,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_composed(config, "eval")
     check_hardware(config.fabric)
     directory = run_directory()
+    check_single(directory)
     if (directory / "checkpoints").is_dir():
         raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
     with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):

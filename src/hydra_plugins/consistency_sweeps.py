@@ -5,6 +5,7 @@ Every command imports this module; what a sweep needs is imported when there is 
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,8 +21,8 @@ from omegaconf import DictConfig
 class Processes(Launcher):
     """Runs each job as a process of its own, by the command of the sweep with other overrides.
 
-    A signal to the sweep reaches its runs, which save and end; so does its end. A job that fails leaves a line
-    and hinders no other. Jobs that have ended before, in the same directory, are not begun again.
+    A signal to the sweep reaches its runs, which save and end; so does its end. A job that fails leaves a
+    line and hinders no other. Jobs that have ended before, in the same directory, are not begun again.
 
     Args:
         n_jobs: runs at a time.
@@ -71,13 +72,19 @@ class Grid(BasicSweeper):
             UserError: a run has failed; after all others have ended.
         """
         from consistency.process.stops import raise_again
+        from consistency.sweep.runs import is_sweep
         from consistency.sweep.work import conclude
 
         raise_again()
         if isinstance(self.launcher, Processes):
             self.launcher.table = self.table
         assert self.config is not None
-        returned = super().sweep(arguments)
+        try:
+            returned = super().sweep(arguments)
+        except Exception:  # of a launcher that hands on the first failure, once all runs have ended
+            if is_sweep(Path(self.config.hydra.sweep.dir)):
+                conclude(self.config.hydra.sweep.dir, self.table)
+            raise
         conclude(self.config.hydra.sweep.dir, self.table)
         return returned
 

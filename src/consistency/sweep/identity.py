@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from consistency.continuation.rules import FREE, PLACE, effect
+from consistency.schema.rules import FREE, PLACE, effect
 
 Settings = dict[str, str]  # key -> value, as JSON
 
@@ -35,7 +35,7 @@ def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) ->
     """Which of the known runs is the one that is wanted.
 
     It is the one whose settings are the same; else the only one that differs in nothing but what a run may
-    change on its way while no weight follows from it, such as `trainer.max_steps`, unless the sweep varies it.
+    change on its way while no weight follows from it, such as `trainer.max_steps`, if the sweep does not.
 
     Args:
         known: settings of each run.

@@ -103,6 +103,14 @@ def is_sweep(directory: Path) -> bool:
     return bool(directories(directory))
 
 
+def check_single(directory: Path) -> None:
+    """Refuse the directory of a sweep where a run by itself would work."""
+    if is_sweep(directory):
+        raise UserError(
+            f"run_dir={directory} holds a sweep: go on with the command of that sweep, or choose another"
+        )
+
+
 def directories(directory: Path) -> list[Path]:
     """Those of the runs of a sweep."""
     return [path.parent for path in directory.glob(f"*/{OVERRIDES}") if path.is_file()]
@@ -149,9 +157,10 @@ def run_in(directory: Path) -> Run:
 
 def plan(directory: Path, overrides: Sequence[str]) -> Run:
     """Give a run its directory, before it begins."""
-    text = json.dumps(list(overrides), ensure_ascii=False) + "\n"
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / OVERRIDES, text)
+    path = directory / OVERRIDES
+    if not path.is_file() or read_overrides(path) != list(overrides):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(list(overrides), ensure_ascii=False) + "\n")
     return run_in(directory)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, plain
 from consistency.lit.directory import alone_in
@@ -20,7 +20,7 @@ from consistency.metrics.choice import pick
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
 from consistency.sweep.command import again
-from consistency.sweep.identity import found_among, settings, varied
+from consistency.sweep.identity import Settings, found_among, settings, varied
 from consistency.sweep.pool import Pool, pool
 from consistency.sweep.runs import Run, State, is_sweep, order, plan, runs_of
 from consistency.watch import clock
@@ -55,6 +55,7 @@ class Sweep:
     name: Name
     metric: str | None = None
     table: Tabled | None = None
+    known: dict[Path, Settings] = field(default_factory=dict)  # the runs that there are, and what they set
     took: list[float] = field(default_factory=list)  # seconds of the runs that have ended
     began: dict[Path, float] = field(default_factory=dict)
 
@@ -72,7 +73,9 @@ class Sweep:
         check_place(directory)
         name, metric = partial(named, context, config), config.get("optimized_metric")
         with alone_in(directory), account(partial(so_far, directory)), pool(size, go_on) as processes:
-            yield Sweep(directory, processes, name, metric, table)
+            there = runs_of(directory) if is_sweep(directory) else []
+            known = {run.directory: settings(run.overrides) for run in there}
+            yield Sweep(directory, processes, name, metric, table, known)
 
     def find(self, overrides: Sequence[str], swept: set[str]) -> Run:
         """The run that has these overrides: one that is there, or a new one, which gets a directory.
@@ -81,22 +84,26 @@ class Sweep:
             overrides: of the run.
             swept: keys that the sweep varies.
         """
-        there = runs_of(self.directory) if is_sweep(self.directory) else []
-        place = found_among([settings(run.overrides) for run in there], settings(overrides), swept)
-        if place is not None:
-            return plan(there[place].directory, overrides)
-        number = 1 + max((order(run.directory)[1] for run in there), default=-1)
-        directory = self.directory / self.name(overrides, number)
-        if directory in [run.directory for run in there]:
+        other = ("run_dir=", *self.pool.go_on)
+        given = [each for each in overrides if not each.startswith(other)]
+        wanted, there = settings(given), list(self.known)
+        place = found_among(list(self.known.values()), wanted, swept)
+        directory = self.directory / self.name(given, self.next()) if place is None else there[place]
+        if place is None and directory in there:
             raise UserError(f"hydra.sweep.subdir gives two runs the name {directory.name}: choose another")
-        return plan(directory, overrides)
+        self.known[directory] = wanted
+        return plan(directory, given)
+
+    def next(self) -> int:
+        """The number of a new run."""
+        return 1 + max((order(directory)[1] for directory in self.known), default=-1)
 
     def all(self, commands: Sequence[Sequence[str]]) -> list[Run]:
         """Make all runs that have not ended before, and return all of them, in order."""
         swept = varied(commands)
         runs = [self.find(overrides, swept) for overrides in commands]
         waiting = [run for run in runs if not run.is_settled]
-        self.announce(runs, len(waiting))
+        self.announce(runs)
         self.write()
         left = len(waiting)
         while waiting or self.pool.children:
@@ -109,14 +116,12 @@ class Sweep:
         ended = {run.directory: run for run in runs_of(self.directory)}
         return [ended[run.directory] for run in runs]
 
-    def announce(self, runs: Sequence[Run], waiting: int) -> None:
+    def announce(self, runs: Sequence[Run]) -> None:
         """Say what there is to do."""
         before = counted([run for run in runs if run.is_settled])
         side = f", {self.pool.size} at a time" if self.pool.size > 1 else ""
-        print(
-            f"sweep        {len(runs)} runs in {self.directory}{side}{f'; {before} before' if before else ''}"
-        )
-        print("", end="", flush=True)
+        done = f"; {before} before" if before else ""
+        print(f"sweep        {len(runs)} runs in {self.directory}{side}{done}", flush=True)
 
     def start(self, run: Run, among: Sequence[Run]) -> None:
         """Begin a run, and say so."""
@@ -147,7 +152,10 @@ def check_place(directory: Path) -> None:
 
 
 def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> str:
-    """The directory of a run, by hydra.sweep.subdir."""
+    """The directory of a run, by hydra.sweep.subdir: its number, unless that says more."""
+    written = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    if isinstance(written, dict) and written["subdir"] == "${hydra:job.num}":
+        return str(number)
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
@@ -201,7 +209,11 @@ def conclude(directory: str | Path, table: Tabled) -> None:
     Raises:
         UserError: some runs have no result, or a spoiled one.
     """
-    table.show(Path(directory))
-    lost = [run for run in runs_of(Path(directory)) if run.state is not State.FINISHED]
+    place = Path(directory)
+    table.show(place)
+    runs = runs_of(place)
+    lost = [run for run in runs if run.state is not State.FINISHED]
     if lost:
-        raise UserError(f"not all runs have finished: {counted(lost)}; go on with {again(Path(directory))}")
+        hopeless = all(run.is_settled for run in lost)
+        remedy = "the table says why" if hopeless else f"try again with {again(place)}"
+        raise UserError(f"{counted(lost)} of {len(runs)} runs: {remedy}")
