@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import optuna
@@ -23,6 +24,7 @@ from consistency.sweep.space import Space, holds
 
 SQLITE = "sqlite:///"
 SEARCH, DIRECTORY, RUN, STATE, REASON = "search", "directory", "run", "state", "reason"  # user attributes
+READERS = ("optuna.storages", "optuna.trial._frozen", "sqlalchemy", "alembic")  # modules that read files
 GRACE = 10  # seconds until the lock of a process that was killed while it wrote is broken
 
 Sampler = Callable[[int], BaseSampler]  # number of a trial -> what proposes it
@@ -93,18 +95,17 @@ class Storage:
 
 def of_storage(error: Exception) -> bool:
     """Whether an error comes from reading a file of Optuna, and not from a fault of ours."""
-    frame = error.__traceback__
-    modules = []
-    while frame is not None:
-        modules.append(frame.tb_frame.f_globals.get("__name__", ""))
-        frame = frame.tb_next
-    return any(name.startswith(("optuna.storages", "sqlalchemy", "alembic")) for name in modules)
+    names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return any(name.startswith(READERS) for name in names)
 
 
 def whole(path: Path) -> bool:
-    """Whether a journal ends with a whole line; one that is cut short would spoil the next."""
-    content = path.read_bytes()[-1:]
-    return content in (b"", b"\n")
+    """Whether a journal ends with a whole line. Optuna passes over one that is cut short, and spoils the next."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    try:
+        return not lines or (lines[-1].endswith(b"\n") and isinstance(json.loads(lines[-1]), dict))
+    except (ValueError, RecursionError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,12 @@ class Trials:
         storage.path.parent.mkdir(parents=True, exist_ok=True)
         wanted = {**about, **{f"space of {key}": distribution_to_json(one) for key, one in space.items()}}
         with storage.alone():
-            study = optuna.create_study(
-                storage=storage.open(),
-                study_name=name,
-                direction=about["direction"],
-                pruner=pruner or NopPruner(),
-                load_if_exists=True,
-            )
+            opened = storage.open()
+            options = {"study_name": name, "storage": opened, "pruner": pruner or NopPruner()}
+            if name in optuna.get_all_study_names(opened):
+                study = optuna.load_study(**options)
+            else:
+                study = optuna.create_study(**options, direction=about["direction"])
             if SEARCH not in study.user_attrs and not study.get_trials(deepcopy=False):
                 study.set_user_attr(SEARCH, json.dumps(wanted, sort_keys=True))
             check_same(study, wanted, storage.path)
