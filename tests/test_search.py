@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from consistency.errors import UserError
+from consistency.lit.callbacks import reports
 from consistency.sweep.child import Ended, Report
 from consistency.sweep.identity import settings
 from consistency.sweep.options import Options
@@ -30,7 +33,7 @@ from consistency.sweep.table import Table
 from consistency.sweep.trials import TrialsTable
 from consistency.sweep.work import Sweep
 from hydra_plugins import consistency_sweeps
-from tests.conftest import run
+from tests.conftest import run, start
 
 SMALL = ["experiment=ict_moons", "trainer=cpu", "threads=1", "trainer.max_steps=20"]
 RATE = "optimizer.lr=tag(log, interval(1e-4, 1e3))"
@@ -638,7 +641,7 @@ class TestCommand:
         command = [
             "sweep=optuna",
             *SMALL,
-            'hydra.sweeper.params.optimizer.lr="tag(log, interval(1e-4, 1e3))"',
+            'hydra.sweeper.params.optimizer.lr="tag(log, interval(1e-4, 1e-2))"',
         ]
         first = run("train.py", tmp_path, *command, "hydra.sweeper.n_trials=1")
         assert first.status == 0, first.err
@@ -654,3 +657,66 @@ class TestCommand:
         assert (tmp_path / "slice.png").is_file()
         for stream in (first.err, swept.err):
             assert "optuna" not in stream.lower()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+    def test_stopped_at_any_moment_it_ends_with_the_same_trials(self, tmp_path, signum):
+        steps = ["trainer.max_steps=60", "trainer.val_check_interval=20", "callbacks.checkpoints.every=10"]
+        command = ["sweep=optuna", *SMALL, *steps, RATE, "hydra.sweeper.n_trials=3"]
+
+        def found(directory):
+            made = [json.loads((directory / name / "result.json").read_text()) for name in "012"]
+            file = JournalFileBackend(str(directory / "study.log"))
+            study = optuna.load_study(study_name="ict_moons", storage=optuna.storages.JournalStorage(file))
+            told = [(t.params, t.state, t.value, t.user_attrs, t.intermediate_values) for t in study.trials]
+            return told, [(each["weights_sha256"], each["metrics"]) for each in made]
+
+        whole = run("train.py", tmp_path / "whole", *command)
+        assert whole.status == 0, whole.err
+        expected = found(tmp_path / "whole")
+        for moment, sign in enumerate(["0/overrides.json", "1/checkpoints/last.ckpt", "2/samples/1step.png"]):
+            directory = tmp_path / str(moment)
+            process = start("train.py", directory, *command)
+            wait_for((directory / sign).exists)
+            process.send_signal(signum)
+            _, err = process.communicate(timeout=100)
+            assert process.returncode == (128 + signum if signum == signal.SIGTERM else -signum)
+            assert signum == signal.SIGKILL or "go on with python" in err
+            again = run("train.py", directory, *command)
+            assert again.status == 0, again.err
+            assert found(directory) == expected
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class TestReports:
+    def test_the_last_one_is_sent_again_when_the_run_goes_on(self, monkeypatch):
+        sent = []
+        monkeypatch.setattr(reports, "held", lambda: True)
+        monkeypatch.setattr(reports, "report", lambda **facts: sent.append(facts))
+        metrics = {"SW2/1step": 0.5}
+        state = SimpleNamespace(fn="fit")
+        trainer = SimpleNamespace(
+            callback_metrics=metrics, global_step=10, max_steps=20, is_global_zero=True, state=state
+        )
+        first = reports.Reports("1step")
+        assert first.state_dict() == {}
+        first.on_train_start(trainer, None)
+        first.on_validation_end(trainer, None)
+        assert sent == [{"step": 10, "value": 0.5, "last": False}]
+        again = reports.Reports("1step")
+        again.load_state_dict(first.state_dict())
+        again.on_train_start(trainer, None)
+        assert sent == 2 * [{"step": 10, "value": 0.5, "last": False}]
+        other = reports.Reports("2step")
+        other.load_state_dict(first.state_dict())
+        other.on_train_start(trainer, None)
+        assert len(sent) == 2
+        trainer.global_step, metrics["SW2/1step"] = 20, math.nan
+        again.on_validation_end(trainer, None)
+        assert sent[2] == {"step": 20, "value": None, "last": True}

@@ -99,13 +99,15 @@ def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) 
 def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
     """The callbacks of the config, in its order, without those set to null; and what every run has.
 
-    What compares processes comes first; what stops the run last, so that all others have seen the step.
+    What compares processes comes first, and what is reported before it is saved; what stops the run last, so
+    that all others have seen the step.
     """
     named = [(name, node) for name, node in config.callbacks.items() if node is not None]
     built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
-    return [Agreement(plain(config), directory, commit), Rewind(), *others, *keepers, *stops]
+    first = [Agreement(plain(config), directory, commit), Rewind(), Reports(config.optimized_metric)]
+    return [*first, *others, *keepers, *stops]
 
 
 def build_keepers(
@@ -116,7 +118,6 @@ def build_keepers(
     return [
         KeepConfig(plain(config), experiment(), about),
         Curves(),
-        Reports(config.optimized_metric),
         History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
     ]
 

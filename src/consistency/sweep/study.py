@@ -100,7 +100,7 @@ def of_storage(error: Exception) -> bool:
 
 
 def whole(path: Path) -> bool:
-    """Whether a journal ends with a whole line. Optuna passes over one that is cut short, and spoils the next."""
+    """Whether a journal ends with a whole line. Optuna passes over another, and appends the next to it."""
     lines = path.read_bytes().splitlines(keepends=True)
     try:
         return not lines or (lines[-1].endswith(b"\n") and isinstance(json.loads(lines[-1]), dict))

@@ -1,6 +1,8 @@
 """What a run of a sweep reports while it trains."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from lightning import Callback, Trainer
 
@@ -12,18 +14,39 @@ from consistency.process.lifeline import held, report
 class Reports(Callback):
     """Sends the metric that a sweep optimises to the sweep, after each validation of training.
 
+    The last report is kept in checkpoints and sent again when the run goes on: the sweep may have been killed
+    before it heard of it. It must therefore stand before the callback that saves.
+
     Args:
         metric: its name, or the end of it after /; None for a sweep that optimises nothing.
     """
 
     def __init__(self, metric: str | None) -> None:
         self.metric = metric
+        self.last: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+        """Send the last report again."""
+        if self.last and held() and trainer.is_global_zero:
+            self._send(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Send it; None in place of a number that is not finite."""
+        """Send the metric; None in place of a number that is not finite."""
         if not (held() and self.metric and trainer.is_global_zero and trainer.state.fn == "fit"):
             return
         value = pick(self.metric, trainer.callback_metrics)
         finite = value is not None and math.isfinite(value)
-        last = trainer.global_step >= trainer.max_steps
-        report(step=trainer.global_step, value=value if finite else None, last=last)
+        self.last = {"step": trainer.global_step, "value": value if finite else None}
+        self._send(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last report, and of which metric it is."""
+        return {**self.last, "metric": self.metric} if self.last else {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take it up, if the metric is the same."""
+        if state_dict.get("metric") == self.metric:
+            self.last = {"step": state_dict["step"], "value": state_dict["value"]}
+
+    def _send(self, trainer: Trainer) -> None:
+        report(**self.last, last=self.last["step"] >= trainer.max_steps)
