@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from consistency.console import one_line
-from consistency.errors import UserError, notice, plain
+from consistency.errors import UserError, plain
 from consistency.lit.data.folder import tell
 from consistency.lit.data.images import source
+from consistency.process.notices import notice
 from consistency.table import Table
 from consistency.tasks import curves
 from consistency.tasks.curves import MOST, charts
