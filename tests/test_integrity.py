@@ -40,12 +40,12 @@ from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.run import resume_from
 from consistency.tasks import compare, schedules
-from consistency.tasks.schedule_file import Listed, Origin
 from consistency.tasks.files import Array, Files
 from consistency.tasks.gap import is_gaps
 from consistency.tasks.ladder_page import is_speed
 from consistency.tasks.requests import judged
 from consistency.tasks.sample import Sample
+from consistency.tasks.schedule_file import Listed, Origin
 from consistency.teach import run_of as run_of_teacher
 from consistency.teach import teacher_metrics
 from consistency.teachers.checkpoint import checkpoint as teacher
