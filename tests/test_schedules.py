@@ -164,7 +164,6 @@ class TestLadder:
         SMALL(session(tmp_path, own))
         first = session(tmp_path, own).trained
         replace(SMALL, calls=(2,))(session(tmp_path, own))
-        replace(SMALL, calls=(3,))(session(tmp_path, own, weights="raw"))
         again = session(tmp_path, own).trained
         assert {"1step", "2step", "4step"} <= first.found.keys() <= again.found.keys()
         four = [chosen(t, ["4step"])["4step"].keywords["sigmas"] for t in (first, again)]

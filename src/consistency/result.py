@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from consistency.errors import UserError
+from consistency.errors import UserError, printable
 from consistency.files.atomic import write_text
 
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
@@ -83,7 +83,7 @@ def line(result: Mapping[str, Any]) -> str:
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
     counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if what in result]
     spent = ", ".join([*counts, f"{result['seconds']:.0f} s"])
-    return f"{metrics}  ({spent})".lstrip()
+    return printable(f"{metrics}  ({spent})".lstrip())
 
 
 def table(metrics: Mapping[str, float]) -> str:
@@ -104,9 +104,10 @@ def table(metrics: Mapping[str, float]) -> str:
         ["", *columns],
         *([row, *(f"{cells[row].get(c, math.nan):.4g}" for c in columns)] for row in teachers_first),
     ]
-    return "\n".join(f"{line[0]:<18}" + "".join(f"{cell:>14}" for cell in line[1:]) for line in lines) + "\n"
+    shown = [[printable(cell) for cell in line] for line in lines]
+    return "\n".join(f"{name:<18}" + "".join(f"{cell:>14}" for cell in rest) for name, *rest in shown) + "\n"
 
 
 def where(result: Mapping[str, Any]) -> str:
     """The paths a person opens next, a line each."""
-    return "\n".join(f"{name:<12} {path}" for name, path in result["paths"].items() if path)
+    return "\n".join(printable(f"{name:<12} {path}") for name, path in result["paths"].items() if path)
