@@ -22,6 +22,7 @@ from consistency.lit.data.images import source
 from consistency.markup import code, escaped, fenced, literal
 from consistency.metrics import degradations
 from consistency.process.notices import notice
+from consistency.process.rank import MACHINES, RANKS
 from consistency.result import line, table, where
 from consistency.table import Table
 from consistency.tasks import curves
@@ -45,6 +46,26 @@ def test_a_line_for_the_terminal_has_no_control_characters(say, capsys):
     assert plain(shown) == PLAIN
     assert shown.removesuffix("\n").isprintable()
     assert plain(HOSTILE) == one_line(HOSTILE) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("variables", "heard"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # of the second machine
+        ({"SLURM_PROCID": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),  # started by Lightning
+    ],
+)
+def test_a_notice_is_printed_by_one_process_of_a_group(monkeypatch, capsys, variables, heard):
+    for name in (*RANKS, *MACHINES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    notice("a line")
+    assert capsys.readouterr().err == ("a line\n" if heard else "")
 
 
 def test_a_cell_stays_a_cell():

@@ -106,17 +106,32 @@ WIDE = """[...document.querySelectorAll("body *")].filter((part) => part.getBoun
   document.documentElement.clientWidth + 0.5).map((part) => part.tagName + part.id).join() || "none" """
 
 
+def narrow(browser, width):
+    """A screen of so many pixels."""
+    browser.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=640, deviceScaleFactor=1, mobile=True
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["samples", "walk", "complete", "draw"])
 def test_nothing_is_wider_than_a_narrow_screen(browser, page, mode):
     for width in (240, 280, 320, 390):
-        browser.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=640, deviceScaleFactor=1, mobile=True
-        )
+        narrow(browser, width)
         browser.call("Page.navigate", url="about:blank")
         browser.call("Page.navigate", url=f"{page}#mode={mode}")
         browser.until("/ ms$/.test(document.getElementById('figure')?.textContent)", seconds=100)
         assert browser.until(WIDE, seconds=1) == "none"
+
+
+@pytest.mark.slow
+def test_a_browser_without_simd_says_so(browser, page):
+    browser.call("Page.enable")
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source="WebAssembly.validate = () => false")
+    narrow(browser, 240)
+    browser.call("Page.navigate", url=page)
+    browser.until("/SIMD/.test(document.getElementById('unit')?.textContent)", seconds=100)
+    assert browser.until("document.documentElement.scrollWidth", seconds=1) == 240
 
 
 @pytest.mark.slow
