@@ -60,8 +60,12 @@ class TestFile:
         assert sigmas(path) == {2: [80.0, 0.5]}
         assert capsys.readouterr().err == ""
         schedules.keep(path, "a", {2: Listed([80.0, 1.0], WORSE)})
-        assert sigmas(path) == {2: [80.0, 0.5]}
-        assert "with FD(digits) 5 of 2,000 samples stays: the new one has 6" in capsys.readouterr().err
+        schedules.keep(path, "a", {2: Listed([80.0, 0.5], GOOD._replace(budget=1))})
+        assert read(schedules.path_of(path), "")["a"] == {2: Listed([80.0, 0.5], GOOD)}
+        assert (
+            "2 calls with FD(digits) 5 of 2,000 samples stays, better than the new one with FD(digits) 6"
+            in capsys.readouterr().err
+        )
 
     @pytest.mark.parametrize("change", [{"metric": "SW2"}, {"count": 100}, {"seed": 2}])
     def test_a_list_judged_otherwise_is_replaced_with_a_line(self, path, change, capsys):
@@ -77,7 +81,7 @@ class TestFile:
         schedules.keep(path, "b", {1: Listed([70.0], GOOD)})
         schedules.keep(path, "a", {2: Listed([80.0, 1.0], WORSE)})
         assert sigmas(path) == {1: [80.0], 2: [80.0, 1.0]}
-        assert "of 2 calls of an older version is replaced" in capsys.readouterr().err
+        assert "of 2 calls with a value that is not known is replaced by" in capsys.readouterr().err
 
     def test_the_lists_of_so_many_weights_are_kept(self, path, capsys):
         for i in range(MOST):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,24 +141,32 @@ def merge(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
         known = read(path, remedy) or {}
         lists = known.pop(weights_sha256, {})
         for n, new in found.items():
-            if new.origin is None or isfinite(new.origin.value):
+            if new.origin is None or isfinite(value(new)):
                 lists[n] = chosen(path, n, new, lists.get(n))
         known[weights_sha256] = dict(sorted(lists.items()))
         write(path, bounded(path, known))
 
 
 def chosen(path: Path, n: int, new: Listed, old: Listed | None) -> Listed:
-    """Which of two lists for the same weights stays; a line where that is not plain."""
-    if old is None or old.sigmas == new.sigmas:
-        return new if old is None or new.origin is not None else old
-    if old.origin is None or new.origin is None or not new.origin.comparable(old.origin):
-        before = "of an older version" if old.origin is None else f"with {old.origin}"
-        notice(f"{path}: the list of {n} calls {before} is replaced by the new one, {new.origin}")
+    """Which of two lists for the same weights stays; a line where the new one is not known to be better."""
+    if old is None:
         return new
-    if new.origin.value < old.origin.value:
-        return new
-    notice(f"{path}: the list of {n} calls with {old.origin} stays: the new one has {new.origin.value:.4g}")
-    return old
+    alike = old.origin is not None and new.origin is not None and new.origin.comparable(old.origin)
+    better = alike and value(new) < value(old)
+    if new.sigmas != old.sigmas and not better:
+        what = "stays, no worse than" if alike else "is replaced by"
+        notice(f"{path}: the list of {n} calls with {by(old)} {what} the new one with {by(new)}")
+    return old if alike and not better else new
+
+
+def value(listed: Listed) -> float:
+    """By which lists that were judged alike are compared."""
+    return inf if listed.origin is None else listed.origin.value
+
+
+def by(listed: Listed) -> str:
+    """How good a list is, as far as that was written down."""
+    return "a value that is not known" if listed.origin is None else str(listed.origin)
 
 
 def bounded(path: Path, known: Stored) -> Stored:
