@@ -459,9 +459,9 @@ def test_a_process_says_one_line_and_exits_with_1(tmp_path, script, overrides):
     ("arguments", "said"),
     [
         ([], "give one directory"),
-        (["{nosuch}"], "plan.json"),
-        (["{file}"], "plan.json"),
-        (["{empty}"], "plan.json"),
+        (["{nosuch}"], "overrides.json"),
+        (["{file}"], "overrides.json"),
+        (["{empty}"], "overrides.json"),
     ],
 )
 def test_the_table_of_no_sweep_is_answered_in_one_line(tmp_path, capsys, arguments, said):
@@ -476,13 +476,21 @@ def test_the_table_of_no_sweep_is_answered_in_one_line(tmp_path, capsys, argumen
     assert not [*(tmp_path / "empty").iterdir()]
 
 
-@pytest.mark.parametrize("damaged", ["plan.json", "0/result.json"])
-def test_a_damaged_file_of_a_sweep_is_named(tmp_path, capsys, damaged):
-    (tmp_path / "0").mkdir()
-    (tmp_path / "plan.json").write_text('[["seed=0", "experiment=ict_ring"]]')
-    (tmp_path / damaged).write_text("{")
+@pytest.mark.parametrize("damaged", ["overrides.json", "failed.json", "result.json", "teacher/result.json"])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[[", "{}", "[1]", '["a=[b"]', '["=="]', "null", "[" * 100_000, '{"state": "lost", "reason": ""}'],
+)
+def test_a_damaged_file_of_a_sweep_is_named(tmp_path, capsys, damaged, content):
+    run = tmp_path / "0"
+    (run / "teacher").mkdir(parents=True)
+    (run / "overrides.json").write_text('["seed=0", "experiment=ict_ring"]')
+    if damaged.startswith("teacher"):
+        (run / "result.json").write_text('{"metrics": {}, "overrides": ["seed=0", "experiment=ict_ring"]}')
+    (run / damaged).write_text(content)
     assert oracle.main([str(tmp_path)]) == 1
-    assert f"error: {tmp_path / damaged} cannot be read" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {run / damaged} ")
 
 
 def test_a_line_of_a_library_is_one_line_without_colours():

@@ -16,7 +16,6 @@ from consistency.continuation import (
     value_of,
 )
 from consistency.continuation.differences import differences
-from consistency.continuation.rules import FREE, PLACE, RECORDED, REFUSED, RULES, effect
 from consistency.errors import UserError
 from consistency.lit.callbacks.history import Clock, History, images, seconds
 from consistency.lit.data.digits import Digits
@@ -24,6 +23,7 @@ from consistency.lit.data.folder import ImageFolder
 from consistency.lit.data.identity import check_identity, identity, sums
 from consistency.lit.data.points import Ring
 from consistency.lit.restart import rewrite, was_validated
+from consistency.schema.rules import FREE, PLACE, RECORDED, REFUSED, RULES, effect
 from tests.sessions import composed
 
 BASE = ("experiment=ict_digits", "run_dir=runs/old")

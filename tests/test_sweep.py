@@ -1,14 +1,15 @@
 """The oracle table: what it says follows from the runs alone, and what it is made of is measured rightly."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.utils import JobReturn, JobStatus
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning import Trainer
-from omegaconf import OmegaConf
 from torch import nn
 
 from consistency.build import build
@@ -21,9 +22,9 @@ from consistency.metrics.judge import Transport
 from consistency.schedule.draws import StepDraws
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown
-from consistency.sweep.oracle import OracleTable, show
+from consistency.sweep.oracle import show
 from consistency.sweep.rows import rows
-from consistency.sweep.runs import Run, planned, runs_of
+from consistency.sweep.runs import Run, State, keep_fault, plan, runs_of
 from consistency.truth.oracle import Mixture
 from tests.conftest import ROOT, SMALL, run
 from tests.test_configs import EXPERIMENTS, composed, taught
@@ -52,17 +53,17 @@ def result(experiment, seed, rmse, **changes):
 
 
 def leave(directory, found):
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "result.json").write_text(json.dumps(found))
 
 
 def sweep(directory, *experiments, seeds=(0, 1, 2)):
-    """A plan, and the function that gives run (experiment, seed) a result."""
-    plan = [(e, s) for s in seeds for e in experiments]
-    words = [[f"seed={s}", f"experiment={e}", "trainer.max_steps=1000"] for e, s in plan]
-    (directory / "plan.json").write_text(json.dumps(words))
+    """The runs, none begun, and the function that gives run (experiment, seed) a result."""
+    runs = [(e, s) for s in seeds for e in experiments]
+    for number, (e, s) in enumerate(runs):
+        plan(directory / str(number), [f"seed={s}", f"experiment={e}", "trainer.max_steps=1000"])
     return lambda e, s, *rest, **changes: leave(
-        directory / str(plan.index((e, s))), result(e, s, *rest, **changes)
+        directory / str(runs.index((e, s))), result(e, s, *rest, **changes)
     )
 
 
@@ -100,17 +101,16 @@ class TestTable:
         ended = sweep(tmp_path, "ict_ring", "cd_ring", "sct_ring")
         ended("ict_ring", 0, 0.1)
         ended("ict_ring", 1, None)  # as result.json has what was not finite
-        (tmp_path / "1").mkdir()
-        (tmp_path / "1" / "failed.txt").write_text("teacher.path=x: no such file\n")
-        leave(tmp_path / "2", result("ct_ring", 7, 0.1))  # of another sweep
+        keep_fault(tmp_path / "1", State.FAILED, "teacher.path=x: no\nsuch file")
+        (tmp_path / "2" / "checkpoints").mkdir()
         found = rows(runs_of(tmp_path))
         text = markdown(found)
         assert cells(text, "ict (2 of 3)")["RMSE at σ_max"] == "0.1000 (1 of 2)"
         assert cells(text, "cd (0 of 3)")["RMSE at σ_max"] == "–"
         assert "- `ict_ring`, seed 1: not finite: oracle_rmse" in text
-        assert "- `ict_ring`, seed 2: has not ended" in text
-        assert "- `cd_ring`, seed 0: teacher.path=x: no such file" in text
-        assert "- `sct_ring`, seed 0: its directory holds ct_ring, seed 7" in text
+        assert "- `ict_ring`, seed 2: not begun" in text
+        assert "- `cd_ring`, seed 0: failed: teacher.path=x: no such file" in text
+        assert "- `sct_ring`, seed 0: stopped" in text
         first = chart(found).axes[0]
         assert [label.get_text() for label in first.get_yticklabels()] == ["ict", "cd", "sct"]
         assert [text.get_text() for text in first.texts] == ["no result", "no result"]
@@ -120,7 +120,7 @@ class TestTable:
         words = [
             (f"seed={s}", "experiment=cd_ring", f"solver={v}", "x=1") for s in "01" for v in ("euler", "heun")
         ]
-        found = rows([Run(w) for w in words])
+        found = rows([Run(Path(str(i)), w) for i, w in enumerate(words)])
         assert [(row.problem, row.method, len(row.runs)) for row in found] == [
             ("ring", "cd solver=euler", 2),
             ("ring", "cd solver=heun", 2),
@@ -137,30 +137,20 @@ class TestTable:
         show(tmp_path)
         assert (tmp_path / "oracle.md").read_text() in capsys.readouterr().out
         assert (tmp_path / "oracle.png").stat().st_size > 10_000
-        assert {path.name for path in tmp_path.iterdir()} == {"0", "plan.json", "oracle.md", "oracle.png"}
-
-    def test_a_run_that_fails_is_told_at_once_and_stands_in_the_table(self, tmp_path, capsys):
-        sweep(tmp_path, "ict_ring", seeds=(0,))
-        (tmp_path / "0").mkdir()
-        hydra = {"runtime": {"output_dir": tmp_path / "0"}}
-        config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["experiment=ict_ring"]}}})
-        error = RuntimeError("in call to target")
-        error.__cause__ = UserError("data.root: no\nsuch folder")
-        ended = JobReturn(status=JobStatus.FAILED, _return_value=error)
-        OracleTable().on_job_end(config, ended)
-        assert "experiment=ict_ring: data.root: no such folder" in capsys.readouterr().err
-        assert "- `ict_ring`, seed 0: data.root: no such folder" in (tmp_path / "oracle.md").read_text()
+        assert {path.name for path in tmp_path.iterdir()} == {"0", "oracle.md", "oracle.png"}
 
 
-def test_the_plan_is_what_hydra_runs_and_a_word_replaces_a_list(hydra):
+def test_the_runs_are_those_of_the_config_and_an_override_replaces_a_list(hydra):
     config = compose("train", ["sweep=oracle", "seed=5"], return_hydra_config=True)
-    plan = [Run(tuple(words)) for words in planned(config)]
-    names = [run.experiment for run in plan]
+    given = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    runs = [Run(Path("x"), tuple(o)) for o in BasicSweeper.split_arguments(parsed, None)[0]]
+    names = [run.experiment for run in runs]
     assert set(names) <= set(EXPERIMENTS)
     assert len(set(names)) == len(names)
-    assert {run.seed for run in plan} == {"5"}
-    assert {run.experiment.rpartition("_")[2] for run in plan} == {"ring", "digits64"}
-    assert all(run.word("sweep") == "oracle" for run in plan)
+    assert {run.seed for run in runs} == {"5"}
+    assert {run.experiment.rpartition("_")[2] for run in runs} == {"ring", "digits64"}
+    assert all(run.override("sweep") == "oracle" for run in runs)
 
 
 @pytest.mark.slow

@@ -151,26 +151,6 @@ def test_the_cifar10_recipe_runs_on_a_folder_of_ones_own_images(tmp_path):
     assert "converting" not in again.err
 
 
-def test_a_sweep_leaves_its_runs_and_one_table(tmp_path):
-    swept = run("train.py", tmp_path, "-m", *SMALL, "trainer.max_steps=10", "seed=1,2")
-    assert swept.status == 0, swept.err
-    assert [json.loads((tmp_path / str(i) / "result.json").read_text())["seed"] for i in (0, 1)] == [1, 2]
-    table = (tmp_path / "table.md").read_text().strip().splitlines()
-    assert len(table) == 4
-    assert "seed=2" in table[3]
-    assert "FD(digits)/1step" in table[0]
-
-
-def test_optuna_minimises_the_metric(tmp_path):
-    swept = run(
-        "train.py", tmp_path, "sweep=optuna", *SMALL, "trainer.max_steps=10", "hydra.sweeper.n_trials=2"
-    )
-    assert swept.status == 0, swept.err
-    best = (tmp_path / "optimization_results.yaml").read_text()
-    values = [json.loads((tmp_path / str(i) / "result.json").read_text())["metrics"] for i in (0, 1)]
-    assert str(min(v["FD(digits)/1step"] for v in values))[:6] in best
-
-
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_without_run_dir_a_run_and_a_sweep_find_a_place_of_their_own(tmp_path, sweep):
     command = [sys.executable, str(ROOT / "train.py"), *sweep, *SMALL, "trainer.max_steps=10", "seed=1"]

@@ -185,9 +185,10 @@ def test_a_command_that_spoils_its_run_ends_with_status_1_when_all_is_written(tm
 
 def test_a_sweep_goes_on(tmp_path):
     wild = process("train.py", tmp_path, "-m", *WILD, "seed=1,2")
-    assert wild.status == 0, wild.err
-    assert wild.err.count("warning: the run in ") == wild.err.count(REMEDY) == 2
-    assert (tmp_path / "table.md").is_file()
+    assert wild.status == 1
+    assert wild.err.count("error: the run in ") == wild.err.count(REMEDY) == 2
+    assert (tmp_path / "table.md").read_text().count("| diverged |") == 2
+    assert "error: 2 diverged of 2 runs: the table says why" in wild.err
 
 
 def test_no_student_learns_from_a_spoiled_teacher(tmp_path):
@@ -199,11 +200,12 @@ def test_no_student_learns_from_a_spoiled_teacher(tmp_path):
 
 
 @pytest.mark.slow
-def test_but_a_sweep_goes_on_with_it(tmp_path):
+def test_nor_in_a_sweep(tmp_path):
     swept = process("train.py", tmp_path, "-m", *STUDENT, "seed=1")
-    assert swept.status == 0, swept.err
-    assert f"warning: the run in {tmp_path}/0/teacher: it ended" in swept.err
-    assert (tmp_path / "0" / "result.json").is_file()
+    assert swept.status == 1
+    assert f"error: the run in {tmp_path}/0/teacher: it ended" in swept.err
+    assert not (tmp_path / "0" / "result.json").is_file()
+    assert "| diverged |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize("data", ["digits", "ring"])

@@ -18,6 +18,7 @@ from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.curves import Curves, Rewind
 from consistency.lit.callbacks.history import Clock, History
 from consistency.lit.callbacks.interruption import Interruption
+from consistency.lit.callbacks.reports import Reports
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
@@ -115,6 +116,7 @@ def build_keepers(
     return [
         KeepConfig(plain(config), experiment(), about),
         Curves(),
+        Reports(config.optimized_metric),
         History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
     ]
 

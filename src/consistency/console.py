@@ -26,6 +26,7 @@ from omegaconf.errors import (
 )
 
 from consistency.errors import UserError, close, nearest, plain
+from consistency.process.lifeline import hold, report
 from consistency.process.naming import LOCK, VARIABLE, named
 from consistency.process.rank import is_first
 from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off, raise_again
@@ -57,6 +58,7 @@ def guarded(main: Callable[[], Any]) -> None:
     try:
         check_supported()
         check_flags(sys.argv[1:])
+        hold()
         with heard(waits=True):  # for Hydra to compose the config
             run_whole(main)
     except Stopped as stopped:
@@ -125,8 +127,10 @@ def discard_unused(directory: Path) -> None:
 
 
 def end(error: Exception) -> None:
-    """Say what went wrong and exit, or let a fault of ours through."""
+    """Say what went wrong, to the sweep of the run as well, and exit; or let a fault of ours through."""
     line = explain(error)
+    state = next((cause.state for cause in causes(error) if isinstance(cause, UserError)), UserError.state)
+    report(failed=one_line(line or f"{type(error).__name__}: {error}"), state=state)
     if line is None:
         raise error
     print(f"error: {one_line(line)}", file=sys.stderr)

@@ -15,6 +15,14 @@ LARGEST_SEED = 2**63 - 1
 class UserError(ValueError):
     """A mistake outside this code. The message names the key or file, and what to do about it."""
 
+    state = "failed"  # of a run of a sweep that ends so
+
+
+class Spoiled(UserError):  # noqa: N818 - what happened to the run
+    """A run that training has spoiled: as legal as any other, but with these settings it leads nowhere."""
+
+    state = "diverged"
+
 
 def plain(text: str) -> str:
     """Text on one line, without colours and other control characters, which a terminal would obey."""

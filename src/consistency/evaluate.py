@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +25,7 @@ from consistency.reopen import adapted, changed, judge, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
+from consistency.sweep.runs import check_single
 from consistency.table import markdown
 from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
@@ -39,6 +41,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_composed(config, "eval")
     check_hardware(config.fabric)
     directory = run_directory()
+    check_single(directory)
     if (directory / "checkpoints").is_dir():
         raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
     with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):
@@ -107,7 +110,8 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
 
 def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Write and print what came of it."""
-    result: dict[str, Any] = {"metrics": outcome.metrics}
+    overrides = list(HydraConfig.get().overrides.task)
+    result: dict[str, Any] = {"metrics": outcome.metrics, "overrides": overrides}
     paths = outcome.paths
     if "trained" in vars(session):
         t = session.trained

@@ -6,12 +6,13 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from consistency.errors import UserError, printable
 from consistency.files.atomic import write_text
+
+if TYPE_CHECKING:
+    import torch
 
 VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 
@@ -27,8 +28,10 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """The device in words."""
+    import torch  # not by whoever reads results only
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}"
 
 

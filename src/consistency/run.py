@@ -49,6 +49,7 @@ from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
 from consistency.summary import conclude, report, summary
+from consistency.sweep.runs import check_single
 from consistency.teach import find_teacher, say, teach, teacher_metrics
 from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint, whole_of
 
@@ -62,6 +63,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     """
     check_composed(config, "train")
     directory = run_directory()
+    check_single(directory)
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
         return trained(config, directory, asked)

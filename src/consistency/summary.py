@@ -11,7 +11,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.build import callbacks_of, experiment, of_type
-from consistency.errors import UserError
+from consistency.errors import Spoiled
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs, sampling_calls
@@ -42,6 +42,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
     return {
         "experiment": experiment(),
+        "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
         "numbers": [
             number.plain(name) for name, number in numbers(config, trainer, module, metrics, hashes).items()
@@ -136,5 +137,5 @@ def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:
     rate = "the learning rate" if lr is None else f"optimizer.lr={lr:g}"
     remedy = f"begin anew with less than {rate}, and look at loss_by_sigma in TensorBoard"
     if HydraConfig.get().mode == RunMode.RUN:
-        raise UserError(f"the run in {directory}: {fault}; {remedy}")
+        raise Spoiled(f"the run in {directory}: {fault}; {remedy}")
     print(f"warning: the run in {directory}: {fault}; {remedy}", file=sys.stderr, flush=True)

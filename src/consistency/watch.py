@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress import TimeRemainingColumn as TimeLeft
 
 from consistency.errors import plain
-from consistency.process.stops import STOPPING, stop
+from consistency.process.stops import STOPPING, mark, stop
 
 Advance = Callable[[int], None]  # pieces that are done
 
@@ -61,6 +61,7 @@ def noted() -> Iterator[list[int]]:
 
     def note(signum: int, frame: object) -> None:
         signals.append(signum)
+        mark()
         signal.signal(signum, stop)
 
     former = {signum: signal.signal(signum, note) for signum in STOPPING}

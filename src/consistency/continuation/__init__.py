@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from consistency.continuation.differences import ABSENT, Difference, differences, written
-from consistency.continuation.rules import PART
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
+from consistency.schema.rules import PART
 from consistency.schema.targets import parameters
 
 NETWORK = ("net", "denoiser", "coordinate", "data")  # other weights fit another value

@@ -9,9 +9,9 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.continuation.rules import PART, PLACE, Effect, effect
 from consistency.files.registry import CONFIGS
 from consistency.schema.kinds import shown
+from consistency.schema.rules import PART, PLACE, Effect, effect
 from consistency.schema.targets import makers
 
 MISSING = "???"  # what is set while a run is built

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from consistency.process.lifeline import held
 from consistency.teachers.checkpoint import newest
 
 
@@ -18,7 +19,9 @@ def so_far(directory: Path, asked: Path) -> str:
 
 
 def again(asked: Path) -> str:
-    """The command that goes on."""
+    """The command that goes on; a run of a sweep is gone on with by that."""
+    if held():
+        return "the sweep goes on with it"
     return f"go on with the same command, run_dir={asked} and ckpt_path=last"
 
 

@@ -32,6 +32,7 @@ class _Signals:
     """What has come since signals are heard, and whether it waits."""
 
     def __init__(self) -> None:
+        self.any = False
         self.came: Stopped | None = None  # kept, for a library may turn it into an error of its own
         self.waits = False
 
@@ -87,9 +88,20 @@ def stop(signum: int, frame: object = None) -> None:
     """A handler of signals: raise `Stopped`, now or when the work begins; a second one ends the process."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_DFL)
+    mark()
     _signals.came = Stopped(signum)
     if not _signals.waits:
         raise _signals.came
+
+
+def mark() -> None:
+    """Note that a signal has come, in a handler that does not raise `Stopped` itself."""
+    _signals.any = True
+
+
+def has_come() -> bool:
+    """Whether the process has been told to stop."""
+    return _signals.any
 
 
 def raise_again() -> None:
@@ -110,7 +122,7 @@ def heard(waits: bool = False) -> Iterator[None]:
     Args:
         waits: raise it no earlier than at `raise_again`, where the short work of a library comes first.
     """
-    _signals.came, _signals.waits = None, waits
+    _signals.any, _signals.came, _signals.waits = False, None, waits
     former = {signum: signal.signal(signum, stop) for signum in STOPPING}
     try:
         yield
@@ -124,7 +136,12 @@ def heard(waits: bool = False) -> Iterator[None]:
 def put_off() -> Iterator[None]:
     """Hear signals at the end of the block only: some libraries swallow what is raised while they load."""
     came: list[int] = []
-    former = {signum: signal.signal(signum, lambda s, frame: came.append(s)) for signum in STOPPING}
+
+    def note(signum: int, frame: object) -> None:
+        mark()
+        came.append(signum)
+
+    former = {signum: signal.signal(signum, note) for signum in STOPPING}
     try:
         yield
     finally:

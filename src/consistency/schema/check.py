@@ -128,8 +128,8 @@ def loaded(entry: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def groups() -> list[str]:
-    """The folders of configs/."""
-    return [path.name for path in CONFIGS.iterdir() if path.is_dir()]
+    """The folders of configs/; those of hydra/ are of sweeps."""
+    return [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra"]
 
 
 @lru_cache(maxsize=1)

@@ -1,3 +1,1 @@
-"""Several runs of one command, and the tables they leave."""
-
-from consistency.sweep.table import Table as Table
+"""Several runs of one command: each a process of its own, found by what it is; and the tables they leave."""

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
+from consistency.errors import plain
 from consistency.sweep.rows import COLUMNS, Column, Result, Row, floor, problems
-from consistency.sweep.runs import Run
+from consistency.sweep.runs import Run, State
 from consistency.table import Table
 
 
@@ -81,7 +82,9 @@ def either(values: Iterable[str]) -> str:
 def absence(run: Run) -> str | None:
     """A run that has no result, or one without numbers; None for the others."""
     name = f"- `{run.experiment}`, seed {run.seed}"
+    if run.state is not State.FINISHED:
+        return f"{name}: {run.state}{f': {plain(run.reason)}' if run.reason else ''}"
     if run.result is None:
-        return f"{name}: {run.fault or 'has not ended'}"
+        return None
     lost = [metric for metric, value in run.result["metrics"].items() if value is None]
     return f"{name}: not finite: {', '.join(lost)}" if lost else None

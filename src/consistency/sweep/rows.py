@@ -67,11 +67,13 @@ class Row:
 
 def rows(runs: Sequence[Run]) -> list[Row]:
     """Runs that differ in their seed alone make a row; rows are in the order of their first runs."""
-    common = set.intersection(*(set(run.words) for run in runs)) if runs else set()
+    common = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         method, _, problem = run.experiment.rpartition("_")
-        own = [w for w in run.words if w not in common and w.partition("=")[0] not in ("experiment", "seed")]
+        own = [
+            o for o in run.overrides if o not in common and o.partition("=")[0] not in ("experiment", "seed")
+        ]
         found.setdefault((problem, " ".join([method, *own])), []).append(run)
     return [Row(problem, method, tuple(group)) for (problem, method), group in found.items()]
 

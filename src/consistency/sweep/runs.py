@@ -1,19 +1,42 @@
-"""The runs of a sweep: those that ended, those that failed, and those that nobody has heard of."""
+"""The runs of a sweep: each has a directory of its own, which says what it is and what has come of it.
+
+DIRECTORY/7/overrides.json    its command line; written before the run begins
+DIRECTORY/7/result.json       of a run that has ended
+DIRECTORY/7/failed.json       why there is no result; removed when the run is tried again
+"""
 
 import json
-from dataclasses import dataclass
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from hydra.errors import HydraException
 
-from consistency.errors import UserError
+from consistency.errors import UserError, plain
 from consistency.files.atomic import write_text
-from consistency.result import read_result
+from consistency.files.paths import regular
+from consistency.process.naming import LOCK
+from consistency.result import is_number, read_result
+from consistency.sweep.identity import same, settings
 
-PLAN, FAULT = "plan.json", "failed.txt"  # in the sweep's directory, and in a run's
+OVERRIDES, FAULT, RESULT = "overrides.json", "failed.json", "result.json"
+LARGEST = 1_000_000  # bytes of a file of a run that is read
+
+
+class State(StrEnum):
+    """What has become of a run."""
+
+    WAITING = "not begun"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    PRUNED = "pruned"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -21,105 +44,206 @@ class Run:
     """One run of a sweep.
 
     Args:
-        words: its command line.
+        directory: where it works.
+        overrides: its command line.
+        state: what has become of it.
         result: its result.json, and `teacher_seconds` if a teacher was trained first; None unless it ended.
-        fault: why there is no result; None where nothing is known to have gone wrong.
+        reason: why it is in this state, in one line; None where there is nothing to say.
     """
 
-    words: tuple[str, ...]
+    directory: Path
+    overrides: tuple[str, ...]
+    state: State = State.WAITING
     result: dict[str, Any] | None = None
-    fault: str | None = None
+    reason: str | None = None
 
-    def word(self, key: str) -> str | None:
-        """What the command line says of a key."""
-        return next((value for name, _, value in (w.partition("=") for w in self.words) if name == key), None)
+    def override(self, key: str) -> str | None:
+        """The value that the command line gives a key."""
+        return next((value for name, _, value in map(parted, self.overrides) if name == key), None)
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return self.directory.name
 
     @property
     def seed(self) -> str | None:
-        """The word for the seed."""
-        return self.word("seed")
+        """The override of the seed."""
+        return self.override("seed")
 
     @property
     def experiment(self) -> str:
-        """The word for the experiment."""
-        return self.word("experiment") or ""
+        """The override of the experiment."""
+        return self.override("experiment") or ""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers that it measured; those that were not finite are left out."""
+        found = (self.result or {}).get("metrics", {})
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, in all processes that went on with it."""
+        return (self.result or {}).get("seconds")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether trying again would lead to the same end."""
+        return self.state in (State.FINISHED, State.DIVERGED, State.PRUNED)
 
 
-def planned(config: DictConfig) -> list[list[str]]:
-    """The words of each run, in the order of their numbers, as Hydra's own sweeper multiplies them out."""
-    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    words = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
-    return BasicSweeper.split_arguments(words, None)[0]
+def parted(override: str) -> tuple[str, str, str]:
+    """Key, = and value."""
+    return override.partition("=")
 
 
-def keep_plan(directory: Path, words: list[list[str]]) -> None:
-    """Write down what is going to be run."""
-    write_text(directory / PLAN, json.dumps(words, indent=2, ensure_ascii=False) + "\n")
-
-
-def is_planned(directory: Path) -> bool:
+def is_sweep(directory: Path) -> bool:
     """Whether a directory is that of a sweep."""
-    return (directory / PLAN).is_file()
+    return bool(directories(directory))
 
 
-def keep_fault(directory: Path, error: BaseException) -> str:
-    """Write down, and return, why a run failed, in one line."""
-    told = " ".join(reason(error).split())
-    write_text(directory / FAULT, f"{told}\n")
-    return told
+def check_single(directory: Path) -> None:
+    """Refuse the directory of a sweep where a run by itself would work."""
+    if is_sweep(directory):
+        raise UserError(
+            f"run_dir={directory} holds a sweep: go on with the command of that sweep, or choose another"
+        )
 
 
-def reason(error: BaseException) -> str:
-    """What the user was told, if anything."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause)
-        cause = cause.__cause__
-    return f"{type(error).__name__}: {error}"
+def directories(directory: Path) -> list[Path]:
+    """Those of the runs of a sweep."""
+    return [path.parent for path in directory.glob(f"*/{OVERRIDES}") if path.is_file()]
 
 
 def runs_of(directory: Path) -> list[Run]:
-    """All runs that were planned, each with what came of it.
+    """All runs of a sweep, in the order of their numbers.
 
     Raises:
         UserError: the directory is not that of a sweep, or a file in it is damaged.
     """
-    plan = read(directory / PLAN, f"give the directory of a sweep, which has a {PLAN}")
-    if not (isinstance(plan, list) and all(isinstance(words, list) for words in plan)):
-        raise UserError(f"{directory / PLAN} is no list of runs: repeat the sweep")
-    return [run_of(directory / str(number), tuple(words)) for number, words in enumerate(plan)]
+    found = sorted(directories(directory), key=order)
+    if not found:
+        raise UserError(f"{directory} holds no sweep: give a directory whose runs have an {OVERRIDES}")
+    return [run_in(each) for each in found]
 
 
-def run_of(directory: Path, words: tuple[str, ...]) -> Run:
-    """What came of one run."""
+def order(directory: Path) -> tuple[bool, int, str]:
+    """Numbers in their order, then names."""
+    name = directory.name
+    number = name.isascii() and name.isdecimal() and len(name) < 10
+    return (not number, int(name) if number else 0, name)
+
+
+def run_in(directory: Path) -> Run:
+    """The run of a directory, with what has come of it.
+
+    Raises:
+        UserError: a file of it is damaged.
+    """
+    run = Run(directory, tuple(read_overrides(directory / OVERRIDES)))
+    if is_at_work(directory):
+        return replace(run, state=State.RUNNING)
     result = result_of(directory)
-    if result is None:
-        fault = directory / FAULT
-        return Run(words, fault=fault.read_text().strip() if fault.is_file() else None)
-    teacher = directory / "teacher" / "result.json"
-    taught = read_result(teacher).get("seconds") if teacher.is_file() else None
-    run = Run(words, result | {"teacher_seconds": taught})
-    if (run.experiment, run.seed) != (result["experiment"], str(result["seed"])):
-        return Run(words, fault=f"its directory holds {result['experiment']}, seed {result['seed']}")
-    return run
+    if result is not None and same(result.get("overrides", run.overrides), run.overrides):
+        fault = (result.get("verdict") or {}).get("fault")
+        return replace(run, state=State.DIVERGED if fault else State.FINISHED, result=result, reason=fault)
+    if (directory / FAULT).is_file():
+        state, reason = read_fault(directory / FAULT)
+        return replace(run, state=state, reason=reason)
+    begun = any((directory / name).is_dir() for name in ("checkpoints", "teacher"))
+    return replace(run, state=State.STOPPED if begun else State.WAITING)
 
 
-def result_of(directory: Path) -> dict[str, Any] | None:
-    """result.json of a run that has ended."""
-    path = directory / "result.json"
-    if not path.is_file():
-        return None
-    found = read(path, "delete it, and the run counts as failed")
-    if not (isinstance(found, dict) and {"experiment", "seed", "metrics"} <= found.keys()):
-        raise UserError(f"{path} is not the result of a run: delete it, and the run counts as failed")
+def plan(directory: Path, overrides: Sequence[str]) -> Run:
+    """Give a run its directory, before it begins."""
+    path = directory / OVERRIDES
+    if not path.is_file() or read_overrides(path) != list(overrides):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(list(overrides), ensure_ascii=False) + "\n")
+    return run_in(directory)
+
+
+def keep_fault(directory: Path, state: State, reason: str) -> None:
+    """Write down why a run has no result."""
+    text = json.dumps({"state": state, "reason": plain(reason)}, ensure_ascii=False) + "\n"
+    write_text(directory / FAULT, text)
+
+
+def forget_fault(directory: Path) -> None:
+    """Before a run is tried again."""
+    (directory / FAULT).unlink(missing_ok=True)
+
+
+def read_overrides(path: Path) -> list[str]:
+    """The command line of a run."""
+    found = read(path)
+    if not is_command(found):
+        raise damaged(path)
     return found
 
 
-def read(path: Path, remedy: str) -> Any:
-    """What a file of JSON holds."""
+def is_command(found: Any) -> bool:
+    """Whether a value is a list of overrides that Hydra can read."""
+    if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+        return False
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
-        raise UserError(f"{path} cannot be read ({reason}): {remedy}") from error
+        settings(found)
+    except (HydraException, RecursionError):
+        return False
+    return True
+
+
+def read_fault(path: Path) -> tuple[State, str]:
+    """State and reason of a run without a result."""
+    found = read(path)
+    try:
+        state, reason = State(found["state"]), found["reason"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path) from error
+    if not isinstance(reason, str):
+        raise damaged(path)
+    return state, plain(reason)
+
+
+def result_of(directory: Path) -> dict[str, Any] | None:
+    """result.json of a run that has ended, with the seconds of its teacher."""
+    if not (directory / RESULT).is_file():
+        return None
+    found = read_result(directory / RESULT)
+    overrides, verdict = found.get("overrides", []), found.get("verdict") or {}
+    fault = verdict.get("fault") if isinstance(verdict, dict) else 0
+    if not (is_command(overrides) and isinstance(fault, str | None) and is_number(found.get("seconds", 0))):
+        raise damaged(directory / RESULT)
+    teacher = directory / "teacher" / RESULT
+    taught = read_result(teacher).get("seconds") if teacher.is_file() else None
+    return {**found, "teacher_seconds": taught if is_number(taught) else None}
+
+
+def read(path: Path) -> Any:
+    """What a small file of JSON holds."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise damaged(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the directory of a sweep") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path) from error
+
+
+def damaged(path: Path) -> UserError:
+    """The refusal of a file."""
+    return UserError(f"{path} is damaged: delete the directory {path.parent}, and the run is made again")
+
+
+def is_at_work(directory: Path) -> bool:
+    """Whether a process of this machine says that it works in a directory, and is there."""
+    try:
+        about = json.loads(regular(directory / LOCK).read_text(encoding="utf-8"))
+        if about["host"] != socket.gethostname():
+            return False
+        os.kill(about["pid"], 0)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return False
+    return True

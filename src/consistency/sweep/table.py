@@ -1,53 +1,60 @@
-"""A sweep leaves one table beside its runs."""
+"""The table that a sweep leaves beside its runs: every run, its state, and its numbers if it ended."""
 
-import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
+from consistency.errors import plain
 from consistency.files.atomic import write_text
-from consistency.process.rank import is_first
-from consistency.result import read_result
+from consistency.sweep.runs import Run, runs_of
 from consistency.table import Table as Markdown
+from consistency.table import literal
+
+NAME = "table.md"
 
 
-class Table(Callback):
-    """Writes `table.md` into the sweep's directory: overrides and metrics of every run that ended."""
+class Table:
+    """Writes `table.md` into the directory of a sweep."""
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Gather the results of the runs."""
-        directory = Path(config.hydra.sweep.dir)
-        text = table(sorted(directory.glob("*/result.json"), key=lambda path: path.parent.name.zfill(6)))
-        write_text(directory / "table.md", text)
-        print(f"\n{text}\ntable        {directory / 'table.md'}")
+    def write(self, directory: Path) -> None:
+        """Make it from what the runs have left there."""
+        write_text(directory / NAME, text(runs_of(directory)))
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Leave the run's own overrides beside its result, if that was written just now."""
-        directory = Path(config.hydra.runtime.output_dir)
-        kept = directory / "overrides.json"
-        ended = job_return.status == JobStatus.COMPLETED and directory.is_dir()
-        if ended and is_first() and stale(kept):
-            write_text(kept, json.dumps(list(config.hydra.overrides.task)))
+    def show(self, directory: Path) -> None:
+        """The same, and print it."""
+        self.write(directory)
+        print(f"\n{text(runs_of(directory))}\ntable        {directory / NAME}", flush=True)
 
 
-def stale(overrides: Path) -> bool:
-    """Whether a run has ended since its overrides were written; not where nothing was left to do."""
-    result = overrides.with_name("result.json")
-    there = overrides.is_file() and result.is_file()
-    return not there or overrides.stat().st_mtime_ns < result.stat().st_mtime_ns
+def text(runs: Sequence[Run]) -> str:
+    """What all runs have in common, a row for each, and the reason of those that have no result."""
+    common = shared(runs)
+    parts = [f"All with {literal(' '.join(common))}"] if common else []
+    parts.append(overview(runs, common).markdown())
+    parts += ["\n".join(reasons(runs))] if any(run.reason for run in runs) else []
+    return "\n\n".join(parts) + "\n"
 
 
-def table(results: list[Path]) -> str:
-    """Markdown, a row per run, a column per metric that any of them has."""
-    rows = [(path.parent, read_result(path)) for path in results]
-    metrics = sorted({name for _, result in rows for name in result["metrics"]})
-    lines = []
-    for directory, result in rows:
-        overrides = json.loads((directory / "overrides.json").read_text())
-        values = [result["metrics"].get(name) for name in metrics]
-        shown = ["" if value is None else f"{value:.4g}" for value in values]
-        lines.append([directory.name, " ".join(overrides), *shown, f"{result['seconds']:.0f}"])
-    return Markdown(["run", "overrides", *metrics, "seconds"], lines).markdown() + "\n"
+def overview(runs: Sequence[Run], common: Sequence[str] = ()) -> Markdown:
+    """A row per run, a column per metric that any of them has."""
+    metrics = sorted({name for run in runs for name in run.metrics})
+    rows = []
+    for run in runs:
+        values = [f"{run.metrics[name]:.4g}" if name in run.metrics else "" for name in metrics]
+        seconds = "" if run.seconds is None else f"{run.seconds:.0f}"
+        own = " ".join(each for each in run.overrides if each not in common)
+        rows.append([run.name, own, run.state, *values, seconds])
+    return Markdown(["run", "overrides", "state", *metrics, "seconds"], rows)
+
+
+def shared(runs: Sequence[Run]) -> list[str]:
+    """The overrides of all runs, where there are several."""
+    if len(runs) < 2:
+        return []
+    return [each for each in runs[0].overrides if all(each in run.overrides for run in runs)]
+
+
+def reasons(runs: Sequence[Run]) -> Iterator[str]:
+    """Why runs are in their states, as a list in Markdown."""
+    for run in runs:
+        if run.reason:
+            yield f"- run {literal(run.name)}, {run.state}: {literal(plain(run.reason))}"

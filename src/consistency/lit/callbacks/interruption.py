@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
-from consistency.process.stops import STOPPING, Stopped, stop
+from consistency.process.stops import STOPPING, Stopped, mark, stop
 
 EVERY = 10  # steps between two questions to the other processes
 
@@ -81,4 +81,5 @@ class Interruption(Callback):
 
     def _note(self, signum: int, frame: Any) -> None:
         self.signum = signum
+        mark()
         signal.signal(signum, stop)

@@ -1,0 +1,155 @@
+"""A run of a sweep as a process of its own: started, listened to, let go of, and judged by what it leaves."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from consistency.process.lifeline import VARIABLE
+from consistency.process.stops import STOPPING
+from consistency.sweep.runs import Run, State, keep_fault, plan, result_of, run_in
+
+STOPPED = {128 + signum for signum in STOPPING}  # exit statuses of a run that has saved and ended
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run has validated.
+
+    Args:
+        run: as it was when it began.
+        step: k, of the optimiser.
+        value: of the metric that the sweep optimises; None where it is not finite.
+    """
+
+    run: Run
+    step: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run has ended.
+
+    Args:
+        run: with what has come of it.
+    """
+
+    run: Run
+
+
+Event = Report | Ended
+
+
+class Child:
+    """The process of a run.
+
+    Args:
+        run: what it is, and where it works.
+        arguments: of its command line.
+        tell: called in threads of its own with what happens; the last is `Ended`.
+        beside: how many other runs may work at the same time. The output of a run that is alone goes where
+            that of the sweep goes; that of others is prefixed with the name of the run.
+    """
+
+    def __init__(
+        self, run: Run, arguments: Sequence[str], tell: Callable[[Event], None], beside: int
+    ) -> None:
+        self.run, self.tell = run, tell
+        self.failure: dict[str, Any] = {}
+        self.line, theirs = socket.socketpair()
+        piped = subprocess.PIPE if beside else None
+        with theirs:
+            self.process = subprocess.Popen(
+                [*program(), *arguments],
+                env=environment(theirs.fileno(), beside + 1),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=piped,
+                stderr=piped,
+                encoding="utf-8",
+                errors="replace",
+            )
+        streams = [(self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr)]
+        self.readers = [threading.Thread(target=self._listen, daemon=True)]
+        self.readers += [
+            threading.Thread(target=copy, args=[f"[{run.name}] ", source, sink], daemon=True)
+            for source, sink in streams
+            if source is not None
+        ]
+        for reader in self.readers:
+            reader.start()
+        threading.Thread(target=self._await, daemon=True).start()
+
+    def let_go(self) -> None:
+        """Have it save and end."""
+        with suppress(OSError):  # it has ended
+            self.line.shutdown(socket.SHUT_WR)
+
+    def _listen(self) -> None:
+        with suppress(OSError), self.line.makefile(encoding="utf-8") as lines:
+            for line in lines:
+                said = json.loads(line)
+                if "failed" in said:
+                    self.failure = said
+                else:
+                    self.tell(Report(self.run, said["step"], said["value"]))
+
+    def _await(self) -> None:
+        status = self.process.wait()
+        for reader in self.readers:
+            reader.join(timeout=5.0)  # a process that the run has started may still hold its streams
+        self.line.close()
+        self.tell(Ended(judged(self.run, status, self.failure)))
+
+
+def program() -> list[str]:
+    """The command that this process was started with, without its arguments."""
+    script = Path(sys.argv[0])
+    return [sys.executable, str(script.absolute())]
+
+
+def environment(line: int, together: int) -> dict[str, str]:
+    """Of a run: its lifeline, and its share of the CPU unless that is given."""
+    given = {**os.environ, VARIABLE: str(line)}
+    if together > 1:
+        given.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // together, 1)))
+    return given
+
+
+def copy(prefix: str, source: TextIO, sink: TextIO) -> None:
+    """Print each line of a stream under a prefix."""
+    with source, suppress(ValueError):  # closed meanwhile
+        for line in source:
+            sink.write(f"{prefix}{line.rstrip()}\n")
+            sink.flush()
+
+
+def judged(run: Run, status: int, failure: dict[str, Any]) -> Run:
+    """What has become of a run whose process has ended; why it failed is written down.
+
+    Args:
+        run: as it was when it began.
+        status: of its process; negative where a signal has ended it.
+        failure: what it has said of the reason.
+    """
+    found = run_in(run.directory)
+    if status == 0 and found.result is None and (ended := result_of(run.directory)):
+        return plan(run.directory, ended["overrides"])  # nothing was left to do: it is what its result says
+    if found.result is not None or status in STOPPED:
+        return found
+    if failure:
+        keep_fault(run.directory, State(failure["state"]), failure["failed"])
+    elif status < 0:
+        keep_fault(run.directory, State.FAILED, f"its process was ended by {signal.Signals(-status).name}")
+    else:
+        keep_fault(run.directory, State.FAILED, f"its process ended with status {status} and no result")
+    return run_in(run.directory)

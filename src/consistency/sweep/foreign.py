@@ -1,0 +1,55 @@
+"""Sweeps by launchers of others, such as Hydra's own: their runs leave the same files."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from consistency.errors import UserError
+from consistency.process.rank import is_first
+from consistency.sweep.runs import State, forget_fault, keep_fault, plan
+
+
+class Foreign(Callback):
+    """Writes down what a job of a sweep is, and why it failed. A run by itself leaves neither."""
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """What it is."""
+        if swept(config):
+            directory = Path(config.hydra.runtime.output_dir)
+            given = config.hydra.overrides.task
+            plan(directory, [each for each in given if each.partition("=")[0] != "run_dir"])
+            forget_fault(directory)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Why it failed."""
+        if swept(config) and job_return.status == JobStatus.FAILED:
+            error = job_return._return_value  # the property would raise it
+            keep_fault(Path(config.hydra.runtime.output_dir), state_of(error), reason(error))
+
+
+def swept(config: DictConfig) -> bool:
+    """Whether this process speaks for a job of a sweep."""
+    return config.hydra.mode == RunMode.MULTIRUN and is_first()
+
+
+def state_of(error: BaseException) -> State:
+    """Of a run that ends so."""
+    cause = users(error)
+    return State.FAILED if cause is None else State(cause.state)
+
+
+def reason(error: BaseException) -> str:
+    """What the user can do about it, if anything."""
+    cause = users(error)
+    return f"{type(error).__name__}: {error}" if cause is None else str(cause)
+
+
+def users(error: BaseException | None) -> UserError | None:
+    """The mistake of the user among the causes."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error

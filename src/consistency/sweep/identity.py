@@ -1,0 +1,64 @@
+"""Which run of a sweep is it? A run is found by what its overrides say, not by its number."""
+
+import json
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from consistency.schema.rules import FREE, PLACE, effect
+
+Settings = dict[str, str]  # key -> value, as JSON
+
+
+def settings(overrides: Sequence[str]) -> Settings:
+    """What overrides set, however it is written: 1e-4 is 0.0001, and their order does not matter.
+
+    Left out is what says where a run is or how it is launched: run_dir, ckpt_path, hydra.*.
+
+    Args:
+        overrides: of a command line, without sweeps.
+    """
+    found = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if effect(key) != PLACE and not key.lstrip("+~").startswith(("hydra.", "hydra/")):
+            found[key] = json.dumps(override.value(), sort_keys=True, default=str)
+    return found
+
+
+def same(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether two command lines are of the same run, with nothing changed."""
+    return settings(a) == settings(b)
+
+
+def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) -> int | None:
+    """Which of the known runs is the one that is wanted.
+
+    It is the one whose settings are the same; else the only one that differs in nothing but what a run may
+    change on its way while no weight follows from it, such as `trainer.max_steps`, if the sweep does not.
+
+    Args:
+        known: settings of each run.
+        wanted: settings of a run that is to be made, or gone on with.
+        swept: keys that the sweep varies.
+
+    Returns:
+        Its place in `known`; None for a run that is new.
+    """
+    if wanted in known:
+        return known.index(wanted)
+    fixed = firm(wanted, swept)
+    found = [i for i, one in enumerate(known) if firm(one, swept) == fixed]
+    return found[0] if len(found) == 1 else None
+
+
+def firm(one: Settings, swept: set[str]) -> Settings:
+    """The settings that make it another run when they change."""
+    return {key: value for key, value in one.items() if key in swept or effect(key) != FREE}
+
+
+def varied(runs: Sequence[Sequence[str]]) -> set[str]:
+    """The keys in which command lines differ."""
+    all_of_them = [settings(overrides) for overrides in runs]
+    keys = {key for one in all_of_them for key in one}
+    return {key for key in keys if len({one.get(key) for one in all_of_them}) > 1}

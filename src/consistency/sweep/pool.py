@@ -1,0 +1,79 @@
+"""The processes of a sweep: several runs side by side, and none left over."""
+
+import queue
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from consistency.errors import UserError
+from consistency.sweep.child import Child, Ended, Event
+from consistency.sweep.command import quoted
+from consistency.sweep.runs import Run, forget_fault
+
+CHECKPOINTS = "checkpoints"
+
+
+class Pool:
+    """Starts runs, and says what happens to them.
+
+    Args:
+        size: runs at a time.
+        go_on: overrides of a run that has begun before, such as ckpt_path=last.
+    """
+
+    def __init__(self, size: int, go_on: Sequence[str]) -> None:
+        if size < 1:
+            raise UserError(f"hydra.launcher.n_jobs={size} must be 1 or greater")
+        self.size, self.go_on = size, list(go_on)
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.children: dict[Path, Child] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another run must wait."""
+        return len(self.children) >= self.size
+
+    def start(self, run: Run) -> None:
+        """Begin a run, or go on with it."""
+        forget_fault(run.directory)
+        begun = any((run.directory / CHECKPOINTS).glob("*.ckpt"))
+        again = [key_of(override) for override in self.go_on] if begun else []
+        given = [o for o in run.overrides if key_of(o) not in ("run_dir", "hydra.mode", *again)]
+        more = ["hydra.mode=RUN", f"run_dir={quoted(str(run.directory))}", *(self.go_on if begun else [])]
+        self.children[run.directory] = Child(run, [*given, *more], self.events.put, self.size - 1)
+
+    def wait(self) -> Event:
+        """The next thing that happens."""
+        event = self.events.get()
+        if isinstance(event, Ended):
+            del self.children[event.run.directory]
+        return event
+
+    def let_go(self, run: Run) -> None:
+        """Have a run save and end; `Ended` follows."""
+        self.children[run.directory].let_go()
+
+    def close(self) -> None:
+        """Have all runs save and end, and wait for them."""
+        if self.children:
+            print(f"waiting for {len(self.children)} runs to save and end", file=sys.stderr, flush=True)
+        for child in self.children.values():
+            child.let_go()
+        while self.children:
+            self.wait()
+
+
+def key_of(override: str) -> str:
+    """The key of an override."""
+    return override.partition("=")[0].lstrip("+")
+
+
+@contextmanager
+def pool(size: int, go_on: Sequence[str]) -> Iterator[Pool]:
+    """A pool whose runs have all ended at the end of the block, however that comes."""
+    made = Pool(size, go_on)
+    try:
+        yield made
+    finally:
+        made.close()

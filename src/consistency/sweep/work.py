@@ -1,0 +1,218 @@
+"""A sweep at work in its directory: which runs there are to make, and making them."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Protocol
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from consistency.errors import UserError, plain
+from consistency.lit.directory import alone_in
+from consistency.metrics.choice import pick
+from consistency.process.stops import account
+from consistency.sweep.child import Ended
+from consistency.sweep.command import again
+from consistency.sweep.identity import Settings, found_among, settings, varied
+from consistency.sweep.pool import Pool, pool
+from consistency.sweep.runs import Run, State, is_sweep, order, plan, runs_of
+from consistency.watch import clock
+
+Name = Callable[[Sequence[str], int], str]
+
+
+class Tabled(Protocol):
+    """What a sweep leaves beside its runs."""
+
+    def write(self, directory: Path) -> None:
+        """Make it from what the runs have left there."""
+
+    def show(self, directory: Path) -> None:
+        """The same, and print it."""
+
+
+@dataclass
+class Sweep:
+    """A sweep in its directory.
+
+    Args:
+        directory: of the sweep.
+        pool: of processes.
+        name: (overrides, number) -> directory of a new run, in that of the sweep.
+        metric: that the sweep optimises, if any; shown when a run ends.
+        table: made anew whenever a run has ended.
+    """
+
+    directory: Path
+    pool: Pool
+    name: Name
+    metric: str | None = None
+    table: Tabled | None = None
+    known: dict[Path, Settings] = field(default_factory=dict)  # the runs that there are, and what they set
+    took: list[float] = field(default_factory=list)  # seconds of the runs that have ended
+    began: dict[Path, float] = field(default_factory=dict)
+
+    @staticmethod
+    @contextmanager
+    def of(
+        context: HydraContext, config: DictConfig, size: int, go_on: Sequence[str], table: Tabled | None
+    ) -> Iterator["Sweep"]:
+        """A sweep as Hydra configures it; at the end of the block none of its runs is at work.
+
+        Raises:
+            UserError: another sweep works in its directory, or that is the directory of a run.
+        """
+        directory = Path(config.hydra.sweep.dir)
+        check_place(directory)
+        name, metric = partial(named, context, config), config.get("optimized_metric")
+        with alone_in(directory), account(partial(so_far, directory)), pool(size, go_on) as processes:
+            there = runs_of(directory) if is_sweep(directory) else []
+            known = {run.directory: settings(run.overrides) for run in there}
+            yield Sweep(directory, processes, name, metric, table, known)
+
+    def find(self, overrides: Sequence[str], swept: set[str]) -> Run:
+        """The run that has these overrides: one that is there, or a new one, which gets a directory.
+
+        Args:
+            overrides: of the run.
+            swept: keys that the sweep varies.
+        """
+        other = ("run_dir=", *self.pool.go_on)
+        given = [each for each in overrides if not each.startswith(other)]
+        wanted, there = settings(given), list(self.known)
+        place = found_among(list(self.known.values()), wanted, swept)
+        directory = self.directory / self.name(given, self.next()) if place is None else there[place]
+        if place is None and directory in there:
+            raise UserError(f"hydra.sweep.subdir gives two runs the name {directory.name}: choose another")
+        self.known[directory] = wanted
+        return plan(directory, given)
+
+    def next(self) -> int:
+        """The number of a new run."""
+        return 1 + max((order(directory)[1] for directory in self.known), default=-1)
+
+    def all(self, commands: Sequence[Sequence[str]]) -> list[Run]:
+        """Make all runs that have not ended before, and return all of them, in order."""
+        swept = varied(commands)
+        runs = [self.find(overrides, swept) for overrides in commands]
+        waiting = [run for run in runs if not run.is_settled]
+        self.announce(runs)
+        self.write()
+        left = len(waiting)
+        while waiting or self.pool.children:
+            while waiting and not self.pool.is_full:
+                self.start(waiting.pop(0), runs)
+            event = self.pool.wait()
+            if isinstance(event, Ended):
+                left -= 1
+                self.take(event.run, left)
+        ended = {run.directory: run for run in runs_of(self.directory)}
+        return [ended[run.directory] for run in runs]
+
+    def announce(self, runs: Sequence[Run]) -> None:
+        """Say what there is to do."""
+        before = counted([run for run in runs if run.is_settled])
+        side = f", {self.pool.size} at a time" if self.pool.size > 1 else ""
+        done = f"; {before} before" if before else ""
+        print(f"sweep        {len(runs)} runs in {self.directory}{side}{done}", flush=True)
+
+    def start(self, run: Run, among: Sequence[Run]) -> None:
+        """Begin a run, and say so."""
+        self.began[run.directory] = time.monotonic()
+        print(f"run {run.name:<8} {own(run, among)}", flush=True)
+        self.pool.start(run)
+
+    def take(self, run: Run, left: int) -> None:
+        """Say what has become of a run, and how long the others will take."""
+        self.took.append(time.monotonic() - self.began.pop(run.directory))
+        about = clock(fmean(self.took) * left / self.pool.size)
+        rest = f"; {left} to go, about {about}" if left else ""
+        print(f"run {run.name:<8} {outcome(run, self.metric)} ({self.took[-1]:.0f} s){rest}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Make the table anew."""
+        if self.table is not None:
+            self.table.write(self.directory)
+
+
+def check_place(directory: Path) -> None:
+    """Refuse the directory of a run: a sweep in it would mix with it."""
+    if (directory / "checkpoints").exists() or (directory / "result.json").exists():
+        raise UserError(
+            f"run_dir={directory} holds a run, and a sweep needs a directory of its own: choose another"
+        )
+
+
+def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> str:
+    """The directory of a run, by hydra.sweep.subdir: its number, unless that says more."""
+    written = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    if isinstance(written, dict) and written["subdir"] == "${hydra:job.num}":
+        return str(number)
+    composed = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    former = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(composed)
+    try:
+        return str(composed.hydra.sweep.subdir)
+    finally:
+        HydraConfig.instance().cfg = former
+
+
+def own(run: Run, among: Sequence[Run]) -> str:
+    """The overrides of a run that others do not have."""
+    common = set.intersection(*(set(other.overrides) for other in among))
+    return plain(" ".join(each for each in run.overrides if each not in common or len(among) == 1))
+
+
+def outcome(run: Run, metric: str | None) -> str:
+    """State of a run, with the reason, or with its number."""
+    if run.reason:
+        return plain(f"{run.state}: {run.reason}")
+    value = value_of(run, metric)
+    return run.state if value is None else f"{run.state}, {metric} {value:.4g}"
+
+
+def value_of(run: Run, metric: str | None) -> float | None:
+    """The number that the sweep optimises; None where it was not measured, or was not finite."""
+    if not metric or not run.metrics:
+        return None
+    try:
+        return pick(metric, run.metrics)
+    except UserError:
+        return None
+
+
+def counted(runs: Sequence[Run]) -> str:
+    """How many are in which state, in words."""
+    numbers = Counter(run.state for run in runs)
+    return ", ".join(f"{numbers[state]} {state}" for state in State if state in numbers)
+
+
+def so_far(directory: Path) -> str:
+    """Of a sweep that has not ended."""
+    return f"{counted(runs_of(directory))}; go on with {again(directory)}"
+
+
+def conclude(directory: str | Path, table: Tabled) -> None:
+    """Show the table.
+
+    Raises:
+        UserError: some runs have no result, or a spoiled one.
+    """
+    place = Path(directory)
+    table.show(place)
+    runs = runs_of(place)
+    lost = [run for run in runs if run.state is not State.FINISHED]
+    if lost:
+        hopeless = all(run.is_settled for run in lost)
+        remedy = "the table says why" if hopeless else f"try again with {again(place)}"
+        raise UserError(f"{counted(lost)} of {len(runs)} runs: {remedy}")

@@ -1,0 +1,85 @@
+"""Hydra's doors to `consistency.sweep`: a launcher and the sweepers. Hydra looks for plugins only here.
+
+Every command imports this module; what a sweep needs is imported when there is one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class Processes(Launcher):
+    """Runs each job as a process of its own, by the command of the sweep with other overrides.
+
+    A signal to the sweep reaches its runs, which save and end; so does its end. A job that fails leaves a
+    line and hinders no other. Jobs that have ended before, in the same directory, are not begun again.
+
+    Args:
+        n_jobs: runs at a time.
+        go_on: overrides by which a run that has begun before goes on.
+    """
+
+    def __init__(self, n_jobs: int = 1, go_on: Sequence[str] = ()) -> None:
+        self.n_jobs, self.go_on = n_jobs, list(go_on)
+        self.table: Any = None  # made anew whenever a run has ended; by the sweeper
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; the value of each is that of `optimized_metric`, or None."""
+        from consistency.sweep.work import Sweep, value_of
+
+        with Sweep.of(self.context, self.config, self.n_jobs, self.go_on, self.table) as sweep:
+            runs = sweep.all(job_overrides)
+        metric = self.config.get("optimized_metric")
+        return [
+            JobReturn(overrides=each, status=JobStatus.COMPLETED, _return_value=value_of(run, metric))
+            for each, run in zip(job_overrides, runs, strict=True)
+        ]
+
+
+class Grid(BasicSweeper):
+    """Runs every combination of the values that are given, and shows a table of all runs.
+
+    Args:
+        table: makes it.
+        max_batch_size: of Hydra's own sweeper: combinations handed to the launcher at a time; None for all.
+        params: key -> values, as on the command line, which replaces them.
+    """
+
+    def __init__(
+        self, table: Any, max_batch_size: int | None = None, params: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.table = table
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all of them.
+
+        Raises:
+            UserError: a run has failed; after all others have ended.
+        """
+        from consistency.process.stops import raise_again
+        from consistency.sweep.runs import is_sweep
+        from consistency.sweep.work import conclude
+
+        raise_again()
+        if isinstance(self.launcher, Processes):
+            self.launcher.table = self.table
+        assert self.config is not None
+        try:
+            returned = super().sweep(arguments)
+        except Exception:  # of a launcher that hands on the first failure, once all runs have ended
+            if is_sweep(Path(self.config.hydra.sweep.dir)):
+                conclude(self.config.hydra.sweep.dir, self.table)
+            raise
+        conclude(self.config.hydra.sweep.dir, self.table)
+        return returned
