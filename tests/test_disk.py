@@ -22,6 +22,7 @@ from consistency.metrics.card import Card, Memo
 from consistency.metrics.reference import write
 from consistency.result import write_result
 from consistency.tasks.files import Array
+from consistency.tasks.schedule_file import Listed
 from consistency.tasks.schedules import keep
 from consistency.teachers.checkpoint import read_checkpoint
 from consistency.teachers.exported import write_exported
@@ -105,7 +106,7 @@ WRITERS = {
     "result.json": lambda d: write_result(d, {"metrics": {}}),
     "config.yaml": lambda d: KeepConfig({"seed": 0}).on_train_start(trainer(d), None),
     "1step.png": lambda d: SampleGrid(str(d))._write("1step", torch_picture(), trainer(d)),
-    "last.schedule.json": lambda d: keep(d / "last.ckpt", "0" * 64, {2: [80.0, 1.0]}),
+    "last.schedule.json": lambda d: keep(d / "last.ckpt", "0" * 64, {2: Listed([80.0, 1.0])}),
     "weights.safetensors": lambda d: write_exported(d / "weights.safetensors", {"w": torch.ones(2)}, {}),
 }
 

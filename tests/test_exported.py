@@ -13,6 +13,7 @@ from consistency.export.programs import Sampler, coefficients
 from consistency.export.weights import Safetensors
 from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import multistep
+from consistency.tasks.schedule_file import Listed
 from consistency.tasks.schedules import keep
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_checkpoint, read_trained
@@ -97,7 +98,7 @@ def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     assert own.func.__name__ == "onestep"  # its σ are the run's own
     assert isinstance(other, partial)
     assert other.keywords["sigmas"] == [80.0, 1.25]
-    keep(file, again.weights_sha256, {2: [80.0, 1.5]})  # a search after the export
+    keep(file, again.weights_sha256, {2: Listed([80.0, 1.5])})  # a search after the export
     assert session(tmp_path / "eval", file).trained.samplers["2step"].keywords["sigmas"] == [80.0, 1.5]
 
 

@@ -45,6 +45,7 @@ from consistency.tasks.gap import is_gaps
 from consistency.tasks.ladder_page import is_speed
 from consistency.tasks.requests import judged
 from consistency.tasks.sample import Sample
+from consistency.tasks.schedule_file import Listed, Origin
 from consistency.teach import run_of as run_of_teacher
 from consistency.teach import teacher_metrics
 from consistency.teachers.checkpoint import checkpoint as teacher
@@ -222,7 +223,9 @@ def rollouts(path, monkeypatch):
 
 
 def sigma_lists(path, monkeypatch):
-    schedules.keep(path / "last.ckpt", "a" * 64, {1: [80.0], 2: [80.0, 0.821]})
+    origin = Origin("FD(digits)", 5.5, count=2000, seed=1, budget=30)
+    lists = {1: Listed([80.0]), 2: Listed([80.0, 0.821], origin)}
+    schedules.keep(path / "last.ckpt", "a" * 64, lists)
 
     def read():
         found = schedules.found_for(path / "last.ckpt", "a" * 64, 0.002)
@@ -803,10 +806,14 @@ def test_edited_noise_levels_are_one_line(tmp_path, levels):
     n = len(levels) if isinstance(levels, list) else 1
     schedules.keep(tmp_path / "last.ckpt", "a" * 64, {})
     path = schedules.path_of(tmp_path / "last.ckpt")
-    kept = {"weights_sha256": "a" * 64, "sigmas": {str(n): levels}}
-    path.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
-    with pytest.raises(UserError, match="is damaged: delete it"):
-        schedules.found_for(tmp_path / "last.ckpt", "a" * 64, 0.002)
+    listed = {"sigmas": levels, "origin": None}
+    for kept in (
+        {"weights_sha256": "a" * 64, "sigmas": {str(n): levels}},  # the former format
+        {"lists": {"a" * 64: {str(n): listed}}},
+    ):
+        path.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
+        with pytest.raises(UserError, match="is damaged: delete it"):
+            schedules.found_for(tmp_path / "last.ckpt", "a" * 64, 0.002)
     about = {"config": CONFIG, "experiment": None, "step": 1, "weights": "ema", "sigmas": {"1step": levels}}
     write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
     with pytest.raises(UserError, match=r"sigmas\.'1step' is (no list of falling noise levels|of type)"):

@@ -9,6 +9,7 @@ import pytest
 from lightning import Callback
 
 from consistency.console import guarded
+from consistency.evaluate import evaluate
 from consistency.lit.callbacks.averages import EMA
 from consistency.process import stops
 from consistency.process.stops import (
@@ -21,8 +22,10 @@ from consistency.process.stops import (
     raise_again,
     settle,
 )
+from consistency.tasks.session import Outcome
 from consistency.watch import noted
 from tests.conftest import SMALL, run, start
+from tests.sessions import composed
 
 WORDS = [
     *SMALL,
@@ -240,3 +243,31 @@ def test_an_evaluation_says_what_of_itself_is_kept(ckpt, tmp_path):
     assert line.startswith("stopped by SIGTERM: what was measured is kept; the same command with ")
     assert "Traceback" not in err  # though Python may warn of the picture that was being written
     assert not list(tmp_path.glob("*/.*.tmp*"))
+
+
+NOTHING = f"stopped by SIGINT: {nothing_begun()}"
+MEASURED = "stopped by SIGINT: what was measured is kept; the same command with run_dir={place} goes on"
+MOMENTS = {  # of eval.py task=report, and what is said then
+    "consistency.evaluate.check_hardware": NOTHING,
+    "consistency.evaluate.Memo": NOTHING,
+    "consistency.tasks.ladder.Ladder.__post_init__": NOTHING,
+    "consistency.evaluate.read_trained": MEASURED,
+    "consistency.tasks.ladder.Ladder.__call__": MEASURED,
+    "consistency.tasks.fidelity.Fidelity.__call__": MEASURED,
+    "consistency.tasks.gap.Gap.__call__": MEASURED,
+    "consistency.tasks.sample.Sample.__call__": MEASURED,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_evaluation_speaks_of_itself_at_any_moment(ckpt, tmp_path, monkeypatch, moment):
+    """Ctrl-C before the task begins, while the checkpoint is opened, and in each part of a report."""
+    monkeypatch.setattr("consistency.evaluate.run_directory", lambda: tmp_path)
+    for part in ("ladder.Ladder", "fidelity.Fidelity", "gap.Gap", "sample.Sample"):
+        monkeypatch.setattr(f"consistency.tasks.{part}.__call__", lambda *_: Outcome())
+    monkeypatch.setattr(moment, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    config = composed("eval", "task=report", "fabric=cpu", f"ckpt_path={ckpt}", "threads=1")
+    with pytest.raises(Stopped) as stopped, heard():
+        evaluate(config)
+    assert stopped.value.line().startswith(MOMENTS[moment].format(place=tmp_path))
+    assert "ckpt_path=last" not in stopped.value.line()

@@ -1,6 +1,5 @@
 """σ lists by trying: the best that was tried, whatever the cost; kept for the weights they suit."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -15,12 +14,18 @@ from consistency.sampling.search import Trials, search, widened
 from consistency.tasks import schedules, timing
 from consistency.tasks.ladder import Ladder, Search, own_lists, solvers
 from consistency.tasks.sample import chosen
+from consistency.tasks.schedule_file import Listed, read
 from tests.sessions import checkpoint, session
 
 SIZE = 40
 BEST = {2: (0, 17), 3: (0, 11, 29), 4: (0, 8, 19, 31)}
 FEW = Search(levels=12, budget=5, scan=2, count=40)
 SMALL = Ladder(calls=(1, 2, 3), count=50, batch=25, search=FEW, largest=4, patience=0.01)
+
+
+def lists_of(ckpt, trained):
+    """What is kept for the weights of a checkpoint."""
+    return (read(schedules.path_of(ckpt), "") or {})[trained.weights_sha256]
 
 
 def bowl(levels):
@@ -102,7 +107,7 @@ class TestSchedules:
     def test_lists_are_for_the_weights_they_were_found_for(self, tmp_path, capsys):
         ckpt = tmp_path / "last.ckpt"
         assert schedules.found_for(ckpt, "a", 0.002) == {}
-        assert schedules.keep(ckpt, "a", {2: [80.0, 0.5]}) == tmp_path / "last.schedule.json"
+        assert schedules.keep(ckpt, "a", {2: Listed([80.0, 0.5])}) == tmp_path / "last.schedule.json"
         recipe = schedules.found_for(ckpt, "a", 0.002)["2step"]
         assert (recipe.func, recipe.keywords) == (multistep, {"sigmas": [80.0, 0.5], "sigma_min": 0.002})
         assert schedules.found_for(ckpt, "b", 0.002) == {}
@@ -139,10 +144,10 @@ class TestTask:
 
     def test_what_was_found_is_what_samples_are_made_with(self, tmp_path, ckpt):
         outcome = SMALL(session(tmp_path, ckpt))
-        kept = json.loads(ckpt.with_suffix(".schedule.json").read_text())["sigmas"]
-        found = {n["name"]: n["card"]["protocol"]["sigmas"] for n in outcome.numbers}
-        assert {f"{n}step": sigmas for n, sigmas in kept.items()} == found
         later = session(tmp_path, ckpt).trained
+        kept = lists_of(ckpt, later)
+        found = {n["name"]: n["card"]["protocol"]["sigmas"] for n in outcome.numbers}
+        assert {f"{n}step": kept[n].sigmas for n in (1, 2, 3)} == found
         assert later.samplers.keys() == {"1step", "2step"}  # the run's own names
         assert later.samplers["2step"].keywords["sigmas"] == found["2step"]
         assert chosen(later, ["3step"])["3step"].keywords["sigmas"] == found["3step"]

@@ -1,22 +1,38 @@
 """Names that somebody else chose: in a terminal, a Markdown file, a chart, a folder or an archive."""
 
+import html
 import inspect
+import re
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from consistency.console import one_line
-from consistency.errors import UserError, notice, plain
+from consistency.errors import UserError, plain
+from consistency.export import diffusers_page
+from consistency.export.grid import grid_of
+from consistency.export.model import Written
 from consistency.lit.data.folder import tell
 from consistency.lit.data.images import source
+from consistency.markup import code, escaped, fenced, literal
+from consistency.metrics import degradations
+from consistency.process.notices import notice
+from consistency.process.rank import MACHINES, RANKS
+from consistency.result import line, table, where
 from consistency.table import Table
 from consistency.tasks import curves
 from consistency.tasks.curves import MOST, charts
+from consistency.tasks.export_page import Measured, facts_of, readme
+from consistency.tasks.page import Section, page
 from consistency.tasks.variation import variation
 from consistency.teach import say as say_once
+from consistency.watch import progress
+from tests.test_web import mlp
 
 HOSTILE = "a\x1b]0;title\x07\x1b[31mred\r\nb\u202ec\udcffd"
 PLAIN = "a ]0;title red b c d"
@@ -30,6 +46,26 @@ def test_a_line_for_the_terminal_has_no_control_characters(say, capsys):
     assert plain(shown) == PLAIN
     assert shown.removesuffix("\n").isprintable()
     assert plain(HOSTILE) == one_line(HOSTILE) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("variables", "heard"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # of the second machine
+        ({"SLURM_PROCID": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),  # started by Lightning
+    ],
+)
+def test_a_notice_is_printed_by_one_process_of_a_group(monkeypatch, capsys, variables, heard):
+    for name in (*RANKS, *MACHINES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    notice("a line")
+    assert capsys.readouterr().err == ("a line\n" if heard else "")
 
 
 def test_a_cell_stays_a_cell():
@@ -99,3 +135,93 @@ def test_an_archive_that_lists_a_name_twice_is_refused(tmp_path):
             archive.write(path, name)
     with pytest.raises(UserError, match=r"a\.zip lists a\.png more than once: pack it anew"):
         source(tmp_path / "a.zip").entries()
+
+
+MARKUP = {
+    "a|b": r"a\|b",
+    "<script>": r"\<script\>",
+    "two\nlines": "two lines",
+    "\x1b[31mred": "red",
+    "[x](javascript:alert(1))": r"[x]\(javascript:alert(1))",
+    "[x]: http://y": r"[x]\: http://y",
+    "a `b` ``c``": r"a \`b\` \`\`c\`\`",
+}
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_names_are_text_in_markdown_and_in_html(name):
+    assert literal(name) == MARKUP[name]
+    assert Table([name], [[name]]).markdown().splitlines()[0] == f"| {MARKUP[name]} |"
+    assert escaped(name) == html.escape(plain(name))
+    shown = page(name, [name], [Section(name, [name], tables=[Table([name], [[name]], name)])])
+    assert "<script>" not in shown
+    assert "\x1b" not in shown
+    assert f"<td>{escaped(name)}</td>" in shown
+
+
+def test_code_ends_where_it_ends():
+    assert code("a|b") == "`a|b`"
+    assert code("a`b\n``c") == "``` a`b ``c ```"
+    assert fenced("x = 1\n", "python") == "```python\nx = 1\n```"
+    assert fenced("x\n````\n<b>\x1b[31m", "yaml") == "`````yaml\nx\n````\n<b>\n`````"
+
+
+@pytest.fixture
+def hostile():
+    """A model whose names somebody else chose."""
+    name = "a|b\n# <script>\x1b[31m `c` [x](javascript:y)"
+    m = mlp()
+    about = {"experiment": name, "weights": name, "weights_sha256": name, "step": 7}
+    return replace(m, sigmas={name: [80.0, 0.8], "1step": [80.0]}, about=about)
+
+
+def harmless(text):
+    """No control characters, and nothing of a name is markup: what is left of the text has no < and links."""
+    assert all(line.isprintable() for line in text.splitlines())
+    plain_text = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\.", "", text), flags=re.DOTALL)
+    assert "<" not in plain_text
+    assert "](" not in plain_text
+    assert text.count("\n# ") == 0
+
+
+def test_the_page_of_a_diffusers_folder_takes_names_as_text(hostile):
+    text = diffusers_page.page(hostile, grid_of(hostile.sigmas, hostile.sigma_min), None)
+    harmless(text)
+    (row,) = (line for line in text.splitlines() if "0.8 |" in line)
+    assert row.replace(r"\|", "").count("|") == 5
+
+
+def test_the_page_of_an_export_takes_names_as_text(hostile):
+    (name, _) = hostile.sigmas
+    errors = {name: Measured(0.0, 0.0, 1.0)}
+    out = Written([], {}, None, how=f"run('{plain(name)}```')\n")
+    harmless(readme(hostile, out, facts_of(hostile, errors, [80.0])))
+
+
+class Named:
+    """An extractor of features with a name that somebody else chose."""
+
+    metric_name = "FD|<b>"
+
+
+def test_a_table_of_degradations_takes_names_as_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(degradations, "folder", lambda root: (torch.zeros(4, 3, 2, 2), torch.zeros(4)))
+    monkeypatch.setattr(degradations, "seen", lambda *a, **k: torch.zeros(4, 2))
+    monkeypatch.setattr(degradations, "frechet", lambda *a: 1.0)
+    monkeypatch.setattr(degradations, "damages", lambda labels: [])
+    monkeypatch.setattr(degradations, "choices", lambda *a: {"a|b": 1.0})
+    text = degradations.report(tmp_path, [Named()])
+    assert "FD\\|\\<b\\>" in text
+    assert "| a\\|b | 1 |" in text
+
+
+def test_a_result_on_the_terminal_has_no_control_characters():
+    result = {"metrics": {f"FD/{HOSTILE}": 1.0}, "seconds": 1.0, "paths": {HOSTILE: HOSTILE}}
+    text = line(result) + where(result) + table({f"teacher/FD/{HOSTILE}": 1.0}).strip()
+    assert text.replace("\n", "").isprintable()
+
+
+def test_a_bar_has_no_control_characters(capsys):
+    with progress(HOSTILE, 1, 0) as advance:
+        advance(1)
+    assert capsys.readouterr().err.startswith(f"{PLAIN}: 1/1")

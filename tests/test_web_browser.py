@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -76,24 +77,67 @@ class Browser:
         raise AssertionError(f"{expression} has no value after {seconds} s")
 
 
-@pytest.mark.slow
-def test_a_browser_makes_pythons_images_from_a_disk(tmp_path):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium")
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a model with a long name."""
     pytest.importorskip("onnxscript")
-    page = tmp_path / "page"
-    page.mkdir()
+    folder, model = tmp_path_factory.mktemp("page"), mlp(shape=(1, 8, 8), classes=10)
+    about = {**model.about, "experiment": "a_name_of_one_word_that_is_wider_than_a_telephone"}
     try:
-        written = Web(ROOT / "data" / "cache")(mlp(shape=(1, 8, 8), classes=10), page)
+        written = Web(ROOT / "data" / "cache")(replace(model, about=about), folder)
     except UserError as error:
         if "cannot be downloaded" in str(error):
             pytest.skip(str(error))
         raise
     assert sum(path.stat().st_size for path in written.files) < 15e6
-    with Browser(browser, tmp_path / "browser") as opened:
-        opened.call("Page.navigate", url=f"{(page / 'index.html').as_uri()}#check")
-        report = opened.until("document.getElementById('check')?.textContent", seconds=200)
+    return (folder / "index.html").as_uri()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no chromium")
+    with Browser(binary, tmp_path / "browser") as opened:
+        yield opened
+
+
+WIDE = """[...document.querySelectorAll("body *")].filter((part) => part.getBoundingClientRect().right >
+  document.documentElement.clientWidth + 0.5).map((part) => part.tagName + part.id).join() || "none" """
+
+
+def narrow(browser, width):
+    """A screen of so many pixels."""
+    browser.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=640, deviceScaleFactor=1, mobile=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["samples", "walk", "complete", "draw"])
+def test_nothing_is_wider_than_a_narrow_screen(browser, page, mode):
+    for width in (240, 280, 320, 390):
+        narrow(browser, width)
+        browser.call("Page.navigate", url="about:blank")
+        browser.call("Page.navigate", url=f"{page}#mode={mode}")
+        browser.until("/ ms$/.test(document.getElementById('figure')?.textContent)", seconds=100)
+        assert browser.until(WIDE, seconds=1) == "none"
+
+
+@pytest.mark.slow
+def test_a_browser_without_simd_says_so(browser, page):
+    browser.call("Page.enable")
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source="WebAssembly.validate = () => false")
+    narrow(browser, 240)
+    browser.call("Page.navigate", url=page)
+    browser.until("/SIMD/.test(document.getElementById('unit')?.textContent)", seconds=100)
+    assert browser.until("document.documentElement.scrollWidth", seconds=1) == 240
+
+
+@pytest.mark.slow
+def test_a_browser_makes_pythons_images_from_a_disk(browser, page):
+    browser.call("Page.navigate", url=f"{page}#check")
+    report = browser.until("document.getElementById('check')?.textContent", seconds=200)
     errors = dict(re.findall(r"(\d steps|completion|max error) ([\d.e+-]+)", report))
     assert errors.keys() == {"1 steps", "2 steps", "4 steps", "completion", "max error"}
     assert all(float(error) < 1e-3 for error in errors.values()), report

@@ -1,12 +1,10 @@
 """What a user can mend, said in one line."""
 
 import re
-import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from inspect import signature
 from math import inf
-from os import environ
 from typing import Any, TypeVar
 
 Made = TypeVar("Made")
@@ -35,12 +33,6 @@ def printable(text: str) -> str:
     """The same with the spaces left as they are."""
     colourless = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     return "".join(c if c.isprintable() else " " for c in colourless)
-
-
-def notice(line: str) -> None:
-    """A line on standard error that is no mistake, by one process of those that one command starts."""
-    if environ.get("LOCAL_RANK", "0") == "0":
-        print(plain(line), file=sys.stderr, flush=True)
 
 
 def at_least(section: str, least: float = 1, **values: float) -> None:

@@ -27,7 +27,7 @@ from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
 from consistency.sweep.runs import check_single
 from consistency.table import markdown
-from consistency.tasks.schedules import found_for, other_than, recipes_of
+from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_averages, read_trained, weights_of
 from consistency.tensor import weights_sha256
@@ -87,8 +87,8 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     digest = weights_sha256(weights)
     module.to(fabric.device)
     found = found_for(path, digest, trained.sigma.min) if config.found else {}
-    told = other_than(module.samplers, recipes_of(kept.get("sigmas", {}), trained.sigma.min))
-    return Trained(
+    brings = recipes_of(kept.get("sigmas", {}), trained.sigma.min)
+    as_trained = Trained(
         path=path,
         step=kept["global_step"],
         experiment=kept.get("experiment"),
@@ -99,10 +99,13 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         f=module.denoiser,
         weights=name,
         weights_sha256=digest,
-        samplers={name: {**told, **found}.get(name, recipe) for name, recipe in module.samplers.items()},
-        found=found,
+        samplers=module.samplers,
+        found={},
         judge=make(config.metric) if config.get("metric") else judge(brought),
+        follows=config.found,
     )
+    rest = {name: recipe for name, recipe in brings.items() if name not in found}
+    return taken_up(taken_up(as_trained, rest, path), found, path_of(path), REMEDY)
 
 
 def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consistency.errors import UserError
+from consistency.errors import UserError, printable
 from consistency.files.atomic import write_text
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def line(result: Mapping[str, Any]) -> str:
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
     counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if what in result]
     spent = ", ".join([*counts, f"{result['seconds']:.0f} s"])
-    return f"{metrics}  ({spent})".lstrip()
+    return printable(f"{metrics}  ({spent})".lstrip())
 
 
 def table(metrics: Mapping[str, float]) -> str:
@@ -107,9 +107,10 @@ def table(metrics: Mapping[str, float]) -> str:
         ["", *columns],
         *([row, *(f"{cells[row].get(c, math.nan):.4g}" for c in columns)] for row in teachers_first),
     ]
-    return "\n".join(f"{line[0]:<18}" + "".join(f"{cell:>14}" for cell in line[1:]) for line in lines) + "\n"
+    shown = [[printable(cell) for cell in line] for line in lines]
+    return "\n".join(f"{name:<18}" + "".join(f"{cell:>14}" for cell in rest) for name, *rest in shown) + "\n"
 
 
 def where(result: Mapping[str, Any]) -> str:
     """The paths a person opens next, a line each."""
-    return "\n".join(f"{name:<12} {path}" for name, path in result["paths"].items() if path)
+    return "\n".join(printable(f"{name:<12} {path}") for name, path in result["paths"].items() if path)

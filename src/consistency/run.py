@@ -45,6 +45,7 @@ from consistency.lit.module import Module
 from consistency.lit.rollback import go_back, go_on
 from consistency.lit.standing import again, ended, so_far
 from consistency.metrics.processes import from_first
+from consistency.process.lifeline import report as report_failure
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
@@ -78,6 +79,7 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
     going_on = compare(config, kept, ckpt, directory)
     if end := nothing_left(config, going_on, directory):
         say(end)
+        report_failure(failed=end, state=UserError.state)  # if no result of these steps is there
         return value_of(config.optimized_metric, outcome(directory).get("metrics", {}))
     if line := going_on.line(config):
         say(line)

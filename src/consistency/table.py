@@ -1,11 +1,9 @@
 """Tables, for a terminal, a Markdown file or a page."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from consistency.errors import plain
+from consistency.markup import escaped, literal
 
 
 @dataclass(frozen=True)
@@ -31,18 +29,13 @@ class Table:
 
     def html(self) -> str:
         """A table that scrolls by itself where the screen is narrow."""
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
+        head = "".join(f"<th>{escaped(cell)}</th>" for cell in self.head)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
+            "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
         )
-        heading = f"<h3>{escape(self.title)}</h3>" if self.title else ""
+        heading = f"<h3>{escaped(self.title)}</h3>" if self.title else ""
         body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         return f'{heading}<div class="wide">{body}</div>'
-
-
-def literal(text: str) -> str:
-    """Text for a cell: on one line, and no cells, tags, links or images of its own."""
-    return re.sub(r"[\\|<>]|(?<=\])(?=\()", r"\\\g<0>", plain(text))
 
 
 def markdown(tables: Sequence[Table]) -> str:

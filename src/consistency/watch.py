@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
+from consistency.errors import plain
 from consistency.process.stops import STOPPING, mark, stop
 
 Advance = Callable[[int], None]  # pieces that are done
@@ -25,8 +26,9 @@ def progress(name: str, total: int, done: int, seconds: float = 15.0) -> Iterato
         done: of them before.
         seconds: time between two lines.
     """
+    name = plain(name)
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeLeft(), console=Console(stderr=True)
         ) as bar:

@@ -57,7 +57,7 @@ class Diffusers:
                 f"export=diffusers: diffusers {theirs.__version__} samples otherwise than this model, by "
                 f"{gap:.3g}, and {self.tolerance} is allowed: nothing was kept; use another version of it"
             )
-        (folder / "README.md").write_text(page(model, grid, reason))
+        (folder / "README.md").write_text(page(model, grid, reason), encoding="utf-8")
         runs = {name: run_of(pipe, model, sigmas) for name, sigmas in model.sigmas.items()}
         return Written(sorted(p for p in folder.rglob("*") if p.is_file()), runs, self.tolerance)
 

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from consistency.export.grid import Grid
 from consistency.export.model import Model
+from consistency.markup import code, literal
+from consistency.table import Table
 
+NO_STEPS = "none: it begins elsewhere, or its levels are too close"
 PIXEL = 127.5  # what the pipeline takes for scale and offset of pixels
 
 
@@ -24,10 +27,10 @@ def page(model: Model, grid: Grid, impure: str | None) -> str:
 def head(model: Model, impure: str | None) -> Iterator[str]:
     """What it is."""
     about = model.about
-    yield f"# {about.get('experiment') or 'A consistency model'}, for diffusers"
+    yield f"# {literal(about.get('experiment') or 'A consistency model')}, for diffusers"
     yield ""
-    yield f"Step {about.get('step')}, weights `{about.get('weights')}`, SHA-256"
-    yield f"{about.get('weights_sha256')}."
+    yield f"Step {literal(about.get('step'))}, weights {code(about.get('weights'))}, SHA-256"
+    yield f"{literal(about.get('weights_sha256'))}."
     yield ""
     if impure is None:
         yield "Network and scheduler are the library's own: no other package is needed."
@@ -60,14 +63,12 @@ def levels(model: Model, grid: Grid) -> Iterator[str]:
     yield f"{grid.sigma_min:g}, number {grid.N - 1}; the last of `timesteps` must be 0. Those nearest to the"
     yield "σ lists of the model:"
     yield ""
-    yield "| sampler | σ | timesteps | σ of these |"
-    yield "|---|---|---|---|"
+    rows: list[list[str]] = []
     for name, sigmas in model.sigmas.items():
-        steps, own = grid.timesteps.get(name), shown(sigmas)
-        if steps is None:
-            yield f"| {name} | {own} | none: it begins elsewhere, or its levels are too close | |"
-        else:
-            yield f"| {name} | {own} | `{steps}` | {shown(grid.sigmas(steps))} |"
+        steps = grid.timesteps.get(name)
+        found = [NO_STEPS, ""] if steps is None else [str(steps), shown(grid.sigmas(steps))]
+        rows.append([name, shown(sigmas), *found])
+    yield Table(["sampler", "σ", "timesteps", "σ of these"], rows).markdown()
 
 
 def shown(sigmas: Sequence[float]) -> str:

@@ -29,6 +29,7 @@ class Model:
         offset: of pixels, see `DataModule`: u = scale x + offset.
         scale: of pixels.
         about: what it is, as plain data: config, experiment, step, weights and their hash.
+        found: σ lists that were found for these weights, by name; some may have no sampler.
     """
 
     f: Denoiser
@@ -39,6 +40,12 @@ class Model:
     offset: float
     scale: float
     about: dict[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def lists(self) -> dict[str, Sequence[float]]:
+        """All σ lists that are known for these weights, by name."""
+        return {**self.found, **self.sigmas}
 
     def with_denoiser(self, f: Denoiser) -> "Model":
         """The same model with another denoiser."""

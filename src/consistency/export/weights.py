@@ -43,7 +43,7 @@ class Safetensors:
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in model.f.state_dict().items()
         }
-        sigmas = {name: list(levels) for name, levels in model.sigmas.items()}
+        sigmas = {name: list(levels) for name, levels in model.lists.items()}
         write_exported(path, state, portable({**model.about, "sigmas": sigmas}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])

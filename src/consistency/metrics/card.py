@@ -16,10 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from consistency.errors import notice
 from consistency.files.atomic import dispensable, write_text
 from consistency.files.checksum import content_sha256
 from consistency.metrics.processes import from_first, rank
+from consistency.process.notices import notice
 
 VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
 PACKAGE = Path(__file__).parents[1]

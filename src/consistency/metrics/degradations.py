@@ -24,6 +24,7 @@ from consistency.metrics.features import Extractor
 from consistency.metrics.features.cifar10 import Cifar10Features, folder
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import features, frechet
+from consistency.table import Table, markdown
 from consistency.watch import progress
 
 BATCH = 2500  # images in float32 at a time
@@ -197,13 +198,8 @@ def report(root: Path, extractors: Sequence[Extractor]) -> str:
             moved.append(choices(train, test, extractor, real[extractor]))
             advance(len(lines) + len(moved))
     rows = [[name, *(f"{found[name]:.4g}" for found in moved)] for name in moved[0]]
-    return f"{markdown(lines)}\n{markdown([['', *(e.metric_name for e in extractors)], *rows])}"
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first line is its head."""
     head, *rest = lines
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rest))
+    return markdown([Table(head, rest), Table(["", *(e.metric_name for e in extractors)], rows)])
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from consistency.errors import notice
 from consistency.files.atomic import dispensable, replacing
 from consistency.files.checksum import content_sha256
 from consistency.metrics.features import Extractor
 from consistency.metrics.fidelity import Moments, between_halves, moments, see
 from consistency.metrics.processes import everybodys, from_first, rank, world
+from consistency.process.notices import notice
 from consistency.tensor import weights_sha256
 from consistency.watch import progress
 

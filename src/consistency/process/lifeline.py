@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -46,8 +47,9 @@ def watch(line: socket.socket) -> None:
     with suppress(OSError):
         while line.recv(4096):
             pass
-    if not has_come():
-        _thread.interrupt_main(signal.SIGTERM)  # calls the handler; nothing happens if that is the system's
+    while not has_come():
+        _thread.interrupt_main(signal.SIGTERM)  # calls the handler, once there is one of ours
+        time.sleep(0.2)
 
 
 def report(**facts: Any) -> None:

@@ -20,8 +20,7 @@ class Foreign(Callback):
         """What it is."""
         if swept(config):
             directory = Path(config.hydra.runtime.output_dir)
-            given = config.hydra.overrides.task
-            plan(directory, [each for each in given if each.partition("=")[0] != "run_dir"])
+            plan(directory, list(config.hydra.overrides.task))
             forget_fault(directory)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:

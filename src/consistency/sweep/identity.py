@@ -21,7 +21,7 @@ def settings(overrides: Sequence[str]) -> Settings:
     found = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element()
-        if effect(key) != PLACE and not key.lstrip("+~").startswith(("hydra.", "hydra/")):
+        if effect(key) is not PLACE and not key.lstrip("+~").startswith(("hydra.", "hydra/")):
             found[key] = json.dumps(override.value(), sort_keys=True, default=str)
     return found
 
@@ -54,7 +54,7 @@ def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) ->
 
 def firm(one: Settings, swept: set[str]) -> Settings:
     """The settings that make it another run when they change."""
-    return {key: value for key, value in one.items() if key in swept or effect(key) != FREE}
+    return {key: value for key, value in one.items() if key in swept or effect(key) is not FREE}
 
 
 def varied(runs: Sequence[Sequence[str]]) -> set[str]:

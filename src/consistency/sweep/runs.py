@@ -156,11 +156,12 @@ def run_in(directory: Path) -> Run:
 
 
 def plan(directory: Path, overrides: Sequence[str]) -> Run:
-    """Give a run its directory, before it begins."""
+    """Give a run its directory, which replaces `run_dir`, before it begins."""
     path = directory / OVERRIDES
-    if not path.is_file() or read_overrides(path) != list(overrides):
+    own = [override for override in overrides if parted(override)[0] != "run_dir"]
+    if not path.is_file() or read_overrides(path) != own:
         directory.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(list(overrides), ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(own, ensure_ascii=False) + "\n")
     return run_in(directory)
 
 

@@ -15,14 +15,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, plain
-from consistency.lit.directory import alone_in
+from consistency.lit.directory import alone_in, holder
 from consistency.metrics.choice import pick
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
 from consistency.sweep.command import again
 from consistency.sweep.identity import Settings, found_among, settings, varied
 from consistency.sweep.pool import Pool, pool
-from consistency.sweep.runs import Run, State, is_sweep, order, plan, runs_of
+from consistency.sweep.runs import Run, State, is_at_work, is_sweep, order, plan, runs_of
 from consistency.watch import clock
 
 Name = Callable[[Sequence[str], int], str]
@@ -84,8 +84,7 @@ class Sweep:
             overrides: of the run.
             swept: keys that the sweep varies.
         """
-        other = ("run_dir=", *self.pool.go_on)
-        given = [each for each in overrides if not each.startswith(other)]
+        given = [each for each in overrides if each not in self.pool.go_on]
         wanted, there = settings(given), list(self.known)
         place = found_among(list(self.known.values()), wanted, swept)
         directory = self.directory / self.name(given, self.next()) if place is None else there[place]
@@ -124,7 +123,8 @@ class Sweep:
         print(f"sweep        {len(runs)} runs in {self.directory}{side}{done}", flush=True)
 
     def start(self, run: Run, among: Sequence[Run]) -> None:
-        """Begin a run, and say so."""
+        """Begin a run, and say so; one whose sweep was killed is given the time to save and end."""
+        await_end(run)
         self.began[run.directory] = time.monotonic()
         print(f"run {run.name:<8} {own(run, among)}", flush=True)
         self.pool.start(run)
@@ -141,6 +141,14 @@ class Sweep:
         """Make the table anew."""
         if self.table is not None:
             self.table.write(self.directory)
+
+
+def await_end(run: Run) -> None:
+    """Wait until no process works in the directory of a run."""
+    if is_at_work(run.directory):
+        print(f"run {run.name:<8} is at work still: waiting for {holder(run.directory)} to end", flush=True)
+    while is_at_work(run.directory):
+        time.sleep(0.2)
 
 
 def check_place(directory: Path) -> None:

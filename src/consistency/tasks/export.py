@@ -191,7 +191,8 @@ def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
     }
     offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
     sigmas = {name: levels(recipe) for name, recipe in recipes.items()}
-    return Model(f, t.data.shape, t.data.classes, sigmas, t.config.sigma.min, offset, scale, about)
+    found = {name: levels(recipe) for name, recipe in t.found.items()}
+    return Model(f, t.data.shape, t.data.classes, sigmas, t.config.sigma.min, offset, scale, about, found)
 
 
 def levels(recipe: Recipe) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from consistency.export.model import Model, Written
 from consistency.export.parts import programs
 from consistency.export.programs import coefficients
+from consistency.markup import code, fenced, literal
 from consistency.table import Table
 
 
@@ -80,7 +81,7 @@ def describe(
         ("README.md", readme(model, out, facts)),
     ):
         if not (folder / name).exists():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
@@ -113,8 +114,8 @@ def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
     """The same for people, and the lines that run it."""
     what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
     lines = [
-        f"# {what}, {model.about.get('step', 0):,} steps\n".lstrip(),
-        f"Weights {model.about.get('weights_sha256')}.\n",
+        f"# {literal(what)}, {model.about.get('step', 0):,} steps\n".lstrip(),
+        f"Weights {literal(model.about.get('weights_sha256'))}.\n",
     ]
     for name, part in facts["programs"].items():
         takes = ", ".join(f"{key} {shape}".replace("'", "") for key, shape in part["inputs"].items())
@@ -123,14 +124,13 @@ def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
             if part["sigmas"]
             else "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x"
         )
-        lines.append(
-            f"- `{name}`: {takes}; {means}; greatest difference from the model {part['error']:.2g}\n"
-        )
+        off = f"greatest difference from the model {part['error']:.2g}"
+        lines.append(f"- {code(name)}: {literal(takes)}; {means}; {off}\n")
     if any(part["sigmas"] for part in facts["programs"].values()):
         lines.append("\nz is unit noise, standard normal: call k of the network adds z[:, k].\n")
     lines.append("Coefficients c by σ stand in `model.json`.\n")
     if out.how:
-        lines.append(f"\n```python\n{out.how}{pixels(model)}```\n")
+        lines.append(f"\n{fenced(out.how + pixels(model), 'python')}\n")
     return "".join(lines)
 
 

@@ -20,6 +20,7 @@ from consistency.table import markdown
 from consistency.tasks import schedules
 from consistency.tasks.ladder_page import Rung, Speed, chart, is_speed, tables
 from consistency.tasks.requests import MOST, bar, check_samples, judged, labels_of
+from consistency.tasks.schedule_file import Listed, Lists, Origin
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
 from consistency.tasks.timing import LONGEST, best_batch, seconds
@@ -60,7 +61,7 @@ class Ladder:
         batch: samples a forward.
         seed: which samples.
         search: for σ lists; None for levels evenly spaced among Karras's.
-        keep: leave the lists beside the checkpoint, where task=sample finds them.
+        keep: add the lists to those beside the checkpoint, where task=sample finds them.
         teacher: put the teacher beside the student, where it is at hand.
         largest: batch, at which throughput is measured; none is tried that is larger.
         patience: seconds for each time that is measured; no larger batch is tried than takes longer.
@@ -109,11 +110,13 @@ class Ladder:
         t = session.trained
         if not isinstance(t.module, Consistency):
             return
+        if self.keep and self.search:
+            from_first(lambda: schedules.check(t.path))
         lists = self._lists(session)
-        if self.keep and self.search and rank() == 0:
-            schedules.keep(t.path, t.weights_sha256, lists)
-        for n, sigmas in lists.items():
-            recipe = partial(multistep, sigmas=sigmas, sigma_min=t.config.sigma.min)
+        if self.keep and self.search:
+            self._keep(session, lists)
+        for n, listed in lists.items():
+            recipe = partial(multistep, sigmas=listed.sigmas, sigma_min=t.config.sigma.min)
             yield self._rung(session, "student", f"{n}step", recipe)
 
     def _teachers(self, session: Session) -> Iterable[Rung]:
@@ -128,24 +131,36 @@ class Ladder:
             series = f"teacher, {described(recipe, t.data.shape)['sampler']}"
             yield self._rung(session.about(teacher), series, f"teacher {name}" if student else name, recipe)
 
-    def _lists(self, session: Session) -> dict[int, list[float]]:
-        """σ by number of calls."""
+    def _keep(self, session: Session, lists: Lists) -> None:
+        """Write the lists beside the checkpoint; what is there then is used in the rest of the session."""
+        t = session.trained
+        from_first(lambda: schedules.keep(t.path, t.weights_sha256, lists))
+        if t.follows:
+            best = from_first(lambda: schedules.found_for(t.path, t.weights_sha256, t.config.sigma.min))
+            session.trained = schedules.taken_up(t, best, schedules.path_of(t.path), schedules.REMEDY)
+
+    def _lists(self, session: Session) -> Lists:
+        """σ by number of calls, and by what they were found."""
         t, how = session.trained, self.search or Search(budget=1)
         sigma = t.config.sigma
         grid = karras_sigmas(how.levels, sigma.min, sigma.max, sigma.rho)
-        tried: list[Levels] = []
+        tried: dict[Levels, float] = {}
         with bar("searching", how.budget * len(set(self.calls))) as advance:
 
             def cost(levels: Levels) -> float:
                 recipe = partial(multistep, sigmas=[grid[i] for i in levels], sigma_min=sigma.min)
                 number = judged(session, t.judge, recipe, how.count, self.batch, how.seed, None)
-                tried.append(levels)
+                tried[levels] = number.values[t.judge.main]
                 advance(len(tried))
-                return number.values[t.judge.main]
+                return tried[levels]
 
             asked = cost if self.search else lambda levels: 0.0  # the first list will do
             found = search(asked, how.levels, self.calls, how.budget, how.scan, own_lists(t.samplers, grid))
-        return {n: [grid[i] for i in levels] for n, levels in found.items()}
+        by = partial(Origin, t.judge.main, count=how.count, seed=how.seed, budget=how.budget)
+        return {
+            n: Listed([grid[i] for i in levels], by(value=tried[levels]) if self.search else None)
+            for n, levels in found.items()
+        }
 
     def _rung(self, session: Session, series: str, name: str, recipe: Recipe) -> Rung:
         t = session.trained

@@ -3,9 +3,9 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+from consistency.markup import escaped
 from consistency.table import Table
 
 STYLE = """
@@ -59,7 +59,7 @@ class Picture:
     def html(self) -> str:
         """The image itself, not a link to it."""
         source = f"data:{self.kind};base64,{b64encode(self.data).decode()}"
-        shape, text = ' class="pixels"' if self.pixels else "", escape(self.caption)
+        shape, text = ' class="pixels"' if self.pixels else "", escaped(self.caption)
         return f'<figure><img{shape} alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
@@ -83,13 +83,13 @@ class Section:
 
     def html(self) -> str:
         """Heading and content."""
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{escaped(note)}</p>" for note in self.notes)
         pictures = "".join(picture.html() for picture in self.pictures)
         row = f'<div class="row">{pictures}</div>' if pictures else ""
         tables = "".join(table.html() for table in self.tables)
         inside = "".join(table.html() for table in self.folded)
         details = f"<details><summary>protocol</summary>{inside}</details>" if inside else ""
-        return f"<section><h2>{escape(self.title)}</h2>{notes}{row}{tables}{details}</section>"
+        return f"<section><h2>{escaped(self.title)}</h2>{notes}{row}{tables}{details}</section>"
 
 
 def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
@@ -100,11 +100,11 @@ def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
         notes: below it, a paragraph each.
         sections: in order.
     """
-    lines = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    lines = "".join(f"<p>{escaped(note)}</p>" for note in notes)
     body = "\n".join(section.html() for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><h1>{escape(title)}</h1>{lines}\n{body}\n</body></html>\n"
+        f"<title>{escaped(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><h1>{escaped(title)}</h1>{lines}\n{body}\n</body></html>\n"
     )

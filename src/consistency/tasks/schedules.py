@@ -1,16 +1,16 @@
-"""σ lists that were found for a checkpoint: kept beside it, for these weights and no others."""
+"""σ lists that were found for a checkpoint: kept beside it, and taken up for these weights and no others."""
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from consistency.errors import UserError
-from consistency.files.atomic import write_text
-from consistency.files.checksum import content_sha256
+from consistency.process.notices import notice
 from consistency.sampling.samplers import Recipe, multistep
-from consistency.teachers.values import levels as levels_of
+from consistency.tasks.schedule_file import Lists, merge, read
+from consistency.tasks.session import Trained
+
+REMEDY = "; found=false takes those of the run"  # behind the line on lists beside a checkpoint
 
 
 def path_of(ckpt: Path) -> Path:
@@ -18,50 +18,39 @@ def path_of(ckpt: Path) -> Path:
     return ckpt.with_suffix(".schedule.json")
 
 
-def keep(ckpt: Path, weights_sha256: str, found: Mapping[int, Sequence[float]]) -> Path:
-    """Write down the σ lists by number of network calls; lists of other weights are forgotten."""
+def keep(ckpt: Path, weights_sha256: str, found: Lists) -> Path:
+    """Add σ lists of these weights, by number of network calls, to those already there; see `merge`."""
     path = path_of(ckpt)
-    lists = {str(n): [float(sigma) for sigma in sigmas] for n, sigmas in sorted(found.items())}
-    kept = {"weights_sha256": weights_sha256, "sigmas": lists}
-    write_text(path, json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2) + "\n", shared=True)
+    merge(path, weights_sha256, found, "delete it, or say task.keep=false")
     return path
+
+
+def check(ckpt: Path) -> None:
+    """Refuse a damaged file before a search whose lists could not be kept in it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    read(path_of(ckpt), "delete it, or say task.keep=false")
 
 
 def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Recipe]:
     """The samplers that were found for these weights, by name: `2step`.
 
-    A file of other weights, or without a checksum as older versions wrote it, is left alone, with a line.
+    A file without lists of these weights, or without a checksum as old versions wrote it, is left alone,
+    with a line.
 
     Raises:
         UserError: the file is damaged.
     """
     path = path_of(ckpt)
-    if not path.is_file():
+    kept = read(path, "delete it, or say found=false")
+    if kept is None or (kept and weights_sha256 not in kept):
+        reason = "has no checksum" if kept is None else "is of other weights"
+        notice(f"{path} {reason} and was left alone: task=ladder finds new ones")
         return {}
-    try:
-        kept = json.loads(path.read_text())
-        checksum, theirs, lists = kept.pop("sha256", None), kept["weights_sha256"], lists_of(kept["sigmas"])
-        if checksum not in (None, content_sha256(kept)):
-            raise ValueError("not what its checksum says")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: delete it, or say found=false") from error
-    if checksum is None or theirs != weights_sha256:
-        reason = "has no checksum" if checksum is None else "is of other weights"
-        print(f"{path} {reason} and was left alone: task=ladder finds new ones", file=sys.stderr)
-        return {}
-    return recipes_of({f"{n}step": sigmas for n, sigmas in lists.items()}, sigma_min)
-
-
-def lists_of(sigmas: Mapping[str, Sequence[float]]) -> dict[int, list[float]]:
-    """σ lists by number of network calls, as a file has them.
-
-    Raises:
-        ValueError: a list of another length than it says, or one that is no list of falling σ above 0.
-    """
-    lists = {int(n): levels_of(f"sigmas.{n}", some) for n, some in sigmas.items()}
-    if not all(len(some) == n for n, some in lists.items()):
-        raise ValueError("no lists of σ")
-    return lists
+    lists = kept.get(weights_sha256, {})
+    return recipes_of({f"{n}step": each.sigmas for n, each in lists.items()}, sigma_min)
 
 
 def recipes_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> dict[str, Recipe]:
@@ -75,6 +64,33 @@ def recipes_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> dict[s
 def other_than(samplers: Mapping[str, Recipe], recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """The recipes whose σ are not those of the sampler of the same name."""
     return {name: recipe for name, recipe in recipes.items() if levels(samplers.get(name)) != levels(recipe)}
+
+
+def taken_up(trained: Trained, recipes: Mapping[str, Recipe], source: Path, remedy: str = "") -> Trained:
+    """The same with the run's own samplers replaced by those of their names; a line says which σ change.
+
+    A sampler whose σ are the run's own stays the run's own.
+
+    Args:
+        trained: as it was opened.
+        recipes: of σ lists, by name; a run names but some.
+        source: the file that brings them.
+        remedy: how to get the run's own, behind the line.
+    """
+    own, before = trained.module.samplers, trained.samplers
+    changed = other_than(own, recipes)
+    after = {name: changed.get(name, own[name]) if name in recipes else before[name] for name in own}
+    lines = [
+        f"{name} {shown(after[name])} in place of {shown(before[name])}" for name in other_than(before, after)
+    ]
+    if lines:
+        notice(f"samplers use the σ lists of {source}: {'; '.join(lines)}{remedy}")
+    return replace(trained, samplers=after, found={**trained.found, **recipes})
+
+
+def shown(recipe: Recipe) -> str:
+    """σ of a sampler, in four digits."""
+    return ", ".join(f"{sigma:.4g}" for sigma in levels(recipe) or ()) or "no list"
 
 
 def levels(recipe: Recipe | None) -> list[float] | None:

@@ -35,8 +35,9 @@ class Trained:
         weights: which those are: an average by name, or raw.
         weights_sha256: their hash.
         samplers: how images are made, by name: those of its run, with the σ lists found for these weights.
-        found: all that were found, by name; a run names but some.
+        found: all that were found or that an exported file brings, by name; a run names but some.
         judge: of its samples.
+        follows: whether lists that are found from here on take the place of the run's own.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Trained:
     samplers: Mapping[str, Recipe]
     found: Mapping[str, Recipe]
     judge: Judge
+    follows: bool = True
 
     @property
     def run(self) -> Path:

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from consistency.errors import UserError, notice
+from consistency.errors import UserError
 from consistency.files.config import FileConfig
 from consistency.model.denoiser import Denoiser
+from consistency.process.notices import notice
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 from consistency.teachers.sealed import DamagedError, read_sealed

@@ -10,9 +10,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from consistency.errors import notice
 from consistency.files.checksum import content_sha256
 from consistency.files.pickles import load_tensors
+from consistency.process.notices import notice
 from consistency.teachers import archive
 from consistency.teachers.contents import check
 from consistency.teachers.values import MalformedError

@@ -32,7 +32,7 @@ def lists(model: Model) -> dict[int, Sequence[float]]:
     """σ of 1, 2 and 4 calls: the model's own lists, or else Karras's."""
     sigma = settings(model)
     return {
-        calls: model.sigmas.get(f"{calls}step") or karras_sigmas(calls + 1, **sigma)[:-1] for calls in CALLS
+        calls: model.lists.get(f"{calls}step") or karras_sigmas(calls + 1, **sigma)[:-1] for calls in CALLS
     }
 
 

@@ -17,6 +17,7 @@ from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
+from consistency.markup import fenced
 from consistency.metrics.choice import pick
 from consistency.process.stops import Stopped
 
@@ -199,7 +200,7 @@ class KeepConfig(Callback):
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
             write_text(Path(trainer.default_root_dir) / "config.yaml", text)
             for board in boards(trainer) if self._is_new() else ():
-                board.experiment.add_text("config", f"```yaml\n{text}\n```", trainer.global_step)
+                board.experiment.add_text("config", fenced(text, "yaml"), trainer.global_step)
 
     def _is_new(self) -> bool:
         def rest(config: dict[str, Any]) -> dict[str, Any]:

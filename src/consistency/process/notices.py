@@ -1,0 +1,12 @@
+"""Lines for the user that are no mistakes."""
+
+import sys
+
+from consistency.errors import plain
+from consistency.process.rank import is_first
+
+
+def notice(line: str) -> None:
+    """Print a line on standard error, on the first process of a group, whoever has started it."""
+    if is_first():
+        print(plain(line), file=sys.stderr, flush=True)

@@ -1,0 +1,441 @@
+"""Sweeps that can be trusted: runs found by what they are, none left behind, failures among the results."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from consistency.errors import UserError
+from consistency.process.lifeline import VARIABLE
+from consistency.process.naming import LOCK
+from consistency.sweep import child
+from consistency.sweep.child import Ended, Report, environment
+from consistency.sweep.command import again, quoted
+from consistency.sweep.identity import found_among, same, settings, varied
+from consistency.sweep.pool import pool
+from consistency.sweep.runs import Run, State, check_single, keep_fault, order, plan, run_in, runs_of
+from consistency.sweep.table import Table, text
+from consistency.sweep.work import Sweep, check_place, conclude, value_of
+from tests.conftest import ROOT, SMALL, run
+
+FAKE = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+from consistency.process.lifeline import held, hold, report
+from consistency.process.stops import Stopped, heard
+
+hold()
+given = dict(word.partition("=")[::2] for word in sys.argv[1:])
+place = Path(given["run_dir"])
+(place / "checkpoints").mkdir(exist_ok=True)
+(place / "began").open("a").write(" ".join(sys.argv[1:]) + "\\n")
+print("hello from", given["do"], flush=True)
+
+def finish(**more):
+    result = {"metrics": {"FD/1step": 2.0}, "seconds": 1.0, "overrides": sys.argv[1:]}
+    (place / "result.json").write_text(json.dumps(result | more))
+
+try:
+    with heard():
+        match given["do"]:
+            case "finish":
+                finish()
+            case "spoil":
+                finish(verdict={"fault": "it ended worse"})
+                report(failed="the run: it ended worse", state="diverged")
+                sys.exit(1)
+            case "fail":
+                report(failed="data.root=x: no such folder", state="failed")
+                sys.exit(1)
+            case "diverge":
+                report(failed="the loss is not finite", state="diverged")
+                sys.exit(1)
+            case "crash":
+                sys.exit(7)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "work":
+                assert held() and "CONSISTENCY_LIFELINE" not in os.environ
+                report(step=10, value=3.0)
+                report(step=20, value=None)
+                while True:
+                    time.sleep(0.01)
+except Stopped as stopped:
+    (place / "checkpoints" / "last.ckpt").write_text("saved")
+    sys.exit(stopped.status)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Runs that need no torch."""
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE)
+    monkeypatch.setattr(child, "program", lambda: [sys.executable, str(script)])
+    monkeypatch.setattr("sys.argv", ["train.py", "-m", "do=x"])
+    return tmp_path / "X"
+
+
+def sweep(directory, *things, size=2, **more):
+    """All runs of a sweep, each of which does a thing."""
+    with pool(size, ["ckpt_path=last"]) as processes:
+        there = runs_of(directory) if directory.is_dir() else []
+        known = {run.directory: settings(run.overrides) for run in there}
+        made = Sweep(directory, processes, lambda overrides, number: str(number), known=known, **more)
+        return made.all([thing.split() for thing in things])
+
+
+def states(runs):
+    return [run.state for run in runs]
+
+
+class TestIdentity:
+    def test_spelling_order_and_place_do_not_matter(self):
+        a = ["optimizer.lr=1e-4", "seed=1", "run_dir=a", "experiment='x'"]
+        assert same(
+            a, ["experiment=x", "seed=1", "optimizer.lr=0.0001", "ckpt_path=last", "hydra.verbose=true"]
+        )
+        assert not same(a, ["experiment=x", "seed=2", "optimizer.lr=0.0001"])
+        assert not same(["net.shape=[1,2]"], ["net.shape=[2,1]"])
+        assert same(["+a={x: 1, y: b}"], ["+a={y: 'b', x: 1}"])
+
+    def test_a_run_is_found_by_what_it_is_not_by_its_number(self):
+        known = [settings([f"seed={seed}"]) for seed in (1, 2, 3)]
+        wanted = [settings([f"seed={seed}"]) for seed in (3, 4, 1)]
+        assert [found_among(known, one, {"seed"}) for one in wanted] == [2, None, 0]
+
+    def test_a_longer_run_is_the_same_one_unless_lengths_are_compared(self):
+        short, longer = (settings(["seed=1", f"trainer.max_steps={k}"]) for k in (10, 20))
+        assert found_among([short], longer, set()) == 0
+        assert found_among([short], longer, {"trainer.max_steps"}) is None
+        assert found_among([short, longer], settings(["seed=1", "trainer.max_steps=30"]), set()) is None
+
+    def test_what_changes_weights_makes_another_run(self):
+        (one,) = [settings(["optimizer.lr=1e-3"])]
+        assert found_among([one], settings(["optimizer.lr=1e-4"]), set()) is None
+
+    def test_what_varies(self):
+        assert varied([["a=1", "b=2"], ["b=3", "a=1"], ["a=1", "b=2", "c=1"]]) == {"b", "c"}
+
+
+class TestStates:
+    def test_each(self, tmp_path):
+        made = [plan(tmp_path / str(i), [f"seed={i}"]).directory for i in range(7)]
+        (made[1] / "checkpoints").mkdir()
+        keep_fault(made[2], State.FAILED, "one\nline \x1b[31mred")
+        keep_fault(made[3], State.PRUNED, "worse than others")
+        result = {"metrics": {"FD/1step": None, "a": 1}, "seconds": 3}
+        (made[4] / "result.json").write_text(json.dumps(result | {"overrides": ["seed=4", "run_dir=x"]}))
+        (made[5] / "result.json").write_text(json.dumps(result | {"verdict": {"fault": "it ended worse"}}))
+        holder = {"pid": os.getpid(), "host": __import__("socket").gethostname()}
+        (made[6] / LOCK).write_text(json.dumps(holder))
+        runs = runs_of(tmp_path)
+        S = State
+        wanted = [S.WAITING, S.STOPPED, S.FAILED, S.PRUNED, S.FINISHED, S.DIVERGED, S.RUNNING]
+        assert states(runs) == wanted
+        assert [run.is_settled for run in runs] == [False, False, False, True, True, True, False]
+        assert runs[2].reason == "one line red"
+        assert runs[4].metrics == {"a": 1.0}
+        shown = text(runs)
+        assert [line.split(" | ")[2] for line in shown.splitlines()[2:9]] == [str(state) for state in wanted]
+        assert "- run 2, failed: one line red" in shown
+
+    def test_a_result_of_other_overrides_is_not_the_end(self, tmp_path):
+        plan(tmp_path / "0", ["seed=1", "trainer.max_steps=20"])
+        (tmp_path / "0" / "checkpoints").mkdir()
+        result = {"metrics": {}, "overrides": ["seed=1", "trainer.max_steps=10"]}
+        (tmp_path / "0" / "result.json").write_text(json.dumps(result))
+        assert run_in(tmp_path / "0").state is State.STOPPED
+
+    def test_numbers_come_in_their_order(self, tmp_path):
+        names = ["10", "2", "b", "0", "a", "1" * 5000]
+        assert sorted(names, key=lambda name: order(tmp_path / name)) == [
+            "0",
+            "2",
+            "10",
+            "1" * 5000,
+            "a",
+            "b",
+        ]
+
+    def test_a_pipe_in_place_of_a_lock_is_not_read(self, tmp_path):
+        plan(tmp_path / "0", ["seed=1"])
+        os.mkfifo(tmp_path / "0" / LOCK)
+        assert run_in(tmp_path / "0").state is State.WAITING
+
+    def test_a_run_and_a_sweep_do_not_share_a_directory(self, tmp_path):
+        plan(tmp_path / "X" / "0", ["seed=1"])
+        with pytest.raises(
+            UserError, match=r"run_dir=.*X holds a sweep: go on with the command of that sweep"
+        ):
+            check_single(tmp_path / "X")
+        (tmp_path / "Y" / "checkpoints").mkdir(parents=True)
+        with pytest.raises(
+            UserError, match=r"run_dir=.*Y holds a run, and a sweep needs a directory of its own"
+        ):
+            check_place(tmp_path / "Y")
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "a",
+            "a/b.c",
+            "a b",
+            "josé (1)",
+            "it's",
+            "a\\",
+            "a\\'b",
+            "x=y",
+            "1e3",
+            "null",
+            "a,b",
+            "[x]",
+            "True",
+            "~/x",
+            "",
+        ],
+    )
+    def test_a_quoted_value_comes_back(self, value):
+        (override,) = OverridesParser.create().parse_overrides([f"run_dir={quoted(value)}"])
+        assert override.value() == value
+        assert isinstance(override.value(), str)
+
+    def test_the_directory_is_named_once(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("sys.argv", ["train.py", "-m", "seed=1,2", "a='b c'"])
+        assert shlex.split(again(tmp_path)) == [
+            "python",
+            "train.py",
+            "-m",
+            "seed=1,2",
+            "a='b c'",
+            f"run_dir={tmp_path}",
+        ]
+        monkeypatch.setattr("sys.argv", ["train.py", "-m", "run_dir=X"])
+        assert again(tmp_path) == "python train.py -m run_dir=X"
+
+
+class TestRuns:
+    def test_all_run_and_each_has_its_state(self, fake, capfd):
+        things = ["fail", "finish", "spoil", "diverge", "crash", "die"]
+        runs = sweep(fake, *(f"do={thing}" for thing in things), table=Table())
+        S = State
+        assert states(runs) == [S.FAILED, S.FINISHED, S.DIVERGED, S.DIVERGED, S.FAILED, S.FAILED]
+        assert [run.reason for run in runs] == [
+            "data.root=x: no such folder",
+            None,
+            "it ended worse",
+            "the loss is not finite",
+            "its process ended with status 7 and no result",
+            "its process was ended by SIGKILL",
+        ]
+        out = capfd.readouterr().out
+        assert "[1] hello from finish\n" in out
+        assert re.search(
+            r"^run 0 +failed: data.root=x: no such folder \(\d+ s\); \d to go, about 0:00:", out, re.M
+        )
+        with pytest.raises(UserError) as error:
+            conclude(fake, Table())
+        advice = f"try again with python train.py -m do=x run_dir={fake}"
+        assert str(error.value) == f"2 diverged, 3 failed of 6 runs: {advice}"
+
+    def test_what_has_ended_is_left_alone_whatever_the_order(self, fake, capfd):
+        first = sweep(fake, "do=finish seed=1", "do=finish seed=2", "do=diverge seed=1", "do=fail")
+        before = [(run.directory / "began").read_text() for run in first]
+        more = sweep(fake, "do=fail", "do=finish seed=3", "do=diverge seed=1", "seed=2 do=finish")
+        assert [run.name for run in more] == ["3", "4", "2", "1"]
+        after = [(run.directory / "began").read_text() for run in first]
+        assert after[:3] == before[:3]
+        assert after[3].count("\n") == 2  # a failed run is tried again
+        assert "4 runs in" in capfd.readouterr().out
+
+    def test_a_run_that_has_begun_goes_on_from_its_checkpoint(self, fake):
+        plan(fake / "0", ["do=finish"])
+        (fake / "0" / "checkpoints").mkdir()
+        (fake / "0" / "checkpoints" / "last.ckpt").touch()
+        (run,) = sweep(fake, "do=finish ckpt_path=last run_dir=elsewhere")
+        assert run.state is State.FINISHED
+        assert run.overrides == ("do=finish",)
+        assert (fake / "0" / "began").read_text().split() == [
+            "do=finish", "hydra.mode=RUN", f"run_dir={fake}/0", "ckpt_path=last"
+        ]  # fmt: skip
+
+    def test_a_run_with_which_nothing_was_left_to_do_is_what_its_result_says(self, fake):
+        plan(fake / "0", ["do=idle", "threads=1"])
+        (fake / "0" / "result.json").write_text(
+            '{"metrics": {}, "overrides": ["do=idle", "threads=1", "run_dir=x"]}'
+        )
+        (run,) = sweep(fake, "do=idle threads=2")
+        assert run.state is State.FINISHED
+        assert run.overrides == ("do=idle", "threads=1")
+
+    def test_reports_reach_the_sweep_and_letting_go_stops_a_run(self, fake):
+        with pool(1, []) as processes:
+            processes.start(plan(fake / "0", ["do=work"]))
+            first, second = processes.wait(), processes.wait()
+            assert [type(e) for e in (first, second)] == [Report, Report]
+            assert [(e.step, e.value) for e in (first, second)] == [(10, 3.0), (20, None)]
+            processes.let_go(first.run)
+            ended = processes.wait()
+            assert isinstance(ended, Ended)
+            assert ended.run.state is State.STOPPED
+            assert (fake / "0" / "checkpoints" / "last.ckpt").is_file()
+
+    def test_no_run_is_left_behind_by_an_exception(self, fake, capfd):
+        with pytest.raises(ZeroDivisionError), pool(2, []) as processes:  # noqa: PT012
+            for i in range(2):
+                processes.start(plan(fake / str(i), ["do=work", f"seed={i}"]))
+                processes.wait()
+            raise ZeroDivisionError
+        assert not processes.children
+        assert all((fake / str(i) / "checkpoints" / "last.ckpt").is_file() for i in range(2))
+        assert "waiting for 2 runs to save and end" in capfd.readouterr().err
+
+    def test_a_run_of_a_sweep_that_was_killed_is_waited_for(self, fake, capfd):
+        plan(fake / "0", ["do=finish"])
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as orphan:
+            holder = {"pid": orphan.pid, "host": __import__("socket").gethostname(), "since": "now"}
+            (fake / "0" / LOCK).write_text(json.dumps(holder))
+            threading.Timer(0.5, lambda: (orphan.kill(), orphan.wait())).start()
+            (run,) = sweep(fake, "do=finish")
+        assert run.state is State.FINISHED
+        assert f"run 0        is at work still: waiting for process {orphan.pid}" in capfd.readouterr().out
+
+    def test_no_less_than_one_at_a_time(self):
+        with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 must be 1 or greater"), pool(0, []):
+            pass
+
+    def test_runs_side_by_side_share_the_cpu(self, monkeypatch):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        assert "OMP_NUM_THREADS" not in environment(3, 1)
+        assert environment(3, 2)["OMP_NUM_THREADS"] == "4"
+        assert environment(3, 100)["OMP_NUM_THREADS"] == "1"
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert environment(3, 2)["OMP_NUM_THREADS"] == "3"
+
+    def test_the_value_of_a_run(self, tmp_path):
+        made = Run(tmp_path, (), State.FINISHED, {"metrics": {"FD/1step": 2.0, "FD/2step": None}})
+        assert value_of(made, "1step") == value_of(made, "FD/1step") == 2.0
+        assert [value_of(made, name) for name in ("2step", "3step", None)] == [None] * 3
+
+
+HOLDER = f"""
+import os, socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+env = {{**os.environ, {VARIABLE!r}: str(theirs.fileno())}}
+print(subprocess.Popen(sys.argv[1:], pass_fds=[theirs.fileno()], env=env).pid, flush=True)
+theirs.close()
+time.sleep(100)
+"""
+
+
+class TestLifeline:
+    def started(self, fake):
+        """A process that holds the other end of a run's line, and the number of the run."""
+        fake.mkdir()
+        command = [sys.executable, str(fake.parent / "fake.py"), "do=work", f"run_dir={fake}"]
+        sweep = subprocess.Popen([sys.executable, "-c", HOLDER, *command], stdout=subprocess.PIPE, text=True)
+        number = int(sweep.stdout.readline())
+        while not (fake / "began").is_file():
+            time.sleep(0.01)
+        return sweep, number
+
+    def ended(self, number, seconds=20.0):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                os.kill(number, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def test_a_run_whose_sweep_is_killed_saves_and_ends(self, fake):
+        sweep, number = self.started(fake)
+        time.sleep(0.3)
+        sweep.kill()
+        sweep.wait()
+        sweep.stdout.close()
+        assert self.ended(number)
+        assert (fake / "checkpoints" / "last.ckpt").is_file()
+
+    def test_a_signal_to_both_counts_once(self, fake):
+        sweep, number = self.started(fake)
+        time.sleep(0.3)
+        os.kill(number, signal.SIGINT)
+        sweep.kill()
+        sweep.wait()
+        sweep.stdout.close()
+        assert self.ended(number)
+        assert (fake / "checkpoints" / "last.ckpt").is_file()
+
+    @pytest.mark.parametrize("number", ["", "x", "-1", "0", "9999", "1.5"])
+    def test_a_number_that_leads_nowhere_is_no_line(self, number):
+        code = "from consistency.process.lifeline import *; hold(); report(step=1); print(held())"
+        env = {**os.environ, VARIABLE: number}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+class TestCommands:
+    """A sweep of real runs is stopped; then come its own command, one of its runs, and more seeds."""
+
+    OPTIONS = ["experiment=ict_moons", "threads=1", *SMALL, "callbacks.checkpoints.every=5"]
+    OPTIONS += ["trainer.val_check_interval=1000000"]
+
+    def test_stopped_and_gone_on_with(self, tmp_path):
+        place = f"run_dir={quoted(str(tmp_path / 'a sweep'))}"
+        command = ["train.py", "sweep=joblib", *self.OPTIONS, "trainer.max_steps=100000", "seed=1,2", place]
+        first = begun(command)
+        last = [tmp_path / "a sweep" / number / "checkpoints" / "last.ckpt" for number in "01"]
+        while not all(path.is_file() for path in last):
+            assert first.poll() is None
+            time.sleep(0.02)
+        first.send_signal(signal.SIGTERM)
+        _, err = first.communicate(timeout=120)
+        assert first.returncode == 143
+        steps = re.findall(
+            r"^\[([01])\] stopped by SIGTERM at step (\d+), saved; the sweep goes on", err, re.M
+        )
+        assert len(steps) == 2
+        assert "waiting for 2 runs to save and end" in err
+        (line,) = re.findall(r"^stopped by SIGTERM: 2 stopped; go on with (.*)$", err, re.M)
+        assert shlex.split(line) == ["python", *command]
+
+        # the order of the seeds is another, one is new, and one run has made more steps than are wanted
+        short, long = sorted((int(step), number) for number, step in steps)
+        wanted = f"trainer.max_steps={short[0] + 1 if short[0] < long[0] else 1}"
+        again = ["seed=3,2,1" if o == "seed=1,2" else wanted if "max_steps" in o else o for o in command]
+        second = begun(again)
+        out, err = second.communicate(timeout=240)
+        assert second.returncode == 1, err
+        assert re.search(
+            rf"^run {long[1]} +failed: nothing is left to do: .* is at step {long[0]} of", out, re.M
+        )
+        assert re.search("^run 2 +finished, ", out, re.M)
+        runs = {each.name: each for each in runs_of(tmp_path / "a sweep")}
+        assert runs["2"].result["seed"] == 3
+        if short[0] < long[0]:
+            assert runs[short[1]].state is State.FINISHED
+            assert runs[short[1]].result["steps"] == short[0] + 1
+        single = run("train.py", tmp_path / "a sweep", *self.OPTIONS)
+        assert single.status == 1
+        assert "holds a sweep: go on with the command of that sweep" in single.err
+
+
+def begun(command):
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
