@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from consistency.errors import UserError
+from consistency.errors import Spoiled
 from consistency.lit.callbacks.guard import Diverged, Guard, guard_of
 from consistency.lit.module import Module
 
@@ -29,12 +29,12 @@ def go_back(fault: Diverged, trainer: Trainer, module: Module, ckpt: Path | None
         The number of rollbacks, this one included.
 
     Raises:
-        UserError: there have been as many as are allowed.
+        Spoiled: there have been as many as are allowed.
     """
     guard = guard_of(trainer)
     assert guard is not None  # nobody else raises Diverged
     if guard.count >= guard.rollbacks:
-        raise UserError(last_words(fault, guard, module)) from fault
+        raise Spoiled(last_words(fault, guard, module)) from fault
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         callback.teardown(trainer, module, "fit")  # which Lightning leaves out after an exception
     guard.count += 1
