@@ -36,6 +36,7 @@ from consistency.sweep.trials import TrialsTable
 from consistency.sweep.work import Sweep
 from hydra_plugins import consistency_sweeps
 from tests.conftest import run, start
+from tests.forked import PRELOADED
 
 SMALL = ["experiment=ict_moons", "trainer=cpu", "threads=1", "trainer.max_steps=20"]
 RATE = "optimizer.lr=tag(log, interval(1e-4, 1e3))"
@@ -408,10 +409,7 @@ class TestGoingOn:
     def test_a_sampler_that_keeps_a_state_elsewhere_is_refused(self, tmp_path):
         qmc = {"_target_": "optuna.samplers.QMCSampler", "seed": 0}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with (
-            pytest.warns(optuna.exceptions.ExperimentalWarning),
-            pytest.raises(UserError, match=r"hydra\.sweeper\.sampler: QMCSampler keeps a state"),
-        ):
+        with pytest.raises(UserError, match=r"hydra\.sweeper\.sampler: QMCSampler keeps a state"):
             searched(tmp_path, Runs(), sampler=qmc)
 
     def test_seeds_are_searches_of_their_own(self, tmp_path):
@@ -440,8 +438,9 @@ class TestStorage:
 
     def test_two_searches_share_a_study(self, tmp_path):
         storage = str(tmp_path / "both.log")
-        spawn = multiprocessing.get_context("spawn")
-        two = [spawn.Process(target=share, args=(str(tmp_path / name), storage)) for name in "ab"]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        two = [context.Process(target=share, args=(str(tmp_path / name), storage)) for name in "ab"]
         for process in two:
             process.start()
         for process in two:
@@ -604,6 +603,7 @@ class TestOptions:
         [
             ({"n_trials": 0}, r"hydra\.sweeper\.n_trials=0 must be"),
             ({"n_trials": "many"}, r"hydra\.sweeper\.n_trials=many must be"),
+            ({"sampler": None}, r"hydra\.sweeper\.sampler=null proposes nothing"),
             ({"direction": "down"}, r"hydra\.sweeper\.direction=down must be minimize or maximize"),
             ({"sampler": {**TPE, "seed": -1}}, r"hydra\.sweeper\.sampler\.seed=-1 must be 0 or greater"),
         ],

@@ -17,7 +17,7 @@ from consistency.errors import UserError
 from consistency.sweep.identity import firm, settings
 from consistency.sweep.search import Search, check_completed
 from consistency.sweep.space import Space, corners, flat, overrides_of, parted
-from consistency.sweep.study import Trials
+from consistency.sweep.study import Trials, quiet
 from consistency.sweep.trials import TrialsTable
 from consistency.sweep.work import Sweep, Tabled
 
@@ -55,6 +55,8 @@ class Options:
             )
         if self.direction not in DIRECTIONS:
             raise UserError(f"hydra.sweeper.direction={self.direction} must be {' or '.join(DIRECTIONS)}")
+        if not self.sampler:
+            raise UserError("hydra.sweeper.sampler=null proposes nothing: name one with _target_")
         seed = self.sampler.get("seed")
         if seed is not None and not (isinstance(seed, int) and seed >= 0):
             raise UserError(f"hydra.sweeper.sampler.seed={seed} must be 0 or greater, or null")
@@ -66,7 +68,8 @@ class Options:
         """
         seed = self.sampler.get("seed")
         own = None if seed is None else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        return instantiate(self.sampler, seed=own)
+        with quiet():
+            return instantiate(self.sampler, seed=own)
 
 
 def search(
@@ -98,14 +101,16 @@ def search(
     composed = partial(context.config_loader.load_sweep_config, config)
     check_composable(composed, fixed, space, metric)
     options.proposer(0)
+    with quiet():
+        pruner = instantiate(options.pruner)
     with Sweep.of(context, config, *pool, table) as sweep:
         trials = Trials.of(
-            options.storage or str(sweep.directory / "study.log"),
+            str(options.storage or sweep.directory / "study.log"),
             str(options.study_name),
             {"metric": metric, "direction": options.direction, **firm(settings(fixed), {LENGTH})},
             space,
             options.proposer,
-            instantiate(options.pruner),
+            pruner,
             sweep.directory,
         )
         shown = sweep.table = TrialsTable(trials, metric, table)

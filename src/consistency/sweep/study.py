@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -49,11 +51,10 @@ class Storage:
         Raises:
             UserError: it is no file.
         """
-        if "://" in place and not place.startswith(SQLITE):
+        path = Path(place.removeprefix(SQLITE))
+        if ":/" in str(path) or path.name in ("", ":memory:"):
             raise UserError(f"hydra.sweeper.storage={place} must be the path of a file, or sqlite:///FILE")
-        if place.startswith(SQLITE):
-            return Storage(Path(place.removeprefix(SQLITE)), place)
-        return Storage(Path(place))
+        return Storage(path, place if place.startswith(SQLITE) else None)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -91,6 +92,14 @@ class Storage:
             raise self.damaged()
         lock = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)
         return JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's remarks that some of its parts may change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        yield
 
 
 def of_storage(error: Exception) -> bool:

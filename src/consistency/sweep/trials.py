@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,7 +16,7 @@ from consistency.errors import plain
 from consistency.files.atomic import write, write_text
 from consistency.sweep.runs import is_sweep, runs_of
 from consistency.sweep.space import overrides_of
-from consistency.sweep.study import REASON, RUN, STATE, Trials
+from consistency.sweep.study import REASON, RUN, STATE, Trials, quiet
 from consistency.sweep.table import NAME, text
 from consistency.sweep.work import Tabled
 from consistency.table import Table, literal
@@ -124,8 +123,7 @@ def drawn(plot: Plot, study: optuna.Study, metric: str) -> Iterator["Figure"]:
     former = matplotlib.get_backend()
     pyplot.switch_backend("agg")
     try:
-        with warnings.catch_warnings(), matplotlib.rc_context():
-            warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        with quiet(), matplotlib.rc_context():
             warnings.filterwarnings("ignore", message=".*identical.*lim.*")  # all trials at one place
             axes = plot(study, target_name=metric)
             figure = pyplot.gcf()
