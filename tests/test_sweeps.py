@@ -339,6 +339,18 @@ time.sleep(100)
 """
 
 
+def gone(number, seconds=20.0):
+    """Whether a process ends by then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 class TestLifeline:
     def started(self, fake):
         """A process that holds the other end of a run's line, and the number of the run."""
@@ -350,23 +362,13 @@ class TestLifeline:
             time.sleep(0.01)
         return sweep, number
 
-    def ended(self, number, seconds=20.0):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            try:
-                os.kill(number, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.02)
-        return False
-
     def test_a_run_whose_sweep_is_killed_saves_and_ends(self, fake):
         sweep, number = self.started(fake)
         time.sleep(0.3)
         sweep.kill()
         sweep.wait()
         sweep.stdout.close()
-        assert self.ended(number)
+        assert gone(number)
         assert (fake / "checkpoints" / "last.ckpt").is_file()
 
     def test_a_signal_to_both_counts_once(self, fake):
@@ -376,7 +378,7 @@ class TestLifeline:
         sweep.kill()
         sweep.wait()
         sweep.stdout.close()
-        assert self.ended(number)
+        assert gone(number)
         assert (fake / "checkpoints" / "last.ckpt").is_file()
 
     @pytest.mark.parametrize("number", ["", "x", "-1", "0", "9999", "1.5"])
@@ -439,3 +441,38 @@ def begun(command):
     return subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+WORKER = """
+import subprocess, sys, time
+code = '''
+import sys, time
+from pathlib import Path
+from consistency.console import in_a_worker
+with in_a_worker():
+    Path(sys.argv[1], "began").touch()
+    while True:
+        time.sleep(0.01)
+'''
+print(subprocess.Popen([sys.executable, "-c", code, sys.argv[1]]).pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_worker_of_another_launcher_ends_with_it(tmp_path):
+    command = [sys.executable, "-c", WORKER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        number = int(launcher.stdout.readline())
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        launcher.kill()
+    assert gone(number)
+
+
+def test_runs_of_another_launcher_leave_the_same_files(tmp_path):
+    options = ["experiment=ict_moons", "threads=1", *SMALL, "trainer.max_steps=10"]
+    swept = run("train.py", tmp_path, "-m", "hydra/launcher=basic", *options, "optimizer.lr=-1,1e-3")
+    assert swept.status == 1
+    assert [each.state for each in runs_of(tmp_path)] == [State.FAILED, State.FINISHED]
+    assert "- run 0, failed: optimizer: Invalid learning rate: -1" in (tmp_path / "table.md").read_text()
+    assert "error: 1 failed of 2 runs: try again with python" in swept.err

@@ -26,7 +26,7 @@ from omegaconf.errors import (
 )
 
 from consistency.errors import UserError, close, nearest, plain
-from consistency.process.lifeline import hold, report
+from consistency.process.lifeline import follow_parent, hold, report
 from consistency.process.naming import LOCK, VARIABLE, named
 from consistency.process.rank import is_first
 from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off, raise_again
@@ -108,13 +108,29 @@ def explained() -> Iterator[None]:
 
     raise_again()
     try:
-        yield
+        with in_a_worker():
+            yield
     except Exception as error:
         raise_again()
         if HydraConfig.get().mode != RunMode.RUN:
             raise
         discard_unused(Path(HydraConfig.get().runtime.output_dir))
         end(error)
+
+
+@contextmanager
+def in_a_worker() -> Iterator[None]:
+    """In a process of another launcher, such as joblib's: save and end when told to, or with that process."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    with heard():
+        follow_parent()
+        try:
+            yield
+        except Stopped as stopped:
+            say_stopped(stopped)
+            sys.exit(stopped.status)  # which can be handed on to the launcher
 
 
 def discard_unused(directory: Path) -> None:

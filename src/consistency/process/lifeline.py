@@ -47,6 +47,23 @@ def watch(line: socket.socket) -> None:
     with suppress(OSError):
         while line.recv(4096):
             pass
+    stop_process()
+
+
+def follow_parent() -> None:
+    """Stop this process when the one that has started it is gone, where no line connects them."""
+    parent = os.getppid()
+
+    def poll() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        stop_process()
+
+    threading.Thread(target=poll, daemon=True).start()
+
+
+def stop_process() -> None:
+    """As if SIGTERM had come, unless a signal has."""
     while not has_come():
         _thread.interrupt_main(signal.SIGTERM)  # calls the handler, once there is one of ours
         time.sleep(0.2)
