@@ -523,11 +523,23 @@ class TestStorage:
         with pytest.raises(UserError, match=r"study\.db is damaged"):
             searched(tmp_path, Runs(), storage=f"sqlite:///{file}")
 
-    def test_a_server_is_no_file(self, tmp_path):
-        with pytest.raises(
-            UserError, match=r"hydra\.sweeper\.storage=mysql://x/y must be the path of a file"
-        ):
-            searched(tmp_path, Runs(), storage="mysql://x/y")
+    @pytest.mark.parametrize("place", ["mysql://x/y", "sqlite:///", "sqlite:///:memory:", "redis://x"])
+    def test_what_is_no_file_is_refused(self, tmp_path, place):
+        with pytest.raises(UserError, match=rf"hydra\.sweeper\.storage={place} must be the path of a file"):
+            searched(tmp_path, Runs(), storage=place)
+
+    def test_a_folder_is_no_storage(self, tmp_path):
+        with pytest.raises(UserError, match=r"hydra\.sweeper\.storage=.*: Is a directory"):
+            searched(tmp_path, Runs(), storage=str(tmp_path))
+
+    @pytest.mark.parametrize("name", ["study.log", ".study.log.alone"])
+    def test_nothing_is_written_through_a_link(self, tmp_path, name):
+        (tmp_path / "s").mkdir()
+        (tmp_path / "other").write_text("")
+        (tmp_path / "s" / name).symlink_to(tmp_path / "other")
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / "s" / name))):
+            searched(tmp_path / "s", Runs(), n_trials=1)
+        assert (tmp_path / "other").read_text() == ""
 
     def test_parameters_of_a_file_are_none_of_another_kind(self, tmp_path):
         with pytest.raises(Killed):

@@ -34,9 +34,7 @@ class Search:
     trials: Trials
     fixed: Sequence[str]
     limit: int
-    at_work: dict[Path, list[int]] = field(
-        default_factory=dict
-    )  # directory of a run -> numbers of its trials
+    at_work: dict[Path, list[int]] = field(default_factory=dict)  # directory of a run -> its trials
     pruned: set[Path] = field(default_factory=set)
 
     def run(self) -> None:
@@ -44,15 +42,17 @@ class Search:
         waiting = self.trials.begun()
         self.announce(len(waiting))
         while True:
-            while not self.sweep.pool.is_full and (
-                trial := next_of(waiting) or self.trials.propose(self.limit)
-            ):
+            while not self.sweep.pool.is_full and (trial := self.next_of(waiting)):
                 self.begin(trial)
             if not self.sweep.pool.children:
                 break
             event = self.sweep.pool.wait()
             self.heard(event) if isinstance(event, Report) else self.ended(event)
         self.sweep.write()
+
+    def next_of(self, waiting: list[FrozenTrial]) -> FrozenTrial | None:
+        """The first of those that wait, which it leaves; else a new one, if there shall be more."""
+        return waiting.pop(0) if waiting else self.trials.propose(self.limit)
 
     def announce(self, begun: int) -> None:
         """Say what there is to do."""
@@ -78,9 +78,8 @@ class Search:
         if not run.is_settled and self.trials.should_prune(trial.number):
             run = self.prune(run, max(trial.intermediate_values))
         if run.is_settled:
-            print(
-                f"run {run.name:<8} {' '.join(overrides_of(trial.params))}: {outcome(run, self.sweep.metric)}"
-            )
+            given = " ".join(overrides_of(trial.params))
+            print(f"run {run.name:<8} {given}: {outcome(run, self.sweep.metric)}", flush=True)
             self.tell(run, [trial.number])
             return
         self.at_work[run.directory] = [trial.number]
@@ -116,11 +115,6 @@ class Search:
         facts = {STATE: str(run.state), **({REASON: reason} if reason else {})}
         for number in numbers if state.is_finished() else []:
             self.trials.tell(number, state, value, facts)
-
-
-def next_of(waiting: list[FrozenTrial]) -> FrozenTrial | None:
-    """The first of those that wait, which it leaves."""
-    return waiting.pop(0) if waiting else None
 
 
 def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str | None]:

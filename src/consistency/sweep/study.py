@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from consistency.errors import UserError
+from consistency.files.owned import check_own
 from consistency.process.stops import put_off
 from consistency.sweep.space import Space, holds
 
@@ -59,7 +60,9 @@ class Storage:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other search proposes a trial meanwhile; a signal waits, and damage ends in one line."""
-        with put_off(), FileLock(self.path.with_name(f".{self.path.name}.alone")), self.read():
+        lock = self.path.with_name(f".{self.path.name}.alone")
+        check_own(lock)
+        with put_off(), FileLock(lock), self.read():
             yield
 
     @contextmanager
@@ -84,8 +87,13 @@ class Storage:
         )
 
     def open(self) -> BaseStorage:
-        """What Optuna reads and writes it with."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """What Optuna reads and writes it with.
+
+        Raises:
+            UserError: a link stands in its place, or a journal that is cut short.
+        """
+        if not self.path.is_dir():
+            check_own(self.path)
         if self.url is not None:
             return RDBStorage(self.url)
         if self.path.is_file() and not whole(self.path):
