@@ -107,6 +107,14 @@ class TestIdentity:
         assert not same(["net.shape=[1,2]"], ["net.shape=[2,1]"])
         assert same(["+a={x: 1, y: b}"], ["+a={y: 'b', x: 1}"])
 
+    def test_another_checkpoint_makes_another_run(self):
+        assert not same(["ckpt_path=a.ckpt"], ["ckpt_path=b.ckpt"])
+        assert not same(["ckpt_path=a.ckpt"], [])
+        assert (
+            found_among([settings(["ckpt_path=a.ckpt"])], settings(["ckpt_path=b.ckpt"]), {"ckpt_path"})
+            is None
+        )
+
     def test_a_run_is_found_by_what_it_is_not_by_its_number(self):
         known = [settings([f"seed={seed}"]) for seed in (1, 2, 3)]
         wanted = [settings([f"seed={seed}"]) for seed in (3, 4, 1)]
