@@ -266,6 +266,14 @@ class TestRuns:
         assert after[3].count("\n") == 2  # a failed run is tried again
         assert "4 runs in" in capfd.readouterr().out
 
+    def test_an_evaluation_is_made_again(self, fake):
+        for _ in range(2):
+            with pool(1, []) as processes:
+                known = {fake / "0": settings(["do=finish"])} if fake.is_dir() else {}
+                made = Sweep(fake, processes, lambda overrides, number: str(number), known=known)
+                made.all([["do=finish"]], repeat=True)
+        assert (fake / "0" / "began").read_text().count("\n") == 2
+
     def test_a_run_that_has_begun_goes_on_from_its_checkpoint(self, fake):
         plan(fake / "0", ["do=finish"])
         (fake / "0" / "checkpoints").mkdir()
