@@ -107,6 +107,14 @@ class TestIdentity:
         assert not same(["net.shape=[1,2]"], ["net.shape=[2,1]"])
         assert same(["+a={x: 1, y: b}"], ["+a={y: 'b', x: 1}"])
 
+    def test_another_checkpoint_makes_another_run(self):
+        assert not same(["ckpt_path=a.ckpt"], ["ckpt_path=b.ckpt"])
+        assert not same(["ckpt_path=a.ckpt"], [])
+        assert (
+            found_among([settings(["ckpt_path=a.ckpt"])], settings(["ckpt_path=b.ckpt"]), {"ckpt_path"})
+            is None
+        )
+
     def test_a_run_is_found_by_what_it_is_not_by_its_number(self):
         known = [settings([f"seed={seed}"]) for seed in (1, 2, 3)]
         wanted = [settings([f"seed={seed}"]) for seed in (3, 4, 1)]
@@ -257,6 +265,14 @@ class TestRuns:
         assert after[:3] == before[:3]
         assert after[3].count("\n") == 2  # a failed run is tried again
         assert "4 runs in" in capfd.readouterr().out
+
+    def test_an_evaluation_is_made_again(self, fake):
+        for _ in range(2):
+            with pool(1, []) as processes:
+                known = {fake / "0": settings(["do=finish"])} if fake.is_dir() else {}
+                made = Sweep(fake, processes, lambda overrides, number: str(number), known=known)
+                made.all([["do=finish"]], repeat=True)
+        assert (fake / "0" / "began").read_text().count("\n") == 2
 
     def test_a_run_that_has_begun_goes_on_from_its_checkpoint(self, fake):
         plan(fake / "0", ["do=finish"])

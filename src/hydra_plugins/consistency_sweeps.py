@@ -22,15 +22,16 @@ class Processes(Launcher):
     """Runs each job as a process of its own, by the command of the sweep with other overrides.
 
     A signal to the sweep reaches its runs, which save and end; so does its end. A job that fails leaves a
-    line and hinders no other. Jobs that have ended before, in the same directory, are not begun again.
+    line and hinders no other. Jobs that have ended before, in the same directory, are left alone.
 
     Args:
         n_jobs: runs at a time.
         go_on: overrides by which a run that has begun before goes on.
+        repeat: whether jobs that have ended before are begun again, as evaluations of what may have changed.
     """
 
-    def __init__(self, n_jobs: int = 1, go_on: Sequence[str] = ()) -> None:
-        self.n_jobs, self.go_on = n_jobs, list(go_on)
+    def __init__(self, n_jobs: int = 1, go_on: Sequence[str] = (), repeat: bool = False) -> None:
+        self.n_jobs, self.go_on, self.repeat = n_jobs, list(go_on), repeat
         self.table: Any = None  # made anew whenever a run has ended; by the sweeper
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -42,7 +43,7 @@ class Processes(Launcher):
         from consistency.sweep.work import Sweep, value_of
 
         with Sweep.of(self.context, self.config, self.n_jobs, self.go_on, self.table) as sweep:
-            runs = sweep.all(job_overrides)
+            runs = sweep.all(job_overrides, self.repeat)
         metric = self.config.get("optimized_metric")
         return [
             JobReturn(overrides=each, status=JobStatus.COMPLETED, _return_value=value_of(run, metric))

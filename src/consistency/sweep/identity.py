@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from consistency.schema.rules import FREE, PLACE, effect
+from consistency.schema.rules import FREE, effect
+
+HYDRAS = ("hydra.", "hydra/")
+AGAIN = ("ckpt_path", "last")
+PLACES = ("run_dir", "trust")
 
 Settings = dict[str, str]  # key -> value, as JSON
 
@@ -13,17 +17,19 @@ Settings = dict[str, str]  # key -> value, as JSON
 def settings(overrides: Sequence[str]) -> Settings:
     """What overrides set, however it is written: 1e-4 is 0.0001, and their order does not matter.
 
-    Left out is what says where a run is or how it is launched: run_dir, ckpt_path, hydra.*.
+    Left out is what says where a run is or how it is launched: run_dir, ckpt_path=last, hydra.*. Another
+    checkpoint is what a run begins with, or what an evaluation is of.
 
     Args:
         overrides: of a command line, without sweeps.
     """
-    found = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.get_key_element()
-        if effect(key) is not PLACE and not key.lstrip("+~").startswith(("hydra.", "hydra/")):
-            found[key] = json.dumps(override.value(), sort_keys=True, default=str)
-    return found
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {each.get_key_element(): each.value() for each in parsed}
+    return {
+        key: json.dumps(value, sort_keys=True, default=str)
+        for key, value in values.items()
+        if not key.lstrip("+~").startswith(HYDRAS) and (key, value) != AGAIN and key not in PLACES
+    }
 
 
 def same(a: Sequence[str], b: Sequence[str]) -> bool:

@@ -97,11 +97,16 @@ class Sweep:
         """The number of a new run."""
         return 1 + max((order(directory)[1] for directory in self.known), default=-1)
 
-    def all(self, commands: Sequence[Sequence[str]]) -> list[Run]:
-        """Make all runs that have not ended before, and return all of them, in order."""
+    def all(self, commands: Sequence[Sequence[str]], repeat: bool = False) -> list[Run]:
+        """Make all runs, and return them in order.
+
+        Args:
+            commands: the overrides of each.
+            repeat: also make those that have ended before.
+        """
         swept = varied(commands)
         runs = [self.find(overrides, swept) for overrides in commands]
-        waiting = [run for run in runs if not run.is_settled]
+        waiting = [run for run in runs if repeat or not run.is_settled]
         self.announce(runs)
         self.write()
         left = len(waiting)
