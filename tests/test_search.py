@@ -463,6 +463,9 @@ class TestStorage:
         states = [trial.state for trial in trials.all()]
         assert states.count(TrialState.RUNNING) == 1
         check_completed(trials, tmp_path / "b")
+        head, _, *rows = TrialsTable(trials, "1step", Table()).text().splitlines()[:6]
+        assert head.split("|")[2].strip() == "run"
+        assert sorted(row.split("|")[2].strip() for row in rows) == ["0", "1", "2", "a/0"]
         trials = searched(tmp_path / "a", again := Runs(), storage=storage, n_trials=4)
         assert len(again.started) == 1
         assert all(trial.state.is_finished() for trial in trials.all())
@@ -647,6 +650,8 @@ class TestCommand:
             (["optimizer=adam,adman"], "optimizer=adman is not in configs/optimizer: did you mean 'adam'?"),
             (["experiment=ict_ring,ict_moons"], "give optimized_metric=NAME on the command line"),
             (["hydra/launcher=basic"], "leave out hydra/launcher"),
+            (["hydra.sweeper.pruner.percentile=200"], "hydra.sweeper.pruner: Percentile must be between"),
+            (["+hydra.sweeper.sampler.steps=3"], "hydra.sweeper.sampler: "),
             (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a number of trials"),
         ],
     )

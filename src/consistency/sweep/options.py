@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -68,8 +69,20 @@ class Options:
         """
         seed = self.sampler.get("seed")
         own = None if seed is None else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        return made("sampler", self.sampler, seed=own)
+
+
+def made(name: str, node: Mapping[str, Any] | None, **arguments: Any) -> Any:
+    """A part of Optuna by its config; None for none.
+
+    Raises:
+        UserError: there is no such part, or it refuses its arguments.
+    """
+    try:
         with quiet():
-            return instantiate(self.sampler, seed=own)
+            return instantiate(node, **arguments)
+    except InstantiationException as error:
+        raise UserError(f"hydra.sweeper.{name}: {error.__cause__ or error}; change it") from error
 
 
 def search(
@@ -101,8 +114,7 @@ def search(
     composed = partial(context.config_loader.load_sweep_config, config)
     check_composable(composed, fixed, space, metric)
     options.proposer(0)
-    with quiet():
-        pruner = instantiate(options.pruner)
+    pruner = made("pruner", options.pruner)
     with Sweep.of(context, config, *pool, table) as sweep:
         trials = Trials.of(
             str(options.storage or sweep.directory / "study.log"),

@@ -16,7 +16,7 @@ from consistency.errors import plain
 from consistency.files.atomic import write, write_text
 from consistency.sweep.runs import is_sweep, runs_of
 from consistency.sweep.space import overrides_of
-from consistency.sweep.study import REASON, RUN, STATE, Trials, quiet
+from consistency.sweep.study import DIRECTORY, REASON, RUN, STATE, Trials, quiet
 from consistency.sweep.table import NAME, text
 from consistency.sweep.work import Tabled
 from consistency.table import Table, literal
@@ -71,7 +71,12 @@ class TrialsTable:
         reasons = "\n".join(reasons_of(made))
         best = self.best(made)
         return "\n".join(
-            [table(made, self.metric).markdown(), "", *([reasons, ""] if reasons else []), *best]
+            [
+                table(made, self.metric, self.trials.directory).markdown(),
+                "",
+                *([reasons, ""] if reasons else []),
+                *best,
+            ]
         )
 
     def best(self, trials: Sequence[FrozenTrial]) -> list[str]:
@@ -85,13 +90,14 @@ class TrialsTable:
         return [f"Best: trial {best.number}, {self.metric} {best.value:.4g}, with", "", f"    {given}", ""]
 
 
-def table(trials: Sequence[FrozenTrial], metric: str) -> Table:
-    """A row for each trial."""
+def table(trials: Sequence[FrozenTrial], metric: str, directory: str) -> Table:
+    """A row for each trial; the run of another search has its directory before its name."""
     rows = []
     for trial in trials:
         value = f"{trial.value:.4g}" if trial.value is not None and trial.state is TrialState.COMPLETE else ""
         state = trial.user_attrs.get(STATE) or trial.state.name.lower()
-        run = trial.user_attrs.get(RUN, "")
+        run, place = trial.user_attrs.get(RUN, ""), trial.user_attrs.get(DIRECTORY)
+        run = run if place == directory else f"{place}/{run}"
         rows.append([str(trial.number), str(run), " ".join(overrides_of(trial.params)), str(state), value])
     return Table(["trial", "run", "overrides", "state", metric], rows)
 
