@@ -465,7 +465,7 @@ class TestStorage:
         check_completed(trials, tmp_path / "b")
         head, _, *rows = TrialsTable(trials, "1step", Table()).text().splitlines()[:6]
         assert head.split("|")[2].strip() == "run"
-        assert sorted(row.split("|")[2].strip() for row in rows) == ["0", "1", "2", "a/0"]
+        assert sorted(row.split("|")[2].strip() for row in rows) == ["0", "1", "a/0", "a/1"]
         trials = searched(tmp_path / "a", again := Runs(), storage=storage, n_trials=4)
         assert len(again.started) == 1
         assert all(trial.state.is_finished() for trial in trials.all())
