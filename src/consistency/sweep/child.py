@@ -103,7 +103,7 @@ class Child:
                 if "failed" in said:
                     self.failure = said
                 else:
-                    self.tell(Report(self.run, said["step"], said["value"], said["last"]))
+                    self.tell(Report(self.run, said["step"], said["value"], said.get("last", False)))
 
     def _await(self) -> None:
         status = self.process.wait()
