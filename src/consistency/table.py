@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from consistency.errors import plain
+from consistency.errors import plain, printable
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,18 @@ class Table:
 
     def html(self) -> str:
         """A table that scrolls by itself where the screen is narrow."""
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
+        head = "".join(f"<th>{as_html(cell)}</th>" for cell in self.head)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
+            "<tr>" + "".join(f"<td>{as_html(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
         )
-        heading = f"<h3>{escape(self.title)}</h3>" if self.title else ""
+        heading = f"<h3>{as_html(self.title)}</h3>" if self.title else ""
         body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         return f'{heading}<div class="wide">{body}</div>'
+
+
+def as_html(text: str) -> str:
+    """Text for a page: no markup of its own, no control characters, nothing that UTF-8 cannot hold."""
+    return escape(printable(text))
 
 
 def literal(text: str) -> str:

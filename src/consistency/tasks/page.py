@@ -3,10 +3,9 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-from consistency.table import Table
+from consistency.table import Table, as_html
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --soft: #69727c; --line: #d9dee3; --paper: #ffffff; }
@@ -25,6 +24,10 @@ figcaption { color: var(--soft); font-size: .85rem; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 img.pixels { width: 100%; image-rendering: pixelated; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
+.narrow { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); }
+.legend { list-style: none; margin: .6rem 0; padding: 0; columns: 17rem; font-size: .85rem; }
+.legend li { break-inside: avoid; overflow-wrap: anywhere; padding-left: 2.4rem; text-indent: -2.4rem; }
+.legend i { display: inline-block; width: 1.8rem; margin-right: .6rem; vertical-align: middle; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
@@ -59,8 +62,27 @@ class Picture:
     def html(self) -> str:
         """The image itself, not a link to it."""
         source = f"data:{self.kind};base64,{b64encode(self.data).decode()}"
-        shape, text = ' class="pixels"' if self.pixels else "", escape(self.caption)
+        shape, text = ' class="pixels"' if self.pixels else "", as_html(self.caption)
         return f'<figure><img{shape} alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of charts, in the legend of a section.
+
+    Args:
+        color: as CSS and matplotlib name it.
+        style: solid, dashed or dotted.
+        text: what it stands for.
+    """
+
+    color: str
+    style: str
+    text: str
+
+    def html(self) -> str:
+        """An item of a list."""
+        return f'<li><i style="border-top: 3px {self.style} {self.color}"></i>{as_html(self.text)}</li>'
 
 
 @dataclass(frozen=True)
@@ -72,7 +94,12 @@ class Section:
         notes: a paragraph each.
         pictures: side by side where there is room.
         tables: below them.
-        folded: tables that open on request, under the title given with them.
+        folded: tables that open on request, under `fold`.
+        asides: paragraphs before them.
+        fold: title of what opens on request.
+        unfolded: whether it is open at first.
+        legend: of all pictures.
+        narrow: whether more pictures stand side by side.
     """
 
     title: str
@@ -80,16 +107,27 @@ class Section:
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     folded: Sequence[Table] = ()
+    asides: Sequence[str] = ()
+    fold: str = "protocol"
+    unfolded: bool = False
+    legend: Sequence[Line] = ()
+    narrow: bool = False
 
     def html(self) -> str:
         """Heading and content."""
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{as_html(note)}</p>" for note in self.notes)
         pictures = "".join(picture.html() for picture in self.pictures)
-        row = f'<div class="row">{pictures}</div>' if pictures else ""
+        shape = "row narrow" if self.narrow else "row"
+        row = f'<div class="{shape}">{pictures}</div>' if pictures else ""
+        lines = "".join(line.html() for line in self.legend)
+        legend = f'<ul class="legend">{lines}</ul>' if lines else ""
         tables = "".join(table.html() for table in self.tables)
-        inside = "".join(table.html() for table in self.folded)
-        details = f"<details><summary>protocol</summary>{inside}</details>" if inside else ""
-        return f"<section><h2>{escape(self.title)}</h2>{notes}{row}{tables}{details}</section>"
+        inside = "".join(f"<p>{as_html(text)}</p>" for text in self.asides)
+        inside += "".join(table.html() for table in self.folded)
+        state = " open" if self.unfolded else ""
+        summary = f"<summary>{as_html(self.fold)}</summary>"
+        details = f"<details{state}>{summary}{inside}</details>" if inside else ""
+        return f"<section><h2>{as_html(self.title)}</h2>{notes}{legend}{row}{tables}{details}</section>"
 
 
 def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
@@ -100,11 +138,11 @@ def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
         notes: below it, a paragraph each.
         sections: in order.
     """
-    lines = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    lines = "".join(f"<p>{as_html(note)}</p>" for note in notes)
     body = "\n".join(section.html() for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><h1>{escape(title)}</h1>{lines}\n{body}\n</body></html>\n"
+        f"<title>{as_html(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><h1>{as_html(title)}</h1>{lines}\n{body}\n</body></html>\n"
     )

@@ -1,4 +1,4 @@
-"""The row of a run in the HParams tab of TensorBoard: there from the first step on, whatever becomes of it."""
+"""The row of a run in the HParams tab of TensorBoard: there from the first step on."""
 
 import time
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def write_row(directory: Path, row: Mapping[str, str | float | bool]) -> None:
         directory: of the log.
         row: key -> value.
     """
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
     from tensorboard.summary.writer.record_writer import RecordWriter
     from torch.utils.tensorboard.summary import hparams
 
@@ -77,10 +77,15 @@ def end_row(trainer: Trainer, failed: bool) -> None:
 
 def ended(failed: bool) -> Any:
     """The summary that says it."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.api_pb2 import Status  # type: ignore[attr-defined]
+    from tensorboard.plugins.hparams.plugin_data_pb2 import (  # type: ignore[attr-defined]
+        HParamsPluginData,
+        SessionEndInfo,
+    )
 
-    status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
-    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
-    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+    status = Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
+    end = SessionEndInfo(status=status, end_time_secs=time.time())
+    about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
     return Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)])
