@@ -80,12 +80,11 @@ def ended(failed: bool) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.api_pb2 import Status  # type: ignore[attr-defined]
-    from tensorboard.plugins.hparams.plugin_data_pb2 import (  # type: ignore[attr-defined]
-        HParamsPluginData,
-        SessionEndInfo,
-    )
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]
 
     status = Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
-    end = SessionEndInfo(status=status, end_time_secs=time.time())
-    about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
-    return Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)])
+    about = HParamsPluginData()
+    about.session_end_info.status = status
+    about.session_end_info.end_time_secs = time.time()
+    described = metadata.create_summary_metadata(about)
+    return Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described)])
