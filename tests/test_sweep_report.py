@@ -166,7 +166,7 @@ class TestFiles:
             "versions": 3,
         }
         made(sweep, "a<b>&\udce9", f"experiment='{self.EVIL}'", fault={"state": "failed", "reason": reason})
-        made(sweep, "1", "seed=2", result=result, logged={f"SW2/{self.EVIL}": [1.0, 2.0]})
+        made(sweep, "1", "seed=2", result=metrics, logged={f"SW2/{self.EVIL}": [1.0, 2.0]})
         _, text = reported(sweep, tmp_path / "page")
         assert "&lt;script&gt;" in text
         assert "\x1b" not in text
@@ -288,7 +288,7 @@ class TestNames:
         with pytest.raises(UserError, match="holds a run already"):
             resume_from(str(tmp_path / "other"), tmp_path / "run")
         (tmp_path / "empty").mkdir()
-        with pytest.raises(UserError, match="is a directory without checkpoints; give the directory"):
+        with pytest.raises(UserError, match="is a directory without checkpoints; give a"):
             resume_from(str(tmp_path / "empty"), tmp_path / "other")
 
 

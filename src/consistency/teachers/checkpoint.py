@@ -113,8 +113,8 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     if not path.is_file():
         what = "is a directory without checkpoints" if path.is_dir() else "no such file"
         raise UserError(
-            f"{key}={path}: {what}; give the directory of a run, or a .ckpt in it, such as "
-            "RUN/checkpoints/last.ckpt, exported .safetensors, or 'last'"
+            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory "
+            "of a run, exported .safetensors, or 'last'"
         )
     if path.suffix == SUFFIX:
         raise UserError(
