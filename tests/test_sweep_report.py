@@ -19,6 +19,7 @@ from consistency.result import is_number
 from consistency.run import resume_from
 from consistency.sweep.runs import is_sweep, runs_of
 from consistency.tasks import curves, sweep_curves, sweep_report
+from consistency.tasks.compare import read
 from consistency.tasks.report import Report
 from consistency.tasks.sweep_report import direction, labels
 from consistency.teach import run_of
@@ -91,7 +92,8 @@ def mixed(tmp_path_factory):
     made(sweep, "4", "seed=5", begun=True, logged={"SW2/1step": [2.5]})
     made(sweep, "5", "seed=6")
     made(sweep, "6", "seed=7", at_work=True, begun=True)
-    made(sweep, "10", "seed=8", fault={"state": "pruned", "reason": "worse than others"})
+    pruned = {"state": "pruned", "reason": "worse than others"}
+    made(sweep, "10", "seed=8", fault=pruned, logged={"guard/rollbacks": [0.0, 1.0]})
     old = made(sweep, "11", "seed=9", result=finished(None))
     kept = json.loads((old / "result.json").read_text())
     del kept["overrides"]  # as older versions wrote it
@@ -267,6 +269,8 @@ class TestNames:
             resume_from(str(mixed), tmp_path)
         with pytest.raises(UserError, match=rf"teacher\.path={words}"):
             run_of(str(mixed))
+        with pytest.raises(UserError, match=rf"task\.results={words}"):
+            read(mixed)
 
     def test_nobody_else_works_in_the_directory_of_a_sweep(self, mixed, tmp_path):
         for ckpt_path in (None, "last"):

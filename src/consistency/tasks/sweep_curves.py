@@ -28,13 +28,14 @@ def curves_of(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
     names = {name for curves in found.values() for name in curves if is_outcome(name)}
     names = sorted((name for name in names if varies(name, found)), key=loss_last)
     pictures = [chart(name, found, lines) for name in names[:MOST]]
+    drawn = [line for place, line in enumerate(lines) if found.get(place, {}).keys() & {*names[:MOST]}]
     if not pictures:
         return Section("Curves", notes) if notes else None
     if len(names) > MOST:
         notes.append(f"{MOST} of {len(names)} charts are drawn.")
     if len(runs) > MOST:
         notes.append(f"Curves are drawn of the first {MOST} of {len(runs)} runs.")
-    return Section("Curves", notes, pictures, legend=[lines[i] for i in sorted(found) if found[i]])
+    return Section("Curves", notes, pictures, legend=drawn)
 
 
 def logs(runs: Sequence[Run]) -> tuple[dict[int, Curves], list[str]]:
