@@ -3,6 +3,11 @@
 import json
 import os
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from consistency.errors import UserError
 from consistency.lit.boards import Board
-from consistency.lit.callbacks.hparams import NAME, HParams, end_row
+from consistency.lit.callbacks.hparams import FIRST, HParams, end_rows
 from consistency.process.stops import Stopped
 from consistency.result import is_number
 from consistency.run import resume_from
@@ -334,7 +339,7 @@ class TestRow:
         assert not row.columns
 
     def test_the_row_is_read_before_any_curve(self):
-        assert NAME < "events.out.tfevents.1"
+        assert FIRST < "events.out.tfevents.1"
 
     @pytest.mark.parametrize(
         ("error", "status"), [(ValueError(), FAILURE), (Stopped(2), None), (KeyboardInterrupt(), None)]
@@ -344,11 +349,15 @@ class TestRow:
         row.on_train_start(trainer, None)
         row.on_exception(trainer, None, error)
         assert Row(tmp_path / "tensorboard").status == status
+        row.on_train_start(trainer, None)  # it goes back, or on
+        assert Row(tmp_path / "tensorboard").status is None
+        end_rows(trainer, failed=False)
+        assert Row(tmp_path / "tensorboard").status == SUCCESS
 
     def test_a_run_that_ends_well(self, tmp_path):
         trainer = self.trainer(tmp_path)
         HParams({"seed": 1}).on_train_start(trainer, None)
-        end_row(trainer, failed=False)
+        end_rows(trainer, failed=False)
         assert Row(tmp_path / "tensorboard").status == SUCCESS
 
 
@@ -379,6 +388,38 @@ def test_a_run_that_diverges_keeps_its_row(tmp_path):
     assert (row["optimizer.lr"], row.status) == (1e30, FAILURE)
 
 
+def in_tensorboard(directory):
+    """The columns and the rows of the HParams tab, as a TensorBoard of this directory serves them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = ["--logdir", str(directory), "--port", str(port), "--load_fast=false"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    board = subprocess.Popen([sys.executable, "-m", "tensorboard.main", *words], **quiet)
+    statuses = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+    body = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 100}
+
+    def ask(what, body):
+        place = f"http://localhost:{port}/data/plugin/hparams/{what}"
+        request = urllib.request.Request(
+            place, json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    try:
+        for _ in range(120):
+            with suppress(OSError):
+                groups = ask("session_groups", body).get("sessionGroups", [])
+                if len(groups) == 2:
+                    return ask("experiment", {})["hparamInfos"], groups
+            time.sleep(0.5)
+        raise TimeoutError("TensorBoard has not shown two runs within a minute")
+    finally:
+        board.kill()
+        board.wait()
+
+
 @pytest.mark.slow
 def test_two_runs_on_one_page(tmp_path):
     words = [*SMALL, "experiment=ict_digits", "trainer.max_steps=20", "trainer.val_check_interval=10"]
@@ -392,6 +433,15 @@ def test_two_runs_on_one_page(tmp_path):
         assert shown in text
     assert text.count("image/png") == 2
     assert [Row(tmp_path / "s" / name / "tensorboard")["seed"] for name in "01"] == [1, 2]
+    infos, groups = in_tensorboard(tmp_path / "s")
+    assert [info["name"] for info in infos if info["differs"]] == ["seed"]
+    assert [(group["name"], group["hparams"]["seed"]) for group in groups] == [
+        ("0/tensorboard", 1),
+        ("1/tensorboard", 2),
+    ]
+    for group in groups:
+        assert [each["status"] for each in group["sessions"]] == ["STATUS_SUCCESS"]
+        assert "FD(digits)/1step" in {value["name"]["tag"] for value in group["metricValues"]}
     other = run("eval.py", tmp_path / "other", "task=sample", f"ckpt_path={tmp_path}/s")
     assert other.status == 1
     assert other.err.count("\n") == 1

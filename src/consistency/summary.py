@@ -17,7 +17,7 @@ from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs, sampling_calls
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.history import History, images, seconds
-from consistency.lit.callbacks.hparams import end_row
+from consistency.lit.callbacks.hparams import end_rows
 from consistency.lit.callbacks.verdict import verdict_of
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
@@ -105,9 +105,12 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
         return None
     unlogged = result["metrics"].keys() - trainer.logged_metrics.keys()  # such as the teacher's
     for board in boards(trainer):
-        board.log_metrics({name: result["metrics"][name] for name in unlogged}, step=trainer.global_step)
+        board.log_metrics(
+            {name: result["metrics"][name] for name in sorted(unlogged)}, step=trainer.global_step
+        )
+        board.save()
     verdict = verdict_of(trainer)
-    end_row(trainer, failed=verdict is not None and verdict.fault() is not None)
+    end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
     write_result(directory, result)  # last: it says that nothing is left to do
     print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
     return pick(config.optimized_metric, result["metrics"])
