@@ -422,8 +422,9 @@ def in_tensorboard(directory):
 
 @pytest.mark.slow
 def test_two_runs_on_one_page(tmp_path):
-    words = [*SMALL, "experiment=ict_digits", "trainer.max_steps=20", "trainer.val_check_interval=10"]
-    swept = run("train.py", tmp_path / "s", *words, "-m", "seed=1,2", "threads=1")
+    words = [*SMALL, "experiment=ict_digits", "trainer.max_steps=20"]
+    words += ["trainer.val_check_interval=10", "trainer.log_every_n_steps=5"]
+    swept = run("train.py", tmp_path / "s", "-m", *words, "seed=1,2", "threads=1")
     assert swept.status == 0, swept.err
     page = run("eval.py", tmp_path / "page", "task=report", f"ckpt_path={tmp_path}/s")
     assert page.status == 0, page.err

@@ -103,11 +103,10 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     """Write and print the result, and hand what the log lacks of it to TensorBoard."""
     if not trainer.is_global_zero:
         return None
-    unlogged = result["metrics"].keys() - trainer.logged_metrics.keys()  # such as the teacher's
+    metrics = result["metrics"]
+    unlogged = [name for name in metrics if name not in trainer.logged_metrics]  # such as the teacher's
     for board in boards(trainer):
-        board.log_metrics(
-            {name: result["metrics"][name] for name in sorted(unlogged)}, step=trainer.global_step
-        )
+        board.log_metrics({name: metrics[name] for name in unlogged}, step=trainer.global_step)
         board.save()
     verdict = verdict_of(trainer)
     end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)

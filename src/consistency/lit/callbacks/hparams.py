@@ -23,7 +23,7 @@ class HParams(Callback):
 
     TensorBoard keeps the first hyperparameters and the first status that it finds of a run: they have event
     files of their own, which a run that goes on removes. It takes the first list of columns for that of all
-    runs, which may have others: none is written, and the columns are those of all runs, with all their curves.
+    runs, which may have others: none is written, and the columns are those of all runs.
 
     Args:
         row: key -> value.
