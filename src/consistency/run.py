@@ -50,9 +50,17 @@ from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
 from consistency.summary import conclude, report, summary
-from consistency.sweep.runs import check_single
+from consistency.sweep.single import check_free, check_single
 from consistency.teach import find_teacher, say, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint, whole_of
+from consistency.teachers.checkpoint import (
+    LAST,
+    check_fits,
+    newest,
+    newest_whole,
+    of_run,
+    read_checkpoint,
+    whole_of,
+)
 
 
 def train(config: DictConfig, asked: Path | None = None) -> float | None:
@@ -64,7 +72,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     """
     check_composed(config, "train")
     directory = run_directory()
-    check_single(directory)
+    check_free(directory)
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
         return trained(config, directory, asked)
@@ -171,11 +179,22 @@ def resume_from(ckpt_path: str | None, directory: Path) -> tuple[Path, dict[str,
     found = newest(directory)
     if ckpt_path != "last":
         given = Path(ckpt_path) if ckpt_path else None
-        if found is not None and (given is None or given.resolve().parent != found.resolve().parent):
+        if found is not None and (given is None or home(given) != found.resolve().parent):
             raise UserError(
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
-        return None if given is None else (given, read_checkpoint(given))
+        return None if given is None else named_in(given)
     whole = whole_of(directory, "ckpt_path")
     say(f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh")
     return whole
+
+
+def named_in(given: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint that was named by itself, or by the directory of its run; and its content."""
+    check_single(given, "ckpt_path")
+    return of_run(given, "ckpt_path") if given.is_dir() else (given, read_checkpoint(given))
+
+
+def home(given: Path) -> Path:
+    """The folder that such a checkpoint lies in."""
+    return (given / LAST.parent if given.is_dir() else given.parent).resolve()

@@ -31,10 +31,7 @@ def checkpoint(path: str | Path | None, weights: str | None = None, trust: Seque
     """
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
-    file, kept = (
-        of_run(Path(path)) if Path(path).is_dir() else (Path(path), of_file(Path(path), "teacher.path"))
-    )
-    kept = checked_content(kept, f"teacher.path={file}", trust)
+    file, kept = read_named(path, "teacher.path", trust)
     state = weights_of(kept, weights)[1]
     D = fitting(kept["config"], state, file, "teacher.path")
     if not isinstance(D, Denoiser):
@@ -65,10 +62,9 @@ def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key:
     return f if outline is None else config.build("denoiser")
 
 
-def of_run(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest whole checkpoint of a teacher's run directory, and what it holds."""
-    found = whole_of(directory, "teacher.path")
-    return found or (directory / LAST, read_checkpoint(directory / LAST, "teacher.path"))
+def of_run(directory: Path, key: str) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint of a run directory, and what it holds."""
+    return whole_of(directory, key) or (directory, read_checkpoint(directory, key))
 
 
 def of_file(path: Path, key: str) -> dict[str, Any]:
@@ -78,17 +74,29 @@ def of_file(path: Path, key: str) -> dict[str, Any]:
 
 
 def read_trained(path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The content that `read_named` reads."""
+    return read_named(path, key, trust)[1]
+
+
+def read_named(
+    path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any]]:
     """What a run has learned, by its checkpoint or by exported weights, which no run can go on from.
 
     Args:
-        path: the file.
+        path: the file, or the directory of a run, whose newest whole checkpoint is taken.
         key: of the config that names it, for messages.
         trust: packages whose classes its config may name beside ours.
+
+    Returns:
+        The file and its content.
 
     Raises:
         UserError: the file is refused, see `read_checkpoint`, or something that it says is.
     """
-    return checked_content(of_file(Path(path), key), f"{key}={path}", trust)
+    path = Path(path)
+    file, kept = of_run(path, key) if path.is_dir() else (path, of_file(path, key))
+    return file, checked_content(kept, f"{key}={file}", trust)
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
@@ -104,10 +112,10 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "no such file"
+        what = "is a directory without checkpoints" if path.is_dir() else "no such file"
         raise UserError(
-            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, exported "
-            ".safetensors, or 'last'"
+            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory "
+            "of a run, exported .safetensors, or 'last'"
         )
     if path.suffix == SUFFIX:
         raise UserError(
