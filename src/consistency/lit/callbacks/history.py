@@ -73,8 +73,12 @@ class History(Callback):
             "lr": pl_module.slower * pl_module.given[0]["lr"],
             "device": self.device(pl_module.device),
             "processes": trainer.world_size,
-            "changed": dict(self.changed),
+            "changed": {} if self._is_known() else dict(self.changed),
         }
+
+    def _is_known(self) -> bool:
+        """Whether the change came before the checkpoint, by this process, which has gone back to it."""
+        return bool(self.earlier) and self.earlier[-1].get("changed") == dict(self.changed)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """One step more."""
