@@ -31,6 +31,7 @@ from consistency.continuation import (
     place_of,
     value_of,
 )
+from consistency.continuation.differences import START
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import LOG
 from consistency.lit.callbacks.curves import rewind
@@ -50,7 +51,7 @@ from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
 from consistency.summary import conclude, report, summary
 from consistency.teach import find_teacher, say, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, whole_of
+from consistency.teachers.checkpoint import LAST, check_fits, newest, read_checkpoint, whole_of
 
 
 def train(config: DictConfig, asked: Path | None = None) -> float | None:
@@ -95,7 +96,7 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         clock.start()
         rewind(trainer, kept.get(LOG) if kept else {})
         del kept
-        given = ckpt if ckpt and place_of(ckpt, directory).startswith("ckpt_path") else None
+        given = ckpt if ckpt and is_given(ckpt, going_on, directory) else None
         while fault := fit(trainer, module, data, ckpt, asked):
             back = go_back(fault, trainer, module, directory, given)
             ckpt = back.state.path
@@ -121,6 +122,12 @@ def compare(
         return Continuation()
     given = given_keys(HydraConfig.get().overrides.task)
     return compared(config, experiment(), checkpoint, place_of(ckpt, directory), given)
+
+
+def is_given(ckpt: Path, going_on: Continuation, directory: Path) -> bool:
+    """Whether a run began with a checkpoint: of another directory, or in place of its teacher's weights."""
+    elsewhere = ckpt.resolve().parent != (directory / LAST.parent).resolve()
+    return elsewhere or any(change.key == START for change in going_on.changes)
 
 
 def check_metric(name: str | None, module: Module, callbacks: list[Callback]) -> None:

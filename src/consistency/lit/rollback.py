@@ -26,13 +26,13 @@ class Return:
         state: where to.
         record: of all rollbacks, this one included.
         best: value of best.ckpt, which stays where it is; None where there is none.
-        end: what to say in place of training on; None where it may.
+        end: what to raise in place of training on; None where it may.
     """
 
     state: State
     record: Record
     best: float | None
-    end: str | None
+    end: UserError | None
 
 
 def rollbacks(trainer: Trainer) -> dict[str, Any]:
@@ -63,7 +63,8 @@ def go_back(fault: Diverged, trainer: Trainer, module: Module, directory: Path, 
     name = printable(state.path.name) if state.path else None
     rollback = Rollback(fault.step, fault.reason, fault.low, fault.high, name, state.step)
     tried = f"after {guard.record.count} rollbacks and with optimizer.lr={module.given[0]['lr']:g} times"
-    end = f"{fault}, {tried} {guard.factor:g}: {remedy(state, guard)}"
+    end = UserError(f"{fault}, {tried} {guard.factor:g}: {remedy(state, guard)}")
+    end.__cause__ = fault
     guard.record.add(rollback, guard.rollbacks)
     if not guard.record.ended and trainer.is_global_zero:
         print(news(fault, guard, state), file=sys.stderr, flush=True)

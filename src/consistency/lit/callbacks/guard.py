@@ -95,8 +95,9 @@ class Guard(Callback):
         self.passed = checkpoint["callbacks"].get("Checkpoints", {}).get("validated")
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Slow a run that went back."""
+        """Slow a run that went back; one that had ended goes on if more rollbacks are allowed now."""
         pl_module.slower = self.factor
+        self.record.ended = self.record.ended and self.record.count > self.rollbacks
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
         """Look at the losses of all parts of the step, and at its gradient."""

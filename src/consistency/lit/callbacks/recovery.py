@@ -19,13 +19,13 @@ class Recovery(Callback):
     """Makes `last.ckpt` the state that training goes on from, with the record of all rollbacks.
 
     A rollback is written down so before the first step after it: a kill at any later moment finds it there,
-    and one at an earlier moment leaves a run that goes wrong again in the same way. The log gets a point
-    before and after the rollback, and the reason as a text. It comes after all callbacks that keep something
-    in a checkpoint.
+    and one at an earlier moment leaves a run that goes wrong again in the same way. Then the log gets a point
+    before and after all rollbacks to this step, and their reasons as a text; whoever goes on from here once
+    more cuts them off and writes them anew. It comes after all callbacks that keep something in a checkpoint.
     """
 
     def __init__(self) -> None:
-        self.end: str | None = None  # why the run ends, once that is written down
+        self.end: UserError | None = None  # why the run ends, once that is written down
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Write it down.
@@ -35,14 +35,14 @@ class Recovery(Callback):
         """
         guard, checkpoints = guard_of(trainer), checkpoints_of(trainer)
         went_back = guard is not None and guard.record.count > guard.record.written
-        if guard is not None and self.end is None:
-            mark(trainer, guard)
         if checkpoints is not None and (went_back or goes_elsewhere(trainer, checkpoints.last)):
             if went_back and trainer.is_global_zero:
                 set_aside(checkpoints.directory, trainer.global_step)
             checkpoints.save_last(trainer)
         if self.end is not None:
-            raise UserError(self.end)
+            raise self.end
+        if guard is not None:
+            mark(trainer, guard)
 
 
 def goes_elsewhere(trainer: Trainer, last: Path) -> bool:
