@@ -18,6 +18,7 @@ from consistency.lit.callbacks.recovery import points
 from consistency.lit.record import Record, Rollback
 from consistency.lit.states import BEGINNING, newest_passed, set_aside, state_before
 from consistency.teachers.checkpoint import newest, read_checkpoint
+from tests.conftest import run
 from tests.faults import TINY, faults
 from tests.kills import begin, curves, differing, left
 from tests.sessions import save_edited, train_here
@@ -92,6 +93,7 @@ def test_the_log_has_each_step_once_and_shows_when_the_run_went_back(three):
     assert "collapsed" in text
 
 
+@pytest.mark.parametrize("three", ["none", pytest.param("metric", marks=pytest.mark.slow)], indirect=True)
 def test_a_kill_before_or_after_each_is_written_down_leaves_no_trace(three, tmp_path):
     place, result, metric = three
     words = [*TINY, metric, faults(**THREE, kill=[*range(6)], marks=tmp_path)]
@@ -108,6 +110,18 @@ def test_a_kill_before_or_after_each_is_written_down_leaves_no_trace(three, tmp_
     again = train_here(tmp_path / "run", *words, "ckpt_path=last")
     assert differing(left(place), left(tmp_path / "run")) == []
     assert again["rollback_events"] == result["rollback_events"]
+    assert [s["steps"] for s in again["segments"]] == [s["steps"] for s in result["segments"]]
+    assert [s["lr"] for s in again["segments"]] == [s["lr"] for s in result["segments"]]
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_three_times(three, tmp_path):
+    _, result, metric = three
+    words = [*TINY, "trainer=ddp_sim", metric, faults(**THREE)]
+    two = run("train.py", tmp_path / "two", *(word for word in words if word != "trainer=cpu"))
+    assert two.status == 0, two.err
+    assert (two.result["rollbacks"], events(two.result)) == (3, events(result))
+    assert [two.err.count(f"rollback {i} of 3") for i in (1, 2, 3)] == [1, 1, 1]
 
 
 # More than are allowed
@@ -196,7 +210,7 @@ def test_a_nan_in_the_first_step_after_going_on(copy):
     assert result["segments"][1]["changed"]["trainer.max_steps"] == [60, 70]
 
 
-def test_a_run_that_goes_on_from_an_older_checkpoint_gives_up_what_came_after(tmp_path):
+def test_a_run_that_goes_on_from_an_older_checkpoint_gives_up_what_came_after(tmp_path, capsys):
     words = [*TINY, METRICS["none"], faults(poison=[47] * 2), "callbacks.checkpoints.keep_every=25"]
     train_here(tmp_path, *words)
     older = tmp_path / "checkpoints" / "step=00000025.ckpt"
@@ -204,6 +218,7 @@ def test_a_run_that_goes_on_from_an_older_checkpoint_gives_up_what_came_after(tm
     with pytest.raises(UserError):  # at the first step: 25, of which nothing has been saved since
         train_here(tmp_path, *TINY, METRICS["none"], faults(poison=[25] * 2), f"ckpt_path='{older}'",
                    "callbacks.checkpoints.keep_every=25", "callbacks.guard.rollbacks=1")  # fmt: skip
+    assert f"{older} is from before 2 of the rollbacks: they no longer count" in capsys.readouterr().err
     kept = content(tmp_path)
     assert (kept["global_step"], kept["callbacks"]["Guard"]["rollbacks"]) == (25, 2)
     assert {e["step"] for e in kept["callbacks"]["Guard"]["events"]} == {25}

@@ -48,6 +48,13 @@ class Record:
         self.written = 0  # rollbacks in the checkpoint that the run goes on from
         self.logged: int | None = None  # rollbacks in the log; None where nothing has been logged yet
 
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> "Record":
+        """What a checkpoint knows of."""
+        record = cls()
+        record.load_state_dict({"rollbacks": 0} | checkpoint["callbacks"].get("Guard", {}))
+        return record
+
     def add(self, rollback: Rollback, allowed: int) -> None:
         """Count one more."""
         self.ended = self.count >= allowed

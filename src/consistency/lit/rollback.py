@@ -96,7 +96,7 @@ def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory:
     Raises:
         UserError: it has, and no more are allowed now.
     """
-    record = record_of(checkpoint)
+    record = Record.of(checkpoint)
     if allowed is None or not record.ended or record.count <= allowed:
         return
     raise UserError(
@@ -108,19 +108,12 @@ def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory:
 
 def history(checkpoint: Mapping[str, Any] | None) -> str | None:
     """A line for a run that goes on and has gone back before; None for any other."""
-    record = record_of(checkpoint) if checkpoint else Record()
+    record = Record.of(checkpoint) if checkpoint else Record()
     if not record.count:
         return None
     last = f", the last time after this: {record.listed[-1].fault}" if record.listed else ""
     times = "once" if record.count == 1 else f"{record.count} times"
     return f"this run has gone back {times}, and its learning rate is lower since{last}"
-
-
-def record_of(checkpoint: Mapping[str, Any]) -> Record:
-    """The rollbacks that a checkpoint knows of."""
-    record = Record()
-    record.load_state_dict({"rollbacks": 0} | checkpoint["callbacks"].get("Guard", {}))
-    return record
 
 
 def news(fault: Diverged, guard: Guard, state: State) -> str:

@@ -100,8 +100,8 @@ class History(Callback):
         return {"segments": self.segments()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the segments up."""
-        self.earlier = list(state_dict["segments"])
+        """Take the segments up; the seconds of one without a step count to the segment that follows."""
+        self.earlier = [s for s in state_dict["segments"] if s["steps"][0] < s["steps"][1]]
 
 
 def segments_of(checkpoint: Mapping[str, Any]) -> list[Segment]:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
-from consistency.errors import UserError
+from consistency.errors import UserError, notice
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Guard, guard_of
 from consistency.lit.module import Module
-from consistency.lit.record import Rollback
+from consistency.lit.record import Record, Rollback
 from consistency.lit.states import set_aside
 from consistency.metrics.processes import from_first
+from consistency.teachers.checkpoint import read_checkpoint
 
 
 class Recovery(Callback):
@@ -35,14 +36,36 @@ class Recovery(Callback):
         """
         guard, checkpoints = guard_of(trainer), checkpoints_of(trainer)
         went_back = guard is not None and guard.record.count > guard.record.written
-        if checkpoints is not None and (went_back or goes_elsewhere(trainer, checkpoints.last)):
-            if went_back and trainer.is_global_zero:
-                set_aside(checkpoints.directory, trainer.global_step)
-            checkpoints.save_last(trainer)
+        if checkpoints is not None and went_back:
+            self._undo(trainer, checkpoints)
+        elif checkpoints is not None and goes_elsewhere(trainer, checkpoints.last):
+            self._give_up(trainer, checkpoints)
         if self.end is not None:
             raise self.end
         if guard is not None:
             mark(trainer, guard)
+
+    def _undo(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
+        if trainer.is_global_zero:
+            set_aside(checkpoints.directory, trainer.global_step)
+        checkpoints.save_last(trainer)
+
+    def _give_up(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
+        """Say if the newest state has gone back since: what begins here is at the rate from before."""
+        guard = guard_of(trainer)
+        if guard is not None and trainer.is_global_zero:
+            more = known(checkpoints.last) - guard.record.count
+            if more > 0:
+                notice(f"{trainer.ckpt_path} is from before {more} of the rollbacks: they no longer count")
+        checkpoints.save_last(trainer)
+
+
+def known(path: Path) -> int:
+    """How many rollbacks a checkpoint knows of; none if it is damaged."""
+    try:
+        return Record.of(read_checkpoint(path)).count
+    except UserError:
+        return 0
 
 
 def goes_elsewhere(trainer: Trainer, last: Path) -> bool:
