@@ -339,6 +339,17 @@ def test_what_is_no_collapse_goes_back_to_the_newest(tmp_path):
     assert state_before(collapse, tmp_path, None, None) == BEGINNING
 
 
+def test_a_state_within_a_spike_is_left_out_if_there_is_a_calm_one(tmp_path):
+    folder = states(tmp_path / "checkpoints", last=70)
+    spike = {"Guard": {"spikes": {"streak": torch.tensor([0.0, 2.0])}}}
+    kept = {"state_dict": {}, "config": {}, "callbacks": spike, "global_step": 70}
+    save_edited(kept, folder / "last.ckpt")
+    fault = Diverged("the loss stays far above what is usual", 72, 1, 2)
+    assert state_before(fault, tmp_path, None, None).step == 70
+    save_edited(kept | {"callbacks": {}, "global_step": 40}, folder / "good.ckpt")
+    assert state_before(fault, tmp_path, None, None).step == 40
+
+
 def test_undone_states_are_set_aside(tmp_path):
     folder = states(tmp_path / "checkpoints", last=70, step_30=30, step_60=60)
     set_aside(folder, 30)

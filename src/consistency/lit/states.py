@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from consistency.errors import UserError
 from consistency.lit.boards import LOG
 from consistency.lit.callbacks.guard import Collapsed, Diverged
@@ -45,8 +47,8 @@ def state_before(fault: Diverged, directory: Path, passed: int | None, given: Pa
 
     After a collapse, the newest one with a step at or before that of the last validation whose samples were
     judged good: it led there. What was saved later may have collapsed already. After a loss or gradient that
-    is wrong, the newest state: weights have not changed since the last good step, a validation that fails
-    ends the run before anything else is saved, and nothing is saved in what may be the first step of a spike.
+    is wrong, the newest state, unless it may be within a spike: a validation that fails ends the run before
+    anything else is saved, so the newest state has passed all there were.
 
     Args:
         fault: what happened.
@@ -58,7 +60,7 @@ def state_before(fault: Diverged, directory: Path, passed: int | None, given: Pa
         UserError: the checkpoint that the run began with has collapsed itself.
     """
     collapsed = isinstance(fault, Collapsed)
-    path = newest_passed(directory / LAST.parent, passed) if collapsed else newest_whole(directory)
+    path = newest_passed(directory / LAST.parent, passed) if collapsed else newest_calm(directory)
     path = path or given
     if path is None:
         return BEGINNING
@@ -66,6 +68,23 @@ def state_before(fault: Diverged, directory: Path, passed: int | None, given: Pa
     if collapsed and kept["global_step"] == fault.step:
         raise UserError(f"ckpt_path={path} cannot be gone on with: {fault}; use an older checkpoint")
     return State(path, kept["global_step"], kept.get(LOG))
+
+
+def newest_calm(directory: Path) -> Path | None:
+    """The newest whole checkpoint that was not saved within a spike, as a run is that was stopped there.
+
+    The newest of all where none is calm; None where there is none at all.
+    """
+    newest = newest_whole(directory)
+    if newest is None or is_calm(newest):
+        return newest
+    return next(filter(is_calm, whole_ones(newest.parent)), newest)
+
+
+def is_calm(path: Path) -> bool:
+    """Whether no loss was too high in the last step before a checkpoint."""
+    streak = read_checkpoint(path)["callbacks"].get("Guard", {}).get("spikes", {}).get("streak")
+    return not (isinstance(streak, Tensor) and streak.any())
 
 
 def newest_passed(folder: Path, passed: int | None) -> Path | None:
