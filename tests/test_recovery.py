@@ -426,6 +426,7 @@ EVENT = {"step": 47, "reason": "bad", "low": 0.1, "high": 2.0, "checkpoint": Non
         ({"passed": 1.5}, "passed=1.5 is no count"),
         ({"ended": 1}, "ended is of type int"),
         ({"events": {}}, "events is of type dict"),
+        ({"events": [], "ended": True}, "ended without an event"),
         ({"events": [3]}, r"events\.0 is of type int"),
         ({"events": [{}]}, r"events\.0 must have back_to, checkpoint, high"),
         *(

@@ -47,6 +47,8 @@ def _guard(state: Mapping[str, Any]) -> None:
     expect("callbacks.Guard.events", events, list)
     if len(events) > rollbacks:
         raise MalformedError("is malformed: callbacks.Guard has more events than rollbacks")
+    if state.get("ended") and not events:
+        raise MalformedError("is malformed: callbacks.Guard has ended without an event")
     for i, event in enumerate(events):
         name = f"callbacks.Guard.events.{i}"
         expect(name, event, dict)
