@@ -21,6 +21,7 @@ from consistency.lit.callbacks.curves import Curves, Rewind
 from consistency.lit.callbacks.history import Clock, History
 from consistency.lit.callbacks.hparams import HParams
 from consistency.lit.callbacks.interruption import Interruption
+from consistency.lit.callbacks.recovery import Recovery
 from consistency.lit.callbacks.reports import Reports
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.identity import Identity
@@ -105,13 +106,14 @@ def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) 
 def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
     """The callbacks of the config, in its order, without those set to null; and what every run has.
 
-    What compares processes comes first; what stops the run last, so that all others have seen the step.
+    What compares processes comes first; what writes a rollback down after all that is written; what stops the
+    run last, so that all others have seen the step.
     """
     named = [(name, node) for name, node in config.callbacks.items() if node is not None]
     built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
-    return [Agreement(plain(config), directory, commit), Rewind(), *others, *keepers, *stops]
+    return [Agreement(plain(config), directory, commit), Rewind(), *others, *keepers, Recovery(), *stops]
 
 
 def build_keepers(

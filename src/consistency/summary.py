@@ -48,7 +48,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         ],
         "steps": trainer.global_step,
         "images": images(segments),
-        "rollbacks": rollbacks(trainer),
+        **rollbacks(trainer),
         "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
         "seconds": seconds(segments),
         "segments": segments,

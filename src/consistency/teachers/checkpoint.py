@@ -1,6 +1,7 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from consistency.teachers.sealed import DamagedError, read_sealed
 from consistency.teachers.weights import outlined
 
 LAST = Path("checkpoints") / "last.ckpt"
+GOOD, BEST = "good.ckpt", "best.ckpt"  # beside it
 
 
 def checkpoint(path: str | Path | None, weights: str | None = None, trust: Sequence[str] = ()) -> Denoiser:
@@ -171,8 +173,8 @@ def check_averages(path: str | Path, kept: dict[str, Any], f: nn.Module, key: st
 def newest(directory: str | Path) -> Path | None:
     """The newest checkpoint of a run directory, which may be damaged, or None where there is none."""
     last, folder = Path(directory) / LAST, Path(directory) / LAST.parent
-    best = [path for path in (folder / "best.ckpt",) if path.is_file()]
-    return last if last.is_file() else next(iter([*numbered(folder), *best]), None)
+    named = [path for path in (folder / GOOD, folder / BEST) if path.is_file()]
+    return last if last.is_file() else next(iter([*numbered(folder), *named]), None)
 
 
 def newest_whole(directory: str | Path, key: str = "ckpt_path") -> Path | None:
@@ -210,14 +212,21 @@ def whole_of(directory: str | Path, key: str) -> tuple[Path, dict[str, Any]] | N
         return found, read_sealed(found)
 
 
-def whole_ones(folder: Path, other_than: Path) -> Iterator[Path]:
-    """The whole checkpoints of a folder, the highest step first; each is read when its turn comes."""
-    steps = {path: number_of(path) for path in numbered(folder)}
-    for path in (folder / "last.ckpt", folder / "best.ckpt"):
+def whole_ones(folder: Path, other_than: Path | None = None, most: float = inf) -> Iterator[Path]:
+    """The whole checkpoints of a folder, the highest step first; each is read when its turn comes.
+
+    Args:
+        folder: of a run's checkpoints.
+        other_than: one that is left out.
+        most: the highest step.
+    """
+    steps: dict[Path, int] = {}
+    for path in (folder / BEST, folder / GOOD, folder / LAST.name):
         step = step_of(path) if path.is_file() and path != other_than else None
         steps |= {} if step is None else {path: step}
+    steps |= {path: number_of(path) for path in numbered(folder)}
     for path in sorted(steps, key=lambda path: steps[path], reverse=True):
-        if path != other_than and step_of(path) is not None:
+        if path != other_than and steps[path] <= most and step_of(path) is not None:
             yield path
 
 
