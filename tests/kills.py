@@ -83,11 +83,10 @@ def left(directory):
     """All that a run leaves and that must not depend on kills, by name."""
     found = {f"picture {path.name}": digest(path) for path in (directory / "samples").iterdir()}
     found |= {f"curve {name}": points for name, points in curves(directory / "tensorboard").items()}
-    for name in ("best", "last"):
-        found |= {
-            f"{name} {key}": value
-            for key, value in content(directory / "checkpoints" / f"{name}.ckpt").items()
-        }
+    for name in ("best", "last", "good"):
+        path = directory / "checkpoints" / f"{name}.ckpt"
+        kept = content(path) if path.is_file() else {"file": "absent"}
+        found |= {f"{name} {key}": value for key, value in kept.items()}
     result = json.loads((directory / "result.json").read_text())
     for name in ("metrics", "weights_sha256", "steps", "images", "rollbacks"):
         found[f"result {name}"] = result[name]

@@ -253,7 +253,7 @@ TEACHERS = [
         "teacher_run",
     ),
     Case("teacher missing", f"{MOONS} teacher.path={{nothing}}", "teacher.path={nothing}", "no such file"),
-    Case("folder without a run", f"{MOONS} teacher.path={{empty}}", "{empty}", "no such file"),
+    Case("folder without a run", f"{MOONS} teacher.path={{empty}}", "{empty}", "without checkpoints"),
     Case("teacher of another size", f"{MOONS} teacher.path={{old}}", "the teacher is of another", "net=..."),
     Case("truncated teacher", f"{MOONS} teacher.path={{truncated}}", "teacher.path={truncated}", "older"),
     Case("malicious teacher", f"{MOONS} teacher.path={{malice}}", "teacher.path={malice}", "written by"),
@@ -324,7 +324,7 @@ ASKED = [
     Case("nothing to export", EXPORT, "task.formats is empty", "export=onnx", "eval"),
     Case("missing", "ckpt_path={nothing}", "ckpt_path={nothing}", "no such file", "eval"),
     Case("run_dir of a run", "ckpt_path={ckpt} run_dir={old}", "run_dir={old}", "choose another", "eval"),
-    Case("folder", "ckpt_path={old}", "is a directory", "last.ckpt", "eval"),
+    Case("folder", "ckpt_path={empty}", "is a directory", "last.ckpt", "eval"),
     Case("truncated", "ckpt_path={truncated}", "ckpt_path={truncated}", "older checkpoint", "eval"),
     Case(
         "malicious config", "ckpt_path={config}", "would call pathlib.Path.mkdir (net.x.0)", "use a", "eval"

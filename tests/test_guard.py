@@ -202,7 +202,7 @@ def test_slower_twice_is_as_slow_as_once():
     module = SimpleNamespace(slower=1.0)
     trainer = SimpleNamespace(logger=None, global_step=7)
     watched = Guard(0.01, 100.0, slower=0.5)
-    watched.count = 1
+    watched.record.count = 1
     for _ in range(2):
         watched.on_train_start(trainer, module)
         assert module.slower == 0.5
@@ -235,8 +235,8 @@ def test_and_so_is_one_with_accumulation_and_dropout(train, tmp_path):
 def test_a_nan_at_step_100_is_recovered_from(healthy, recovered):
     assert (recovered["steps"], recovered["rollbacks"]) == (160, 1)
     assert recovered["weights_sha256"] != healthy["weights_sha256"]
-    assert scalars(recovered, "guard/rollbacks") == {0: 0, 90: 1}
-    assert scalars(recovered, "guard/factor") == {0: 1, 90: 0.5}
+    assert scalars(recovered, "guard/rollbacks") == {0: 0, 89: 0, 90: 1}
+    assert scalars(recovered, "guard/factor") == {0: 1, 89: 1, 90: 0.5}
 
 
 def test_the_learning_rate_is_lower_from_then_on(healthy, recovered):
@@ -298,14 +298,18 @@ def test_a_collapse_goes_back_to_the_best(train, tmp_path, monkeypatch):
 
     def collapsing(self, name, samples, data, step):
         compared[step] += 1
-        if compared[120] == 1:
+        if step == 120 and compared[120] == 1:
             raise Collapsed("collapsed", step, 80.0, 80.0)
         compare(self, name, samples, data, step)
 
     monkeypatch.setattr(Guard, "compare", collapsing)
     result = train(tmp_path, "trainer.val_check_interval=60")
     assert (result["steps"], result["rollbacks"]) == (160, 1)
-    assert scalars(result, "guard/rollbacks") == {0: 0, 60: 1}  # step 120 is in last.ckpt, 60 was the best
+    assert scalars(result, "guard/rollbacks") == {
+        0: 0,
+        59: 0,
+        60: 1,
+    }
 
 
 def test_a_checkpoint_waits_while_a_spike_may_have_begun(train, tmp_path, monkeypatch):

@@ -634,7 +634,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(resumable, tmp_path):
     check_restorable(trainer, module, read_checkpoint(place / "checkpoints" / "last.ckpt"))
     shutil.copytree(place, tmp_path / "run")
     kept = tmp_path / "run" / "checkpoints"
-    for name in ("last", "best", "step=00000020"):
+    for name in ("last", "best", "good", "step=00000020"):
         (kept / f"{name}.ckpt").write_bytes(flip((kept / f"{name}.ckpt").read_bytes()))
     words = ["trainer.max_steps=20", "trainer.val_check_interval=20", "callbacks.checkpoints.keep_every=10"]
     again = run("train.py", tmp_path / "run", *SMALL, *words, "ckpt_path=last")

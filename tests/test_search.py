@@ -21,9 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from consistency.errors import UserError
-from consistency.lit import rollback
 from consistency.lit.callbacks import reports
-from consistency.lit.callbacks.guard import Diverged
 from consistency.sweep.child import Ended, Report
 from consistency.sweep.identity import settings
 from consistency.sweep.options import Options
@@ -266,14 +264,6 @@ class TestSearch:
         (tmp_path / "overrides.json").write_text("[]")
         leave(tmp_path, end)
         assert verdict(run_in(tmp_path), "1step") == (state, None, reason)
-
-    def test_a_run_that_the_guard_gives_up_has_diverged(self, monkeypatch):
-        guard = SimpleNamespace(count=3, rollbacks=3, factor=0.125)
-        monkeypatch.setattr(rollback, "guard_of", lambda trainer: guard)
-        module = SimpleNamespace(given=[{"lr": 1000.0}])
-        with pytest.raises(UserError, match=r"after 3 rollbacks") as raised:
-            rollback.go_back(Diverged("the loss is not finite", 7, 0.1, 1.0), None, module, None)
-        assert State(raised.value.state) is State.DIVERGED
 
     def test_a_trial_that_lags_behind_ends_early_and_is_never_begun_again(self, tmp_path):
         pruner = optuna.pruners.MedianPruner(n_startup_trials=2)

@@ -21,9 +21,10 @@ from consistency.sweep.child import Ended, Report, environment
 from consistency.sweep.command import again, quoted
 from consistency.sweep.identity import found_among, same, settings, varied
 from consistency.sweep.pool import pool
-from consistency.sweep.runs import Run, State, check_single, keep_fault, order, plan, run_in, runs_of
+from consistency.sweep.runs import Run, State, keep_fault, order, plan, run_in, runs_of
+from consistency.sweep.single import check_free, check_place
 from consistency.sweep.table import Table, text
-from consistency.sweep.work import Sweep, check_place, conclude, value_of
+from consistency.sweep.work import Sweep, conclude, value_of
 from tests.conftest import ROOT, SMALL, run
 
 FAKE = """
@@ -182,9 +183,9 @@ class TestStates:
     def test_a_run_and_a_sweep_do_not_share_a_directory(self, tmp_path):
         plan(tmp_path / "X" / "0", ["seed=1"])
         with pytest.raises(
-            UserError, match=r"run_dir=.*X holds a sweep: go on with the command of that sweep"
+            UserError, match=r"run_dir=.*X is the directory of a sweep, which goes on by its own command"
         ):
-            check_single(tmp_path / "X")
+            check_free(tmp_path / "X")
         (tmp_path / "Y" / "checkpoints").mkdir(parents=True)
         with pytest.raises(
             UserError, match=r"run_dir=.*Y holds a run, and a sweep needs a directory of its own"
@@ -450,7 +451,7 @@ class TestCommands:
             assert runs[short[1]].result["steps"] == short[0] + 1
         single = run("train.py", tmp_path / "a sweep", *self.OPTIONS)
         assert single.status == 1
-        assert "holds a sweep: go on with the command of that sweep" in single.err
+        assert "is the directory of a sweep, which goes on by its own command" in single.err
 
 
 def begun(command):

@@ -12,12 +12,16 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from consistency.continuation import given_keys
+from consistency.continuation.differences import written
 from consistency.errors import UserError, check_seed
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.callbacks.curves import Curves, Rewind
 from consistency.lit.callbacks.history import Clock, History
+from consistency.lit.callbacks.hparams import HParams
 from consistency.lit.callbacks.interruption import Interruption
+from consistency.lit.callbacks.recovery import Recovery
 from consistency.lit.callbacks.reports import Reports
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.identity import Identity
@@ -27,8 +31,11 @@ from consistency.lit.module import Module
 from consistency.model.denoiser import Denoiser
 from consistency.result import commit, device_name
 from consistency.schema.options import check_threads
+from consistency.schema.rules import PLACE, effect
 
 T = TypeVar("T")
+
+COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
 
 def make(node: Any, **extra: Any) -> Any:
@@ -99,15 +106,15 @@ def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) 
 def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
     """The callbacks of the config, in its order, without those set to null; and what every run has.
 
-    What compares processes comes first, and what is reported before it is saved; what stops the run last, so
-    that all others have seen the step.
+    What compares processes comes first, and what is reported before it is saved; what writes a rollback down
+    after all that is written; what stops the run last, so that all others have seen the step.
     """
     named = [(name, node) for name, node in config.callbacks.items() if node is not None]
     built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
     first = [Agreement(plain(config), directory, commit), Rewind(), Reports(config.optimized_metric)]
-    return [*first, *others, *keepers, *stops]
+    return [*first, *others, *keepers, Recovery(), *stops]
 
 
 def build_keepers(
@@ -118,6 +125,7 @@ def build_keepers(
     return [
         KeepConfig(plain(config), experiment(), about),
         Curves(),
+        HParams(hyperparameters(config)),
         History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
     ]
 
@@ -132,6 +140,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def experiment() -> str | None:
     """Name of the experiment that was chosen."""
     return HydraConfig.get().runtime.choices.get("experiment")
+
+
+def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
+    """The row of a run in the HParams tab: what every run has, and whatever the command line changed.
+
+    A part that was chosen by its name, such as solver=heun, is that name.
+    """
+    given, choices = given_keys(HydraConfig.get().overrides.task), HydraConfig.get().runtime.choices
+    row: dict[str, str | float | bool] = {"experiment": str(experiment())}
+    for key in [*COLUMNS, *(key for key in given if key != "sweep" and effect(key) != PLACE)]:
+        value = choices[key] if key in choices else OmegaConf.select(config, key)
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        row[key] = plain if isinstance(plain, str | int | float | bool) else written(plain)
+    return row
 
 
 def run_directory() -> Path:

@@ -25,11 +25,11 @@ from consistency.reopen import adapted, changed, judge, rebuilt, without
 from consistency.result import commit, device_name, environment, line, where, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
-from consistency.sweep.runs import check_single
+from consistency.sweep.single import check_free, check_single
 from consistency.table import markdown
 from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.teachers.checkpoint import check_averages, read_trained, weights_of
+from consistency.teachers.checkpoint import check_averages, read_named, weights_of
 from consistency.tensor import weights_sha256
 
 
@@ -41,7 +41,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_composed(config, "eval")
     check_hardware(config.fabric)
     directory = run_directory()
-    check_single(directory)
+    check_free(directory)
     if (directory / "checkpoints").is_dir():
         raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
     with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):
@@ -53,8 +53,9 @@ def evaluated(config: DictConfig, directory: Path) -> dict[str, Any]:
     fabric: Fabric = make(config.fabric)
     fabric.launch()
     memo = Memo(None if config.cache is None else Path(config.cache) / "numbers")
+    asked = None if config.ckpt_path is None else Path(config.ckpt_path)
     session = Session(
-        directory, fabric, config.fabric.precision, memo, commit(), lambda: opened(config, fabric)
+        directory, fabric, config.fabric.precision, memo, commit(), lambda: opened(config, fabric), asked
     )
     since = time.monotonic()
     plain = OmegaConf.to_container(config, resolve=True)
@@ -72,9 +73,9 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         UserError: there is none, or it cannot be used.
     """
     if config.ckpt_path is None:
-        raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a .ckpt of a run")
-    path = Path(config.ckpt_path)
-    kept = read_trained(path, trust=packages(config.trust))
+        raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a run or a .ckpt of it")
+    check_single(config.ckpt_path, "ckpt_path")
+    path, kept = read_named(config.ckpt_path, trust=packages(config.trust))
     written, changes = changed(kept["config"], config)
     check_config(OmegaConf.create(without(written.plain(), *UNBUILT)), "train")
     brought = adapted(written, changes, config)

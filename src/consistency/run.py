@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from consistency.build import (
     build,
@@ -31,7 +31,9 @@ from consistency.continuation import (
     place_of,
     value_of,
 )
+from consistency.continuation.differences import START
 from consistency.errors import UserError, nearest
+from consistency.lit.boards import LOG
 from consistency.lit.callbacks.curves import rewind
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.guard import Diverged
@@ -42,17 +44,16 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.module import Module
-from consistency.lit.rollback import go_back, go_on
+from consistency.lit.rollback import check_allowed, go_back, go_on, history
 from consistency.lit.standing import again, ended, so_far
-from consistency.metrics.processes import from_first
 from consistency.process.lifeline import report as report_failure
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
 from consistency.summary import conclude, report, summary
-from consistency.sweep.runs import check_single
+from consistency.sweep.single import check_free, check_single
 from consistency.teach import find_teacher, say, teach, teacher_metrics
-from consistency.teachers.checkpoint import check_fits, newest, newest_whole, read_checkpoint, whole_of
+from consistency.teachers.checkpoint import LAST, check_fits, newest, of_run, read_checkpoint, whole_of
 
 
 def train(config: DictConfig, asked: Path | None = None) -> float | None:
@@ -64,7 +65,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     """
     check_composed(config, "train")
     directory = run_directory()
-    check_single(directory)
+    check_free(directory)
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
         return trained(config, directory, asked)
@@ -81,7 +82,9 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         say(end)
         report_failure(failed=end, state=UserError.state)  # if no result of these steps is there
         return value_of(config.optimized_metric, outcome(directory).get("metrics", {}))
-    if line := going_on.line(config):
+    if kept is not None:
+        check_allowed(kept, OmegaConf.select(config, "callbacks.guard.rollbacks"), directory)
+    for line in filter(None, (going_on.line(config), history(kept))):
         say(line)
     data, module = build(config)
     about = identity(data)
@@ -95,14 +98,15 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
         teach(config, directory, train)
         clock.start()
-        rewind(trainer, kept)
+        rewind(trainer, kept.get(LOG) if kept else {})
         del kept
+        given = ckpt if ckpt and is_given(ckpt, going_on, directory) else None
         while fault := fit(trainer, module, data, ckpt, asked):
-            ckpt = from_first(lambda: newest_whole(directory)) or ckpt
-            rollback = go_back(fault, trainer, module, ckpt)
+            back = go_back(fault, trainer, module, directory, given)
+            ckpt = back.state.path
             data, module = build(config)
             trainer = build_trainer(config, directory, keepers())
-            go_on(trainer, rollback)
+            go_on(trainer, back)
         if not any(c.step == trainer.global_step for c in of_type(callbacks_of(trainer), Evaluation)):
             trainer.validate(module, datamodule=data, verbose=False)
     result = summary(config, trainer, module, directory)
@@ -122,6 +126,12 @@ def compare(
         return Continuation()
     given = given_keys(HydraConfig.get().overrides.task)
     return compared(config, experiment(), checkpoint, place_of(ckpt, directory), given)
+
+
+def is_given(ckpt: Path, going_on: Continuation, directory: Path) -> bool:
+    """Whether a run began with a checkpoint: of another directory, or in place of its teacher's weights."""
+    elsewhere = ckpt.resolve().parent != (directory / LAST.parent).resolve()
+    return elsewhere or any(change.key == START for change in going_on.changes)
 
 
 def check_metric(name: str | None, module: Module, callbacks: list[Callback]) -> None:
@@ -171,11 +181,22 @@ def resume_from(ckpt_path: str | None, directory: Path) -> tuple[Path, dict[str,
     found = newest(directory)
     if ckpt_path != "last":
         given = Path(ckpt_path) if ckpt_path else None
-        if found is not None and (given is None or given.resolve().parent != found.resolve().parent):
+        if found is not None and (given is None or home(given) != found.resolve().parent):
             raise UserError(
                 f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
             )
-        return None if given is None else (given, read_checkpoint(given))
+        return None if given is None else named_in(given)
     whole = whole_of(directory, "ckpt_path")
     say(f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh")
     return whole
+
+
+def named_in(given: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint that was named by itself, or by the directory of its run; and its content."""
+    check_single(given, "ckpt_path")
+    return of_run(given, "ckpt_path") if given.is_dir() else (given, read_checkpoint(given))
+
+
+def home(given: Path) -> Path:
+    """The folder that such a checkpoint lies in."""
+    return (given / LAST.parent if given.is_dir() else given.parent).resolve()

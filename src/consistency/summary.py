@@ -1,4 +1,4 @@
-"""What came of a training run: result.json, the lines on the terminal, the row of the HParams tab."""
+"""What came of a training run: result.json, the lines on the terminal, the end of its log."""
 
 import sys
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from consistency.build import callbacks_of, experiment, of_type
 from consistency.errors import Spoiled
@@ -17,6 +17,7 @@ from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs, sampling_calls
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.history import History, images, seconds
+from consistency.lit.callbacks.hparams import end_rows
 from consistency.lit.callbacks.verdict import verdict_of
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
@@ -27,8 +28,6 @@ from consistency.metrics.choice import pick
 from consistency.result import commit, device_name, environment, line, table, where, write_result
 from consistency.teachers.checkpoint import newest
 from consistency.tensor import weights_sha256
-
-COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of every row in the HParams tab
 
 
 def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         ],
         "steps": trainer.global_step,
         "images": images(segments),
-        "rollbacks": rollbacks(trainer),
+        **rollbacks(trainer),
         "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
         "seconds": seconds(segments),
         "segments": segments,
@@ -101,27 +100,19 @@ def count(module: Module) -> int:
 
 
 def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:
-    """Write and print the result, and hand the row for the HParams tab to TensorBoard."""
+    """Write and print the result, and hand what the log lacks of it to TensorBoard."""
     if not trainer.is_global_zero:
         return None
+    metrics = result["metrics"]
+    unlogged = [name for name in metrics if name not in trainer.logged_metrics]  # such as the teacher's
     for board in boards(trainer):
-        board.log_hyperparams(hyperparameters(config), result["metrics"], step=trainer.global_step)
+        board.log_metrics({name: metrics[name] for name in unlogged}, step=trainer.global_step)
         board.save()
+    verdict = verdict_of(trainer)
+    end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
     write_result(directory, result)  # last: it says that nothing is left to do
     print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
     return pick(config.optimized_metric, result["metrics"])
-
-
-def hyperparameters(config: DictConfig) -> dict[str, Any]:
-    """The columns of the HParams tab: what every run has, and whatever the command line changed."""
-    given = [override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task]
-    keys = [*COLUMNS, *(key for key in given if key not in {"run_dir", "ckpt_path"})]
-    row: dict[str, Any] = {"experiment": experiment()}
-    for key in keys:
-        value = OmegaConf.select(config, key)
-        if isinstance(value, str | int | float | bool):
-            row[key] = value
-    return row
 
 
 def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:

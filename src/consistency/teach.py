@@ -15,6 +15,7 @@ from consistency.errors import UserError, printable
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.result import read_result
+from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
 
 SHARED = ("seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # words for both runs
@@ -123,6 +124,7 @@ def run_of(path: str | None) -> Path | None:
         )
     if not Path(path).exists():
         raise UserError(f"teacher.path={path}: no such file or directory; give a teacher's")
+    check_single(path, "teacher.path")
     place = Path(path) if Path(path).is_dir() else Path(path).parent.parent
     if not (place / "result.json").is_file():
         return None

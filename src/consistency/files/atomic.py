@@ -63,6 +63,28 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def keep_as(source: Path, path: Path) -> None:
+    """Keep a whole file under a second name as well, in place of what stands there.
+
+    As a hard link, which costs no room: files that `replacing` writes are never changed in place, and a later
+    version of `source` leaves this one alone. Where the file system has no such links, as a copy.
+
+    Args:
+        source: a file that `replacing` has written.
+        path: the second name, in the same folder.
+
+    Raises:
+        Unwritable: the system refused.
+    """
+    with replacing(path, durable=True) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            create(temporary)
+            shutil.copyfile(source, temporary)
+
+
 def create(path: Path) -> None:
     """Make an empty file in place of any file, link or pipe; what a link leads to stays as it is.
 

@@ -1,66 +1,139 @@
-"""What follows a divergence: back to the last good checkpoint with a lower learning rate, or the end."""
+"""What follows a divergence: back to the newest good state with a lower learning rate, or the end."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning import Trainer
 
-from consistency.errors import Spoiled
-from consistency.lit.callbacks.guard import Diverged, Guard, guard_of
+from consistency.errors import Spoiled, UserError, printable
+from consistency.lit.callbacks.curves import keep_log, rewind
+from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard, guard_of
+from consistency.lit.callbacks.recovery import Recovery, checkpoints_of
 from consistency.lit.module import Module
+from consistency.lit.record import Record, Rollback
+from consistency.lit.states import State, state_before
+from consistency.metrics.processes import from_first
 
 
-def rollbacks(trainer: Trainer) -> int:
-    """How often a run has gone back."""
+@dataclass(frozen=True)
+class Return:
+    """A run that goes back.
+
+    Args:
+        state: where to.
+        record: of all rollbacks, this one included.
+        best: value of best.ckpt, which stays where it is; None where there is none.
+        end: what to raise in place of training on; None where it may.
+    """
+
+    state: State
+    record: Record
+    best: float | None
+    end: UserError | None
+
+
+def rollbacks(trainer: Trainer) -> dict[str, Any]:
+    """How often a run has gone back, and what is known of each time, for result.json."""
     guard = guard_of(trainer)
-    return guard.count if guard else 0
+    record = guard.record if guard else Record()
+    return {"rollbacks": record.count, "rollback_events": record.plain()}
 
 
-def go_back(fault: Diverged, trainer: Trainer, module: Module, ckpt: Path | None) -> int:
+def go_back(fault: Diverged, trainer: Trainer, module: Module, directory: Path, given: Path | None) -> Return:
     """Leave a run that has diverged, and say so.
 
     Args:
         fault: what happened.
         trainer: of that run.
         module: of that run.
-        ckpt: where the next one begins; None for the beginning.
-
-    Returns:
-        The number of rollbacks, this one included.
+        directory: of that run.
+        given: the checkpoint of another directory that it began with; None where it has none.
 
     Raises:
-        Spoiled: there have been as many as are allowed.
+        UserError: there is nothing to go back to.
     """
-    guard = guard_of(trainer)
+    guard, checkpoints = guard_of(trainer), checkpoints_of(trainer)
     assert guard is not None  # nobody else raises Diverged
-    if guard.count >= guard.rollbacks:
-        raise Spoiled(last_words(fault, guard, module)) from fault
+    state = from_first(lambda: state_before(fault, directory, guard.passed, given))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         callback.teardown(trainer, module, "fit")  # which Lightning leaves out after an exception
-    guard.count += 1
-    if trainer.is_global_zero:
-        print(news(fault, guard, ckpt), file=sys.stderr, flush=True)
-    return guard.count
+    name = printable(state.path.name) if state.path else None
+    rollback = Rollback(fault.step, fault.reason, fault.low, fault.high, name, state.step)
+    tried = f"after {guard.record.count} rollbacks and with optimizer.lr={module.given[0]['lr']:g} times"
+    end = Spoiled(f"{fault}, {tried} {guard.factor:g}: {remedy(state, guard)}")
+    end.__cause__ = fault
+    guard.record.add(rollback, guard.rollbacks)
+    if not guard.record.ended and trainer.is_global_zero:
+        print(news(fault, guard, state), file=sys.stderr, flush=True)
+    best = checkpoints.best if checkpoints else None
+    return Return(state, guard.record, best, end if guard.record.ended else None)
 
 
-def go_on(trainer: Trainer, count: int) -> None:
-    """Tell the next run how often it has gone back."""
-    guard = guard_of(trainer)
+def go_on(trainer: Trainer, back: Return) -> None:
+    """Hand over what the next run must know; where nothing may follow, it only writes it down."""
+    guard, checkpoints = guard_of(trainer), checkpoints_of(trainer)
     assert guard is not None
-    guard.count = count
+    guard.record.take(back.record)
+    if checkpoints is not None:
+        checkpoints.best = back.best
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Recovery):
+            callback.end = back.end
+    (rewind if back.end is None else keep_log)(trainer, back.state.log)
 
 
-def news(fault: Diverged, guard: Guard, ckpt: Path | None) -> str:
+def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory: Path) -> None:
+    """Refuse to go on with a run that has gone wrong once more than it may have.
+
+    Args:
+        checkpoint: to go on from.
+        allowed: rollbacks; None without a guard.
+        directory: of the run.
+
+    Raises:
+        Spoiled: it has, and no more are allowed now.
+    """
+    record = Record.of(checkpoint)
+    if allowed is None or not record.ended or record.count <= allowed:
+        return
+    raise Spoiled(
+        f"callbacks.guard.rollbacks={allowed}: the run in {directory} has gone back {record.count - 1} "
+        f"times, and then went wrong again ({record.listed[-1].fault}): begin anew in another run_dir with a "
+        f"lower optimizer.lr, or allow more, such as callbacks.guard.rollbacks={record.count + 1}"
+    )
+
+
+def history(checkpoint: Mapping[str, Any] | None) -> str | None:
+    """A line for a run that goes on and has gone back before; None for any other."""
+    record = Record.of(checkpoint) if checkpoint else Record()
+    if not record.count:
+        return None
+    last = f", the last time after this: {record.listed[-1].fault}" if record.listed else ""
+    times = "once" if record.count == 1 else f"{record.count} times"
+    return f"this run has gone back {times}, and its learning rate is lower since{last}"
+
+
+def news(fault: Diverged, guard: Guard, state: State) -> str:
     """What happened, and what is done about it."""
-    which = f"rollback {guard.count} of {guard.rollbacks}"
-    return f"{fault}: back to {ckpt or 'the beginning'}, learning rate times {guard.factor:g} ({which})"
+    which = f"rollback {guard.record.count} of {guard.rollbacks}"
+    return f"{fault}: back to {found(fault, state)}, learning rate times {guard.factor:g} ({which})"
 
 
-def last_words(fault: Diverged, guard: Guard, module: Module) -> str:
-    """What happened, and what the user can do about it."""
-    lr = module.given[0]["lr"]
+def found(fault: Diverged, state: State) -> str:
+    """Where a run goes back to, and why there after a collapse."""
+    if not isinstance(fault, Collapsed):
+        return state.name
+    none, newest = "no state on disk has passed a validation", "the newest that has passed a validation"
+    return f"{state.name} ({newest if state.step else none})"
+
+
+def remedy(state: State, guard: Guard) -> str:
+    """What the user can do when a run has gone wrong once more than it may."""
+    more = f"callbacks.guard.rollbacks={guard.record.count + 2}"
     return (
-        f"{fault}, after {guard.count} rollbacks and with optimizer.lr={lr:g} times {guard.factor:g}: begin "
-        "anew with a lower one, look at the data and at the weight of these σ, or allow more "
-        "callbacks.guard.rollbacks; the checkpoints are from before"
+        "begin anew with a lower one, look at the data and at the weight of these σ, or go on with "
+        f"ckpt_path=last {more}; last.ckpt is of step {state.step}, from before"
     )

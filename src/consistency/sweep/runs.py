@@ -103,14 +103,6 @@ def is_sweep(directory: Path) -> bool:
     return bool(directories(directory))
 
 
-def check_single(directory: Path) -> None:
-    """Refuse the directory of a sweep where a run by itself would work."""
-    if is_sweep(directory):
-        raise UserError(
-            f"run_dir={directory} holds a sweep: go on with the command of that sweep, or choose another"
-        )
-
-
 def directories(directory: Path) -> list[Path]:
     """Those of the runs of a sweep."""
     return [path.parent for path in directory.glob(f"*/{OVERRIDES}") if path.is_file()]

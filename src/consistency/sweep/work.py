@@ -23,6 +23,7 @@ from consistency.sweep.command import again
 from consistency.sweep.identity import Settings, found_among, settings, varied
 from consistency.sweep.pool import Pool, pool
 from consistency.sweep.runs import Run, State, is_at_work, is_sweep, order, plan, runs_of
+from consistency.sweep.single import check_place
 from consistency.watch import clock
 
 Name = Callable[[Sequence[str], int], str]
@@ -154,14 +155,6 @@ def await_end(run: Run) -> None:
         print(f"run {run.name:<8} is at work still: waiting for {holder(run.directory)} to end", flush=True)
     while is_at_work(run.directory):
         time.sleep(0.2)
-
-
-def check_place(directory: Path) -> None:
-    """Refuse the directory of a run: a sweep in it would mix with it."""
-    if (directory / "checkpoints").exists() or (directory / "result.json").exists():
-        raise UserError(
-            f"run_dir={directory} holds a run, and a sweep needs a directory of its own: choose another"
-        )
 
 
 def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> str:

@@ -14,6 +14,7 @@ from consistency.files.paths import regular
 from consistency.metrics.card import Number, differences, of_plain
 from consistency.metrics.processes import rank
 from consistency.result import is_number
+from consistency.sweep.single import check_single
 from consistency.table import Table, markdown
 from consistency.tasks.session import Outcome, Session
 
@@ -94,6 +95,7 @@ class Compare:
 
 def read(path: Path) -> Numbers:
     """The numbers of a result.json with their cards."""
+    check_single(path, "task.results")
     file = path / "result.json" if path.is_dir() else path
     try:
         kept = json.loads(regular(file).read_text())["numbers"]

@@ -1,19 +1,35 @@
 """The curves of a run, from its TensorBoard log."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from itertools import islice
+from math import isfinite
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
 
+from consistency.errors import UserError
 from consistency.files.paths import regular
 from consistency.tasks.page import Picture
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MOST = 48  # charts of a page, and curves of a chart; a log may hold any number of names
+POINTS = 1000  # of a curve that are drawn
+CHAOS = 1000.0  # times the median of a chart: what lies beyond is of a run that diverges
 
 Curve = tuple[list[int], list[float]]  # steps, values
 
 
 def scalars(directory: Path) -> dict[str, Curve]:
-    """All curves of a log by name; none where there is no log."""
+    """All curves of a log by name; none where there is no log.
+
+    Raises:
+        UserError: it is damaged.
+        OSError: it cannot be read, or something in it is no file.
+    """
+    from google.protobuf.message import DecodeError
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not directory.is_dir():
@@ -21,7 +37,10 @@ def scalars(directory: Path) -> dict[str, Curve]:
     for path in directory.rglob("*"):
         regular(path)
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
-    events.Reload()
+    try:
+        events.Reload()
+    except DecodeError as error:
+        raise UserError(f"{directory} holds a damaged file of events: move it elsewhere") from error
     found = {}
     for name in events.Tags()["scalars"]:
         points = {event.step: event.value for event in events.Scalars(name)}  # of resumed runs, the last
@@ -55,16 +74,31 @@ def drawn(name: str, curves: dict[str, Curve]) -> Picture:
     figure = Figure(figsize=(4.2, 2.7), layout="constrained")
     axes = figure.subplots()
     for member, (steps, values) in curves.items():
-        axes.plot(steps, values, linewidth=1.2, label=member)
-    everything = [value for _, values in curves.values() for value in values]
-    if min(everything) > 0 and max(everything) > 10 * min(everything):
-        axes.set_yscale("log")
+        axes.plot(*thinned((steps, values)), linewidth=1.2, label=member)
+    scale(axes, [value for _, values in curves.values() for value in values])
     axes.set_xlabel("step")
     axes.grid(linewidth=0.3, alpha=0.6)
     if 1 < len(curves) <= 6:
         for text in axes.legend(frameon=False, fontsize=8).get_texts():
             text.set_parse_math(False)  # a name may hold $
     return Picture(svg(figure), "image/svg+xml", name)
+
+
+def thinned(curve: Curve) -> Curve:
+    """Evenly spaced points of a long curve, the last among them."""
+    steps, values = curve
+    every = -(-len(steps) // POINTS)
+    return steps[::-every][::-1], values[::-every][::-1]
+
+
+def scale(axes: "Axes", values: Sequence[float]) -> None:
+    """Logarithmic where all is positive and spans a factor of ten, or a curve leaves the others behind."""
+    finite = [value for value in values if isfinite(value)]
+    usual = median(map(abs, finite)) if finite else 0.0
+    if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
+        axes.set_yscale("log")
+    elif usual and max(map(abs, finite)) > CHAOS * usual:
+        axes.set_yscale("symlog", linthresh=usual)
 
 
 def svg(figure: object) -> bytes:

@@ -25,6 +25,10 @@ figcaption { color: var(--soft); font-size: .85rem; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 img.pixels { width: 100%; image-rendering: pixelated; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
+.narrow { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); }
+.legend { list-style: none; margin: .6rem 0; padding: 0; columns: 17rem; font-size: .85rem; }
+.legend li { break-inside: avoid; overflow-wrap: anywhere; padding-left: 2.4rem; text-indent: -2.4rem; }
+.legend i { display: inline-block; width: 1.8rem; margin-right: .6rem; vertical-align: middle; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
@@ -64,6 +68,25 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of charts, in the legend of a section.
+
+    Args:
+        color: as CSS and matplotlib name it.
+        style: solid, dashed or dotted.
+        text: what it stands for.
+    """
+
+    color: str
+    style: str
+    text: str
+
+    def html(self) -> str:
+        """An item of a list."""
+        return f'<li><i style="border-top: 3px {self.style} {self.color}"></i>{escaped(self.text)}</li>'
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page.
 
@@ -72,7 +95,12 @@ class Section:
         notes: a paragraph each.
         pictures: side by side where there is room.
         tables: below them.
-        folded: tables that open on request, under the title given with them.
+        folded: tables that open on request, under `fold`.
+        asides: paragraphs before them.
+        fold: title of what opens on request.
+        unfolded: whether it is open at first.
+        legend: of all pictures.
+        narrow: whether more pictures stand side by side.
     """
 
     title: str
@@ -80,16 +108,27 @@ class Section:
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     folded: Sequence[Table] = ()
+    asides: Sequence[str] = ()
+    fold: str = "protocol"
+    unfolded: bool = False
+    legend: Sequence[Line] = ()
+    narrow: bool = False
 
     def html(self) -> str:
         """Heading and content."""
         notes = "".join(f"<p>{escaped(note)}</p>" for note in self.notes)
         pictures = "".join(picture.html() for picture in self.pictures)
-        row = f'<div class="row">{pictures}</div>' if pictures else ""
+        shape = "row narrow" if self.narrow else "row"
+        row = f'<div class="{shape}">{pictures}</div>' if pictures else ""
+        lines = "".join(line.html() for line in self.legend)
+        legend = f'<ul class="legend">{lines}</ul>' if lines else ""
         tables = "".join(table.html() for table in self.tables)
-        inside = "".join(table.html() for table in self.folded)
-        details = f"<details><summary>protocol</summary>{inside}</details>" if inside else ""
-        return f"<section><h2>{escaped(self.title)}</h2>{notes}{row}{tables}{details}</section>"
+        inside = "".join(f"<p>{escaped(text)}</p>" for text in self.asides)
+        inside += "".join(table.html() for table in self.folded)
+        state = " open" if self.unfolded else ""
+        summary = f"<summary>{escaped(self.fold)}</summary>"
+        details = f"<details{state}>{summary}{inside}</details>" if inside else ""
+        return f"<section><h2>{escaped(self.title)}</h2>{notes}{legend}{row}{tables}{details}</section>"
 
 
 def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:

@@ -1,4 +1,4 @@
-"""All that is known of a run, on one page."""
+"""All that is known of a run, on one page; or of the runs of a sweep."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +8,12 @@ from typing import Any
 from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
 from consistency.result import environment, read_result
+from consistency.sweep.runs import is_sweep
 from consistency.table import Table
 from consistency.tasks.curves import charts, scalars
 from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome, Session, Task
+from consistency.tasks.sweep_report import sweep_report
 from consistency.tasks.variation import variation
 
 
@@ -32,7 +34,9 @@ class Report:
     gap: Task | None = None
 
     def __call__(self, session: Session) -> Outcome:
-        """`report.html`, with all metrics of its parts."""
+        """`report.html`, with all metrics of its parts; of a sweep, a page of all its runs."""
+        if session.asked is not None and is_sweep(session.asked):
+            return sweep_report(session.asked, session.directory)
         said = {name: part(session) for name, part in self._parts(session).items()}
         path = session.directory / "report.html"
         if rank() == 0:

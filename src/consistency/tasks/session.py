@@ -71,6 +71,7 @@ class Session:
         memo: numbers that are known already.
         commit: of this program, for cards.
         open_checkpoint: opens the checkpoint, for tasks that ask for one.
+        asked: what ckpt_path names, for tasks that can do with less than a checkpoint; None for nothing.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Session:
         memo: Memo,
         commit: str | None,
         open_checkpoint: Callable[[], Trained],
+        asked: Path | None = None,
     ) -> None:
         self.directory, self.fabric, self.precision = directory, fabric, precision
         self.memo, self.commit = memo, commit
-        self._open = open_checkpoint
+        self._open, self.asked = open_checkpoint, asked
 
     @cached_property
     def trained(self) -> Trained:
@@ -93,7 +95,9 @@ class Session:
 
     def about(self, trained: Trained) -> "Session":
         """The same session about something else, such as the teacher."""
-        other = Session(self.directory, self.fabric, self.precision, self.memo, self.commit, self._open)
+        other = Session(
+            self.directory, self.fabric, self.precision, self.memo, self.commit, self._open, self.asked
+        )
         other.trained = trained
         return other
 

@@ -1,6 +1,7 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from consistency.teachers.sealed import DamagedError, read_sealed
 from consistency.teachers.weights import outlined
 
 LAST = Path("checkpoints") / "last.ckpt"
+GOOD, BEST = "good.ckpt", "best.ckpt"  # beside it
 
 
 def checkpoint(path: str | Path | None, weights: str | None = None, trust: Sequence[str] = ()) -> Denoiser:
@@ -31,10 +33,7 @@ def checkpoint(path: str | Path | None, weights: str | None = None, trust: Seque
     """
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
-    file, kept = (
-        of_run(Path(path)) if Path(path).is_dir() else (Path(path), of_file(Path(path), "teacher.path"))
-    )
-    kept = checked_content(kept, f"teacher.path={file}", trust)
+    file, kept = read_named(path, "teacher.path", trust)
     state = weights_of(kept, weights)[1]
     D = fitting(kept["config"], state, file, "teacher.path")
     if not isinstance(D, Denoiser):
@@ -65,10 +64,9 @@ def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key:
     return f if outline is None else config.build("denoiser")
 
 
-def of_run(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest whole checkpoint of a teacher's run directory, and what it holds."""
-    found = whole_of(directory, "teacher.path")
-    return found or (directory / LAST, read_checkpoint(directory / LAST, "teacher.path"))
+def of_run(directory: Path, key: str) -> tuple[Path, dict[str, Any]]:
+    """The newest whole checkpoint of a run directory, and what it holds."""
+    return whole_of(directory, key) or (directory, read_checkpoint(directory, key))
 
 
 def of_file(path: Path, key: str) -> dict[str, Any]:
@@ -78,17 +76,29 @@ def of_file(path: Path, key: str) -> dict[str, Any]:
 
 
 def read_trained(path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The content that `read_named` reads."""
+    return read_named(path, key, trust)[1]
+
+
+def read_named(
+    path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any]]:
     """What a run has learned, by its checkpoint or by exported weights, which no run can go on from.
 
     Args:
-        path: the file.
+        path: the file, or the directory of a run, whose newest whole checkpoint is taken.
         key: of the config that names it, for messages.
         trust: packages whose classes its config may name beside ours.
+
+    Returns:
+        The file and its content.
 
     Raises:
         UserError: the file is refused, see `read_checkpoint`, or something that it says is.
     """
-    return checked_content(of_file(Path(path), key), f"{key}={path}", trust)
+    path = Path(path)
+    file, kept = of_run(path, key) if path.is_dir() else (path, of_file(path, key))
+    return file, checked_content(kept, f"{key}={file}", trust)
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
@@ -104,10 +114,10 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "no such file"
+        what = "is a directory without checkpoints" if path.is_dir() else "no such file"
         raise UserError(
-            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, exported "
-            ".safetensors, or 'last'"
+            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory "
+            "of a run, exported .safetensors, or 'last'"
         )
     if path.suffix == SUFFIX:
         raise UserError(
@@ -163,8 +173,8 @@ def check_averages(path: str | Path, kept: dict[str, Any], f: nn.Module, key: st
 def newest(directory: str | Path) -> Path | None:
     """The newest checkpoint of a run directory, which may be damaged, or None where there is none."""
     last, folder = Path(directory) / LAST, Path(directory) / LAST.parent
-    best = [path for path in (folder / "best.ckpt",) if path.is_file()]
-    return last if last.is_file() else next(iter([*numbered(folder), *best]), None)
+    named = [path for path in (folder / GOOD, folder / BEST) if path.is_file()]
+    return last if last.is_file() else next(iter([*numbered(folder), *named]), None)
 
 
 def newest_whole(directory: str | Path, key: str = "ckpt_path") -> Path | None:
@@ -202,14 +212,21 @@ def whole_of(directory: str | Path, key: str) -> tuple[Path, dict[str, Any]] | N
         return found, read_sealed(found)
 
 
-def whole_ones(folder: Path, other_than: Path) -> Iterator[Path]:
-    """The whole checkpoints of a folder, the highest step first; each is read when its turn comes."""
-    steps = {path: number_of(path) for path in numbered(folder)}
-    for path in (folder / "last.ckpt", folder / "best.ckpt"):
+def whole_ones(folder: Path, other_than: Path | None = None, most: float = inf) -> Iterator[Path]:
+    """The whole checkpoints of a folder, the highest step first; each is read when its turn comes.
+
+    Args:
+        folder: of a run's checkpoints.
+        other_than: one that is left out.
+        most: the highest step.
+    """
+    steps: dict[Path, int] = {}
+    for path in (folder / BEST, folder / GOOD, folder / LAST.name):
         step = step_of(path) if path.is_file() and path != other_than else None
         steps |= {} if step is None else {path: step}
+    steps |= {path: number_of(path) for path in numbered(folder)}
     for path in sorted(steps, key=lambda path: steps[path], reverse=True):
-        if path != other_than and step_of(path) is not None:
+        if path != other_than and steps[path] <= most and step_of(path) is not None:
             yield path
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from consistency.teachers.values import MalformedError, brief, count, expect, is_finite, number, plain, text
 
 MOST = 100_000  # segments
+MOST_ROLLBACKS = 1001  # as many as may be allowed, and the one that ended the run
+ROLLBACK = {"step", "reason", "low", "high", "checkpoint", "back_to"}
 
 
 def check_callbacks(callbacks: Mapping[str, Any]) -> None:
@@ -17,12 +19,53 @@ def check_callbacks(callbacks: Mapping[str, Any]) -> None:
     for name in callbacks:
         expect(f"the name {name!r:.40} in callbacks", name, str)
         expect(f"callbacks.{name}", callbacks[name], dict)
-    best = callbacks.get("Checkpoints", {}).get("best")
-    if best is not None:
-        number("callbacks.Checkpoints.best", best)
-    count("callbacks.Guard.rollbacks", callbacks.get("Guard", {}).get("rollbacks", 0))
+    _best(callbacks.get("Checkpoints", {}))
+    _guard(callbacks.get("Guard", {}))
     if "History" in callbacks:
         _history(callbacks["History"])
+
+
+def _best(state: Mapping[str, Any]) -> None:
+    """A number or nothing; older versions may have kept a value that is not finite, which says nothing."""
+    best = state.get("best")
+    if best is not None and type(best) is not float:
+        number("callbacks.Checkpoints.best", best)
+    if state.get("validated") is not None:
+        count("callbacks.Checkpoints.validated", state["validated"])
+
+
+def _guard(state: Mapping[str, Any]) -> None:
+    """The number of rollbacks, and what is known of each."""
+    rollbacks, events = state.get("rollbacks", 0), state.get("events", [])
+    for name, value in {"rollbacks": rollbacks, "logged": state.get("logged", 0)}.items():
+        count(f"callbacks.Guard.{name}", value)
+        if value > MOST_ROLLBACKS:
+            raise MalformedError(f"is malformed: callbacks.Guard.{name}={value} is above {MOST_ROLLBACKS}")
+    if state.get("passed") is not None:
+        count("callbacks.Guard.passed", state["passed"])
+    expect("callbacks.Guard.ended", state.get("ended", False), bool)
+    expect("callbacks.Guard.events", events, list)
+    if len(events) > rollbacks:
+        raise MalformedError("is malformed: callbacks.Guard has more events than rollbacks")
+    if state.get("ended") and not events:
+        raise MalformedError("is malformed: callbacks.Guard has ended without an event")
+    for i, event in enumerate(events):
+        name = f"callbacks.Guard.events.{i}"
+        expect(name, event, dict)
+        _rollback(name, event)
+
+
+def _rollback(name: str, event: Mapping[str, Any]) -> None:
+    if event.keys() != ROLLBACK:
+        raise MalformedError(f"is malformed: {name} must have {', '.join(sorted(ROLLBACK))}, and no more")
+    for key in ("step", "back_to"):
+        count(f"{name}.{key}", event[key])
+    for key in ("low", "high"):
+        expect(f"{name}.{key}", event[key], int | float)
+        number(f"{name}.{key}", event[key])
+    text(f"{name}.reason", event["reason"])
+    if event["checkpoint"] is not None:
+        text(f"{name}.checkpoint", event["checkpoint"])
 
 
 def _history(state: Mapping[str, Any]) -> None:

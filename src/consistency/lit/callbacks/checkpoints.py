@@ -1,7 +1,6 @@
 """Checkpoints from which a run continues exactly, whenever it was stopped."""
 
 import math
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,26 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from consistency.errors import at_least
-from consistency.files.atomic import Unwritable, dispensable, replacing, write_text
+from consistency.files.atomic import Unwritable, dispensable, keep_as, write_text
 from consistency.lit.boards import boards
-from consistency.lit.callbacks.guard import Collapsed, Diverged, guard_of
+from consistency.lit.callbacks.guard import Diverged, guard_of
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
 from consistency.markup import fenced
 from consistency.metrics.choice import pick
 from consistency.process.stops import Stopped
+from consistency.teachers.checkpoint import BEST, GOOD, LAST
 
 
 class Checkpoints(Checkpoint):
-    """`last.ckpt` every so many steps, before every validation, at the end, and when stopped; `best.ckpt`;
-    and numbered ones to keep.
+    """`last.ckpt` every so many steps, before every validation, at the end, and when stopped; `good.ckpt`,
+    the newest `last.ckpt` that led to a validation whose samples were judged good; `best.ckpt`; and numbered
+    ones to keep.
 
     Each holds raw weights, averages, optimiser and loops. A run that has diverged is not saved: it goes back
-    to `last.ckpt`. A run that goes on from the step of a validation makes that first, unless it was completed
-    when the checkpoint was written.
+    to `last.ckpt`, and one that has collapsed to `good.ckpt`. A run that goes on from the step of a
+    validation makes that first, unless it was completed when the checkpoint was written.
 
     Args:
         directory: where they go.
@@ -57,16 +58,19 @@ class Checkpoints(Checkpoint):
     @property
     def last(self) -> Path:
         """The newest state."""
-        return self.directory / "last.ckpt"
+        return self.directory / LAST.name
 
     @property
     def lowest(self) -> Path:
         """The state with the lowest value of the metric."""
-        return self.directory / "best.ckpt"
+        return self.directory / BEST
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Set the counters so that the run goes on behind this step, with the validation that it owes."""
         k, kept = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {})
+        if k == 0:  # written after a rollback to the beginning: nothing has been counted
+            del checkpoint["loops"]
+            return
         loops = checkpoint["loops"]
         validated = kept["validated"] == k if "validated" in kept else was_validated(loops)
         due, end = is_due(trainer, k), k >= trainer.max_steps
@@ -92,15 +96,16 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.directory / f"step={k:08d}.ckpt")
         due = k // self.every > (self.saved or 0) // self.every or is_due(trainer, k)
         if k >= trainer.max_steps or (due and calm(trainer)):
-            self._save_last(trainer)
+            self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Save the best; the raw weights are back by now, the averages where they belong."""
+        """Keep what was judged good, and save the best: raw weights and averages are where they belong."""
         if trainer.state.fn != "fit":
             return
         self.validated = trainer.global_step
         if self.owed is not None:
             trainer.fit_loop.epoch_loop.max_steps, self.owed = self.owed, None
+        self._keep_good(trainer)
         value = pick(self.monitor, trainer.callback_metrics)
         if value is None or not math.isfinite(value):  # NaN would stay the best for ever
             return
@@ -111,39 +116,43 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Save the end."""
         if self.saved != trainer.global_step or not self.last.exists():
-            self._save_last(trainer)
+            self.save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """Save what there is, if a step has been made since the last time; but nothing that has diverged.
 
         Nor what a second signal cut short in the middle of a step, nor where nothing can be written.
         """
-        if isinstance(exception, Collapsed):
-            self._return_to_best(trainer)
-        elif self.saved not in (None, trainer.global_step) and may_be_saved(exception):
+        if self.saved not in (None, trainer.global_step) and may_be_saved(exception):
             with nullcontext() if isinstance(exception, Interrupted) else dispensable():
-                self._save_last(trainer)
+                self.save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, of which metric, and the step of the last validation."""
         return {"best": self.best, "monitor": self.monitor, "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up; a value of another metric says nothing."""
+        """Take them up; a value of another metric says nothing, and nor does one that is not finite.
+
+        A run that went back keeps the lower value: it is that of best.ckpt.
+        """
         same = state_dict.get("monitor", self.monitor) == self.monitor
-        self.best = state_dict["best"] if same else None
+        values = (self.best, state_dict["best"] if same else None)
+        self.best = min((v for v in values if v is not None and math.isfinite(v)), default=None)
         self.validated = state_dict.get("validated")
 
-    def _save_last(self, trainer: Trainer) -> None:
+    def save_last(self, trainer: Trainer) -> None:
+        """Save the state as it is now."""
         self.saved = trainer.global_step
         trainer.save_checkpoint(self.last)
 
-    def _return_to_best(self, trainer: Trainer) -> None:
-        """The newest state may have collapsed long ago; the best has been looked at."""
-        if trainer.is_global_zero and self.lowest.is_file():
-            with replacing(self.last, durable=True) as copy:
-                shutil.copyfile(self.lowest, copy)
-        trainer.strategy.barrier()
+    def _keep_good(self, trainer: Trainer) -> None:
+        """Keep last.ckpt, if the samples that it led to were judged good, from being replaced."""
+        guard = guard_of(trainer)
+        passed = guard is not None and guard.passed == trainer.global_step
+        if passed and trainer.is_global_zero and self.last.is_file():
+            with dispensable():
+                keep_as(self.last, self.directory / GOOD)
 
 
 def may_be_saved(exception: BaseException) -> bool:

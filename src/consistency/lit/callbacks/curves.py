@@ -20,6 +20,7 @@ class Curves(Callback):
 
     def __init__(self) -> None:
         self.step = 0  # of the last batch
+        self.sizes: Mapping[str, int] | None = None  # in place of those that the files have
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Count on from the step of the checkpoint."""
@@ -39,7 +40,8 @@ class Curves(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Add how far the log is."""
         if trainer.is_global_zero:
-            checkpoint[LOG] = {name: size for board in boards(trainer) for name, size in sizes(board).items()}
+            now = {name: size for board in boards(trainer) for name, size in sizes(board).items()}
+            checkpoint[LOG] = now if self.sizes is None else dict(self.sizes)
 
 
 class Rewind(Callback):
@@ -59,15 +61,26 @@ class Rewind(Callback):
         self.files = []
 
 
-def rewind(trainer: Trainer, checkpoint: Mapping[str, Any] | None) -> None:
-    """Have the log cut back to a checkpoint, or to nothing, when training starts.
+def rewind(trainer: Trainer, sizes: Mapping[str, int] | None) -> None:
+    """Have the log cut back to what it was at a checkpoint when training starts.
 
     Args:
         trainer: of a run that has logged nothing yet.
-        checkpoint: to go on from; None for a run that begins. One of an older version does not say how far
-            the log was, which is left as it is then.
+        sizes: of the event files then; empty for a run that begins. None where a checkpoint of an older
+            version does not say how far the log was, which is left as it is then.
     """
-    kept = {} if checkpoint is None else checkpoint.get(LOG)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Rewind) and kept is not None:
-            callback.files, callback.sizes = event_files(trainer), kept
+        if isinstance(callback, Rewind) and sizes is not None:
+            callback.files, callback.sizes = event_files(trainer), sizes
+
+
+def keep_log(trainer: Trainer, sizes: Mapping[str, int] | None) -> None:
+    """Leave the log as it is, and have the next checkpoint say how far it was at an earlier one.
+
+    Args:
+        trainer: of a run that trains no further.
+        sizes: of the event files then.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Curves):
+            callback.sizes = sizes

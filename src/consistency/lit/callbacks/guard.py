@@ -13,15 +13,17 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from consistency.errors import UserError, at_least, positive
+from consistency.errors import UserError, positive, within
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
+from consistency.lit.record import Record, sigmas
 from consistency.lit.spikes import Spikes
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
 
 BINS = 12  # equally wide in ln σ, as those of loss_by_sigma
 ENOUGH = 1024  # samples of the data whose variance is taken
+MOST = 1000  # rollbacks
 
 
 class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
@@ -35,8 +37,7 @@ class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
     """
 
     def __init__(self, reason: str, step: int, low: float, high: float) -> None:
-        where = f"σ = {low:.3g}" if low == high else f"σ from {low:.3g} to {high:.3g}"
-        super().__init__(f"{reason} at step {step}, {where}")
+        super().__init__(f"{reason} at step {step}, {sigmas(low, high)}")
         self.reason, self.step, self.low, self.high = reason, step, low, high
 
 
@@ -70,7 +71,7 @@ class Guard(Callback):
         collapse: float = 0.1,
     ) -> None:
         Sigma(sigma_min, sigma_max)
-        at_least("callbacks.guard", 0, rollbacks=rollbacks)
+        within("callbacks.guard", 0, MOST, rollbacks=rollbacks)
         if not 0 < slower <= 1:
             raise UserError(f"callbacks.guard.slower={slower} must be positive, and 1 at most")
         positive("callbacks.guard", spike=spike)
@@ -79,22 +80,24 @@ class Guard(Callback):
         self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
-        self.count = 0  # rollbacks so far
-        self.logged = 0  # of them, in the log of the checkpoint
+        self.record = Record()
+        self.passed: int | None = None  # step of the last validation whose samples were judged good
         self.varied: list[str] = []  # samplers that have had half of the data's variance
         self.moments: dict[str, Tensor] = {}  # of the samples of a validation
 
     @property
     def factor(self) -> float:
         """What all rollbacks so far have made of the learning rate."""
-        return self.slower**self.count
+        return self.slower**self.record.count
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+        """Where a checkpoint does not say which validation was passed, it was the last that was completed."""
+        self.passed = checkpoint["callbacks"].get("Checkpoints", {}).get("validated")
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Slow a run that went back; log how often it did, at the beginning and whenever it has."""
+        """Slow a run that went back; one that had ended goes on if more rollbacks are allowed now."""
         pl_module.slower = self.factor
-        if trainer.logger and (trainer.global_step == 0 or self.count > self.logged):
-            past = {"guard/rollbacks": self.count, "guard/factor": self.factor}
-            trainer.logger.log_metrics(past, step=trainer.global_step)
+        self.record.ended = self.record.ended and self.record.count > self.rollbacks
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
         """Look at the losses of all parts of the step, and at its gradient."""
@@ -140,8 +143,11 @@ class Guard(Callback):
         if trainer.state.fn != "fit":
             return
         data = variance(moments(some(data_of(trainer))))
-        for name in pl_module.samplers:
-            self.compare(name, variance(summed(self.moments[name], trainer)), data, trainer.global_step)
+        found = {name: variance(summed(self.moments[name], trainer)) for name in pl_module.samplers}
+        for name, samples in found.items():
+            self.compare(name, samples, data, trainer.global_step)
+        if all(map(math.isfinite, found.values())):
+            self.passed = trainer.global_step
 
     def compare(self, name: str, samples: float, data: float, step: int) -> None:
         """Raise `Collapsed` if a sampler that could do better has lost its variance.
@@ -160,13 +166,14 @@ class Guard(Callback):
             raise Collapsed(reason, step, high, high)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of rollbacks, and what is usual."""
-        return {"rollbacks": self.count, "varied": self.varied, "spikes": self.spikes.state_dict()}
+        """The rollbacks, which validation was passed, and what is usual."""
+        what = {"passed": self.passed, "varied": self.varied, "spikes": self.spikes.state_dict()}
+        return self.record.state_dict() | what
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up; a checkpoint does not know of the rollback that leads to it."""
-        self.logged = state_dict["rollbacks"]
-        self.count = max(self.count, self.logged)
+        self.record.load_state_dict(state_dict)
+        self.passed = state_dict.get("passed", self.passed)
         self.varied = state_dict["varied"]
         self.spikes.load_state_dict(state_dict["spikes"])
 

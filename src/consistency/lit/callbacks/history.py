@@ -73,8 +73,12 @@ class History(Callback):
             "lr": pl_module.slower * pl_module.given[0]["lr"],
             "device": self.device(pl_module.device),
             "processes": trainer.world_size,
-            "changed": dict(self.changed),
+            "changed": {} if self._is_known() else dict(self.changed),
         }
+
+    def _is_known(self) -> bool:
+        """Whether the change came before the checkpoint, by this process, which has gone back to it."""
+        return bool(self.earlier) and self.earlier[-1].get("changed") == dict(self.changed)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """One step more."""
@@ -96,8 +100,8 @@ class History(Callback):
         return {"segments": self.segments()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the segments up."""
-        self.earlier = list(state_dict["segments"])
+        """Take the segments up; the seconds of one without a step count to the segment that follows."""
+        self.earlier = [s for s in state_dict["segments"] if s["steps"][0] < s["steps"][1]]
 
 
 def segments_of(checkpoint: Mapping[str, Any]) -> list[Segment]:

@@ -1,0 +1,45 @@
+"""The directory of a sweep where that of a single run is needed, and the converse."""
+
+from pathlib import Path
+
+from consistency.errors import UserError
+from consistency.sweep.runs import directories, is_sweep, order
+
+
+def check_single(path: str | Path, key: str) -> None:
+    """Refuse the directory of a sweep where one run is to be named.
+
+    Args:
+        path: of a run or a file of it.
+        key: of the config that names it, for messages.
+
+    Raises:
+        UserError: the path is that of a sweep.
+    """
+    found = directories(Path(path))
+    if found:
+        raise UserError(
+            f"{key}={path} is the directory of a sweep of {len(found)} runs: name one of them, such as "
+            f"{key}={min(found, key=order)}; task=report shows all of them"
+        )
+
+
+def check_free(directory: Path) -> None:
+    """Refuse to work in the directory of a sweep, whose runs have directories in it.
+
+    Raises:
+        UserError: it is one.
+    """
+    if is_sweep(directory):
+        raise UserError(
+            f"run_dir={directory} is the directory of a sweep, which goes on by its own command: choose "
+            "another"
+        )
+
+
+def check_place(directory: Path) -> None:
+    """Refuse the directory of a run: a sweep in it would mix with it."""
+    if (directory / "checkpoints").exists() or (directory / "result.json").exists():
+        raise UserError(
+            f"run_dir={directory} holds a run, and a sweep needs a directory of its own: choose another"
+        )

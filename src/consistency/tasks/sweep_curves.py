@@ -1,0 +1,94 @@
+"""The curves of the runs of a sweep: a chart for each scalar, a line for each run."""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from consistency.errors import UserError, plain
+from consistency.sweep.runs import Run
+from consistency.tasks.curves import MOST, Curve, scalars, scale, svg, thinned
+from consistency.tasks.page import Line, Picture, Section
+
+LOSS = "train/loss"
+INSIDE = {"curriculum", "epoch", "guard", "loss_by_sigma", "train"}  # of a run; not what came of it
+STYLES = ("solid", "dashed", "dotted")
+FEW = 10  # lines that colours alone tell apart
+
+Curves = dict[str, Curve]  # by the name of the scalar
+
+
+def curves_of(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
+    """The first charts of a sweep, with one legend; None where no run has logged a curve.
+
+    Args:
+        runs: of the sweep.
+        texts: what each line of the legend says.
+    """
+    found, notes = logs(runs)
+    lines = [Line(*look, text) for look, text in zip(looks(len(runs)), texts, strict=True)]
+    names = {name for curves in found.values() for name in curves if is_outcome(name)}
+    names = sorted((name for name in names if varies(name, found)), key=loss_last)
+    pictures = [chart(name, found, lines) for name in names[:MOST]]
+    drawn = [line for place, line in enumerate(lines) if found.get(place, {}).keys() & {*names[:MOST]}]
+    if not pictures:
+        return Section("Curves", notes) if notes else None
+    if len(names) > MOST:
+        notes.append(f"{MOST} of {len(names)} charts are drawn.")
+    if len(runs) > MOST:
+        notes.append(f"Curves are drawn of the first {MOST} of {len(runs)} runs.")
+    return Section("Curves", notes, pictures, legend=drawn)
+
+
+def logs(runs: Sequence[Run]) -> tuple[dict[int, Curves], list[str]]:
+    """The curves of the first runs by their place, and a line for each log that cannot be read."""
+    found, notes = {}, []
+    for place, run in enumerate(islice(runs, MOST)):
+        try:
+            found[place] = scalars(run.directory / "tensorboard")
+        except (UserError, OSError) as error:
+            notes.append(plain(f"No curves of run {run.name}: {error}"))
+    return found, notes
+
+
+def is_outcome(name: str) -> bool:
+    """Whether a scalar says how well a run goes. What does not change, such as a floor, does not."""
+    return name == LOSS or not (name.partition("/")[0] in INSIDE or name.endswith("/floor"))
+
+
+def varies(name: str, found: Mapping[int, Curves]) -> bool:
+    """Whether a scalar is ever another."""
+    return len({value for curves in found.values() if name in curves for value in curves[name][1]}) > 1
+
+
+def loss_last(name: str) -> tuple[bool, str]:
+    """Order of charts: metrics by name, then the training loss."""
+    return (name == LOSS, name)
+
+
+def looks(count: int) -> list[tuple[str, str]]:
+    """Colour and style of each line. Neighbours among many differ in both."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    if count <= FEW:
+        return [(to_hex(color), STYLES[0]) for color in colormaps["tab10"].colors[:count]]  # type: ignore[attr-defined]
+    shades = colormaps["turbo"]
+    return [(to_hex(shades(0.05 + 0.9 * i / (count - 1))), STYLES[i % len(STYLES)]) for i in range(count)]
+
+
+def chart(name: str, found: Mapping[int, Curves], lines: Sequence[Line]) -> Picture:
+    """The curves of one scalar: each to where its run has come, and gaps where it was not finite."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+    axes = figure.subplots()
+    for place, curves in found.items():
+        if name in curves:
+            steps, values = thinned(curves[name])
+            dot = "." if len(steps) == 1 else None
+            axes.plot(
+                steps, values, linewidth=1.2, marker=dot, color=lines[place].color, ls=lines[place].style
+            )
+    scale(axes, [value for curves in found.values() if name in curves for value in curves[name][1]])
+    axes.set_xlabel("step")
+    axes.grid(linewidth=0.3, alpha=0.6)
+    return Picture(svg(figure), "image/svg+xml", name)
