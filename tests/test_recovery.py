@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from consistency.errors import UserError
+from consistency.errors import Spoiled, UserError
 from consistency.files import atomic
 from consistency.files.atomic import keep_as, replacing
 from consistency.lit.callbacks.checkpoints import Checkpoints
@@ -169,9 +169,9 @@ def test_with_more_it_becomes_the_run_that_was_allowed_them_from_the_beginning(e
 
 def test_without_any_it_ends_at_the_beginning(tmp_path):
     words = [*TINY, METRICS["none"], faults(poison=[3] * 2)]
-    with pytest.raises(UserError, match=r"after 0 rollbacks .* last\.ckpt is of step 0, from before"):
+    with pytest.raises(Spoiled, match=r"after 0 rollbacks .* last\.ckpt is of step 0, from before"):
         train_here(tmp_path, *words, "callbacks.guard.rollbacks=0")
-    with pytest.raises(UserError, match=r"gone back 0 times, and then went wrong again"):
+    with pytest.raises(Spoiled, match=r"gone back 0 times, and then went wrong again"):
         train_here(tmp_path, *words, "callbacks.guard.rollbacks=0", "ckpt_path=last")
     assert guard_in(tmp_path)["rollbacks"] == 1
     result = train_here(tmp_path, *words, "callbacks.guard.rollbacks=2", "ckpt_path=last")
@@ -184,7 +184,7 @@ def test_without_any_it_ends_at_the_beginning(tmp_path):
 @pytest.mark.parametrize("metric", METRICS.values())
 def test_a_collapse_that_ends_a_run_leaves_the_newest_good_state(tmp_path, metric):
     words = [*TINY, metric, faults(collapse=[60] * 2), "callbacks.guard.rollbacks=1"]
-    with pytest.raises(UserError, match=r"collapsed .* at step 60, .* last\.ckpt is of step 40"):
+    with pytest.raises(Spoiled, match=r"collapsed .* at step 60, .* last\.ckpt is of step 40"):
         train_here(tmp_path, *words, "callbacks.checkpoints.keep_every=25")
     assert (content(tmp_path)["global_step"], guard_in(tmp_path)["rollbacks"]) == (40, 2)
     names = {path.name for path in (tmp_path / "checkpoints").glob("*step=*")}

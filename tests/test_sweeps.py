@@ -267,6 +267,11 @@ class TestRuns:
         assert after[3].count("\n") == 2  # a failed run is tried again
         assert "4 runs in" in capfd.readouterr().out
 
+    def test_a_value_that_is_given_twice_is_one_run(self, fake):
+        one, two = sweep(fake, "do=finish lr=1e-3", "do=finish lr=0.001")
+        assert one == two
+        assert (one.directory / "began").read_text().count("\n") == 1
+
     def test_an_evaluation_is_made_again(self, fake):
         for _ in range(2):
             with pool(1, []) as processes:

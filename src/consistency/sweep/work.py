@@ -107,7 +107,8 @@ class Sweep:
         """
         swept = varied(commands)
         runs = [self.find(overrides, swept) for overrides in commands]
-        waiting = [run for run in runs if repeat or not run.is_settled]
+        once = {run.directory: run for run in runs}.values()  # a value may have been given twice
+        waiting = [run for run in once if repeat or not run.is_settled]
         self.announce(runs)
         self.write()
         left = len(waiting)
@@ -152,7 +153,8 @@ class Sweep:
 def await_end(run: Run) -> None:
     """Wait until no process works in the directory of a run."""
     if is_at_work(run.directory):
-        print(f"run {run.name:<8} is at work still: waiting for {holder(run.directory)} to end", flush=True)
+        by = plain(holder(run.directory))
+        print(f"run {run.name:<8} is at work still: waiting for {by} to end", flush=True)
     while is_at_work(run.directory):
         time.sleep(0.2)
 
