@@ -21,7 +21,7 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top:
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; color: var(--soft); font-weight: 600; }
 p { margin: .4rem 0; color: var(--soft); overflow-wrap: anywhere; }
 figure { margin: 0; }
-figcaption { color: var(--soft); font-size: .85rem; }
+figcaption { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 img.pixels { width: 100%; image-rendering: pixelated; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
