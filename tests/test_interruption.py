@@ -251,7 +251,7 @@ MOMENTS = {  # of eval.py task=report, and what is said then
     "consistency.evaluate.check_hardware": NOTHING,
     "consistency.evaluate.Memo": NOTHING,
     "consistency.tasks.ladder.Ladder.__post_init__": NOTHING,
-    "consistency.evaluate.read_trained": MEASURED,
+    "consistency.evaluate.read_named": MEASURED,
     "consistency.tasks.ladder.Ladder.__call__": MEASURED,
     "consistency.tasks.fidelity.Fidelity.__call__": MEASURED,
     "consistency.tasks.gap.Gap.__call__": MEASURED,

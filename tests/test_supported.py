@@ -108,7 +108,10 @@ def test_the_readme_says_which_extra_brings_a_library(extra):
 
 
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "hydra-core": "hydra"}  # named unlike their package
-BROUGHT = {"scipy": "scikit-learn"}  # a module -> the declared package that always brings it
+BROUGHT = {
+    "scipy": "scikit-learn",
+    "google": "tensorboard",
+}  # a module -> the declared package that always brings it
 
 
 def imported(path):

@@ -75,7 +75,11 @@ def test_the_checkpoint_holds_raw_and_averaged_weights_and_a_plain_config(digits
     assert raw.shape == average.shape
     assert not torch.equal(raw, average)
     assert checkpoint["config"]["trainer"]["max_steps"] == 40
-    assert {path.name for path in (digits.directory / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {path.name for path in (digits.directory / "checkpoints").iterdir()} == {
+        "last.ckpt",
+        "best.ckpt",
+        "good.ckpt",
+    }
 
 
 def test_the_same_command_gives_the_same_weights(digits, tmp_path):
