@@ -50,7 +50,11 @@ def made(sweep, name, *own, result=None, fault=None, begun=False, at_work=False,
     if begun:
         (directory / "checkpoints").mkdir()
     if at_work:
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": "now"}
+        about = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
         (directory / ".lock").write_text(json.dumps(about))
     if logged is not None:
         log(directory / "tensorboard", logged)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,9 @@ import time
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from consistency.errors import UserError
 from consistency.process.lifeline import VARIABLE
@@ -19,13 +23,19 @@ from consistency.process.naming import LOCK
 from consistency.sweep import child
 from consistency.sweep.child import Ended, Report, environment
 from consistency.sweep.command import again, quoted
+from consistency.sweep.foreign import Foreign
 from consistency.sweep.identity import found_among, same, settings, varied
 from consistency.sweep.pool import pool
 from consistency.sweep.runs import Run, State, keep_fault, order, plan, run_in, runs_of
-from consistency.sweep.single import check_free, check_place
+from consistency.sweep.single import check_free, check_keys, check_place
 from consistency.sweep.table import Table, text
 from consistency.sweep.work import Sweep, conclude, value_of
 from tests.conftest import ROOT, SMALL, run
+
+
+def now():
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
 
 FAKE = """
 import json, os, signal, subprocess, sys, time
@@ -46,6 +56,9 @@ def finish(**more):
 
 try:
     with heard():
+        if (place / "broken").exists():
+            report(failed="ckpt_path=x is damaged", state="failed")
+            sys.exit(1)
         match given["do"]:
             case "finish":
                 finish()
@@ -59,6 +72,8 @@ try:
             case "diverge":
                 report(failed="the loss is not finite", state="diverged")
                 sys.exit(1)
+            case "vanish":
+                __import__("shutil").rmtree(place)
             case "crash":
                 sys.exit(7)
             case "die":
@@ -127,6 +142,24 @@ class TestIdentity:
         assert found_among([short], longer, {"trainer.max_steps"}) is None
         assert found_among([short, longer], settings(["seed=1", "trainer.max_steps=30"]), set()) is None
 
+    def test_fewer_steps_are_another_run(self):
+        short, longer = (settings(["seed=1", f"trainer.max_steps={k}"]) for k in (10, 20))
+        assert found_among([longer], short, set()) is None
+
+    @pytest.mark.parametrize("key", ["teacher.path", "data.root", "data_dir", "store.path"])
+    def test_what_lies_elsewhere_may_be_something_else(self, key):
+        assert found_among([settings([f"{key}=A"])], settings([f"{key}=B"]), set()) is None
+
+    def test_mappings_with_keys_of_several_kinds(self):
+        assert same(["+x={b:1,1:2}"], ["+x={1:2,b:1}"])
+        assert not same(["+x={b:1,1:2}"], ["+x={b:1,1:3}"])
+
+    @pytest.mark.parametrize("key", ["run_dir", "trust", "hydra.verbose", "+hydra.x"])
+    def test_what_makes_no_other_run_is_not_varied(self, key):
+        with pytest.raises(UserError, match=re.escape(f"{key} cannot be swept over")):
+            check_keys({"seed", key})
+        check_keys({"seed", "optimizer.lr"})
+
     def test_what_changes_weights_makes_another_run(self):
         (one,) = [settings(["optimizer.lr=1e-3"])]
         assert found_among([one], settings(["optimizer.lr=1e-4"]), set()) is None
@@ -144,7 +177,7 @@ class TestStates:
         result = {"metrics": {"FD/1step": None, "a": 1}, "seconds": 3}
         (made[4] / "result.json").write_text(json.dumps(result | {"overrides": ["seed=4", "run_dir=x"]}))
         (made[5] / "result.json").write_text(json.dumps(result | {"verdict": {"fault": "it ended worse"}}))
-        holder = {"pid": os.getpid(), "host": __import__("socket").gethostname()}
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
         (made[6] / LOCK).write_text(json.dumps(holder))
         runs = runs_of(tmp_path)
         S = State
@@ -163,6 +196,28 @@ class TestStates:
         result = {"metrics": {}, "overrides": ["seed=1", "trainer.max_steps=10"]}
         (tmp_path / "0" / "result.json").write_text(json.dumps(result))
         assert run_in(tmp_path / "0").state is State.STOPPED
+
+    def test_a_number_that_another_process_has_since_is_nobody_at_work(self, tmp_path):
+        plan(tmp_path / "0", ["seed=1"])
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2020-01-01 00:00:00"}
+        (tmp_path / "0" / LOCK).write_text(json.dumps(holder))
+        assert run_in(tmp_path / "0").state is State.WAITING
+
+    def test_no_state_but_those_without_a_result_is_believed(self, tmp_path):
+        plan(tmp_path / "0", ["seed=1"])
+        for state in (State.FINISHED, State.RUNNING, State.WAITING):
+            keep_fault(tmp_path / "0", state, "")
+            with pytest.raises(UserError, match=r"failed\.json is damaged"):
+                run_in(tmp_path / "0")
+
+    @pytest.mark.parametrize(
+        "overrides", [["seed=" + "9" * 5000], ["a=1"] * 2000, ["a=[" + "1," * 20_000 + "1]"]]
+    )
+    def test_command_lines_that_take_long_to_read_are_damaged(self, overrides, tmp_path):
+        (tmp_path / "0").mkdir()
+        (tmp_path / "0" / "overrides.json").write_text(json.dumps(overrides))
+        with pytest.raises(UserError, match=r"overrides\.json is damaged"):
+            runs_of(tmp_path)
 
     def test_numbers_come_in_their_order(self, tmp_path):
         names = ["10", "2", "b", "0", "a", "1" * 5000]
@@ -280,6 +335,61 @@ class TestRuns:
                 made.all([["do=finish"]], repeat=True)
         assert (fake / "0" / "began").read_text().count("\n") == 2
 
+    def test_an_evaluation_that_fails_when_it_is_made_again_has_failed(self, fake):
+        sweep(fake, "do=finish")
+        (fake / "0" / "broken").touch()
+        with pool(1, []) as processes:
+            known = {fake / "0": settings(["do=finish"])}
+            made = Sweep(fake, processes, lambda overrides, number: str(number), known=known)
+            (run,) = made.all([["do=finish"]], repeat=True)
+        assert (run.state, run.reason) == (State.FAILED, "ckpt_path=x is damaged")
+        assert run_in(fake / "0").state is State.FAILED
+
+    def test_values_that_come_in_several_batches_are_runs_of_their_own(self, fake):
+        with pool(1, []) as processes:
+            made = Sweep(fake, processes, lambda overrides, number: str(number))
+            for steps in (20, 40):
+                made.all([["do=finish", f"trainer.max_steps={steps}"]], swept={"trainer.max_steps"})
+        assert len(runs_of(fake)) == 2
+
+    def test_a_run_whose_files_are_gone_hinders_no_other(self, fake):
+        runs = sweep(fake, "do=vanish", "do=finish", size=1)
+        assert states(runs) == [State.FAILED, State.FINISHED]
+        assert "overrides.json cannot be read" in runs[0].reason
+
+    def test_no_run_works_through_a_link_out_of_the_sweep(self, fake, tmp_path):
+        plan(tmp_path / "elsewhere", ["do=finish"])
+        fake.mkdir()
+        (fake / "0").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match=r"0 is a link to .*elsewhere, out of the run directory"):
+            sweep(fake, "do=finish")
+        assert not (tmp_path / "elsewhere" / "began").exists()
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x"])
+    def test_the_directory_of_a_run_is_one_folder(self, fake, name):
+        with (
+            pool(1, []) as processes,
+            pytest.raises(UserError, match=r"hydra\.sweep\.subdir=.* must name one"),
+        ):
+            Sweep(fake, processes, lambda overrides, number: name).all([["do=finish"]])
+        assert not fake.exists()
+
+    def test_only_the_runs_of_a_command_make_its_status(self, fake):
+        (_, made) = sweep(fake, "do=fail", "do=finish")
+        conclude(fake, Table(), {made.directory})
+        with pytest.raises(UserError, match="1 failed of 2 runs"):
+            conclude(fake, Table())
+
+    def test_other_launchers_leave_a_run_of_another_name_what_it_is(self, tmp_path):
+        plan(tmp_path, ["seed=1"])
+        hydra = {"mode": RunMode.MULTIRUN, "runtime": {"output_dir": str(tmp_path)}}
+        config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=3"]}}})
+        Foreign().on_job_start(config)
+        error = JobReturn(status=JobStatus.FAILED, _return_value=UserError("holds a run already"))
+        Foreign().on_job_end(config, error)
+        assert run_in(tmp_path).overrides == ("seed=1",)
+        assert run_in(tmp_path).state is State.WAITING
+
     def test_a_run_that_has_begun_goes_on_from_its_checkpoint(self, fake):
         plan(fake / "0", ["do=finish"])
         (fake / "0" / "checkpoints").mkdir()
@@ -325,7 +435,7 @@ class TestRuns:
     def test_a_run_of_a_sweep_that_was_killed_is_waited_for(self, fake, capfd):
         plan(fake / "0", ["do=finish"])
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as orphan:
-            holder = {"pid": orphan.pid, "host": __import__("socket").gethostname(), "since": "now"}
+            holder = {"pid": orphan.pid, "host": socket.gethostname(), "since": now()}
             (fake / "0" / LOCK).write_text(json.dumps(holder))
             threading.Timer(0.5, lambda: (orphan.kill(), orphan.wait())).start()
             (run,) = sweep(fake, "do=finish")
@@ -333,8 +443,11 @@ class TestRuns:
         assert f"run 0        is at work still: waiting for process {orphan.pid}" in capfd.readouterr().out
 
     def test_no_less_than_one_at_a_time(self):
-        with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 must be 1 or greater"), pool(0, []):
+        with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 must be a whole number"), pool(0, []):
             pass
+        for size in (None, "abc", 1.5, True):
+            with pytest.raises(UserError, match="must be a whole number"), pool(size, []):
+                pass
 
     def test_runs_side_by_side_share_the_cpu(self, monkeypatch):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -32,7 +33,9 @@ class Processes(Launcher):
 
     def __init__(self, n_jobs: int = 1, go_on: Sequence[str] = (), repeat: bool = False) -> None:
         self.n_jobs, self.go_on, self.repeat = n_jobs, list(go_on), repeat
-        self.table: Any = None  # made anew whenever a run has ended; by the sweeper
+        self.table: Any = None  # made anew whenever a run has ended; this and the next are of the sweeper
+        self.swept: set[str] = set()  # keys that it varies
+        self.made: set[Path] = set()  # directories of the runs so far
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra."""
@@ -43,7 +46,8 @@ class Processes(Launcher):
         from consistency.sweep.work import Sweep, value_of
 
         with Sweep.of(self.context, self.config, self.n_jobs, self.go_on, self.table) as sweep:
-            runs = sweep.all(job_overrides, self.repeat)
+            runs = sweep.all(job_overrides, self.repeat, self.swept)
+        self.made |= {run.directory for run in runs}
         metric = self.config.get("optimized_metric")
         return [
             JobReturn(overrides=each, status=JobStatus.COMPLETED, _return_value=value_of(run, metric))
@@ -66,28 +70,36 @@ class Grid(BasicSweeper):
         super().__init__(max_batch_size, params)
         self.table = table
 
-    def sweep(self, arguments: list[str]) -> Any:
-        """Run all of them.
+    def sweep(self, arguments: list[str]) -> None:
+        """Run all of them. Unlike Hydra's own, it writes nothing but what runs and table leave.
 
         Raises:
             UserError: a run has failed; after all others have ended.
         """
         from consistency.process.stops import raise_again
-        from consistency.sweep.runs import is_sweep
+        from consistency.sweep.single import check_keys
         from consistency.sweep.work import conclude
 
         raise_again()
-        if isinstance(self.launcher, Processes):
-            self.launcher.table = self.table
         assert self.config is not None
-        try:
-            returned = super().sweep(arguments)
-        except Exception:  # of a launcher that hands on the first failure, once all runs have ended
-            if is_sweep(Path(self.config.hydra.sweep.dir)):
-                conclude(self.config.hydra.sweep.dir, self.table)
-            raise
-        conclude(self.config.hydra.sweep.dir, self.table)
-        return returned
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = parser.parse_overrides([*self._parse_config(), *arguments])
+        swept = {each.get_key_element() for each in given if each.is_sweep_override()}
+        check_keys(swept)
+        batches = self.split_arguments(given, self.max_batch_size)
+        for batch in batches:
+            self.validate_batch_is_legal(batch)
+        ours = self.launcher if isinstance(self.launcher, Processes) else None
+        if ours is not None:
+            ours.table, ours.swept = self.table, swept
+        returned: list[JobReturn] = []
+        for batch in batches:
+            returned += self.launcher.launch(batch, initial_job_idx=len(returned))
+        conclude(self.config.hydra.sweep.dir, self.table, ours.made if ours is not None else ())
+        for each in returned:
+            _ = each.return_value  # raises what a job of another launcher has raised
 
 
 class Search(Sweeper):

@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from consistency.errors import UserError
 from consistency.process.lifeline import VARIABLE
 from consistency.process.stops import STOPPING
+from consistency.sweep.identity import settings, shorter
 from consistency.sweep.runs import Run, State, keep_fault, plan, result_of, run_in
 
 STOPPED = {128 + signum for signum in STOPPING}  # exit statuses of a run that has saved and ended
@@ -110,7 +112,10 @@ class Child:
         for reader in self.readers:
             reader.join(timeout=5.0)  # a process that the run has started may still hold its streams
         self.line.close()
-        self.tell(Ended(judged(self.run, status, self.failure)))
+        try:
+            self.tell(Ended(judged(self.run, status, self.failure)))
+        except (UserError, OSError) as error:  # its files are gone or damaged: the other runs go on
+            self.tell(Ended(replace(self.run, state=State.FAILED, result=None, reason=str(error))))
 
 
 def program() -> list[str]:
@@ -144,7 +149,8 @@ def judged(run: Run, status: int, failure: dict[str, Any]) -> Run:
         failure: what it has said of the reason.
     """
     found = run_in(run.directory)
-    if status == 0 and found.result is None and (ended := result_of(run.directory)):
+    ended = result_of(run.directory) if status == 0 and found.result is None else None
+    if ended is not None and not shorter(settings(run.overrides), settings(ended["overrides"])):
         return plan(run.directory, ended["overrides"])  # nothing was left to do: it is what its result says
     if found.result is not None or status in STOPPED:
         return found

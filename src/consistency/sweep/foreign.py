@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from consistency.errors import UserError
 from consistency.process.rank import is_first
-from consistency.sweep.runs import State, forget_fault, keep_fault, plan
+from consistency.sweep.identity import same
+from consistency.sweep.runs import OVERRIDES, State, forget_fault, keep_fault, plan, read_overrides
 
 
 class Foreign(Callback):
@@ -20,14 +21,23 @@ class Foreign(Callback):
         """What it is."""
         if swept(config):
             directory = Path(config.hydra.runtime.output_dir)
-            plan(directory, list(config.hydra.overrides.task))
-            forget_fault(directory)
+            if not holds_another(directory, config):  # which is refused, and stays what it is
+                plan(directory, list(config.hydra.overrides.task))
+                forget_fault(directory)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Why it failed."""
-        if swept(config) and job_return.status == JobStatus.FAILED:
+        directory = Path(config.hydra.runtime.output_dir)
+        if swept(config) and job_return.status == JobStatus.FAILED and not holds_another(directory, config):
             error = job_return._return_value  # the property would raise it
-            keep_fault(Path(config.hydra.runtime.output_dir), state_of(error), reason(error))
+            keep_fault(directory, state_of(error), reason(error))
+
+
+def holds_another(directory: Path, config: DictConfig) -> bool:
+    """Whether a directory is that of another run: other launchers number the runs of each command anew."""
+    if not (directory / OVERRIDES).is_file():
+        return False
+    return not same(read_overrides(directory / OVERRIDES), list(config.hydra.overrides.task))
 
 
 def swept(config: DictConfig) -> bool:

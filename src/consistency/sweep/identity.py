@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -10,6 +11,8 @@ from consistency.schema.rules import FREE, effect
 HYDRAS = ("hydra.", "hydra/")
 AGAIN = ("ckpt_path", "last")
 PLACES = ("run_dir", "trust")
+CONTENTS = ("teacher.path", "data.root", "data_dir", "store.path")  # what is there may be something else
+LENGTH = "trainer.max_steps"
 
 Settings = dict[str, str]  # key -> value, as JSON
 
@@ -26,10 +29,17 @@ def settings(overrides: Sequence[str]) -> Settings:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     values = {each.get_key_element(): each.value() for each in parsed}
     return {
-        key: json.dumps(value, sort_keys=True, default=str)
+        key: json.dumps(ordered(value), default=str)
         for key, value in values.items()
         if not key.lstrip("+~").startswith(HYDRAS) and (key, value) != AGAIN and key not in PLACES
     }
+
+
+def ordered(value: Any) -> Any:
+    """The same with the keys of mappings in one order, whatever their kinds."""
+    if isinstance(value, dict):
+        return sorted([repr(key), ordered(item)] for key, item in value.items())
+    return [ordered(item) for item in value] if isinstance(value, list) else value
 
 
 def same(a: Sequence[str], b: Sequence[str]) -> bool:
@@ -41,7 +51,7 @@ def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) ->
     """Which of the known runs is the one that is wanted.
 
     It is the one whose settings are the same; else the only one that differs in nothing but what a run may
-    change on its way while no weight follows from it, such as `trainer.max_steps`, if the sweep does not.
+    change on its way while no weight follows from it, as more `trainer.max_steps`, if the sweep does not.
 
     Args:
         known: settings of each run.
@@ -54,13 +64,23 @@ def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) ->
     if wanted in known:
         return known.index(wanted)
     fixed = firm(wanted, swept)
-    found = [i for i, one in enumerate(known) if firm(one, swept) == fixed]
+    found = [i for i, one in enumerate(known) if firm(one, swept) == fixed and not shorter(wanted, one)]
     return found[0] if len(found) == 1 else None
 
 
 def firm(one: Settings, swept: set[str]) -> Settings:
     """The settings that make it another run when they change."""
-    return {key: value for key, value in one.items() if key in swept or effect(key) is not FREE}
+    return {
+        key: value for key, value in one.items() if key in swept or key in CONTENTS or effect(key) is not FREE
+    }
+
+
+def shorter(one: Settings, other: Settings) -> bool:
+    """Whether a run has fewer steps than another, as far as both say."""
+    try:
+        return float(one[LENGTH]) < float(other[LENGTH])
+    except (KeyError, ValueError):
+        return False
 
 
 def varied(runs: Sequence[Sequence[str]]) -> set[str]:

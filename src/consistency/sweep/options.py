@@ -50,7 +50,7 @@ class Options:
 
     def check(self) -> None:
         """Refuse what cannot be."""
-        if not isinstance(self.n_trials, int) or self.n_trials < 1:
+        if type(self.n_trials) is not int or self.n_trials < 1:
             raise UserError(
                 f"hydra.sweeper.n_trials={self.n_trials} must be a number of trials, 1 or greater"
             )

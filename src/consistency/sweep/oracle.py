@@ -29,7 +29,13 @@ class OracleTable:
 def write(directory: Path) -> None:
     """Table and chart of all runs there, whole or not at all."""
     found = rows(runs_of(directory))
-    write_text(directory / "oracle.md", markdown(found))
+    try:
+        text = markdown(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory}: a result.json in it is no result of a training run ({error})"
+        ) from error
+    write_text(directory / "oracle.md", text)
     with replacing(directory / "oracle.png") as temporary:
         chart(found).savefig(temporary, dpi=150)
 

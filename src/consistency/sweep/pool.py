@@ -23,8 +23,8 @@ class Pool:
     """
 
     def __init__(self, size: int, go_on: Sequence[str]) -> None:
-        if size < 1:
-            raise UserError(f"hydra.launcher.n_jobs={size} must be 1 or greater")
+        if type(size) is not int or size < 1:
+            raise UserError(f"hydra.launcher.n_jobs={size} must be a whole number, 1 or greater")
         self.size, self.go_on = size, list(go_on)
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.children: dict[Path, Child] = {}

@@ -8,6 +8,7 @@ DIRECTORY/7/failed.json       why there is no result; removed when the run is tr
 import json
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,6 +26,7 @@ from consistency.sweep.identity import same, settings
 
 OVERRIDES, FAULT, RESULT = "overrides.json", "failed.json", "result.json"
 LARGEST = 1_000_000  # bytes of a file of a run that is read
+MOST, LONGEST = 1000, 20_000  # overrides of a command line, and their characters
 
 
 class State(StrEnum):
@@ -143,14 +145,14 @@ def run_in(directory: Path) -> Run:
     if (directory / FAULT).is_file():
         state, reason = read_fault(directory / FAULT)
         return replace(run, state=state, reason=reason)
-    begun = any((directory / name).is_dir() for name in ("checkpoints", "teacher"))
-    return replace(run, state=State.STOPPED if begun else State.WAITING)
+    there = any((directory / name).is_dir() for name in ("checkpoints", "teacher"))
+    return replace(run, state=State.STOPPED if there else State.WAITING)
 
 
 def plan(directory: Path, overrides: Sequence[str]) -> Run:
-    """Give a run its directory, which replaces `run_dir`, before it begins."""
+    """Give a run its directory, which replaces `run_dir` and `ckpt_path=last`, before it begins."""
     path = directory / OVERRIDES
-    own = [override for override in overrides if parted(override)[0] != "run_dir"]
+    own = [each for each in overrides if parted(each)[0] != "run_dir" and each != "ckpt_path=last"]
     if not path.is_file() or read_overrides(path) != own:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(own, ensure_ascii=False) + "\n")
@@ -180,9 +182,11 @@ def is_command(found: Any) -> bool:
     """Whether a value is a list of overrides that Hydra can read."""
     if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
         return False
+    if len(found) > MOST or sum(map(len, found)) > LONGEST:  # which takes minutes to read
+        return False
     try:
         settings(found)
-    except (HydraException, RecursionError):
+    except (HydraException, RecursionError, ValueError):
         return False
     return True
 
@@ -194,7 +198,7 @@ def read_fault(path: Path) -> tuple[State, str]:
         state, reason = State(found["state"]), found["reason"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path) from error
-    if not isinstance(reason, str):
+    if not isinstance(reason, str) or state not in (State.FAILED, State.DIVERGED, State.PRUNED):
         raise damaged(path)
     return state, plain(reason)
 
@@ -237,6 +241,17 @@ def is_at_work(directory: Path) -> bool:
         if about["host"] != socket.gethostname():
             return False
         os.kill(about["pid"], 0)
+        said = time.mktime(time.strptime(about["since"], "%Y-%m-%d %H:%M:%S"))
+        return begun(about["pid"]) <= said + 5.0  # or the number has been given to another process since
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
-    return True
+
+
+def begun(pid: int) -> float:
+    """When a process began, in seconds since 1970; 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0.0

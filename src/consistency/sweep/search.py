@@ -148,7 +148,7 @@ def check_completed(trials: Trials, directory: Path) -> None:
     """The end of a search.
 
     Raises:
-        UserError: no trial has completed, or some of this search are yet to end.
+        UserError: no trial has completed, some have failed, or some of this search are yet to end.
     """
     if trials.begun():
         raise UserError(f"not all trials have ended; go on with {again(directory)}")
@@ -159,3 +159,6 @@ def check_completed(trials: Trials, directory: Path) -> None:
             f"none of {len(made)} trials has completed (the first: {reason}): change the command or its "
             "search space, and give another run_dir"
         )
+    failed = [trial for trial in made if trial.state is TrialState.FAIL]
+    if failed:
+        raise UserError(f"{len(failed)} failed of {len(made)} trials: the table says why")

@@ -1,8 +1,10 @@
 """The directory of a sweep where that of a single run is needed, and the converse."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from consistency.errors import UserError
+from consistency.sweep.identity import HYDRAS, PLACES
 from consistency.sweep.runs import directories, is_sweep, order
 
 
@@ -22,6 +24,17 @@ def check_single(path: str | Path, key: str) -> None:
             f"{key}={path} is the directory of a sweep of {len(found)} runs: name one of them, such as "
             f"{key}={min(found, key=order)}; task=report shows all of them"
         )
+
+
+def check_keys(swept: Iterable[str]) -> None:
+    """Refuse to vary what says where runs are or how they are launched, which makes no other run.
+
+    Raises:
+        UserError: names the first.
+    """
+    for key in sorted(swept):
+        if key in PLACES or key.lstrip("+~").startswith(HYDRAS):
+            raise UserError(f"{key} cannot be swept over: give it one value, and vary something else")
 
 
 def check_free(directory: Path) -> None:

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, plain
+from consistency.files.atomic import dispensable
+from consistency.files.owned import check_inside
 from consistency.lit.directory import alone_in, holder
 from consistency.metrics.choice import pick
 from consistency.process.stops import account
@@ -22,7 +24,7 @@ from consistency.sweep.child import Ended
 from consistency.sweep.command import again
 from consistency.sweep.identity import Settings, found_among, settings, varied
 from consistency.sweep.pool import Pool, pool
-from consistency.sweep.runs import Run, State, is_at_work, is_sweep, order, plan, runs_of
+from consistency.sweep.runs import RESULT, Run, State, is_at_work, is_sweep, order, plan, runs_of
 from consistency.sweep.single import check_place
 from consistency.watch import clock
 
@@ -73,10 +75,17 @@ class Sweep:
         directory = Path(config.hydra.sweep.dir)
         check_place(directory)
         name, metric = partial(named, context, config), config.get("optimized_metric")
-        with alone_in(directory), account(partial(so_far, directory)), pool(size, go_on) as processes:
+        with alone_in(directory), account(partial(so_far, directory)):
             there = runs_of(directory) if is_sweep(directory) else []
             known = {run.directory: settings(run.overrides) for run in there}
-            yield Sweep(directory, processes, name, metric, table, known)
+            with pool(size, go_on) as processes:
+                made = Sweep(directory, processes, name, metric, table, known)
+                try:
+                    yield made
+                finally:
+                    processes.close()
+                    with dispensable(), suppress(UserError):  # whatever ends the block is what to tell
+                        made.write()
 
     def find(self, overrides: Sequence[str], swept: set[str]) -> Run:
         """The run that has these overrides: one that is there, or a new one, which gets a directory.
@@ -88,7 +97,8 @@ class Sweep:
         given = [each for each in overrides if each not in self.pool.go_on]
         wanted, there = settings(given), list(self.known)
         place = found_among(list(self.known.values()), wanted, swept)
-        directory = self.directory / self.name(given, self.next()) if place is None else there[place]
+        directory = self.directory / one(self.name(given, self.next())) if place is None else there[place]
+        check_inside(self.directory, [directory.name])
         if place is None and directory in there:
             raise UserError(f"hydra.sweep.subdir gives two runs the name {directory.name}: choose another")
         self.known[directory] = wanted
@@ -98,29 +108,32 @@ class Sweep:
         """The number of a new run."""
         return 1 + max((order(directory)[1] for directory in self.known), default=-1)
 
-    def all(self, commands: Sequence[Sequence[str]], repeat: bool = False) -> list[Run]:
+    def all(
+        self, commands: Sequence[Sequence[str]], repeat: bool = False, swept: Iterable[str] = ()
+    ) -> list[Run]:
         """Make all runs, and return them in order.
 
         Args:
             commands: the overrides of each.
             repeat: also make those that have ended before.
+            swept: keys that the sweep varies, beside those in which these commands differ.
         """
-        swept = varied(commands)
-        runs = [self.find(overrides, swept) for overrides in commands]
+        keys = varied(commands) | {*swept}
+        runs = [self.find(overrides, keys) for overrides in commands]
         once = {run.directory: run for run in runs}.values()  # a value may have been given twice
         waiting = [run for run in once if repeat or not run.is_settled]
         self.announce(runs)
         self.write()
-        left = len(waiting)
+        left, ended = len(waiting), dict[Path, Run]()
         while waiting or self.pool.children:
             while waiting and not self.pool.is_full:
                 self.start(waiting.pop(0), runs)
             event = self.pool.wait()
             if isinstance(event, Ended):
                 left -= 1
+                ended[event.run.directory] = event.run
                 self.take(event.run, left)
-        ended = {run.directory: run for run in runs_of(self.directory)}
-        return [ended[run.directory] for run in runs]
+        return [ended.get(run.directory, run) for run in runs]
 
     def announce(self, runs: Sequence[Run]) -> None:
         """Say what there is to do."""
@@ -132,6 +145,8 @@ class Sweep:
     def start(self, run: Run, among: Sequence[Run]) -> None:
         """Begin a run, and say so; one whose sweep was killed is given the time to save and end."""
         await_end(run)
+        if run.is_settled:  # made again: what it has left is not to be taken for what comes now
+            (run.directory / RESULT).unlink(missing_ok=True)
         self.began[run.directory] = time.monotonic()
         print(f"run {run.name:<8} {own(run, among)}", flush=True)
         self.pool.start(run)
@@ -175,6 +190,17 @@ def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], n
         HydraConfig.instance().cfg = former
 
 
+def one(name: str) -> str:
+    """The name of a directory in that of the sweep.
+
+    Raises:
+        UserError: it leads elsewhere.
+    """
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UserError(f"hydra.sweep.subdir={name} must name one folder, without a slash: choose another")
+    return name
+
+
 def own(run: Run, among: Sequence[Run]) -> str:
     """The overrides of a run that others do not have."""
     common = set.intersection(*(set(other.overrides) for other in among))
@@ -211,15 +237,20 @@ def so_far(directory: Path) -> str:
     return f"{made}; go on with {again(directory)}"
 
 
-def conclude(directory: str | Path, table: Tabled) -> None:
+def conclude(directory: str | Path, table: Tabled, only: Collection[Path] = ()) -> None:
     """Show the table.
 
+    Args:
+        directory: of the sweep.
+        table: shows it.
+        only: the runs that were to be made now; all where none is named.
+
     Raises:
-        UserError: some runs have no result, or a spoiled one.
+        UserError: some of them have no result, or a spoiled one.
     """
     place = Path(directory)
     table.show(place)
-    runs = runs_of(place)
+    runs = [run for run in runs_of(place) if not only or run.directory in only]
     lost = [run for run in runs if run.state is not State.FINISHED]
     if lost:
         hopeless = all(run.is_settled for run in lost)
