@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,12 +26,16 @@ from consistency.sweep.child import Ended, Report, environment
 from consistency.sweep.command import again, quoted
 from consistency.sweep.foreign import Foreign
 from consistency.sweep.identity import found_among, same, settings, varied
-from consistency.sweep.pool import pool
+from consistency.sweep.pool import Pool
 from consistency.sweep.runs import Run, State, keep_fault, order, plan, run_in, runs_of
 from consistency.sweep.single import check_free, check_keys, check_place
 from consistency.sweep.table import Table, text
 from consistency.sweep.work import Sweep, conclude, value_of
 from tests.conftest import ROOT, SMALL, run
+
+
+def pool(size, go_on):
+    return closing(Pool(size, go_on))
 
 
 def now():

@@ -2,8 +2,7 @@
 
 import queue
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from consistency.errors import UserError
@@ -38,9 +37,10 @@ class Pool:
         """Begin a run, or go on with it."""
         forget_fault(run.directory)
         begun = any((run.directory / CHECKPOINTS).glob("*.ckpt"))
-        again = [key_of(override) for override in self.go_on] if begun else []
-        given = [o for o in run.overrides if key_of(o) not in ("run_dir", "hydra.mode", *again)]
-        more = ["hydra.mode=RUN", f"run_dir={quoted(str(run.directory))}", *(self.go_on if begun else [])]
+        again = self.go_on if begun else []
+        replaced = ("hydra.mode", *map(key_of, again))
+        given = [override for override in run.overrides if key_of(override) not in replaced]
+        more = ["hydra.mode=RUN", f"run_dir={quoted(str(run.directory))}", *again]
         self.children[run.directory] = Child(run, [*given, *more], self.events.put, self.size - 1)
 
     def wait(self) -> Event:
@@ -67,13 +67,3 @@ class Pool:
 def key_of(override: str) -> str:
     """The key of an override."""
     return override.partition("=")[0].lstrip("+")
-
-
-@contextmanager
-def pool(size: int, go_on: Sequence[str]) -> Iterator[Pool]:
-    """A pool whose runs have all ended at the end of the block, however that comes."""
-    made = Pool(size, go_on)
-    try:
-        yield made
-    finally:
-        made.close()

@@ -1,7 +1,6 @@
 """A search: trials are proposed one after the other by Optuna, and each is a run of a sweep."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 from consistency.errors import UserError
 from consistency.sweep.child import Ended, Report
 from consistency.sweep.command import again
-from consistency.sweep.runs import Run, State, is_at_work, keep_fault, run_in
+from consistency.sweep.runs import Run, State, keep_fault, run_in
 from consistency.sweep.space import overrides_of
 from consistency.sweep.study import REASON, STATE, Trials
-from consistency.sweep.work import Sweep, outcome, value_of
-
-PATIENCE = 60.0  # seconds for a run to end whose search was killed
+from consistency.sweep.work import Sweep, awaited, outcome, value_of
 
 
 @dataclass
@@ -131,17 +128,6 @@ def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str
     if run.state in (State.DIVERGED, State.PRUNED):
         return TrialState.PRUNED, None, run.reason
     return TrialState.FAIL if run.state is State.FAILED else TrialState.RUNNING, None, run.reason
-
-
-def awaited(run: Run) -> Run:
-    """The run once it has saved and ended: a search that was killed a moment ago may have left it at that."""
-    if run.state is not State.RUNNING:
-        return run
-    print(f"run {run.name:<8} is still ending: waiting for it", flush=True)
-    until = time.monotonic() + PATIENCE
-    while is_at_work(run.directory) and time.monotonic() < until:
-        time.sleep(0.2)
-    return run_in(run.directory)
 
 
 def check_completed(trials: Trials, directory: Path) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from consistency.process.stops import account
 from consistency.sweep.child import Ended
 from consistency.sweep.command import again
 from consistency.sweep.identity import Settings, found_among, settings, varied
-from consistency.sweep.pool import Pool, pool
-from consistency.sweep.runs import RESULT, Run, State, is_at_work, is_sweep, order, plan, runs_of
+from consistency.sweep.pool import Pool
+from consistency.sweep.runs import RESULT, Run, State, is_at_work, is_sweep, order, plan, run_in, runs_of
 from consistency.sweep.single import check_place
+from consistency.sweep.table import shared
 from consistency.watch import clock
 
 Name = Callable[[Sequence[str], int], str]
@@ -78,14 +79,13 @@ class Sweep:
         with alone_in(directory), account(partial(so_far, directory)):
             there = runs_of(directory) if is_sweep(directory) else []
             known = {run.directory: settings(run.overrides) for run in there}
-            with pool(size, go_on) as processes:
-                made = Sweep(directory, processes, name, metric, table, known)
-                try:
+            made = Sweep(directory, Pool(size, go_on), name, metric, table, known)
+            try:
+                with closing(made.pool):
                     yield made
-                finally:
-                    processes.close()
-                    with dispensable(), suppress(UserError):  # whatever ends the block is what to tell
-                        made.write()
+            finally:
+                with dispensable(), suppress(UserError):  # whatever ends the block is what to tell
+                    made.write()
 
     def find(self, overrides: Sequence[str], swept: set[str]) -> Run:
         """The run that has these overrides: one that is there, or a new one, which gets a directory.
@@ -144,7 +144,7 @@ class Sweep:
 
     def start(self, run: Run, among: Sequence[Run]) -> None:
         """Begin a run, and say so; one whose sweep was killed is given the time to save and end."""
-        await_end(run)
+        awaited(run)
         if run.is_settled:  # made again: what it has left is not to be taken for what comes now
             (run.directory / RESULT).unlink(missing_ok=True)
         self.began[run.directory] = time.monotonic()
@@ -165,13 +165,15 @@ class Sweep:
             self.table.write(self.directory)
 
 
-def await_end(run: Run) -> None:
-    """Wait until no process works in the directory of a run."""
-    if is_at_work(run.directory):
-        by = plain(holder(run.directory))
-        print(f"run {run.name:<8} is at work still: waiting for {by} to end", flush=True)
+def awaited(run: Run) -> Run:
+    """The run once no process works in its directory: its sweep may have been killed a moment ago."""
+    if not is_at_work(run.directory):
+        return run
+    by = plain(holder(run.directory))
+    print(f"run {run.name:<8} is at work still: waiting for {by} to end", flush=True)
     while is_at_work(run.directory):
         time.sleep(0.2)
+    return run_in(run.directory)
 
 
 def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> str:
@@ -203,8 +205,8 @@ def one(name: str) -> str:
 
 def own(run: Run, among: Sequence[Run]) -> str:
     """The overrides of a run that others do not have."""
-    common = set.intersection(*(set(other.overrides) for other in among))
-    return plain(" ".join(each for each in run.overrides if each not in common or len(among) == 1))
+    common = shared(among)
+    return plain(" ".join(each for each in run.overrides if each not in common))
 
 
 def outcome(run: Run, metric: str | None) -> str:
