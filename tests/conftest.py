@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.forked import execute
+from tests.waits import ended
 
 ROOT = Path(__file__).parents[1]
 SEVERAL = {f"{group}={name}" for group in ("trainer", "fabric") for name in ("ddp", "ddp_sim")}
@@ -53,11 +54,11 @@ def run(script, directory, *overrides, **env):
     """Run an entry point to its end."""
     if env or SEVERAL & {*overrides}:  # it begins otherwise, or starts others
         process = start(script, directory, *overrides, **env)
-        out, err = process.communicate(timeout=280)
+        out, err = ended(process)
         return Run(Path(directory), process.returncode, out, err)
     with TemporaryDirectory() as streams:
         words = [*overrides, f"run_dir={directory}"]
-        return Run(Path(directory), *execute(ROOT / script, words, ROOT, streams, seconds=280))
+        return Run(Path(directory), *execute(ROOT / script, words, ROOT, streams))
 
 
 @pytest.fixture

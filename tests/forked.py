@@ -10,14 +10,16 @@ import sys
 import warnings
 from pathlib import Path
 
+from tests.waits import joined
+
 PRELOADED = ["consistency.run", "consistency.evaluate", "torchvision", "sklearn.datasets"]
 
 
-def execute(script, arguments, directory, streams, seconds):
+def execute(script, arguments, directory, streams):
     """Run a script as `python SCRIPT ARGUMENTS` in a directory.
 
     Returns:
-        Its exit status, and what it wrote to both streams; the status is None where it took too long.
+        Its exit status, and what it wrote to both streams.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
@@ -27,11 +29,7 @@ def execute(script, arguments, directory, streams, seconds):
         target=enter, args=(str(script), list(arguments), str(directory), str(out), str(err))
     )
     process.start()
-    process.join(seconds)
-    status = process.exitcode
-    if status is None:
-        process.kill()
-        process.join()
+    status = joined(process, f"{script} {arguments}")
     return status, out.read_text(), err.read_text()
 
 

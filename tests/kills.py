@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from consistency.tensor import weights_sha256
 from tests.conftest import ROOT
 from tests.forked import PRELOADED, enter
+from tests.waits import joined
 
 TINY = ["experiment=ict_digits", "trainer=cpu", "net.width=16", "net.blocks=1", "net.dropout=0.2"]
 TINY += ["data.batch_size=16", "data.samples=64", "trainer.max_steps=60", "trainer.val_check_interval=20"]
@@ -65,8 +66,8 @@ def begin(directory, *words):
 def finish(directory, *words):
     """Run to the end."""
     process = begin(directory, *words)
-    process.join(120)
-    assert process.exitcode == 0, (directory.parent / f"{directory.name}.err").read_text()
+    status = joined(process, f"the run in {directory}")
+    assert status == 0, (directory.parent / f"{directory.name}.err").read_text()
 
 
 def kill(directory, seconds, *words):

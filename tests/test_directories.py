@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from consistency.process import rank
 from consistency.process.naming import VARIABLE, name, named, started_by_lightning
 from tests.conftest import ROOT, SMALL, run
 from tests.sessions import composed
+from tests.waits import ended, until
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RUN_ID")
 LAUNCHERS += ("SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_RESTART_COUNT")
@@ -143,10 +143,7 @@ def test_a_process_that_was_killed_is_known_to_be_dead_before_its_parent_asks():
     process = subprocess.Popen(["sleep", "60"])
     assert is_alive(process.pid)
     process.kill()
-    deadline = time.monotonic() + 10
-    while is_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_alive(process.pid)
+    until(lambda: not is_alive(process.pid), "the killed process to be known as dead")
     process.wait()
     assert not is_alive(process.pid)
 
@@ -189,7 +186,7 @@ def launched(cwd, script, *words, options=("--standalone",)):
 @pytest.mark.slow
 def test_a_late_process_finds_directory_teacher_and_step_of_the_first(tmp_path):
     process = launched(tmp_path, "tests/late.py", *TEACHER)
-    _, err = process.communicate(timeout=250)
+    _, err = ended(process)
     assert process.returncode == 0, err
     (place,) = (tmp_path / "runs" / "cd_moons").iterdir()
     assert err.count("rollback 1 of 3") == 1
@@ -208,7 +205,7 @@ def test_a_static_rendezvous_and_one_without_a_store_agree_too(tmp_path, agent, 
     options = ["--standalone"] if agent == "1" else ["--nnodes", "1", "--master-addr", "127.0.0.1"]
     words = ["experiment=ict_moons", *TEACHER[1:6], "trainer.max_steps=4", "trainer.val_check_interval=4"]
     process = launched(tmp_path, "train.py", *words, "curriculum.s1=11", options=options)
-    _, err = process.communicate(timeout=250)
+    _, err = ended(process)
     assert process.returncode == 0, err
     (place,) = (tmp_path / "runs" / "ict_moons").iterdir()
     assert (place / "result.json").is_file()
@@ -238,13 +235,9 @@ def test_when_one_of_two_dies_the_other_ends_with_one_line(tmp_path, launcher, k
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *words], text=True, stderr=subprocess.PIPE
         )
-    while not (place / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    until((place / "checkpoints" / "last.ckpt").exists, "the first checkpoint", process)
     os.kill(ranks(process)[killed], signal.SIGKILL)
-    since = time.monotonic()
-    _, err = process.communicate(timeout=60)  # the other one has its end of the pipe
-    assert time.monotonic() - since < 30
+    _, err = ended(process)  # the other one has its end of the pipe
     assert process.returncode != 0
     ours = err.partition("Traceback (most recent call last)")[0]  # what follows is torchrun's
     lines = [line for line in ours.splitlines() if "Initializing" not in line and "elastic" not in line]

@@ -4,7 +4,6 @@ import copy
 import gc
 import json
 import signal
-import time
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -34,6 +33,7 @@ from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture
 from tests.conftest import run, start
 from tests.reference import golden
+from tests.waits import ended, until
 
 
 def net(width=16):
@@ -314,11 +314,10 @@ def test_a_student_is_evaluated_without_its_teacher(both, tmp_path):
 
 def test_a_run_that_is_stopped_while_its_teacher_learns_goes_on_with_it(both, tmp_path):
     process = start("train.py", tmp_path / "cut", *WORDS)
-    while not list((tmp_path / "cut/teacher").glob("config.yaml")):  # written when training begins
-        assert process.poll() is None
-        time.sleep(0.05)
+    config = tmp_path / "cut/teacher/config.yaml"  # written when training begins
+    until(config.exists, "the training of the teacher", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    _, err = ended(process)
     assert process.returncode == 143
     assert f"run_dir={tmp_path}/cut and ckpt_path=last" in err
     resumed = run("train.py", tmp_path / "cut", *WORDS, "ckpt_path=last")

@@ -26,6 +26,7 @@ from consistency.tasks.session import Outcome
 from consistency.watch import noted
 from tests.conftest import SMALL, run, start
 from tests.sessions import composed
+from tests.waits import ended, until
 
 WORDS = [
     *SMALL,
@@ -233,11 +234,9 @@ def test_the_average_leaves_the_network_before_the_run_does(monkeypatch):
 def test_an_evaluation_says_what_of_itself_is_kept(ckpt, tmp_path):
     words = ["task=sample", "fabric=cpu", "task.count=1000000", "task.files=true", f"ckpt_path={ckpt}"]
     process = start("eval.py", tmp_path, *words)
-    while not list(tmp_path.glob("*/000000.png")):
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(lambda: list(tmp_path.glob("*/000000.png")), "the first picture", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == 143
     (line,) = [line for line in err.splitlines() if line.startswith("stopped by")]
     assert line.startswith("stopped by SIGTERM: what was measured is kept; the same command with ")

@@ -13,6 +13,7 @@ from consistency.lit.data.points import Ring
 from consistency.schedule.rate import Cosine
 from tests.conftest import run
 from tests.kills import CLOCKS, TINY, begin, curves, dies, differing, digest, finish, kill, left
+from tests.waits import joined
 
 FLAT = [*TINY, "experiment=sct_digits", "start=scratch", "rate=flat"]
 FLAT.remove("curriculum.s1=40")  # its curriculum has no horizon
@@ -61,8 +62,8 @@ def resumed(directory, *words):
 def test_a_validation_that_was_not_completed_is_made_up_for(straight, tmp_path, hook, step, signum):
     words = [*TINY, dies(tmp_path / "run", hook=hook, step=step, signum=int(signum))]
     process = begin(tmp_path / "run", *words)
-    process.join(120)
-    assert process.exitcode == (-signum if signum == signal.SIGKILL else 128 + signum)
+    status = joined(process, "the run")
+    assert status == (-signum if signum == signal.SIGKILL else 128 + signum)
     finish(tmp_path / "run", *words)
     assert differing(left(straight), left(tmp_path / "run")) == []
 

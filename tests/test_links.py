@@ -17,7 +17,7 @@ from consistency.lit.data.rollouts import Store
 from consistency.lit.directory import FOLDERS, NAME, alone_in
 from consistency.tasks.files import MARKS, Array
 
-pytestmark = pytest.mark.timeout(60, method="thread")  # whoever hangs fails
+pytestmark = pytest.mark.timeout(600, method="thread")  # whoever hangs fails
 
 TEXT = "not of this run"
 

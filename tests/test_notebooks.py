@@ -19,7 +19,7 @@ def code_cells(path):
     ]
 
 
-@pytest.mark.timeout(900)  # the lesson trains nine small models: two minutes of a free core
+@pytest.mark.timeout(3600)  # the lesson trains nine small models: two minutes of a free core
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
     matplotlib.use("Agg")

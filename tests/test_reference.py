@@ -2,7 +2,6 @@
 
 import itertools
 import signal
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +21,7 @@ from consistency.schedule.draws import STEPS, StepDraws
 from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture
 from tests.conftest import ROOT, SMALL, run, start
+from tests.waits import ended, until
 
 CPU = torch.device("cpu")
 DIGITS = Digits(batch_size=64)
@@ -407,11 +407,9 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
     words = [*WORDS, "trainer=cpu", "trainer.max_steps=300", "callbacks.checkpoints.every=20"]
     straight = run("train.py", tmp_path / "straight", *words)
     process = start("train.py", tmp_path / "stopped", *words)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "stopped/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until((tmp_path / "stopped/checkpoints/last.ckpt").exists, "the first checkpoint", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert "stopped by SIGTERM at step" in err
     again = run("train.py", tmp_path / "stopped", *words, "ckpt_path=last")
     assert again.result["weights_sha256"] == straight.result["weights_sha256"]

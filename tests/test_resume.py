@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.conftest import SMALL, run, start
+from tests.waits import ended, until
 
 STEPS = 300
 OPTIONS = [*SMALL, f"trainer.max_steps={STEPS}", "trainer.val_check_interval=100", "net.dropout=0.2"]
@@ -20,9 +21,7 @@ def straight(tmp_path_factory):
 def begun(directory, seconds, *words):
     """A run that is at work: its first checkpoint is written, and `seconds` have passed since."""
     process = start("train.py", directory, *OPTIONS, *words)
-    deadline = time.monotonic() + 60
-    while not (directory / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until((directory / "checkpoints" / "last.ckpt").exists, "the first checkpoint", process)
     time.sleep(seconds)
     return process
 
@@ -43,7 +42,7 @@ def same(a, b):
 def test_a_signal_saves_and_the_run_goes_on_exactly(straight, tmp_path, signum):
     process = begun(tmp_path, 0.3)
     process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == 128 + signum
     assert f"stopped by {signum.name} at step" in err
     assert "ckpt_path=last" in err
@@ -85,8 +84,7 @@ def test_accumulation_resumes_at_the_step_too(tmp_path):
     whole = run("train.py", tmp_path / "whole", *options)
     assert whole.result["steps"] == 40
     part = start("train.py", tmp_path / "part", *options)
-    while not (tmp_path / "part" / "checkpoints" / "last.ckpt").exists():
-        time.sleep(0.005)
+    until((tmp_path / "part" / "checkpoints" / "last.ckpt").exists, "the first checkpoint", part)
     part.kill()
     part.communicate()
     again = run("train.py", tmp_path / "part", *options, "ckpt_path=last")
@@ -95,10 +93,9 @@ def test_accumulation_resumes_at_the_step_too(tmp_path):
 
 def test_a_signal_before_training_leaves_no_traceback(tmp_path):
     process = start("train.py", tmp_path / "run", *OPTIONS)
-    while not (tmp_path / "run").exists():  # made when the config stands; now libraries are being loaded
-        time.sleep(0.01)
+    until((tmp_path / "run").exists, "the directory", process)  # the config stands, libraries are loaded
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == 130
     assert err.startswith("stopped by SIGINT: ")
     assert err.count("\n") == 1
@@ -110,7 +107,7 @@ def test_continuous_time_goes_on_exactly_too(tmp_path):
     straight = run("train.py", tmp_path / "straight", *OPTIONS, *words)
     process = begun(tmp_path / "again", 0.3, *words)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    ended(process)
     assert process.returncode == 128 + signal.SIGTERM
     again = resumed(tmp_path / "again", *words)
     assert "resuming from" in again.out

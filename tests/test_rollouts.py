@@ -41,6 +41,7 @@ from consistency.schedule.rate import Flat
 from consistency.truth.oracle import Mixture
 from consistency.watch import lines
 from tests.conftest import run, start
+from tests.waits import LIMIT, ended, until
 
 CPU = torch.device("cpu")
 FLOW = TeacherFlow(Mixture.ring(), functools.partial(solvers.heun))
@@ -148,10 +149,9 @@ def test_a_filling_store_is_waited_for(tmp_path, capfd):
     with locked(tmp_path / "s", lambda: None):
         waiting = threading.Thread(target=lambda: hold(tmp_path / "s", beats))
         waiting.start()
-        while len(beats) < 2:
-            time.sleep(0.01)
+        until(lambda: len(beats) >= 2, "two beats")
         assert "done" not in beats
-    waiting.join(5)
+    waiting.join(LIMIT)
     assert beats[-1] == "done"
     assert "waiting for another run" in capfd.readouterr().err
 
@@ -434,8 +434,7 @@ def test_a_run_resumes_exactly_and_another_shares_its_store(one, tmp_path):
     assert "4096/4096, 0:00:00 left" in one.err
     shared = [*TINY, "trainer=cpu", f"store.path={one.directory}/rollouts"]
     part = start("train.py", tmp_path / "part", *shared)
-    while not (tmp_path / "part" / "checkpoints" / "last.ckpt").exists() and part.poll() is None:
-        time.sleep(0.005)
+    until((tmp_path / "part" / "checkpoints" / "last.ckpt").exists, "the first checkpoint", part)
     part.kill()
     part.communicate()
     again = run("train.py", tmp_path / "part", *shared, "ckpt_path=last")
@@ -475,10 +474,9 @@ def test_a_run_that_is_stopped_while_it_fills_goes_on_where_it_was(tmp_path):
         "trainer.val_check_interval=2",
     ]
     process = start("train.py", tmp_path / "run", *options)
-    while not made(tmp_path / "run" / "rollouts") and process.poll() is None:
-        time.sleep(0.005)
+    until(lambda: made(tmp_path / "run" / "rollouts"), "the first pairs", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
     assert "stopped by SIGTERM" in err

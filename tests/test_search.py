@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +34,7 @@ from consistency.sweep.work import Sweep
 from hydra_plugins import consistency_sweeps
 from tests.conftest import run, start
 from tests.forked import PRELOADED
+from tests.waits import ended, until
 
 SMALL = ["experiment=ict_moons", "trainer=cpu", "threads=1", "trainer.max_steps=20"]
 RATE = "optimizer.lr=tag(log, interval(1e-4, 1e3))"
@@ -676,7 +676,7 @@ class TestCommand:
             assert "optuna" not in stream.lower()
 
     @pytest.mark.slow
-    @pytest.mark.timeout(1500)
+    @pytest.mark.timeout(6000)
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
     def test_stopped_at_any_moment_it_ends_with_the_same_trials(self, tmp_path, signum):
         steps = ["trainer.max_steps=60", "trainer.val_check_interval=20", "callbacks.checkpoints.every=10"]
@@ -695,21 +695,14 @@ class TestCommand:
         for moment, sign in enumerate(["0/overrides.json", "1/checkpoints/last.ckpt", "2/samples/1step.png"]):
             directory = tmp_path / str(moment)
             process = start("train.py", directory, *command)
-            wait_for((directory / sign).exists)
+            until((directory / sign).exists, sign, process)
             process.send_signal(signum)
-            _, err = process.communicate(timeout=100)
+            _, err = ended(process)
             assert process.returncode == (128 + signum if signum == signal.SIGTERM else -signum)
             assert signum == signal.SIGKILL or "go on with python" in err
             again = run("train.py", directory, *command)
             assert again.status == 0, again.err
             assert found(directory) == expected
-
-
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 class TestReports:

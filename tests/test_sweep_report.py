@@ -31,6 +31,7 @@ from consistency.teach import run_of
 from tests.conftest import SMALL, run
 from tests.sessions import checkpoint, session, train_here
 from tests.test_report import Reader
+from tests.waits import LIMIT, until
 
 COMMON = ["experiment=ict_moons", "trainer.max_steps=20"]
 CURVES = {"SW2/1step": [3.0, 2.0], "SW2/floor": [0.1, 0.1], "train/loss": [1.0, 0.5], "train/lr": [1.0, 2.0]}
@@ -404,22 +405,22 @@ def in_tensorboard(directory):
     statuses = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
     body = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 100}
 
-    def ask(what, body):
+    def asked(what, body):
         place = f"http://localhost:{port}/data/plugin/hparams/{what}"
         request = urllib.request.Request(
             place, json.dumps(body).encode(), {"content-type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
             return json.load(answer)
 
+    def both():
+        with suppress(OSError):
+            found = asked("session_groups", body).get("sessionGroups", [])
+            return found if len(found) == 2 else None
+
     try:
-        for _ in range(120):
-            with suppress(OSError):
-                groups = ask("session_groups", body).get("sessionGroups", [])
-                if len(groups) == 2:
-                    return ask("experiment", {})["hparamInfos"], groups
-            time.sleep(0.5)
-        raise TimeoutError("TensorBoard has not shown two runs within a minute")
+        groups = until(both, "TensorBoard to list both runs", board)
+        return asked("experiment", {})["hparamInfos"], groups
     finally:
         board.kill()
         board.wait()

@@ -32,6 +32,7 @@ from consistency.sweep.single import check_free, check_keys, check_place
 from consistency.sweep.table import Table, text
 from consistency.sweep.work import Sweep, conclude, value_of
 from tests.conftest import ROOT, SMALL, run
+from tests.waits import ended, until
 
 
 def pool(size, go_on):
@@ -475,19 +476,16 @@ ours, theirs = socket.socketpair()
 env = {{**os.environ, {VARIABLE!r}: str(theirs.fileno())}}
 print(subprocess.Popen(sys.argv[1:], pass_fds=[theirs.fileno()], env=env).pid, flush=True)
 theirs.close()
-time.sleep(100)
+time.sleep(3000)
 """
 
 
-def gone(number, seconds=20.0):
-    """Whether a process ends by then."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            os.kill(number, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
+def gone(number):
+    """Whether a process has ended."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -498,8 +496,7 @@ class TestLifeline:
         command = [sys.executable, str(fake.parent / "fake.py"), "do=work", f"run_dir={fake}"]
         sweep = subprocess.Popen([sys.executable, "-c", HOLDER, *command], stdout=subprocess.PIPE, text=True)
         number = int(sweep.stdout.readline())
-        while not (fake / "began").is_file():
-            time.sleep(0.01)
+        until((fake / "began").is_file, "the run to begin", sweep)
         return sweep, number
 
     def test_a_run_whose_sweep_is_killed_saves_and_ends(self, fake):
@@ -508,7 +505,7 @@ class TestLifeline:
         sweep.kill()
         sweep.wait()
         sweep.stdout.close()
-        assert gone(number)
+        until(lambda: gone(number), "the run to end")
         assert (fake / "checkpoints" / "last.ckpt").is_file()
 
     def test_a_signal_to_both_counts_once(self, fake):
@@ -518,7 +515,7 @@ class TestLifeline:
         sweep.kill()
         sweep.wait()
         sweep.stdout.close()
-        assert gone(number)
+        until(lambda: gone(number), "the run to end")
         assert (fake / "checkpoints" / "last.ckpt").is_file()
 
     @pytest.mark.parametrize("number", ["", "x", "-1", "0", "9999", "1.5"])
@@ -542,11 +539,9 @@ class TestCommands:
         command = ["train.py", "sweep=joblib", *self.OPTIONS, "trainer.max_steps=1500", "seed=1,2", place]
         first = begun(command)
         last = [tmp_path / "a sweep" / number / "checkpoints" / "last.ckpt" for number in "01"]
-        while not all(path.is_file() for path in last):
-            assert first.poll() is None
-            time.sleep(0.02)
+        until(lambda: all(path.is_file() for path in last), "the first checkpoints", first)
         first.send_signal(signal.SIGTERM)
-        _, err = first.communicate(timeout=120)
+        _, err = ended(first)
         assert first.returncode == 143
         steps = re.findall(
             r"^\[([01])\] stopped by SIGTERM at step (\d+), saved; the sweep goes on", err, re.M
@@ -559,7 +554,7 @@ class TestCommands:
         # the order of the seeds is another, one is new, and all get one step more
         longer = {"seed=1,2": "seed=3,2,1", "trainer.max_steps=1500": "trainer.max_steps=1501"}
         second = begun([longer.get(option, option) for option in command])
-        out, err = second.communicate(timeout=240)
+        out, err = ended(second)
         assert second.returncode == 0, err
         assert len(re.findall(r"resuming from .*a sweep/[01]/checkpoints/last.ckpt", out)) == 2
         runs = {each.name: each.result for each in runs_of(tmp_path / "a sweep")}
@@ -588,7 +583,7 @@ with in_a_worker():
         time.sleep(0.01)
 '''
 print(subprocess.Popen([sys.executable, "-c", code, sys.argv[1]]).pid, flush=True)
-time.sleep(100)
+time.sleep(3000)
 """
 
 
@@ -596,10 +591,9 @@ def test_a_worker_of_another_launcher_ends_with_it(tmp_path):
     command = [sys.executable, "-c", WORKER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
         number = int(launcher.stdout.readline())
-        while not (tmp_path / "began").exists():
-            time.sleep(0.01)
+        until((tmp_path / "began").exists, "the worker to begin", launcher)
         launcher.kill()
-    assert gone(number)
+    until(lambda: gone(number), "the worker to end")
 
 
 def test_runs_of_another_launcher_leave_the_same_files(tmp_path):

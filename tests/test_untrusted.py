@@ -32,7 +32,7 @@ from consistency.teachers.openai import openai
 from tests.sessions import checkpoint as run
 from tests.sessions import save_edited, session
 
-pytestmark = pytest.mark.timeout(60, method="thread")  # whoever hangs fails
+pytestmark = pytest.mark.timeout(600, method="thread")  # whoever hangs fails
 
 LEVELS = 60
 

