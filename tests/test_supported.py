@@ -161,6 +161,12 @@ def test_old_libraries_are_refused_before_anything_is_opened(monkeypatch, capsys
     assert capsys.readouterr().err.startswith("error: lightning 2.6.5 runs code from checkpoints")
 
 
+def test_windows_is_refused_before_anything_is_imported(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UserError, match="WSL2"):
+        check_supported()
+
+
 def test_a_library_that_is_not_there_is_left_to_its_import(monkeypatch):
     def missing(name):
         raise supported.PackageNotFoundError(name)

@@ -1,9 +1,11 @@
-"""Libraries too old to be given a file: known holes through which a checkpoint or an image runs code.
+"""Systems and libraries that a run is not safe on.
 
+Libraries may be too old to be given a file: known holes through which a checkpoint or an image runs code.
 pyproject.toml asks for at least these versions; an environment that was made by other means may hold others.
 """
 
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from consistency.errors import UserError
@@ -16,11 +18,13 @@ SAFE = {  # the first version without the hole, and what the hole is
 
 
 def check_supported() -> None:
-    """Refuse libraries with a known hole, before they are imported.
+    """Refuse Windows, and libraries with a known hole, before they are imported.
 
     Raises:
-        UserError: names the first of them, and the command that mends it.
+        UserError: names the first of them, and what to do.
     """
+    if sys.platform == "win32":  # it has no SIGTERM to save at, and no pipes that a sweep could hold its runs by
+        raise UserError("Windows is not supported by itself: run this in WSL2, its Linux")
     for name, (safe, hole) in SAFE.items():
         try:
             found = version(name)
