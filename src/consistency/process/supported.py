@@ -23,7 +23,7 @@ def check_supported() -> None:
     Raises:
         UserError: names the first of them, and what to do.
     """
-    if sys.platform == "win32":  # it has no SIGTERM to save at, and no pipes that a sweep could hold its runs by
+    if sys.platform == "win32":  # no SIGTERM to save at, no pipes to hold the runs of a sweep by
         raise UserError("Windows is not supported by itself: run this in WSL2, its Linux")
     for name, (safe, hole) in SAFE.items():
         try:
