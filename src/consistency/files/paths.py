@@ -43,6 +43,16 @@ def check_names(section: str, names: Iterable[object]) -> None:
             )
 
 
+def expanded(path: str) -> str:
+    """A path with the home directory in place of `~` or `~user`; `./~` is a folder of that name."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # there is no such user: a file may be named so
+        return path
+
+
 def regular(path: Path) -> Path:
     """The same path, unless a pipe, a socket or a device is there, which could be read without end.
 

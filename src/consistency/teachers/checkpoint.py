@@ -11,6 +11,7 @@ from consistency.errors import UserError
 from consistency.files.config import FileConfig
 from consistency.model.denoiser import Denoiser
 from consistency.process.notices import notice
+from consistency.quoting import path_argument
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 from consistency.teachers.sealed import DamagedError, read_sealed
@@ -122,7 +123,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     if path.suffix == SUFFIX:
         raise UserError(
             f"{key}={path} holds weights alone, and no run can go on from them; to begin with them: "
-            f"start=teacher teacher.path={path}"
+            f"start=teacher {path_argument('teacher.path', path)}"
         )
     try:
         return read_sealed(path)

@@ -1,0 +1,69 @@
+"""What can be said of a composed command before any large library is imported."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.command.newest import LAST, check_not_last
+from consistency.command.paths import expand_homes
+from consistency.errors import UserError
+from consistency.schema.check import check_options
+
+REMEDIES = {
+    "ckpt_path": (
+        "no such file; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory of a run, exported "
+        ".safetensors, or 'last'"
+    ),
+    "teacher.path": "no such file or directory; give a teacher's",
+    "data.root": "does not exist: set it to a folder or a zip archive of images",
+    "input": "no such file; give a PNG or JPEG file, or a folder of them",
+    "mask": "no such file; give a PNG or JPEG file, where white is known",
+    "task.results": "no such file or directory; give a result.json, or the directory of a run or an evaluation",
+}
+
+
+def check_command(config: DictConfig, entry: str) -> None:
+    """Refuse a command that cannot be carried out, as far as that is known by now; `~` in paths is expanded.
+
+    Args:
+        config: as composed; changed in place.
+        entry: name of the file in configs/ that it was composed from.
+
+    Raises:
+        UserError: names the key, and what to do about it.
+    """
+    expand_homes(config)
+    check_options(config, entry)
+    if entry == "eval":
+        check_not_last(config.ckpt_path)
+    for key, path in named(config, entry):
+        if not Path(path).exists():
+            raise UserError(f"{key}={path}{'' if key == 'data.root' else ':'} {REMEDIES[key]}")
+
+
+def named(config: DictConfig, entry: str) -> Iterator[tuple[str, str]]:
+    """The files and folders that a command reads, with their keys."""
+    keys = read_by_training(config) if entry == "train" else ("input", "mask", "task.results")
+    for key in ("ckpt_path", *keys):
+        given = selected(config, key)
+        for path in given if OmegaConf.is_list(given) else [given]:
+            if isinstance(path, str) and not (key == "ckpt_path" and path == LAST):
+                yield key, path
+
+
+def read_by_training(config: DictConfig) -> Iterator[str]:
+    """The keys of paths that a training run reads, by what it is made of."""
+    if any(selected(config, f"module.{role}") is not None for role in ("teacher", "start")):
+        yield "teacher.path"
+    if str(selected(config, "data._target_")).endswith(".ImageFolder"):
+        yield "data.root"
+
+
+def selected(config: DictConfig, key: str) -> Any:
+    """The value of a key; None where it is missing or refers to nothing, which is said later."""
+    try:
+        return OmegaConf.select(config, key)
+    except Exception:  # an interpolation, of any kind
+        return None
