@@ -30,7 +30,7 @@ from consistency.command.directories import discard_made
 from consistency.command.misread import check_added, misread, root_names, script, uncomposed
 from consistency.command.newest import named_last
 from consistency.command.paths import literal
-from consistency.command.usage import asks_for_help, usage
+from consistency.command.usage import asks_for_help, show
 from consistency.errors import UserError, close, nearest, plain
 from consistency.process.lifeline import follow_parent, hold, report
 from consistency.process.naming import named
@@ -66,7 +66,7 @@ def guarded(main: Callable[[], Any]) -> None:
         check_supported()
         check_flags(sys.argv[1:])
         if asks_for_help(sys.argv[1:]):
-            print(usage())
+            show()
             return
         sys.argv[1:] = arguments(sys.argv[1:])
         hold()

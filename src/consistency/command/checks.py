@@ -4,23 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.command.newest import LAST, check_not_last
 from consistency.command.paths import expand_homes
 from consistency.errors import UserError
+from consistency.process.naming import started_by_lightning
 from consistency.schema.check import check_options
+from consistency.sweep.single import check_free, check_single
 
 REMEDIES = {
     "ckpt_path": (
-        "no such file; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory of a run, exported "
-        ".safetensors, or 'last'"
+        "no such file; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory of a run, "
+        "exported .safetensors, or 'last'"
     ),
     "teacher.path": "no such file or directory; give a teacher's",
     "data.root": "does not exist: set it to a folder or a zip archive of images",
     "input": "no such file; give a PNG or JPEG file, or a folder of them",
     "mask": "no such file; give a PNG or JPEG file, where white is known",
-    "task.results": "no such file or directory; give a result.json, or the directory of a run or an evaluation",
+    "task.results": "no such file or directory; give a result.json, or the directory that has one",
 }
 
 
@@ -41,6 +45,34 @@ def check_command(config: DictConfig, entry: str) -> None:
     for key, path in named(config, entry):
         if not Path(path).exists():
             raise UserError(f"{key}={path}{'' if key == 'data.root' else ':'} {REMEDIES[key]}")
+        if key in ("ckpt_path", "teacher.path") and entry == "train":
+            check_single(path, key)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN and not started_by_lightning():
+        check_place(Path(HydraConfig.get().runtime.output_dir), config.ckpt_path, entry)
+
+
+def check_place(directory: Path, ckpt_path: str | None, entry: str) -> None:
+    """Refuse the directory of another run, as far as its last checkpoint shows it."""
+    check_free(directory)
+    if entry == "eval":
+        check_no_training(directory)
+    elif ckpt_path is None and (directory / "checkpoints" / "last.ckpt").is_file():
+        raise holds_a_run(directory)
+
+
+def holds_a_run(directory: Path) -> UserError:
+    """A run begins where there is one."""
+    return UserError(f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another")
+
+
+def check_no_training(directory: Path) -> None:
+    """Refuse to evaluate in the directory of a training run.
+
+    Raises:
+        UserError: it is one.
+    """
+    if (directory / "checkpoints").is_dir():
+        raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
 
 
 def named(config: DictConfig, entry: str) -> Iterator[tuple[str, str]]:

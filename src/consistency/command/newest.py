@@ -22,7 +22,7 @@ def named_last(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: of the command line; paths as `literal` writes them.
     """
-    given = dict(each.partition("=")[::2] for each in arguments)
+    given = {key: value for key, _, value in (each.partition("=") for each in arguments)}
     run = value_of(f"run_dir={given['run_dir']}") if "run_dir" in given else None
     if given.get("ckpt_path") != LAST or run is None or not (Path(run) / "checkpoints").is_dir():
         return list(arguments)

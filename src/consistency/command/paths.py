@@ -2,7 +2,8 @@
 
 Hydra's grammar refuses `=`, parentheses, quotes, `~` and all but ASCII letters in a value without quotes, and
 so refuses `ckpt_path=RUN/checkpoints/step=00000120.ckpt`. Where a key holds a path, a value that the grammar
-refuses is taken as it stands. What the grammar reads keeps its meaning: `a,b` is a sweep, `${key}` a reference.
+refuses is taken as it stands. What the grammar reads keeps its meaning: `a,b` is a
+sweep, `${key}` a reference.
 """
 
 import unicodedata
@@ -28,6 +29,7 @@ PATHS = (  # every key that holds a path
     *("data.root", "data.cache", "data.held_out", "metric.cache", "export.cache", "distance.backbone"),
 )
 NUMBERS = ("data.held_out",)  # that hold a path or a number
+SWEEPING = ("-m", "--multirun", "sweep=", "hydra.mode=")  # beginnings of arguments
 CHANGES = "override."  # eval.py: +override.KEY=VALUE changes the config of the checkpoint
 
 
@@ -40,18 +42,25 @@ def literal(arguments: Iterable[str]) -> list[str]:
     Raises:
         UserError: a path has control characters, or may be one path or several.
     """
-    return [rewritten(each) if is_path(each.partition("=")[0]) else each for each in arguments]
+    given = list(arguments)
+    single = not any(each.startswith(SWEEPING) for each in given)
+    return [rewritten(each, single) if is_path(each.partition("=")[0]) else each for each in given]
 
 
 def is_path(key: str) -> bool:
     """Whether a key of an override holds a path."""
-    return key.lstrip("+").removeprefix(CHANGES) in PATHS
+    return name_of(key) in PATHS
 
 
-def rewritten(argument: str) -> str:
-    """An override of a path, for Hydra."""
+def name_of(key: str) -> str:
+    """The key that an override is of, in the command's config or in that of its checkpoint."""
+    return key.lstrip("+").removeprefix(CHANGES)
+
+
+def rewritten(argument: str, single: bool) -> str:
+    """An override of a path, for Hydra; `single` where the command is one run and no sweep."""
     key, sign, value = argument.partition("=")
-    name = key.lstrip("+").removeprefix(CHANGES)
+    name = name_of(key)
     if not sign:
         return argument
     if name == "hydra.run.dir" and value.startswith('"') and started_by_lightning():
@@ -60,7 +69,7 @@ def rewritten(argument: str) -> str:
     try:
         parsed = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return f"{key}={as_typed(key, name, value)}"
+        return f"{key}={as_typed(key, value, single or name in SINGLE)}"
     return f"{key}={as_parsed(name, value, parsed)}"
 
 
@@ -68,8 +77,8 @@ def check_characters(key: str, value: str) -> None:
     """Refuse what no line of a terminal or a log can hold, and what is not UTF-8."""
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
         raise UserError(
-            f"{key}={ascii(value)[1:-1]} has a line break, a control character or what is not UTF-8: "
-            "give a path without, and rename what is there"
+            f"{key}={ascii(value)[1:-1]} has a line break, a control character or one that the locale "
+            "cannot read: give a path without, and rename what is there"
         )
 
 
@@ -83,26 +92,23 @@ def as_parsed(name: str, text: str, parsed: Override) -> str:
     return written(str(value)) if is_home(value) else text
 
 
-def as_typed(key: str, name: str, text: str) -> str:
+def as_typed(key: str, text: str, single: bool) -> str:
     """A value that Hydra cannot read, taken as it stands; left to Hydra to refuse where that is a guess."""
     if text[:1] in ("'", '"') or "\\" in text:
         return text
-    if name in LISTS and text.startswith("[") and text.endswith("]"):
+    if name_of(key) in LISTS and text.startswith("[") and text.endswith("]"):
         items = parts(text[1:-1])
         return text if items is None else f"[{','.join(map(written, items))}]"
-    if "," not in text or name in SINGLE:
+    if single or "," not in text:
         return written(text)
     items = parts(text)
     if items is not None and all(map(readable, items)):
         return ",".join(map(written, items))
+    one = for_shell(f"{key}={written(text)}")
+    each = ",".join(map(enquoted, items)) if items else "'FIRST','SECOND'"
     raise UserError(
-        f"{key}={text} may be one path or several to sweep over: write one as "
-        f"{for_shell(f'{key}={written(text)}')}"
-        + (
-            f", and several, after -m, as {for_shell(key + '=' + ','.join(map(enquoted, items)))}"
-            if items
-            else ""
-        )
+        f"{key}={text} may be one path or several to sweep over: write one as {one}, and several as "
+        f"{for_shell(f'{key}={each}')}"
     )
 
 

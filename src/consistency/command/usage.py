@@ -1,5 +1,7 @@
 """What `--help` prints: experiments or tasks, a line each, then groups, then how to see the config."""
 
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +21,14 @@ USE = {
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether a command line is a question; `--hydra-help` is answered by Hydra."""
     return any(argument in ("--help", "-h") for argument in arguments)
+
+
+def show() -> None:
+    """Print the help; whoever reads it may leave before its end."""
+    try:
+        print(usage(), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
 
 
 def usage() -> str:

@@ -116,7 +116,7 @@ def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) ->
 def outcome(directory: Path) -> dict[str, Any]:
     """What result.json says, where there is one."""
     path = directory / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def value_of(metric: str | None, metrics: dict[str, Any]) -> float | None:

@@ -28,7 +28,8 @@ def again(asked: Path) -> str:
 
 def measured(directory: Path) -> str:
     """Of an evaluation that has not ended."""
-    return f"what was measured is kept; the same command with {path_argument('run_dir', directory)} goes on from there"
+    place = path_argument("run_dir", directory)
+    return f"what was measured is kept; the same command with {place} goes on from there"
 
 
 def ended(directory: Path) -> str:
