@@ -68,8 +68,8 @@ def guarded(main: Callable[[], Any]) -> None:
         if asks_for_help(sys.argv[1:]):
             show()
             return
-        sys.argv[1:] = arguments(sys.argv[1:])
         hold()
+        sys.argv[1:] = arguments(sys.argv[1:])
         with heard(waits=True):  # for Hydra to compose the config
             run_whole(main)
     except Stopped as stopped:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.command.paths import expand_homes, literal
 from consistency.errors import UserError, printable
+from consistency.files.paths import absent
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.quoting import path_override
@@ -127,7 +128,7 @@ def run_of(path: str | None) -> Path | None:
             "first, such as teacher_run.experiment=edm_digits"
         )
     if not Path(path).exists():
-        raise UserError(f"teacher.path={path}: no such file or directory; give a teacher's")
+        raise absent("teacher.path", path)
     check_single(path, "teacher.path")
     place = Path(path) if Path(path).is_dir() else Path(path).parent.parent
     if not (place / "result.json").is_file():

@@ -11,21 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.command.newest import LAST, check_not_last
 from consistency.command.paths import expand_homes
 from consistency.errors import UserError
+from consistency.files.paths import absent
 from consistency.process.naming import started_by_lightning
 from consistency.schema.check import check_options
 from consistency.sweep.single import check_free, check_single
-
-REMEDIES = {
-    "ckpt_path": (
-        "no such file; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory of a run, "
-        "exported .safetensors, or 'last'"
-    ),
-    "teacher.path": "no such file or directory; give a teacher's",
-    "data.root": "does not exist: set it to a folder or a zip archive of images",
-    "input": "no such file; give a PNG or JPEG file, or a folder of them",
-    "mask": "no such file; give a PNG or JPEG file, where white is known",
-    "task.results": "no such file or directory; give a result.json, or the directory that has one",
-}
 
 
 def check_command(config: DictConfig, entry: str) -> None:
@@ -44,7 +33,7 @@ def check_command(config: DictConfig, entry: str) -> None:
         check_not_last(config.ckpt_path)
     for key, path in named(config, entry):
         if not Path(path).exists():
-            raise UserError(f"{key}={path}{'' if key == 'data.root' else ':'} {REMEDIES[key]}")
+            raise absent(key, path)
         if key in ("ckpt_path", "teacher.path") and entry == "train":
             check_single(path, key)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN and not started_by_lightning():

@@ -26,7 +26,15 @@ PATHS = (  # every key that holds a path
     *LISTS,
     *SINGLE,  # which cannot be swept over
     *("ckpt_path", "data_dir", "cache", "mask", "operator.path", "teacher.path", "store.path"),
-    *("data.root", "data.cache", "data.held_out", "metric.cache", "export.cache", "distance.backbone"),
+    *(
+        "data.root",
+        "data.cache",
+        "data.held_out",
+        "metric.cache",
+        "metric.extractor.weights",
+        "task.formats.web.cache",
+        "distance.backbone",
+    ),
 )
 NUMBERS = ("data.held_out",)  # that hold a path or a number
 SWEEPING = ("-m", "--multirun", "sweep=", "hydra.mode=")  # beginnings of arguments
