@@ -3,15 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
+from consistency.command.checks import check_command
 from consistency.console import explained, guarded, loading
-from consistency.schema.check import check_options
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(config: DictConfig) -> None:
     """Run the task."""
     with explained():
-        check_options(config, "eval")
+        check_command(config, "eval")
         with loading():  # torch, only once the config stands
             from consistency.evaluate import evaluate
 

@@ -3,15 +3,15 @@
 import hydra
 from omegaconf import DictConfig
 
+from consistency.command.checks import check_command
 from consistency.console import explained, guarded, loading
-from consistency.schema.check import check_options
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     """Train as configured; the value a sweep optimises comes back."""
     with explained():
-        check_options(config, "train")
+        check_command(config, "train")
         with loading():  # torch and lightning, only once the config stands
             from consistency.run import train
 

@@ -44,7 +44,7 @@ def test_a_second_run_is_refused_with_the_first_ones_name_and_writes_nothing(tmp
     holder = holding(tmp_path)
     before = (tmp_path / NAME).read_text()
     second = run("train.py", tmp_path, *SMALL, "trainer.max_steps=4")
-    evaluation = run("eval.py", tmp_path, "task=compare", "task.results=[A,B]")
+    evaluation = run("eval.py", tmp_path, "task=compare", "task.results=[data,docs]")
     for refused in (second, evaluation):
         assert refused.status == 1
         assert refused.err.startswith(f"error: run_dir={tmp_path} is in use by process {holder.pid} on ")

@@ -8,14 +8,14 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "consistency"
 
 FLOORS = [  # from the ground up; a floor may use itself and all below
-    {"errors", "tensor", "process", "watch", "markup", "table"},
+    {"errors", "tensor", "process", "watch", "markup", "table", "quoting"},
     {"files"},
     {"nets", "model"},
     {"schedule"},
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},
-    {"tasks", "result", "sweep", "schema"},
+    {"tasks", "result", "sweep", "schema", "command"},
     {"teach", "continuation"},
     {"build", "console"},
     {"summary", "reopen"},

@@ -21,9 +21,10 @@ from omegaconf import OmegaConf
 from consistency.errors import UserError
 from consistency.process.lifeline import VARIABLE
 from consistency.process.naming import LOCK
+from consistency.quoting import quoted
 from consistency.sweep import child
 from consistency.sweep.child import Ended, Report, environment
-from consistency.sweep.command import again, quoted
+from consistency.sweep.command import again
 from consistency.sweep.foreign import Foreign
 from consistency.sweep.identity import found_among, same, settings, varied
 from consistency.sweep.pool import Pool

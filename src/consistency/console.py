@@ -5,7 +5,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from consistency.command.directories import discard_made
+from consistency.command.misread import check_added, misread, root_names, script, uncomposed
+from consistency.command.newest import named_last
+from consistency.command.paths import literal
+from consistency.command.usage import asks_for_help, show
 from consistency.errors import UserError, close, nearest, plain
 from consistency.process.lifeline import follow_parent, hold, report
-from consistency.process.naming import LOCK, VARIABLE, named
+from consistency.process.naming import named
 from consistency.process.rank import is_first
 from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off, raise_again
 from consistency.process.stops import say as say_stopped
@@ -56,9 +62,14 @@ def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
+        never_fail_to_print()
         check_supported()
         check_flags(sys.argv[1:])
+        if asks_for_help(sys.argv[1:]):
+            show()
+            return
         hold()
+        sys.argv[1:] = arguments(sys.argv[1:])
         with heard(waits=True):  # for Hydra to compose the config
             run_whole(main)
     except Stopped as stopped:
@@ -67,6 +78,20 @@ def guarded(main: Callable[[], Any]) -> None:
         sys.exit(stopped.status if is_first() else 0)  # or Lightning would kill the first process at once
     except Exception as error:
         end(error)
+
+
+def never_fail_to_print() -> None:
+    """Print what the encoding of the terminal lacks as an escape: σ must not end a run that has measured."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """The arguments of a command as Hydra is to read them."""
+    check_added(given)
+    paths = literal(given)
+    return named_last(paths) if script() == "eval" else paths
 
 
 def check_flags(arguments: Sequence[str]) -> None:
@@ -114,7 +139,6 @@ def explained() -> Iterator[None]:
         raise_again()
         if HydraConfig.get().mode != RunMode.RUN:
             raise
-        discard_unused(Path(HydraConfig.get().runtime.output_dir))
         end(error)
 
 
@@ -133,20 +157,12 @@ def in_a_worker() -> Iterator[None]:
             sys.exit(stopped.status)  # which can be handed on to the launcher
 
 
-def discard_unused(directory: Path) -> None:
-    """Remove the directory of a command that was refused, if it was named for it and nothing is in it."""
-    ours = directory.name == os.environ.get(VARIABLE) and directory.is_dir()
-    if ours and {path.name for path in directory.iterdir()} <= {LOCK}:
-        with suppress(OSError):
-            (directory / LOCK).unlink(missing_ok=True)
-            directory.rmdir()
-
-
 def end(error: Exception) -> None:
     """Say what went wrong, to the sweep of the run as well, and exit; or let a fault of ours through."""
     line = explain(error)
     state = next((cause.state for cause in causes(error) if isinstance(cause, UserError)), UserError.state)
     report(failed=one_line(line or f"{type(error).__name__}: {error}"), state=state)
+    discard_made()
     if line is None:
         raise error
     print(f"error: {one_line(line)}", file=sys.stderr)
@@ -188,19 +204,11 @@ def missing_value(error: MissingMandatoryValue) -> str:
     return f"{error.full_key} has no value: give one with {error.full_key}=VALUE"
 
 
-def misread(error: OverrideParseException) -> str:
-    """An override that Hydra cannot read."""
-    key, sign, value = str(error.override).partition("=")
-    if not sign:
-        return f"{error.override} is not an override: write it as key=value"
-    if value.startswith("["):
-        return f"{key}={value} cannot be read: quote it, and each item: \"{key}=['ITEM', 'ITEM']\""
-    return f"{key}={value} cannot be read: quote the value twice: \"{key}='{value}'\""
-
-
 def not_composed(error: ConfigCompositionException) -> str:
     """An override of something that is not there: the nearest key that is."""
     cause = error.__cause__
+    if said := uncomposed(error):
+        return said
     if str(error).startswith(MERGING):
         return f"{str(error).removeprefix(MERGING)} is of another kind than what stands there in configs/"
     if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
@@ -211,6 +219,7 @@ def not_composed(error: ConfigCompositionException) -> str:
 def near(key: str, section: DictConfig) -> str:
     """The nearest key of a section; else the same key of another section; else all keys of this one."""
     names = [str(name) for name in section if not str(name).startswith("_")]
+    names = root_names(section) if section._get_parent() is None else names
     if not names:
         return "that section is empty or refers to another: change it there"
     everything = OmegaConf.to_container(section._get_root())

@@ -10,6 +10,7 @@ from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.build import make, run_directory
+from consistency.command.checks import check_no_training
 from consistency.errors import UserError
 from consistency.files.registry import UNBUILT, packages
 from consistency.lit.callbacks.agreement import flat
@@ -42,8 +43,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     check_hardware(config.fabric)
     directory = run_directory()
     check_free(directory)
-    if (directory / "checkpoints").is_dir():
-        raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
+    check_no_training(directory)
     with alone_in(directory, speaks_for(config.fabric)), account(nothing_begun):
         return evaluated(config, directory)
 

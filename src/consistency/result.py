@@ -21,7 +21,8 @@ VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 def commit() -> str | None:
     """The checked-out commit, with + when files differ from it; None outside a repository."""
     try:
-        where = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+        text = {"encoding": "utf-8", "errors": "replace"}
+        where = {"cwd": Path(__file__).parent, "capture_output": True, "check": True, **text}
         head = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()
         changed = subprocess.run(["git", "status", "--porcelain"], **where).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -56,7 +57,7 @@ def read_result(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is no JSON object, or has metrics that are no numbers.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         metrics = found["metrics"]
         bad = [name for name, value in metrics.items() if value is not None and not is_number(value)]
     except OSError as error:

@@ -22,6 +22,7 @@ from consistency.build import (
     of_type,
     run_directory,
 )
+from consistency.command.checks import holds_a_run
 from consistency.continuation import (
     Continuation,
     compared,
@@ -182,9 +183,7 @@ def resume_from(ckpt_path: str | None, directory: Path) -> tuple[Path, dict[str,
     if ckpt_path != "last":
         given = Path(ckpt_path) if ckpt_path else None
         if found is not None and (given is None or home(given) != found.resolve().parent):
-            raise UserError(
-                f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another"
-            )
+            raise holds_a_run(directory)
         return None if given is None else named_in(given)
     whole = whole_of(directory, "ckpt_path")
     say(f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh")

@@ -11,9 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from consistency.command.paths import expand_homes, literal
 from consistency.errors import UserError, printable
+from consistency.files.paths import absent
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
+from consistency.quoting import path_override
 from consistency.result import read_result
 from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
@@ -100,8 +103,10 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
         HydraConfig.get().mode,
         HydraConfig.get().run.dir,
     )  # where Lightning starts the other processes of this command
-    place = [f"run_dir={directory}", f"hydra.run.dir={begun_in}", f"hydra.runtime.output_dir={directory}"]
-    config = compose("train", [f"experiment={experiment}", *words, *place], return_hydra_config=True)
+    places = {"run_dir": directory, "hydra.run.dir": begun_in, "hydra.runtime.output_dir": directory}
+    overrides = [*literal(words), *(path_override(key, path) for key, path in places.items())]
+    config = compose("train", [f"experiment={experiment}", *overrides], return_hydra_config=True)
+    expand_homes(config)
     with open_dict(config):
         config.hydra.mode = mode
         config.ckpt_path = "last" if from_first(lambda: newest(directory)) else None
@@ -123,7 +128,7 @@ def run_of(path: str | None) -> Path | None:
             "first, such as teacher_run.experiment=edm_digits"
         )
     if not Path(path).exists():
-        raise UserError(f"teacher.path={path}: no such file or directory; give a teacher's")
+        raise absent("teacher.path", path)
     check_single(path, "teacher.path")
     place = Path(path) if Path(path).is_dir() else Path(path).parent.parent
     if not (place / "result.json").is_file():

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from consistency.continuation.differences import ABSENT, Difference, differences, written
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
+from consistency.quoting import path_argument
 from consistency.schema.rules import PART
 from consistency.schema.targets import parameters
 
@@ -96,10 +97,8 @@ def anew(refused: list[Difference], config: DictConfig, where: str) -> str:
     """How to begin another run, from the weights of this one if they fit."""
     fit = not any(difference.key.startswith(NETWORK) for difference in refused)
     if fit and "start" in (parameters(config.module._target_) or {}):
-        place = where.partition("=")[2]
-        return (
-            f"begin a new run from these weights with start=teacher teacher.path={place} and another run_dir"
-        )
+        place = path_argument("teacher.path", where.partition("=")[2])
+        return f"begin a new run from these weights with start=teacher {place} and another run_dir"
     return "begin a new run in another run_dir"
 
 
@@ -117,7 +116,7 @@ def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) ->
 def outcome(directory: Path) -> dict[str, Any]:
     """What result.json says, where there is one."""
     path = directory / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def value_of(metric: str | None, metrics: dict[str, Any]) -> float | None:

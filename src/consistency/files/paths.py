@@ -9,6 +9,19 @@ from consistency.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,63}")
 
+A_CHECKPOINT = (
+    "give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory of a run, "
+    "exported .safetensors, or 'last'"
+)
+EXPECTED = {  # what is said of paths that a command names, by their keys
+    "ckpt_path": f": no such file; {A_CHECKPOINT}",
+    "teacher.path": ": no such file or directory; give a teacher's",
+    "data.root": " does not exist: set it to a folder or a zip archive of images",
+    "input": ": no such file; give a PNG or JPEG file, or a folder of them",
+    "mask": ": no such file; give a PNG or JPEG file, where white is known",
+    "task.results": ": no such file or directory; give a result.json, or the directory that has one",
+}
+
 MOST = 200  # names of a kind; each sampler is run
 
 
@@ -41,6 +54,26 @@ def check_names(section: str, names: Iterable[object]) -> None:
                 f"{section}: '{shown(name)}' cannot be the name of a file: use up to 64 letters, digits and "
                 "._+=- with no dot in front"
             )
+
+
+def expanded(path: str) -> str:
+    """A path with the home directory in place of `~` or `~user`; `./~` is a folder of that name."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # there is no such user: a file may be named so
+        return path
+
+
+def absent(key: str, path: str | Path) -> UserError:
+    """What to say where nothing is.
+
+    Args:
+        key: of the config, one of `EXPECTED`.
+        path: its value.
+    """
+    return UserError(f"{key}={path}{EXPECTED[key]}")
 
 
 def regular(path: Path) -> Path:

@@ -76,13 +76,13 @@ def tell_holder(directory: Path) -> None:
     """Write down who works in a directory, for people."""
     about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     with suppress(OSError):  # of a full disk, which others will report
-        (directory / NAME).write_text(json.dumps(about) + "\n")
+        (directory / NAME).write_text(json.dumps(about) + "\n", "utf-8")
 
 
 def holder(directory: Path) -> str:
     """Who works in a directory, in words; empty where nobody says so."""
     try:
-        about = json.loads((directory / NAME).read_text())
+        about = json.loads((directory / NAME).read_text("utf-8"))
         return f"process {about['pid']} on {about['host']} since {about['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return ""

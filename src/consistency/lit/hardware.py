@@ -75,5 +75,5 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware."""
     if not CPUINFO.is_file():
         return False
-    text = CPUINFO.read_text()
+    text = CPUINFO.read_text("utf-8", "replace")
     return "avx512_bf16" in text or "amx_bf16" in text or " bf16" in text

@@ -126,7 +126,7 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs; one that has ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
     except OSError:  # of another user, or no such place on this system

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from consistency.process.lifeline import held
+from consistency.quoting import path_argument
 from consistency.teachers.checkpoint import newest
 
 
@@ -22,12 +23,13 @@ def again(asked: Path) -> str:
     """The command that goes on; a run of a sweep is gone on with by that."""
     if held():
         return "the sweep goes on with it"
-    return f"go on with the same command, run_dir={asked} and ckpt_path=last"
+    return f"go on with the same command, {path_argument('run_dir', asked)} and ckpt_path=last"
 
 
 def measured(directory: Path) -> str:
     """Of an evaluation that has not ended."""
-    return f"what was measured is kept; the same command with run_dir={directory} goes on from there"
+    place = path_argument("run_dir", directory)
+    return f"what was measured is kept; the same command with {place} goes on from there"
 
 
 def ended(directory: Path) -> str:

@@ -168,7 +168,7 @@ class Memo:
         if self.directory is None or not self._path(digest).is_file():
             return None
         try:
-            kept = json.loads(self._path(digest).read_text())
+            kept = json.loads(self._path(digest).read_text("utf-8"))
             if kept.pop("sha256") == content_sha256(kept) and Card(**kept["card"]).digest == digest:
                 return kept if fits(kept["found"]) else self._damaged(digest)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -21,7 +21,7 @@ def machine_memory() -> int:
 def limit_of(path: Path) -> int | None:
     """The number of bytes in a file of the kernel; None where it says `max`, or is not there."""
     try:
-        return int(path.read_text())
+        return int(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
 

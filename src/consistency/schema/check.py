@@ -59,10 +59,9 @@ def check_config(config: DictConfig, entry: str) -> None:
     Raises:
         UserError: names the key, and the nearest that is known or what the value should be.
     """
-    options = loaded(entry)
-    sections = {*options, *groups(), *methods()} - {"defaults"}
+    options, names = loaded(entry), sections(entry)
     for name in map(str, config):
-        known(name, name, sections)
+        known(name, name, names)
         keys = options.get(name)
         if isinstance(keys, dict) and keys and OmegaConf.is_dict(config[name]):
             for key in map(str, config[name]):
@@ -138,6 +137,11 @@ def methods() -> frozenset[str]:
     return frozenset(
         name for path in (CONFIGS / "method").glob("*.yaml") for name in plain(OmegaConf.load(path))
     )
+
+
+def sections(entry: str) -> set[str]:
+    """What may stand first in the config of an entry point."""
+    return {*loaded(entry), *groups(), *methods()} - {"defaults"}
 
 
 def options(group: str) -> list[str]:

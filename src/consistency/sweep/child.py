@@ -19,6 +19,7 @@ from consistency.process.stops import STOPPING
 from consistency.sweep.identity import settings, shorter
 from consistency.sweep.runs import Run, State, keep_fault, plan, result_of, run_in
 
+ENCODED = {"PYTHONIOENCODING": "utf-8"}  # of output that is read here
 STOPPED = {128 + signum for signum in STOPPING}  # exit statuses of a run that has saved and ended
 
 
@@ -74,7 +75,7 @@ class Child:
         with theirs:
             self.process = subprocess.Popen(
                 [*program(), *arguments],
-                env=environment(theirs.fileno(), beside + 1),
+                env=environment(theirs.fileno(), beside + 1) | (ENCODED if beside else {}),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=piped,

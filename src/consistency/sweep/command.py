@@ -1,19 +1,10 @@
 """The command of a sweep, as a user types it."""
 
-import re
 import shlex
 import sys
 from pathlib import Path
 
-
-def quoted(value: str) -> str:
-    """A string as the value of an override, which Hydra reads back as it is."""
-    plain = re.fullmatch(r"[\w./:@%+-]*/[\w./:@%+-]*|[A-Za-z_]\w*", value, re.ASCII)
-    if plain and value.lower() not in ("null", "true", "false", "inf", "nan"):
-        return value
-    escaped = re.sub(r"(\\*)'", lambda found: 2 * found[1] + r"\'", value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"'{escaped.replace('${', chr(92) + '${')}'"
+from consistency.quoting import path_override
 
 
 def again(directory: Path) -> str:
@@ -24,5 +15,5 @@ def again(directory: Path) -> str:
     """
     script, *arguments = sys.argv
     named = any(argument.startswith("run_dir=") for argument in arguments)
-    place = [] if named else [f"run_dir={quoted(str(directory))}"]
+    place = [] if named else [path_override("run_dir", directory)]
     return shlex.join(["python", script, *arguments, *place])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from consistency.errors import UserError
+from consistency.quoting import path_override
 from consistency.sweep.child import Child, Ended, Event
-from consistency.sweep.command import quoted
 from consistency.sweep.runs import Run, forget_fault
 
 CHECKPOINTS = "checkpoints"
@@ -40,7 +40,7 @@ class Pool:
         again = self.go_on if begun else []
         replaced = ("hydra.mode", *map(key_of, again))
         given = [override for override in run.overrides if key_of(override) not in replaced]
-        more = ["hydra.mode=RUN", f"run_dir={quoted(str(run.directory))}", *again]
+        more = ["hydra.mode=RUN", path_override("run_dir", run.directory), *again]
         self.children[run.directory] = Child(run, [*given, *more], self.events.put, self.size - 1)
 
     def wait(self) -> Event:

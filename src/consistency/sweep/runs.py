@@ -250,8 +250,9 @@ def is_at_work(directory: Path) -> bool:
 def begun(pid: int) -> float:
     """When a process began, in seconds since 1970; 0 where the system does not say."""
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19])
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        ticks = int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2].split()[19])
+        lines = Path("/proc/stat").read_text("utf-8").splitlines()
+        boot = next(line for line in lines if line.startswith("btime"))
         return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
         return 0.0

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from consistency.errors import UserError
+from consistency.quoting import path_argument
 from consistency.sweep.identity import HYDRAS, PLACES
 from consistency.sweep.runs import directories, is_sweep, order
 
@@ -22,7 +23,7 @@ def check_single(path: str | Path, key: str) -> None:
     if found:
         raise UserError(
             f"{key}={path} is the directory of a sweep of {len(found)} runs: name one of them, such as "
-            f"{key}={min(found, key=order)}; task=report shows all of them"
+            f"{path_argument(key, min(found, key=order))}; task=report shows all of them"
         )
 
 

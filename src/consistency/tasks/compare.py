@@ -31,7 +31,7 @@ class Compare:
     The cards may differ in the model that is judged, and in what `allow` names.
 
     Args:
-        results: result.json of runs or evaluations, or their directories; at least two.
+        results: result.json of runs or evaluations, their directories, or checkpoints of runs; at least two.
         names: a sampler of each, in the same order; None for all that they share.
         allow: parts of the protocol that may differ, such as [sampler, sigmas, nfe]; [all] for all.
     """
@@ -96,9 +96,10 @@ class Compare:
 def read(path: Path) -> Numbers:
     """The numbers of a result.json with their cards."""
     check_single(path, "task.results")
-    file = path / "result.json" if path.is_dir() else path
+    run = path.parent.parent if path.suffix == ".ckpt" else path  # of which the checkpoint is
+    file = run / "result.json" if run.is_dir() else path
     try:
-        kept = json.loads(regular(file).read_text())["numbers"]
+        kept = json.loads(regular(file).read_text("utf-8"))["numbers"]
         found: Numbers = {}
         for number in map(typed, kept):
             found.setdefault(number["name"], []).append(of_plain(number))

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.files.paths import expanded
 from consistency.lit.data.folder import tell
 from consistency.lit.data.images import MODES, SUFFIXES, Folder, check_size, decoded
 from consistency.lit.data.module import DataModule
@@ -71,7 +72,7 @@ def spread_over(u: Tensor, count: int) -> Tensor:
 def listed(given: Sequence[str]) -> list[Path]:
     """Files as they are, folders by the image files that they hold."""
     found: list[Path] = []
-    for path in (Path(name).expanduser() for name in given):
+    for path in (Path(expanded(name)) for name in given):
         inside = Folder(path).entries() if path.is_dir() else None
         if inside is not None and not inside:
             raise UserError(f"input={path} holds no image: expected {', '.join(SUFFIXES)}")
@@ -160,7 +161,7 @@ def read_mask(path: str | None, size: tuple[int, int]) -> Tensor:
     if path is None:
         said("mask=null: the left half is known; give your own with mask=FILE, where white is known")
         return left_half(size)
-    fitted = fit(Path(path).expanduser(), (1, *size), "mask")
+    fitted = fit(Path(expanded(path)), (1, *size), "mask")
     for note in fitted.notes:
         said(f"mask: {note}")
     known = fitted.u[0] > 127

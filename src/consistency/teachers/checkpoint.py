@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.files.config import FileConfig
+from consistency.files.paths import A_CHECKPOINT
 from consistency.model.denoiser import Denoiser
 from consistency.process.notices import notice
+from consistency.quoting import path_argument
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 from consistency.teachers.sealed import DamagedError, read_sealed
@@ -115,14 +117,11 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         what = "is a directory without checkpoints" if path.is_dir() else "no such file"
-        raise UserError(
-            f"{key}={path}: {what}; give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory "
-            "of a run, exported .safetensors, or 'last'"
-        )
+        raise UserError(f"{key}={path}: {what}; {A_CHECKPOINT}")
     if path.suffix == SUFFIX:
         raise UserError(
             f"{key}={path} holds weights alone, and no run can go on from them; to begin with them: "
-            f"start=teacher teacher.path={path}"
+            f"start=teacher {path_argument('teacher.path', path)}"
         )
     try:
         return read_sealed(path)

@@ -27,12 +27,12 @@ def floats(x: Tensor) -> str:
 def script(path: Path, **constants: Any) -> Path:
     """Write a classic script that declares constants of plain data."""
     lines = [f"const {name} = {json.dumps(value)};\n" for name, value in constants.items()]
-    path.write_text('"use strict";\n' + "".join(lines))
+    path.write_text('"use strict";\n' + "".join(lines), "utf-8")
     return path
 
 
 def constants(path: Path) -> dict[str, Any]:
     """What such a script declares."""
-    lines = path.read_text().splitlines()[1:]
+    lines = path.read_text("utf-8").splitlines()[1:]
     pairs = (line.removeprefix("const ").removesuffix(";").split(" = ", 1) for line in lines)
     return {name: json.loads(value) for name, value in pairs}

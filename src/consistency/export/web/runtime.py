@@ -88,7 +88,7 @@ class Release:
         (partial / "dist").mkdir(parents=True, exist_ok=True)
         for name, content in runtime._asdict().items():
             (partial / FILES[name]).write_bytes(content)
-        (partial / "package.json").write_text(json.dumps({"version": self.version}))
+        (partial / "package.json").write_text(json.dumps({"version": self.version}), "utf-8")
         partial.rename(folder)
 
     def _download(self) -> bytes:
@@ -109,7 +109,7 @@ class Release:
         """Of an unpacked tarball, whose own folder is called package/."""
         root = folder / PREFIX if (folder / PREFIX).is_dir() else folder
         try:
-            about: Mapping[str, str] = json.loads(regular(root / "package.json").read_text())
+            about: Mapping[str, str] = json.loads(regular(root / "package.json").read_text("utf-8"))
             runtime = Runtime(**{key: regular(root / path).read_bytes() for key, path in FILES.items()})
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} does not hold onnxruntime-web ({error}); {self._remedy}") from error

@@ -67,7 +67,7 @@ def checksum(path: Path) -> str:
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a cache, None where there is none that agrees with its own checksum."""
     try:
-        kept = json.loads(regular(directory / "manifest.json").read_text())
+        kept = json.loads(regular(directory / "manifest.json").read_text("utf-8"))
         return Manifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -77,7 +77,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write it with its checksum."""
     kept = asdict(manifest)
     text = json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2)
-    (directory / "manifest.json").write_text(f"{text}\n")
+    (directory / "manifest.json").write_text(f"{text}\n", "utf-8")
 
 
 def fault(directory: Path, mark: str, skip_broken: bool) -> str | None:

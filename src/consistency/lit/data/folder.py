@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
+from consistency.files.paths import expanded
 from consistency.lit.data import cache
 from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
 from consistency.lit.data.loader import ArrayData
@@ -57,7 +58,7 @@ class ImageFolder(DataModule):
         within("data", 1, 8192, resolution=resolution)
         if channels not in MODES:
             raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
-        self.root, self.resolution, self.channels = Path(root).expanduser(), resolution, channels
+        self.root, self.resolution, self.channels = Path(expanded(root)), resolution, channels
         self.skip_broken, self.cache, self.held_out, self.run = skip_broken, cache, held_out, run
         self.kept: Path | None = None  # the only folder to write to; None for the usual places
         self.place: Path | None = None  # of the cache that was loaded
@@ -97,7 +98,7 @@ class ImageFolder(DataModule):
         """All of the other folder."""
         if self.held_out is None:
             return None
-        if not Path(self.held_out).expanduser().exists():
+        if not Path(expanded(self.held_out)).exists():
             raise UserError(f"data.held_out={self.held_out} does not exist: name a folder or an archive")
         other = ImageFolder(
             self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.run
@@ -120,7 +121,7 @@ class ImageFolder(DataModule):
         name = f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
         own = [] if self.kept is None else [self.kept / name / kind]
         if self.cache is not None:
-            return [Path(self.cache).expanduser() / name / kind, *own]
+            return [Path(expanded(self.cache)) / name / kind, *own]
         return [root.with_name(root.name + ".consistency-cache") / kind, *(own or [SPARE / name / kind])]
 
     def _writable(self) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from consistency.errors import UserError
-from consistency.files.paths import regular
+from consistency.files.paths import absent, regular
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
 
@@ -128,7 +128,7 @@ def source(root: Path) -> Source:
     if root.is_dir():
         return Folder(root)
     if not root.exists():
-        raise UserError(f"data.root={root} does not exist: set it to a folder or a zip archive of images")
+        raise absent("data.root", root)
     if root.is_file() and (is_zipfile(root) or root.suffix.lower() == ".zip"):
         return Archive(root)
     raise UserError(f"data.root={root} is neither a folder nor a zip archive: unpack it and name the folder")

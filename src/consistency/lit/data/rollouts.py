@@ -197,7 +197,7 @@ class Store:
     def _read(self) -> Manifest | None:
         """The manifest as it stands."""
         try:
-            found = json.loads(regular(self.path / "manifest.json").read_text())
+            found = json.loads(regular(self.path / "manifest.json").read_text("utf-8"))
             manifest = Manifest(dict(found["origin"]), list(found["chunks"]))
             if "data.label" not in manifest.origin or not all(isinstance(c, str) for c in manifest.chunks):
                 raise ValueError("no origin, or no hashes")

@@ -14,6 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.files.paths import expanded
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 
@@ -34,7 +35,7 @@ class CIFAR10(DataModule):
 
     def __init__(self, root: str, **run: Any) -> None:
         super().__init__(**{"flip": True, **run})
-        self.root = self.target = Path(root).expanduser()
+        self.root = self.target = Path(expanded(root))
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
         """Download to `directory`, unless the user named the root."""
@@ -77,7 +78,7 @@ class FashionMNIST(DataModule):
 
     def __init__(self, root: str, **run: Any) -> None:
         super().__init__(**run)
-        self.root = self.target = Path(root).expanduser()
+        self.root = self.target = Path(expanded(root))
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
         """Download to `directory`, unless the user named the root."""

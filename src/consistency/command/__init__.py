@@ -1,0 +1,1 @@
+"""The command line, before and after Hydra has read it."""

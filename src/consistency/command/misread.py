@@ -1,0 +1,143 @@
+"""What to say of an override that Hydra refuses: the nearest name, or a spelling that works when pasted."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from consistency.command.paths import LISTS, is_path, parts
+from consistency.errors import UserError, nearest
+from consistency.files.registry import CONFIGS
+from consistency.quoting import for_shell, quoted
+from consistency.schema.check import groups, loaded, sections
+
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these three as Hydra says them
+UNDELETABLE = re.compile(
+    r"Could not delete (?:from config\. )?'([^'=]+)(?:=.*)?'(?: does not exist|\. No match)"
+)
+UNCHOSEN = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
+SCRIPTS = ("train", "eval")
+
+
+def script() -> str:
+    """The entry point at work, which is the name of its file in configs/ too."""
+    name = Path(sys.argv[0]).stem
+    return name if name in SCRIPTS else SCRIPTS[0]
+
+
+def misread(error: OverrideParseException) -> str:
+    """An override that Hydra cannot read."""
+    key, sign, value = str(error.override).partition("=")
+    if not sign:
+        return f"{error.override} is not an override: write it as key=value"
+    if value.startswith("["):
+        items = parts(value.strip("[]")) or ["ITEM", "ITEM"]
+        working = f"{key}=[{','.join(map(quoted, items))}]"
+        return f"{key}={value} cannot be read: quote it, and each item: {for_shell(working)}"
+    return f"{key}={value} cannot be read: quote the value twice: {for_shell(f'{key}={quoted(bare(value))}')}"
+
+
+def bare(value: str) -> str:
+    """A value without the quotes around it."""
+    around = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if around else value
+
+
+def uncomposed(error: ConfigCompositionException) -> str | None:
+    """What Hydra says in several lines, or without a remedy; None for anything else."""
+    text = str(error)
+    if found := AMBIGUOUS.search(text):
+        return ambiguous(found[1])
+    if found := UNDELETABLE.search(text):
+        return f"unknown key {found[1]}: {nearest_to(found[1], kept(sys.argv[1:]))}"
+    if (found := UNCHOSEN.search(text)) and found[1] in groups():
+        return of_the_other(found[1])
+    return None
+
+
+def ambiguous(override: str) -> str:
+    """Several values where there is one run."""
+    key, _, value = override.partition("=")
+    one = for_shell(f"{key}={quoted(value)}")
+    if is_path(key) and key not in LISTS:
+        return f"{override} is several paths: add -m for a run of each, or write one path as {one}"
+    listed = for_shell(f"{key}=[{value}]")
+    return (
+        f"{override} has several values: add -m for a run of each, or write a list, {listed}, or text, {one}"
+    )
+
+
+def of_the_other(group: str) -> str:
+    """A group that this entry point does not have."""
+    here = script()
+    there = next((name for name in SCRIPTS if name != here and group in entry_groups(name)), None)
+    known = nearest(group, entry_groups(here))
+    return f"{group}= is no choice of {here}.py" + (f": it is one of {there}.py" if there else f": {known}")
+
+
+def check_added(arguments: Sequence[str]) -> None:
+    """Refuse to add what no part reads, before Hydra does: a sweep would begin all its runs.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        UserError: names the nearest key.
+    """
+    for each in arguments:
+        if each.startswith("+") and "=" in each:
+            name = re.split(r"[.@=/]", each.lstrip("+"), maxsplit=1)[0]
+            if name not in (names := {*sections(script()), "hydra"}):
+                raise UserError(f"unknown key {each.lstrip('+').partition('=')[0]}: {nearest(name, names)}")
+
+
+def entry_groups(entry: str) -> set[str]:
+    """The groups of an entry point, those that its tasks bring among them."""
+    files = [CONFIGS / f"{entry}.yaml", *(CONFIGS / "task").glob("*.yaml")] if entry == "eval" else []
+    text = "".join(file.read_text("utf-8") for file in files)
+    chosen = {key for item in loaded(entry)["defaults"] if isinstance(item, dict) for key in map(str, item)}
+    return {group for group in groups() if group in chosen or f"\n  - /{group}: " in text}
+
+
+def kept(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a command line that change or add something."""
+    return [each for each in arguments if "=" in each and each[0] not in "-~"]
+
+
+def nearest_to(key: str, overrides: Sequence[str]) -> str:
+    """The name nearest to a key that no config has, among those of the command's config without it.
+
+    Args:
+        key: with dots.
+        overrides: of the command, without deletions.
+    """
+    section = composed(script(), overrides)
+    names = root_names(section)
+    for part in key.split("."):
+        if part not in names:
+            return nearest(part, names)
+        section = section.get(part)
+        names = [name for name in map(str, section) if name[0] != "_"] if OmegaConf.is_dict(section) else []
+    return "it has no value already; leave that out"
+
+
+def composed(entry: str, overrides: Sequence[str]) -> DictConfig:
+    """A config by other overrides, or without them where they cannot be composed either."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS.absolute()), version_base="1.3"):
+        try:
+            return compose(entry, list(overrides))
+        except (HydraException, OmegaConfBaseException):
+            return compose(entry)
+
+
+def root_names(root: DictConfig) -> list[str]:
+    """What may stand first on a command line: keys, and groups whose files are spread over the config."""
+    entry = "eval" if "task" in root else "train"
+    return sorted({*map(str, root), *entry_groups(entry)})

@@ -1,0 +1,54 @@
+"""`ckpt_path=last` where a checkpoint is evaluated: the newest of a training run that `run_dir` names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from consistency.errors import UserError
+from consistency.process.notices import notice
+from consistency.process.rank import is_first
+from consistency.quoting import path_argument, path_override
+
+LAST = "last"
+
+
+def named_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments of eval.py with `ckpt_path=RUN` in place of `ckpt_path=last run_dir=RUN`.
+
+    An evaluation does not work in the directory of a training run; it gets one of its own.
+
+    Args:
+        arguments: of the command line; paths as `literal` writes them.
+    """
+    given = {key: value for key, _, value in (each.partition("=") for each in arguments)}
+    run = value_of(f"run_dir={given['run_dir']}") if "run_dir" in given else None
+    if given.get("ckpt_path") != LAST or run is None or not (Path(run) / "checkpoints").is_dir():
+        return list(arguments)
+    if is_first():
+        notice(f"ckpt_path=last is the newest checkpoint of {run}; the evaluation has a directory of its own")
+    others = [each for each in arguments if each.partition("=")[0] not in ("ckpt_path", "run_dir")]
+    return [*others, path_override("ckpt_path", run)]
+
+
+def value_of(override: str) -> str | None:
+    """The value of an override, if it is text."""
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:  # which will be said when the command is composed
+        return None
+    return value if isinstance(value, str) else None
+
+
+def check_not_last(ckpt_path: str | None) -> None:
+    """Refuse `last` where no run says of what.
+
+    Raises:
+        UserError: names the run that was trained last, if there is one below runs/.
+    """
+    if ckpt_path != LAST or Path(LAST).exists():
+        return
+    found = sorted(Path("runs").glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    such = f", such as {path_argument('ckpt_path', found[-1].parents[1])}" if found else ""
+    raise UserError(f"ckpt_path=last is the newest of a run, and none is named: give ckpt_path=RUN{such}")

@@ -1,0 +1,86 @@
+"""What `--help` prints: experiments or tasks, a line each, then groups, then how to see the config."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from consistency.command.misread import entry_groups, script
+from consistency.files.registry import CONFIGS
+from consistency.schema.check import options
+
+WIDTH = 110
+FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
+USE = {
+    "train": "python train.py [-m] [experiment=NAME] [GROUP=NAME ...] [KEY=VALUE ...]",
+    "eval": "python eval.py [-m] [task=NAME] ckpt_path=RUN [GROUP=NAME ...] [KEY=VALUE ...]",
+}
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line is a question; `--hydra-help` is answered by Hydra."""
+    return any(argument in ("--help", "-h") for argument in arguments)
+
+
+def show() -> None:
+    """Print the help; whoever reads it may leave before its end."""
+    try:
+        print(usage(), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
+
+
+def usage() -> str:
+    """The help of the entry point at work."""
+    entry = script()
+    first = FIRST[entry]
+    lines = [
+        USE[entry],
+        "",
+        f"{first}=",
+        *described(first),
+        "",
+        "Groups; GROUP=NAME puts another part in place:",
+    ]
+    rest = sorted(entry_groups(entry) - {first})
+    width = max(map(len, rest)) + 4
+    for group in rest:
+        lines += aligned(f"  {group}=", ", ".join(options(group)), width)
+    return "\n".join([*lines, "", *config_of(entry, first)])
+
+
+def described(group: str) -> Iterator[str]:
+    """A line for each option of a group: its name, and the first comment of its file."""
+    names = options(group)
+    width = max(map(len, names)) + 4
+    for name in names:
+        yield f"  {name:<{width - 2}}{first_comment(CONFIGS / group / f'{name}.yaml')}".rstrip()
+
+
+def first_comment(file: Path) -> str:
+    """The first comment of a file of configs/ that is for people."""
+    lines = (line for line in file.read_text("utf-8").splitlines() if line.startswith("# "))
+    return next((line[2:] for line in lines if not line.startswith("# @package")), "")
+
+
+def aligned(name: str, text: str, width: int) -> list[str]:
+    """A name, and beside it a text on as many lines as it takes."""
+    wrapped = textwrap.wrap(text, WIDTH - width)
+    return [f"{name if i == 0 else '':<{width}}{line}" for i, line in enumerate(wrapped)]
+
+
+def config_of(entry: str, first: str) -> list[str]:
+    """How to see the config."""
+    command = f"  python {entry}.py {first}=NAME"
+    ways = {
+        f"{command} --cfg job": "all keys and values; --resolve fills in references",
+        f"{command} --cfg job --package KEY": "those of a section",
+        f"{command} --info defaults-tree": "the files it is made of",
+    }
+    width = max(map(len, ways)) + 3
+    return [
+        "The config of a command, without running it:",
+        *(f"{way:<{width}}{what}" for way, what in ways.items()),
+        "A misspelt key is answered with the nearest one; --hydra-help has Hydra's own options.",
+    ]
