@@ -200,7 +200,7 @@ LAYOUTS: dict[type, Layout] = {
         of_adm,
         ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
         rules_of_adm,
-        {"norm_num_groups": "net.channels", "resnet_time_scale_shift": "net.scale_shift"},
+        {"norm_num_groups": "net.groups", "resnet_time_scale_shift": "net.scale_shift"},
     ),
 }
 
