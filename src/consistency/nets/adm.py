@@ -170,6 +170,7 @@ class ADM(nn.Module):
         make = partial(Block, width=width, dropout=dropout, **common)
         embedding = embedding or PositionalEmbedding(channels, shift=0, flip=True)
         n = levels[0].width
+        self.size = tuple(shape[1:])
         self.conditioning = Conditioning(embedding, width, classes)
         self.conditioning.layer0.reset_parameters()
         self.conditioning.layer1.reset_parameters()

@@ -218,7 +218,7 @@ class DDPMUNet(nn.Module):
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         check_divides(levels, "groups", groups)
         check_divides(levels, "head_channels", head_channels or 1)
-        self.head_channels, self.padding = head_channels, padding
+        self.size, self.head_channels, self.padding = tuple(shape[1:]), head_channels, padding
         norm, width = partial(GroupNorm, groups=groups, eps=eps), 4 * channels
         make = partial(Block, norm=norm, width=width, dropout=dropout, head_channels=head_channels)
         self.conditioning = Conditioning(embedding or PositionalEmbedding(channels), width, classes)
