@@ -18,6 +18,7 @@ from consistency.schema.targets import parameters
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
 MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
+OPTIONAL = ("logger",)  # groups that a run can do without: ~logger
 LARGEST = 2**63 - 1
 ADDED = {("module", "denoiser")}  # by `consistency.build`, when it builds
 
@@ -41,6 +42,8 @@ def check_options(config: DictConfig, entry: str) -> None:
     check_fields("", config, OPTIONS[entry])
     for group in required(entry):
         section = config.get(group)
+        if section is None and group in OPTIONAL:
+            continue
         names = ", ".join(options(group)) or "see configs/method"
         if not OmegaConf.is_dict(section):
             raise UserError(f"{group} has no value: choose one with {choice(group)}=NAME ({names})")
