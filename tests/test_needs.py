@@ -1,4 +1,4 @@
-"""Data and metric are opened where a run or a task needs them, before anything is computed, and nowhere else."""
+"""Data and metric are opened where they are needed, before anything is computed, and nowhere else."""
 
 import pytest
 from PIL import Image
@@ -47,7 +47,7 @@ def test_too_few_images_are_refused_before_training(tmp_path, count):
 
 
 def test_a_run_without_a_logger_ends_as_others(tmp_path):
-    result = train_here(tmp_path / "run", *DIGITS, "+logger@empty=tensorboard", "logger={}", "~empty")
+    result = train_here(tmp_path / "run", *DIGITS, "~logger")
     assert result["paths"]["tensorboard"] is None
     assert not (tmp_path / "run" / "tensorboard").exists()
 
