@@ -40,10 +40,9 @@ def check_composed(config: DictConfig, entry: str) -> None:
 def check_options(config: DictConfig, entry: str) -> None:
     """Refuse options of the wrong kind or out of bounds, and groups without a choice; imports no library."""
     check_fields("", config, OPTIONS[entry])
-    for group in required(entry):
+    absent = {group for group in OPTIONAL if config.get(group) is None}
+    for group in (group for group in required(entry) if group not in absent):
         section = config.get(group)
-        if section is None and group in OPTIONAL:
-            continue
         names = ", ".join(options(group)) or "see configs/method"
         if not OmegaConf.is_dict(section):
             raise UserError(f"{group} has no value: choose one with {choice(group)}=NAME ({names})")
