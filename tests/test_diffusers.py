@@ -265,9 +265,65 @@ def test_schedulers_that_are_not_supported(tmp_path, changes, words):
     assert all(word in message for word in ["scheduler_config.json", *words])
 
 
-def test_a_scheduler_without_betas(tmp_path):
-    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
-    assert "beta_schedule=None is not supported" in refused(folder(tmp_path, scheduler=scheduler))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("LCMScheduler", "distilled into few steps"),
+        ("TCDScheduler", "distilled into few steps"),
+        ("UnCLIPScheduler", "unCLIP"),
+        ("FlowMatchEulerDiscreteScheduler", "flow matching"),
+        ("EDMEulerScheduler", "continuous σ"),
+        ("IPNDMScheduler", "another law"),
+        ("SCMScheduler", "sCM"),
+        ("DDIM", "not a scheduler that is known here"),
+        ("InventedScheduler", "not a scheduler that is known here"),
+        (None, "not a scheduler that is known here"),
+    ],
+)
+def test_schedulers_of_other_networks(tmp_path, name, words):
+    """With the fields of a chain, which most of them have."""
+    message = refused(folder(tmp_path, scheduler=ddpm_unet.SCHEDULER | {"_class_name": name}))
+    assert f"_class_name={name}: " in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("use_flow_sigmas", True, "flow matching"),
+        ("predict_epsilon", False, "predicts the image"),
+        ("timestep_type", "continuous", "ln(σ)/4"),
+        ("variance_type", "learned_range", "predicts a variance"),
+        ("invented", 1.5, "is not known"),
+    ],
+)
+def test_fields_that_make_another_network(tmp_path, field, value, words):
+    message = refused(folder(tmp_path, scheduler=ddpm_unet.SCHEDULER | {field: value}))
+    assert f"{field}={value!r}" in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "use_flow_sigmas": False},
+        {
+            "_class_name": "EulerDiscreteScheduler",
+            "timestep_spacing": "trailing",
+            "timestep_type": "discrete",
+        },
+        {"invented": None, "_another": True, "steps_offset": 1, "variance_type": None},
+    ],
+)
+def test_how_a_sampler_steps_says_nothing_of_the_network(tmp_path, changes):
+    path = folder(tmp_path, scheduler=ddpm_unet.SCHEDULER | changes)
+    assert diffusers(path, tiny()).precond == Epsilon(DDPM.linear())
+
+
+@pytest.mark.parametrize(("name", "ends"), [("DDIM", (1e-4, 0.02)), ("HeunDiscrete", (0.00085, 0.012))])
+def test_a_silent_scheduler_means_the_betas_of_its_class(tmp_path, name, ends):
+    path = folder(tmp_path, scheduler={"_class_name": f"{name}Scheduler"})
+    assert diffusers(path, tiny()).precond == Epsilon(DDPM.linear(1000, *ends))
 
 
 def test_a_consistency_model_has_its_own_scheduler(tmp_path):
@@ -409,6 +465,131 @@ def test_tensors_that_do_not_fit(tmp_path, change):
     save_file(state, weights)
     assert name in refused(tmp_path, net)
     assert all(torch.equal(p, before[n]) for n, p in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sample_size": 64}, "sample_size is 64, but images of the data are 8x8: set data.resolution"),
+        ({"sample_size": [8, 16]}, "sample_size is [8, 16], but images of the data are 8x8"),
+        ({"sample_size": "8"}, "sample_size is '8', but"),
+        ({"out_channels": 6}, "learned sigma"),
+        ({"in_channels": 4, "out_channels": 4}, "in_channels is 4, and the data have 3 channels"),
+        ({"out_channels": 4}, "out_channels is 4, and the data have 3 channels"),
+        ({"invented": "yes"}, "invented='yes' is not known"),
+    ],
+)
+def test_sizes_and_fields_that_are_not_the_networks(tmp_path, changes, words):
+    assert words in refused(folder(tmp_path, config=ddpm_unet.DDPM | changes))
+
+
+@pytest.mark.parametrize("size", [8, [8, 8], None])
+def test_sizes_that_are(tmp_path, size):
+    diffusers(folder(tmp_path, config=ddpm_unet.DDPM | {"sample_size": size}), tiny())
+
+
+# Weights in parts
+
+
+def sharded(path, files=2):
+    """The weights of a folder as shards with an index, which comes back."""
+    state, names = load_file(path / WEIGHTS), {}
+    (path / WEIGHTS).unlink()
+    for i in range(files):
+        shard = f"diffusion_pytorch_model-{i + 1:05d}-of-{files:05d}.safetensors"
+        part = dict(list(state.items())[i::files])
+        save_file(part, path / shard)
+        names |= dict.fromkeys(part, shard)
+    return write_index(path, names)
+
+
+def write_index(path, names):
+    index = path / f"{WEIGHTS}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": names}))
+    return names
+
+
+def test_shards_are_the_whole(tmp_path):
+    whole = diffusers(folder(tmp_path), tiny()).state_dict()
+    sharded(tmp_path)
+    parts = diffusers(tmp_path, tiny()).state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda names: "../model.safetensors", "is not the name of a shard"),
+        (lambda names: "/etc/passwd", "is not the name of a shard"),
+        (lambda names: "a\\b.safetensors", "is not the name of a shard"),
+        (lambda names: 7, "is not the name of a shard"),
+        (lambda names: "other.safetensors", "lacks other.safetensors"),
+        (lambda names: max(names.values()), "fetch the shards again"),
+    ],
+)
+def test_an_index_that_is_wrong(tmp_path, change, words):
+    names = sharded(folder(tmp_path))
+    first = min(names, key=lambda name: (names[name], name))
+    write_index(tmp_path, names | {first: change(names)})
+    assert words in refused(tmp_path)
+
+
+def test_an_index_of_another_kind(tmp_path):
+    sharded(folder(tmp_path))
+    write_index(tmp_path, [])
+    assert "damaged" in refused(tmp_path)
+
+
+def test_a_shard_that_lacks_a_tensor(tmp_path):
+    names = sharded(folder(tmp_path))
+    write_index(tmp_path, names | {"invented": max(names.values())})
+    assert "lacks invented" in refused(tmp_path)
+
+
+def test_a_tensor_that_the_index_leaves_out(tmp_path):
+    names = sharded(folder(tmp_path))
+    write_index(tmp_path, dict(list(names.items())[1:]))
+    assert "holds, which diffusion_pytorch_model.safetensors.index.json does not say" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vae", "vqvae", "movq"])
+def test_pipelines_on_codes_of_images(tmp_path, name):
+    path = folder(tmp_path, parts=True)
+    (path / "model_index.json").write_text(json.dumps({name: ["diffusers", "VQModel"]}))
+    assert f"has a {name}" in refused(path)
+
+
+def test_two_sets_of_weights(tmp_path):
+    sharded(folder(tmp_path))
+    save_file({"a": torch.zeros(1)}, tmp_path / WEIGHTS)
+    assert "two sets of weights" in refused(tmp_path)
+
+
+def test_half_precision_alone_is_read_and_said(tmp_path, capsys):
+    path = folder(tmp_path)
+    whole = diffusers(path, tiny()).state_dict()
+    half = path / "diffusion_pytorch_model.fp16.safetensors"
+    save_file({n: p.half() for n, p in load_file(path / WEIGHTS).items()}, half)
+    diffusers(path, tiny())
+    assert capsys.readouterr().err == ""  # the whole is there
+    (path / WEIGHTS).unlink()
+    rounded = diffusers(path, tiny()).state_dict()
+    assert "fp16" in capsys.readouterr().err
+    assert all(torch.allclose(whole[name], rounded[name], rtol=1e-3, atol=1e-6) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("diffusion_pytorch_model.non_ema.safetensors", "of another kind"),
+        ("diffusion_pytorch_model-00001-of-00002.safetensors", "all shards with their index"),
+        ("diffusion_pytorch_model.fp16.bin", "may hold code"),
+        ("model.onnx", "fetch the .safetensors"),
+    ],
+)
+def test_advice_on_what_is_there(tmp_path, name, words):
+    (folder(tmp_path) / WEIGHTS).rename(tmp_path / name)
+    assert words in refused(tmp_path)
 
 
 def test_another_size_of_network(tmp_path):

@@ -173,6 +173,14 @@ def test_a_student_may_start_afresh():
     assert all(torch.equal(before[name], weight) for name, weight in f.state_dict().items())
 
 
+def test_nothing_is_distilled_from_a_consistency_function():
+    """Whose x - f(x, σ) leads to the end of a trajectory, and not along it."""
+    f = Denoiser(net(), Boundary())
+    f.is_consistency = True
+    with pytest.raises(UserError, match=r"^teacher\.path is of a consistency model.* start=teacher"):
+        distillation(f, Denoiser(net(), Boundary())).setup("fit")
+
+
 def test_evaluation_does_not_call_the_teacher():
     module = distillation(None, Denoiser(net(), Boundary()))
     module.teacher = lambda: pytest.fail("called")

@@ -109,11 +109,18 @@ def tree(tensors, model):
     return root
 
 
-def write_edm(path, tensors, model="SongUNet", precond="EDMPrecond", **state):
-    """A network-snapshot of EDM: the network, its loss and the options of its data."""
+def write_edm(path, tensors, model="SongUNet", precond="EDMPrecond", said=None, **state):
+    """A network-snapshot of EDM: the network, its loss and the options of its data.
+
+    said: more of the state of some modules, {name: state}.
+    """
     state = {"img_resolution": 8, "label_dim": 4, "sigma_data": 0.5, "sigma_max": float("inf")} | state
     ema = Persistent(precond, **state)
-    ema._modules["model"] = tree(tensors, model)
+    ema._modules["model"] = root = tree(tensors, model)
+    for name, more in (said or {}).items():
+        *path_to, leaf = name.split(".")
+        parent = root.get_submodule(".".join(path_to))
+        parent._modules.setdefault(leaf, Persistent("PositionalEmbedding")).__dict__.update(more)
     options = EasyDict(path="data.zip", resolution=8, xflip=np.bool_(False))
     snapshot = {"ema": ema, "loss_fn": Persistent("EDMLoss", P_mean=-1.2), "augment_pipe": None}
     with path.open("wb") as file:

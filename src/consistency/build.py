@@ -94,7 +94,7 @@ def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) 
     """The trainer with its callbacks, one logger and atomic checkpoints."""
     options = {
         "callbacks": build_callbacks(config, directory, keepers),
-        "logger": part("logger", config.logger, Logger),
+        "logger": part("logger", config.logger, Logger) if config.get("logger") else False,
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
         # Lightning counts batches here, the config optimiser steps.

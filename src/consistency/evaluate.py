@@ -1,7 +1,7 @@
 """From a checkpoint to an answer: open it, hand it to a task, write result.json."""
 
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         weights_sha256=digest,
         samplers=module.samplers,
         found={},
-        judge=make(config.metric) if config.get("metric") else judge(brought),
+        make_judge=cache(lambda: make(config.metric) if config.get("metric") else judge(brought)),
         follows=config.found,
     )
     rest = {name: recipe for name, recipe in brings.items() if name not in found}

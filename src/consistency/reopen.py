@@ -121,7 +121,9 @@ def judge(brought: FileConfig) -> Judge:
         UserError: the config does not describe one.
     """
     built = brought.build("metric")
-    if not all(callable(getattr(built, name, None)) for name in ("begin", "update", "compute", "protocol")):
+    if not all(
+        callable(getattr(built, name, None)) for name in ("check", "begin", "update", "compute", "protocol")
+    ):
         raise UserError(
             f"{brought.source}: metric in its config judges no samples; say which does: metric=..."
         )

@@ -36,7 +36,7 @@ from consistency.continuation.differences import START
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import LOG
 from consistency.lit.callbacks.curves import rewind
-from consistency.lit.callbacks.evaluation import Evaluation
+from consistency.lit.callbacks.evaluation import Evaluation, check_judges
 from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.history import Clock, seconds, segments_of
 from consistency.lit.callbacks.interruption import Interrupted
@@ -97,6 +97,7 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         keepers = partial(build_keepers, config, about, going_on.changed, clock)
         trainer = build_trainer(config, directory, keepers())
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
+        check_judges(callbacks_of(trainer), data)
         teach(config, directory, train)
         clock.start()
         rewind(trainer, kept.get(LOG) if kept else {})

@@ -62,7 +62,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         "paths": {
             "picture": str(picture) if picture.is_file() else None,
             "checkpoint": str(newest(directory)),
-            "tensorboard": str(directory / "tensorboard"),
+            "tensorboard": str(directory / "tensorboard") if boards(trainer) else None,
         },
     }
 

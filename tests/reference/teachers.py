@@ -136,10 +136,10 @@ def dhariwal() -> Shapes:
     return shapes | affine("out_norm", 64) | affine("out_conv", 3, 64, 3, 3)
 
 
-def res_block(name: str, n_in: int, n_out: int, scales: int) -> Shapes:
-    """A ResBlock of OpenAI's, for a conditioning vector of 512."""
+def res_block(name: str, n_in: int, n_out: int, scales: int, width: int) -> Shapes:
+    """A ResBlock of OpenAI's, for a conditioning vector of `width`."""
     shapes = affine(f"{name}.in_layers.0", n_in) | affine(f"{name}.in_layers.2", n_out, n_in, 3, 3)
-    shapes |= affine(f"{name}.emb_layers.1", scales * n_out, 512)
+    shapes |= affine(f"{name}.emb_layers.1", scales * n_out, width)
     shapes |= affine(f"{name}.out_layers.0", n_out) | affine(f"{name}.out_layers.3", n_out, n_out, 3, 3)
     return shapes | (affine(f"{name}.skip_connection", n_out, n_in, 1, 1) if n_in != n_out else {})
 
@@ -150,25 +150,26 @@ def attention_block(name: str, n: int) -> Shapes:
     return shapes | affine(f"{name}.proj_out", n, n, 1, 1)
 
 
-def unetmodel(n: int = 256, scales: int = 2, classes: int = 4) -> Shapes:
+def unetmodel(n: int = 256, scales: int = 2, classes: int = 4, base: int = 128) -> Shapes:
     """UNetModel of UNETMODEL_SIZE; with (128, 1, 0) of PLAIN_SIZE."""
-    shapes = affine("time_embed.0", 512, 128) | affine("time_embed.2", 512, 512)
-    shapes |= {"label_emb.weight": (classes, 512)} if classes else {}
-    shapes |= affine("input_blocks.0.0", 128, 3, 3, 3)
+    width = 4 * base
+    shapes = affine("time_embed.0", width, base) | affine("time_embed.2", width, width)
+    shapes |= {"label_emb.weight": (classes, width)} if classes else {}
+    shapes |= affine("input_blocks.0.0", base, 3, 3, 3)
     rows = [
-        ("input_blocks.1.0", 128, 128),
-        ("input_blocks.2.0", 128, 128),
-        ("input_blocks.3.0", 128, n),
+        ("input_blocks.1.0", base, base),
+        ("input_blocks.2.0", base, base),
+        ("input_blocks.3.0", base, n),
         ("middle_block.0", n, n),
         ("middle_block.2", n, n),
         ("output_blocks.0.0", n + n, n),
-        ("output_blocks.1.0", n + 128, n),
+        ("output_blocks.1.0", n + base, n),
         ("output_blocks.1.2", n, n),
-        ("output_blocks.2.0", n + 128, 128),
-        ("output_blocks.3.0", 256, 128),
+        ("output_blocks.2.0", n + base, base),
+        ("output_blocks.3.0", 2 * base, base),
     ]
     for name, n_in, n_out in rows:
-        shapes |= res_block(name, n_in, n_out, scales)
+        shapes |= res_block(name, n_in, n_out, scales, width)
     for name in ("input_blocks.3.1", "middle_block.1", "output_blocks.0.1", "output_blocks.1.1"):
         shapes |= attention_block(name, n)
-    return shapes | affine("out.0", 128) | affine("out.2", 3, 128, 3, 3)
+    return shapes | affine("out.0", base) | affine("out.2", 3, base, 3, 3)

@@ -21,7 +21,8 @@ from consistency.export.parts import library
 from consistency.model.precond import EDM, Boundary
 from consistency.sampling.samplers import multistep, visits
 from consistency.teachers import unet2d
-from consistency.teachers.diffusers import TIME_SCALE, seal
+from consistency.teachers.diffusers import seal
+from consistency.teachers.schedulers import TIME_SCALE
 
 BATCH = 2  # of the pipeline's own samples, when they are compared
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary
-from consistency.teachers.diffusers import TIME_SCALE, described
+from consistency.teachers.diffusers import described
+from consistency.teachers.schedulers import TIME_SCALE
 from consistency.tensor import expand
 
 NEAR = 1e-6  # c_out below which the scheduler hides whatever the network says

@@ -53,6 +53,7 @@ class Distillation(Consistency):
             return
         D = self.teacher()
         if isinstance(D, Denoiser):
+            check_denoises(D)
             check_lowest(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()
         if self.initialise:
@@ -80,6 +81,15 @@ def nobody(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
 def on_device(D: Any, device: torch.device) -> Any:
     """The teacher, where training takes place; a closed form goes wherever x is by itself."""
     return D.to(device) if isinstance(D, torch.nn.Module) else D
+
+
+def check_denoises(teacher: Denoiser) -> None:
+    """Refuse to follow a consistency function: it points to the end of a trajectory, not along it."""
+    if teacher.is_consistency:
+        raise UserError(
+            "teacher.path is of a consistency model, and distillation needs a denoiser: name a run of edm, "
+            "ddpm or flow; or begin with these weights: start=teacher and a method without a teacher"
+        )
 
 
 def check_lowest(teacher: Denoiser, sigma_min: float) -> None:

@@ -8,13 +8,14 @@ import torch
 from omegaconf import DictConfig
 
 from consistency.errors import UserError
+from consistency.lit.arguments import check_arguments, check_precision, check_slurm
 from consistency.process.rank import is_first
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def check_counts(trainer: DictConfig) -> None:
-    """Refuse a run without steps or validations, or one that would stop before its last step."""
+    """Refuse a run without steps or validations, or that would stop early, and what `arguments` says."""
     for name in ("max_steps", "accumulate_grad_batches", "val_check_interval", "log_every_n_steps"):
         value = trainer.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -23,6 +24,7 @@ def check_counts(trainer: DictConfig) -> None:
     for name in ("max_epochs", "limit_train_batches"):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0 would train nothing: leave it out, and set trainer.max_steps")
+    check_arguments(trainer)
 
 
 def check_hardware(trainer: DictConfig) -> None:
@@ -31,7 +33,9 @@ def check_hardware(trainer: DictConfig) -> None:
     Args:
         trainer: the section of the config, of a trainer or of a fabric; `accelerator=auto` may become `cpu`.
     """
-    gpu = torch.cuda.is_available()
+    gpu, section = torch.cuda.is_available(), "trainer" if "max_steps" in trainer else "fabric"
+    check_precision(section, trainer)
+    check_slurm(section, trainer)
     check_apple(trainer, gpu)
     check_processes(trainer, gpu)
     if trainer.accelerator == "gpu" and not gpu:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import within
+from consistency.errors import UserError, within
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.fidelity import see, together
 from consistency.metrics.processes import everybodys, from_first, in_order
@@ -15,6 +15,8 @@ from consistency.metrics.reference import Reference, reference
 from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
 from consistency.tensor import weights_sha256
+
+FEWEST = 4  # samples of the data, for the floor of a Fréchet distance
 
 
 class Judge(Protocol):
@@ -26,6 +28,20 @@ class Judge(Protocol):
     @property
     def main(self) -> str:
         """Name of the number that tells better from worse; lower is better."""
+        ...
+
+    def check(self, shape: Sequence[int], real: int, made: int, key: str) -> None:
+        """Refuse, before anything is computed, what it cannot judge.
+
+        Args:
+            shape: of a sample, (C, H, W) of an image or (D,) of a point.
+            real: number of samples of the data.
+            made: number of samples to be judged.
+            key: of the config that says how many are made.
+
+        Raises:
+            UserError: it judges no such samples, or they are too few.
+        """
         ...
 
     def begin(self, real: Tensor, device: torch.device) -> None:
@@ -71,6 +87,23 @@ class Fidelity:
     def main(self) -> str:
         """FID, or FD(features)."""
         return self.extractor.metric_name
+
+    def check(self, shape: Sequence[int], real: int, made: int, key: str) -> None:
+        """See `Judge`: a distance needs two samples, and its floor as many in each half of the data."""
+        dtype = torch.uint8 if len(shape) == 3 else torch.float32
+        try:
+            see(torch.zeros(1, *shape, dtype=dtype), self.extractor)
+        except UserError as error:
+            raise UserError(
+                f"metric: {error}; choose metric=transport, or another that suits the data"
+            ) from error
+        if real < FEWEST:
+            raise UserError(
+                f"data: {self.main} needs at least {FEWEST} samples of the data, and there are {real}: use "
+                "more, or metric=transport"
+            )
+        if made < 2:
+            raise UserError(f"{key}={made}: {self.main} needs at least 2 samples: set {key}=2 or greater")
 
     def begin(self, real: Tensor, device: torch.device) -> None:
         """Have the data seen, once."""
@@ -137,6 +170,11 @@ class Transport:
         self.projections = projections
         self.samples: dict[str, list[Tensor]] = {}
         self.real: Tensor | None = None
+
+    def check(self, shape: Sequence[int], real: int, made: int, key: str) -> None:
+        """See `Judge`: its floor needs two halves of the data."""
+        if real < 2:
+            raise UserError(f"data: {self.main} needs at least 2 samples of the data, and there is {real}")
 
     def begin(self, real: Tensor, device: torch.device) -> None:
         """Keep the data."""

@@ -164,7 +164,7 @@ class DDPM:
     def linear(cls, T: int = 1000, first: float = 1e-4, last: float = 0.02) -> "DDPM":
         """β rising linearly (2006.11239, section 4): σ from 0.0100005 to 157.4."""
         check_length(T)
-        return cls(tuple(torch.linspace(first, last, T, dtype=torch.float64).tolist()))
+        return cls(tuple(evenly(first, last, T).tolist()))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008, largest: float = 0.999) -> "DDPM":
@@ -181,13 +181,13 @@ class DDPM:
     def scaled_linear(cls, T: int = 1000, first: float = 8.5e-4, last: float = 0.012) -> "DDPM":
         """√β rising linearly: latent diffusion's schedule (2112.10752)."""
         check_length(T)
-        roots = torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64)
+        roots = evenly(first**0.5, last**0.5, T)
         return cls(tuple(roots.square().tolist()))
 
     @cached_property
     def levels(self) -> Tensor:
         """σ_j [T], ascending, float64."""
-        kept = (1 - torch.tensor(self.betas, dtype=torch.float64)).log().cumsum(0)  # ln ᾱ
+        kept = (1 - torch.tensor(self.betas, dtype=torch.float64, device="cpu")).log().cumsum(0)  # ln ᾱ
         return (-kept).expm1().sqrt()
 
     @cached_property
@@ -216,6 +216,11 @@ class DDPM:
     def interpolant(self, sigma: Tensor) -> Interpolant:
         """α = √ᾱ, β = √(1 - ᾱ), and the velocity of 2202.00512 by the angle atan σ."""
         return circle(sigma, 1.0)
+
+
+def evenly(first: float, last: float, T: int) -> Tensor:
+    """T numbers in float64, on the CPU even where networks are outlined without numbers."""
+    return torch.linspace(first, last, T, dtype=torch.float64, device="cpu")
 
 
 def check_length(T: int) -> None:

@@ -23,7 +23,13 @@ class Denoiser(nn.Module):
     Args:
         net: F, called as net(x [B, ...], c_noise [B], label [B] or None) -> [B, ...].
         precond: what its input and output mean.
+
+    Attributes:
+        is_consistency: known to be a consistency function, whose x - f(x, σ) is no direction to follow: a
+            training can begin with its weights and not learn from it. Set where a file is read.
     """
+
+    is_consistency = False
 
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()

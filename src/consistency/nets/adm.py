@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.nets.ddpm import Conditioning
+from consistency.nets.ddpm import Conditioning, check_divides
 from consistency.nets.layers import (
     Attention,
     Conv2d,
@@ -34,7 +34,7 @@ def zero(layer: Conv2d) -> Conv2d:
     return layer
 
 
-def attention(channels: int, head_channels: int) -> Attention:
+def attention(channels: int, head_channels: int, groups: int | None) -> Attention:
     """Attention in heads of `head_channels`, as ADM initialises it.
 
     Raises:
@@ -42,7 +42,7 @@ def attention(channels: int, head_channels: int) -> Attention:
     """
     if channels % head_channels:
         raise UserError(f"net.head_channels={head_channels} does not divide {channels} channels")
-    layer = Attention(channels, channels // head_channels, EPS)
+    layer = Attention(channels, channels // head_channels, EPS, groups)
     layer.qkv.reset_parameters()
     zero(layer.proj)
     return layer
@@ -60,6 +60,7 @@ class Block(nn.Module):
         head_channels: channels of a head of attention.
         modulation: how the conditioning vector enters.
         resample: Up, Down or None.
+        groups: of every normalisation; None for the default of `GroupNorm`.
     """
 
     def __init__(
@@ -72,15 +73,16 @@ class Block(nn.Module):
         head_channels: int,
         modulation: Modulation,
         resample: nn.Module | None = None,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.n_in, self.n_out, self.modulation = n_in, n_out, modulation
-        self.norm0, self.conv0 = GroupNorm(n_in, eps=EPS), Conv2d(n_in, n_out, 3, padding=1)
-        self.norm1, self.conv1 = GroupNorm(n_out, eps=EPS), zero(Conv2d(n_out, n_out, 3, padding=1))
+        self.norm0, self.conv0 = GroupNorm(n_in, groups, EPS), Conv2d(n_in, n_out, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(n_out, groups, EPS), zero(Conv2d(n_out, n_out, 3, padding=1))
         self.affine, self.dropout = Linear(width, modulation.vectors * n_out), nn.Dropout(dropout)
         self.resample = resample or nn.Identity()
         self.skip = Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
-        self.attention = attention(n_out, head_channels) if attends else None
+        self.attention = attention(n_out, head_channels, groups) if attends else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """[B, n_out, H', W'] from x [B, n_in, H, W] and emb [B, width]."""
@@ -132,9 +134,12 @@ class ADM(nn.Module):
         scale_shift: whether the embedding scales and shifts what is normalised; else it is added before.
         embedding: features of c_noise, by default a PositionalEmbedding, cosines first, without its last end.
         modulation: how the embedding enters a block, if in neither of these two ways.
+        groups: of every normalisation. None for EDM's rule: 32, or fewer where a group would have less than 4
+            channels; OpenAI's code and diffusers have one number for all.
 
     Raises:
-        UserError: an image that cannot be halved so often, or no image; channels that are no whole heads.
+        UserError: an image that cannot be halved so often, or no image; channels that are no whole heads, or
+            no whole groups.
     """
 
     def __init__(
@@ -150,16 +155,22 @@ class ADM(nn.Module):
         scale_shift: bool = True,
         embedding: Embedding | None = None,
         modulation: Modulation | None = None,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
-        check_size(dropout, blocks, channels=channels, head_channels=head_channels)
+        given = {} if groups is None else {"groups": groups}
+        check_size(dropout, blocks, channels=channels, head_channels=head_channels, **given)
         check_levels(channels, multipliers)
         resolutions, width = resolutions_of(shape, len(multipliers)), 4 * channels
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
+        if groups is not None:
+            check_divides(levels, "groups", groups)
         how = modulation or (ScaleShift() if scale_shift else Added())
-        make = partial(Block, width=width, dropout=dropout, head_channels=head_channels, modulation=how)
+        common = {"head_channels": head_channels, "modulation": how, "groups": groups}
+        make = partial(Block, width=width, dropout=dropout, **common)
         embedding = embedding or PositionalEmbedding(channels, shift=0, flip=True)
         n = levels[0].width
+        self.size = tuple(shape[1:])
         self.conditioning = Conditioning(embedding, width, classes)
         self.conditioning.layer0.reset_parameters()
         self.conditioning.layer1.reset_parameters()
@@ -167,7 +178,9 @@ class ADM(nn.Module):
         self.encoder = nn.ModuleList(down := list(encoder(levels, blocks, make)))
         skips = [n, *(block.n_out for block in down)]
         self.decoder = nn.ModuleList(decoder(levels, blocks + 1, make, skips))
-        self.head = nn.Sequential(GroupNorm(n, eps=EPS), nn.SiLU(), zero(Conv2d(n, shape[0], 3, padding=1)))
+        self.head = nn.Sequential(
+            GroupNorm(n, groups, EPS), nn.SiLU(), zero(Conv2d(n, shape[0], 3, padding=1))
+        )
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """F(x [B, C, H, W], c_noise [B], label [B] or None), like x."""

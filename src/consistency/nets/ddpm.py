@@ -216,9 +216,9 @@ class DDPMUNet(nn.Module):
         within("net", 0, 1, padding=padding)
         resolutions = resolutions_of(shape, len(multipliers))
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
-        _divide(levels, "groups", groups)
-        _divide(levels, "head_channels", head_channels or 1)
-        self.head_channels, self.padding = head_channels, padding
+        check_divides(levels, "groups", groups)
+        check_divides(levels, "head_channels", head_channels or 1)
+        self.size, self.head_channels, self.padding = tuple(shape[1:]), head_channels, padding
         norm, width = partial(GroupNorm, groups=groups, eps=eps), 4 * channels
         make = partial(Block, norm=norm, width=width, dropout=dropout, head_channels=head_channels)
         self.conditioning = Conditioning(embedding or PositionalEmbedding(channels), width, classes)
@@ -274,7 +274,8 @@ def _widths(n: int, level: Level, blocks: int) -> list[int]:
     return [n] + [level.width] * (blocks - 1)
 
 
-def _divide(levels: Sequence[Level], key: str, divisor: int) -> None:
+def check_divides(levels: Sequence[Level], key: str, divisor: int) -> None:
+    """Refuse levels whose channels are no multiple of what `net.key` says."""
     for level in levels:
         if level.width % divisor:
             raise UserError(

@@ -267,12 +267,13 @@ class Attention(nn.Module):
         channels: C of the input [B, C, H, W].
         heads: number of heads, a divisor of C.
         eps: of the normalisation of the input.
+        groups: of that normalisation; None for the default of `GroupNorm`.
     """
 
-    def __init__(self, channels: int, heads: int = 1, eps: float = 1e-6) -> None:
+    def __init__(self, channels: int, heads: int = 1, eps: float = 1e-6, groups: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm(channels, eps=eps)
+        self.norm = GroupNorm(channels, groups, eps)
         self.qkv = conv(channels, 3 * channels, 1, gain=math.sqrt(0.2))
         self.proj = conv(channels, channels, 1, gain=1e-5)
 

@@ -18,6 +18,7 @@ from consistency.schema.targets import parameters
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
 MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
+OPTIONAL = ("logger",)  # groups that a run can do without: ~logger
 LARGEST = 2**63 - 1
 ADDED = {("module", "denoiser")}  # by `consistency.build`, when it builds
 
@@ -39,7 +40,8 @@ def check_composed(config: DictConfig, entry: str) -> None:
 def check_options(config: DictConfig, entry: str) -> None:
     """Refuse options of the wrong kind or out of bounds, and groups without a choice; imports no library."""
     check_fields("", config, OPTIONS[entry])
-    for group in required(entry):
+    absent = {group for group in OPTIONAL if config.get(group) is None}
+    for group in (group for group in required(entry) if group not in absent):
         section = config.get(group)
         names = ", ".join(options(group)) or "see configs/method"
         if not OmegaConf.is_dict(section):

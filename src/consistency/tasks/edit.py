@@ -20,7 +20,7 @@ from consistency.table import Table
 from consistency.tasks.changes import Change, Changed, plan_of
 from consistency.tasks.files import png
 from consistency.tasks.inputs import Given, Inputs, inputs
-from consistency.tasks.requests import check_labels, check_samples, distance, labels_of
+from consistency.tasks.requests import check_labels, check_samples, distance, judging, labels_of
 from consistency.tasks.session import Outcome, Session
 
 
@@ -71,6 +71,8 @@ class Edit:
         t = session.trained
         asked = one(self.label, t.data.classes)
         plan = plan_of(t, self.levels, self.sigmas)
+        if self.judged:  # what cannot be is refused before anything is made
+            judging(session)
         given = inputs(self.input, t.data, self.rows if self.count is None else self.count)
         rows: list[list[Tensor]] = [[] for _ in given.names]
         for made in self._made(session, given, plan, asked):
@@ -96,8 +98,7 @@ class Edit:
 
     def _table(self, session: Session, given: Inputs, rows: list[list[Tensor]]) -> Table:
         """Distance from the data and PSNR: of the images, of what the model was shown, of what it made."""
-        judge, data = session.trained.judge, session.trained.data
-        judge.begin(data.real(), session.trained.module.device)
+        judge = judging(session)
         shown, after = (torch.stack([row[i] for row in rows]) for i in (0, 1))
         lines = []
         for name, images in ((given.source, given.u), ("before", shown), ("after", after)):

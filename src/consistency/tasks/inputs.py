@@ -15,7 +15,7 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.files.paths import expanded
 from consistency.lit.data.folder import tell
-from consistency.lit.data.images import MODES, SUFFIXES, Folder, check_size, decoded
+from consistency.lit.data.images import MODES, SUFFIXES, Folder, check_size, counted, decoded
 from consistency.lit.data.module import DataModule
 from consistency.metrics.processes import rank
 from consistency.sampling.masks import left_half
@@ -73,13 +73,29 @@ def listed(given: Sequence[str]) -> list[Path]:
     """Files as they are, folders by the image files that they hold."""
     found: list[Path] = []
     for path in (Path(expanded(name)) for name in given):
-        inside = Folder(path).entries() if path.is_dir() else None
-        if inside is not None and not inside:
-            raise UserError(f"input={path} holds no image: expected {', '.join(SUFFIXES)}")
-        found += [path] if inside is None else [path / entry.name for entry in inside]
+        found += inside(path) if path.is_dir() else [path]
     if not found:
         raise UserError("input=[] names no image: give a file or a folder")
     return found
+
+
+def inside(path: Path) -> list[Path]:
+    """The image files of a folder; a line says what other files are not read.
+
+    Raises:
+        UserError: there are none, or images of a kind that is not read.
+    """
+    found = Folder(path).listing()
+    if found.unread:
+        raise UserError(
+            f"input={path} holds images of kinds that are not read ({counted(found.unread)}): convert them "
+            "to PNG, or name the files to take"
+        )
+    if not found.entries:
+        raise UserError(f"input={path} holds no image: expected {', '.join(SUFFIXES)}")
+    if found.others:
+        said(f"input={path}: files that are not read: {counted(found.others)}")
+    return [path / entry.name for entry in found.entries]
 
 
 @dataclass(frozen=True)

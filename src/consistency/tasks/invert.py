@@ -25,7 +25,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of
 from consistency.tasks.inputs import Given, inputs, spread_over
-from consistency.tasks.requests import bar, check_samples, distance, labels_of
+from consistency.tasks.requests import bar, check_samples, distance, judging, labels_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
@@ -103,7 +103,7 @@ class Invert:
 
     def __call__(self, session: Session) -> Outcome:
         """`invert.md` with the table, and `strip.png`: the truth, and every method in the table's order."""
-        problem = self._problem(session.trained)
+        problem = self._problem(session)
         methods = [*self._classical(session, problem), *self._learned(session, problem.A)]
         numbers = {method.name: self._number(method, problem) for method in methods}
         shown = table(numbers, methods, problem, self._title(session, problem))
@@ -119,16 +119,15 @@ class Invert:
             tables=[shown],
         )
 
-    def _problem(self, t: Trained) -> Problem:
+    def _problem(self, session: Session) -> Problem:
         """True images and what was measured of them; image i has noise of its own."""
+        t = session.trained
         given = inputs(self.input, t.data, self.count)
         u = given.u[: self.count]
         A = called("operator", self.operator, t.data.shape)
         x = t.data.encode(u).to(t.module.device)
         y = measure(A, x, ImageDraws(self.seed, range(len(u))))
-        if self.judged:
-            t.judge.begin(t.data.real(), t.module.device)
-        return Problem(A, u, y, given.source, t.judge if self.judged else None)
+        return Problem(A, u, y, given.source, judging(session) if self.judged else None)
 
     def _classical(self, session: Session, problem: Problem) -> Iterable[Method]:
         """Baselines; they learn from training images, as the model did."""

@@ -104,6 +104,14 @@ def bar(name: str | None, total: int) -> AbstractContextManager[Advance]:
     return progress(name, total, 0) if name and rank() == 0 else nullcontext(lambda now: None)
 
 
+def judging(session: Session) -> Judge:
+    """The judge of a checkpoint's samples, once it has seen the data."""
+    t = session.trained
+    t.judge.check(t.data.shape, len(t.data.real()), MOST, "task.count")  # of a few, `distance` says nothing
+    t.judge.begin(t.data.real(), t.module.device)
+    return t.judge
+
+
 def distance(judge: Judge, images: Tensor) -> float:
     """What a judge, who has seen the data, says of uint8 images [M, C, H, W]; NaN of a single one."""
     if len(images) < 2:
@@ -126,6 +134,7 @@ def judged(
     Arguments are those of `sampled`.
     """
     t = session.trained
+    judge.check(t.data.shape, len(t.data.real()), count, "task.count")
     judge.begin(t.data.real(), t.module.device)
     card = session.card(recipe, judge, count, seed)
 

@@ -57,6 +57,7 @@ class Sample:
         """A picture per sampler, and one of its samples beside their nearest training images."""
         recipes = chosen(session.trained, self.samplers)
         self._check(session.trained.data)
+        from_first(lambda: self._open_data(session.trained.data))
         from_first(lambda: check_same(session, asdict(self), recipes))
         metrics, paths = {}, {}
         for name, recipe in recipes.items():
@@ -76,6 +77,15 @@ class Sample:
         labels = self._labels()
         if labels is not None:
             check_labels(f"task.labels={self.labels}", labels, data.classes)
+
+    def _open_data(self, data: DataModule) -> None:
+        """Training images are there before anything is made, if they are to be looked at."""
+        if not self.nearest:
+            return
+        try:
+            data.setup()
+        except UserError as error:
+            raise UserError(f"{error}; or make samples without training images: task.nearest=0") from error
 
     def _draw(self, session: Session, name: str, recipe: Recipe) -> Tensor:
         """Make and keep all samples; the first few of them come back, decoded."""
@@ -114,8 +124,7 @@ class Sample:
         self, session: Session, name: str, shown: Tensor, paths: dict[str, str]
     ) -> dict[str, float]:
         """Nearest training images of the first samples: a picture, and how many are copies."""
-        real = session.trained.data.real()
-        if not self.nearest or len(real) < 2:
+        if not self.nearest or len(real := session.trained.data.real()) < 2:
             return {}
         found: Neighbours = neighbours(shown[: self.nearest], real)
         if session.trained.data.is_image:

@@ -36,7 +36,7 @@ class Trained:
         weights_sha256: their hash.
         samplers: how images are made, by name: those of its run, with the σ lists found for these weights.
         found: all that were found or that an exported file brings, by name; a run names but some.
-        judge: of its samples.
+        make_judge: makes the judge of its samples, the same one every time.
         follows: whether lists that are found from here on take the place of the run's own.
     """
 
@@ -52,8 +52,13 @@ class Trained:
     weights_sha256: str
     samplers: Mapping[str, Recipe]
     found: Mapping[str, Recipe]
-    judge: Judge
+    make_judge: Callable[[], Judge]
     follows: bool = True
+
+    @property
+    def judge(self) -> Judge:
+        """Of its samples; made when it is first asked for, as it may need files of its own."""
+        return self.make_judge()
 
     @property
     def run(self) -> Path:

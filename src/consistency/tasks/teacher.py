@@ -6,7 +6,7 @@ import torch
 
 from consistency.errors import UserError
 from consistency.lit.distillation import Distillation
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.tasks.session import Trained
 from consistency.tensor import weights_sha256
 from consistency.truth.oracle import Mixture
@@ -24,6 +24,8 @@ def teacher_of(trained: Trained) -> Trained | None:
     try:
         D: DenoiserLike = taught()
     except (UserError, FileNotFoundError):
+        return None
+    if isinstance(D, Denoiser) and D.is_consistency:  # a training may start from one
         return None
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.module.device).eval()

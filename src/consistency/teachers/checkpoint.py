@@ -1,6 +1,6 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from consistency.teachers.sealed import DamagedError, read_sealed
 from consistency.teachers.weights import outlined
 
 LAST = Path("checkpoints") / "last.ckpt"
+TRAINING = "consistency.lit."
+DENOISING = f"{TRAINING}diffusion.Diffusion"  # the only training there whose network is a denoiser
 GOOD, BEST = "good.ckpt", "best.ckpt"  # beside it
 
 
@@ -44,7 +46,15 @@ def checkpoint(path: str | Path | None, weights: str | None = None, trust: Seque
         )
     check_averages(file, kept, D, "teacher.path")
     D.load_state_dict(state)
+    D.is_consistency = learns_consistency(kept["config"])
     return D.requires_grad_(False).eval()
+
+
+def learns_consistency(config: FileConfig) -> bool:
+    """Whether the config of a file is of a run that trains a consistency function; not if it does not say."""
+    module = config.content.get("module")
+    target = str(module.get("_target_", "")) if isinstance(module, Mapping) else ""
+    return target.startswith(TRAINING) and target != DENOISING
 
 
 def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key: str = "ckpt_path") -> Any:

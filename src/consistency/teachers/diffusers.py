@@ -4,42 +4,29 @@ Read as plain files: the library is not needed, and nothing in them is run. Fold
 a checksum of tensors, settings and noise levels in the metadata of the tensors' file; others have none.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from consistency.errors import UserError, nearest
+from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
 from consistency.files.config import checked
-from consistency.files.paths import regular, shown
-from consistency.model.coordinates import DDPM
+from consistency.files.paths import shown
 from consistency.model.denoiser import Denoiser
-from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
 from consistency.teachers import unet2d
+from consistency.teachers.schedulers import read_scheduler
+from consistency.teachers.shards import WEIGHTS, read_json, read_safetensors, read_weights
 from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.values import brief
-from consistency.teachers.weights import DAMAGE, check_shapes, damaged, load_into, outlined
+from consistency.teachers.weights import check_shapes, load_into, outlined
 
-Method = TypeVar("Method")
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-LONGEST = 2**24  # bytes of a JSON file
-CHECKSUM = "consistency_sha256"  # in the metadata of that file
+CHECKSUM = "consistency_sha256"  # in the metadata of the tensors' file
 SCHEDULER = "scheduler_config.json"
-TIME_SCALE = 250.0  # of consistency models there: the network is given 250 ln σ
-
-BETAS: dict[str, Callable[..., DDPM]] = {
-    "linear": DDPM.linear,
-    "scaled_linear": DDPM.scaled_linear,
-    "squaredcos_cap_v2": lambda T, first, last: DDPM.cosine(T),
-}
-PREDICTIONS: dict[str, Callable[[DDPM], Precond]] = {"epsilon": Epsilon, "v_prediction": Velocity}
+LATENT = ("vae", "vqvae", "movq")  # components of a pipeline that encode images
 
 # Names of attention before diffusers 0.15 -> those since.
 MODERN = (
@@ -74,10 +61,30 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
         raise UserError(
             f"teacher=diffusers needs net=ddpm_cifar10 or net=adm_imagenet64, not a {type(net).__name__}"
         )
+    check_pixels(path)
     check_settings(folder / "config.json", config, net)
-    precond = read_scheduler(part(path, "scheduler", SCHEDULER) / SCHEDULER)
+    levels = part(path, "scheduler", SCHEDULER) / SCHEDULER
+    read = read_scheduler(levels, read_json(levels))
     load_weights(path, folder, net)
-    return Denoiser(net, precond)
+    D = Denoiser(net, read.precond)
+    D.is_consistency = read.consistent
+    return D
+
+
+def check_pixels(path: Path) -> None:
+    """Refuse a pipeline whose network does not see pixels.
+
+    Raises:
+        UserError: names the component that stands between.
+    """
+    file = path / "model_index.json"
+    parts = read_json(file) if file.is_file() else {}
+    for name in LATENT:
+        if parts.get(name):
+            raise UserError(
+                f"teacher.path={file}: the pipeline has a {name}: its network denoises codes of images, not "
+                "images; use a folder such as google/ddpm-cifar10-32"
+            )
 
 
 def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
@@ -88,6 +95,7 @@ def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequenc
         check_shapes(outline, state, folder / WEIGHTS)
     f = make()
     load_into(f, state, folder / WEIGHTS)
+    f.is_consistency = True  # all that is exported so
     return f
 
 
@@ -129,86 +137,52 @@ def part(path: Path, name: str, file: str) -> Path:
     )
 
 
-def read_json(file: Path) -> Config:
-    """A JSON file that holds one object."""
-    try:
-        if file.stat().st_size > LONGEST:
-            raise damaged(file)
-        content = json.loads(regular(file).read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise damaged(file) from error
-    if not isinstance(content, dict):
-        raise damaged(file)
-    return content
-
-
-def read_scheduler(file: Path) -> Precond:
-    """What the network's output means, by its scheduler.
-
-    Raises:
-        UserError: noise levels or a prediction that are not supported, by their key in the file.
-    """
-    config = read_json(file)
-    return SCHEDULERS.get(str(config.get("_class_name")), chain)(file, config)
-
-
-def consistency(file: Path, config: Config) -> Precond:
-    """A consistency function in the coordinates of EDM: f(x, ε) = x."""
-    sigma_data, sigma_min = config.get("sigma_data", 0.5), config.get("sigma_min", 0.002)
-    try:
-        return Boundary(float(sigma_data), float(sigma_min), TIME_SCALE)
-    except (TypeError, ValueError, OverflowError) as error:
-        said = f"sigma_data={brief(sigma_data)} and sigma_min={brief(sigma_min)}"
-        raise UserError(f"teacher.path={file}: {said} must be numbers from 1e-9 to 1e6") from error
-
-
-def chain(file: Path, config: Config) -> Precond:
-    """A network trained on the chain of DDPM."""
-    prediction = supported(file, "prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
-    if config.get("rescale_betas_zero_snr"):
-        raise UserError(f"teacher.path={file}: rescale_betas_zero_snr ends at infinite noise; not supported")
-    return prediction(read_levels(file, config))
-
-
-SCHEDULERS: dict[str, Callable[[Path, Config], Precond]] = {"CMStochasticIterativeScheduler": consistency}
-
-
-def read_levels(file: Path, config: Config) -> DDPM:
-    """The chain of noise levels.
-
-    Raises:
-        UserError: an unknown beta_schedule, or numbers that make no chain.
-    """
-    T, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
-    first, last = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    law = None if betas else supported(file, "beta_schedule", config.get("beta_schedule"), BETAS)
-    try:
-        return law(T, first, last) if law else DDPM(tuple(betas or ()))
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        keys = "num_train_timesteps, beta_start and beta_end" if law else "trained_betas"
-        raise UserError(f"teacher.path={file}: {keys} do not make a chain of β between 0 and 1") from error
-
-
-def supported(file: Path, field: str, value: Any, known: Mapping[str, Method]) -> Method:
-    """What the value of `field` chooses from the known."""
-    name = str(value)
-    if name not in known:
-        raise UserError(f"teacher.path={file}: {field}={name} is not supported; {nearest(name, known)}")
-    return known[name]
-
-
 def check_settings(file: Path, config: Config, net: UNet) -> None:
     """Compare what the file says and tensors do not show.
 
     Raises:
         UserError: the first field that disagrees with `net`, and the key that changes it.
     """
+    check_sizes(file, config, net)
     for field, value, ours, key in unet2d.differs(config, net):
         if key is None:
             raise UserError(
                 f"teacher.path={file}: {field}={value} is not supported by {type(net).__name__}, only {ours}"
             )
         raise UserError(f"teacher.path={file}: {field} is {value}, but {ours} in net; set {key}")
+
+
+def check_sizes(file: Path, config: Config, net: UNet) -> None:
+    """Compare channels and pixels, where the file says them.
+
+    Raises:
+        UserError: the first that disagree.
+    """
+    channels, size = net.stem.in_channels, list(net.size)
+    into, out = config.get("in_channels", channels), config.get("out_channels", channels)
+    if out == 2 * channels and into == channels:
+        raise UserError(
+            f"teacher.path={file}: out_channels={out} for {channels} channels: the network predicts a "
+            "variance as well (learned sigma), which is not supported; use one that predicts noise alone"
+        )
+    for field, value in {"in_channels": into, "out_channels": out}.items():
+        if value != channels:
+            raise UserError(
+                f"teacher.path={file}: {field} is {brief(value)}, and the data have {channels} channels: use "
+                "data like those that it was trained on"
+            )
+    said = config.get("sample_size")
+    if said is not None and (list(said) if isinstance(said, list) else [said, said]) != size:
+        raise UserError(
+            f"teacher.path={file}: sample_size is {brief(said)}, but images of the data are "
+            f"{'x'.join(map(str, size))}: set data.resolution, or choose other data"
+        )
+    for field, value in config.items():
+        if field not in unet2d.FIELDS and not field.startswith("_") and value not in (None, False):
+            raise UserError(
+                f"teacher.path={file}: {shown(field)}={brief(value)} is not known, and may change what the "
+                "network computes: where it does not, take it out of the file"
+            )
 
 
 def load_weights(path: Path, folder: Path, net: UNet) -> None:
@@ -240,7 +214,7 @@ def verified(path: Path, folder: Path, required: bool = False) -> dict[str, Tens
     Raises:
         UserError: tensors, settings or noise levels are not what was written, or the checksum is missing.
     """
-    state, metadata = read_safetensors(folder / WEIGHTS)
+    state, metadata = read_weights(folder)
     said = metadata.get(CHECKSUM)
     if said is None and required:
         raise UserError(
@@ -258,22 +232,3 @@ def checksum(path: Path, folder: Path, state: Mapping[str, Tensor]) -> str:
     levels = next((f for f in (path / "scheduler" / SCHEDULER, path / SCHEDULER) if f.is_file()), None)
     said = {"config": read_json(folder / "config.json"), "scheduler": levels and read_json(levels)}
     return content_sha256({**said, "tensors": dict(state)})
-
-
-def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    if not file.is_file():
-        raise UserError(
-            f"teacher.path={file}: no such file; a .bin may hold code and is not read: fetch the "
-            ".safetensors of the same page, or save the tensors of the .bin with safetensors.torch.save_file"
-        )
-    try:
-        with safe_open(file, "pt") as content:
-            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            return state, content.metadata() or {}
-    except (SafetensorError, *DAMAGE) as error:
-        raise damaged(file) from error

@@ -16,6 +16,7 @@ from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
 from consistency.teachers.unpickle import Record, read_pkl
+from consistency.teachers.untold import by_width, check_groups, check_records
 from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
@@ -46,7 +47,9 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser:
     try:
         ema = averaged(read_pkl(path), path)
         precond = PRECONDS[known(ema.name, PRECONDS, path)](ema.state)
-        names = names_of(net, ema, path)
+        pairs = pairs_of(net, ema, path)
+        names = spelled(net, pairs, {"frequencies": "freqs"})
+        check_records(net, ema, pairs.items(), path)
         file = dict(ema.tensors())
         check_filters(net, file, path)
     except UserError:
@@ -57,6 +60,7 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser:
     if isinstance(net, ADM) and LABEL in state:
         state[LABEL] = state[LABEL].mT  # theirs is a linear layer on one-hot rows
     load_into(net, state, path, names)
+    check_groups(net, by_width, path, "leave net.groups out")
     return Denoiser(net, precond).requires_grad_(False).eval()
 
 
@@ -96,16 +100,15 @@ PRECONDS: dict[str, Callable[[dict[str, Any]], Precond]] = {
 }
 
 
-def names_of(net: nn.Module, ema: Record, path: str | Path) -> dict[str, str]:
-    """{our name: the file's name} of each tensor of `net`."""
+def pairs_of(net: nn.Module, ema: Record, path: str | Path) -> dict[str, str]:
+    """{our name: the file's name} of each module of `net` that holds tensors."""
     model = ema.state["_modules"]["model"]
     kind, modules = NETS[known(model.name, NETS, path)]
     if not isinstance(net, kind):
         raise UserError(
             f"teacher.path={path} holds a {model.name} and net is a {type(net).__name__}; {REMEDY}"
         )
-    pairs = {ours: f"model.{its}" for ours, its in modules(net, int(ema.state["img_resolution"]))}
-    return spelled(net, pairs, {"frequencies": "freqs"})
+    return {ours: f"model.{its}" for ours, its in modules(net, int(ema.state["img_resolution"]))}
 
 
 def song(net: UNet, resolution: int) -> Pairs:

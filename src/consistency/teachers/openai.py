@@ -12,9 +12,12 @@ from consistency.model.denoiser import Denoiser
 from consistency.model.precond import EDM
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Attention, Up
+from consistency.process.notices import notice
+from consistency.teachers.untold import always, check_groups
 from consistency.teachers.weights import REMEDY, load_into, read_pt, renamed, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
+PUBLISHED = 64  # channels of a head of attention
 
 ENDS = {
     "conditioning.layer0": "time_embed.0",
@@ -43,7 +46,8 @@ def openai(path: str | Path, net: nn.Module) -> Denoiser:
         net: the network it belongs to, whose weights are replaced.
 
     Raises:
-        UserError: the file is missing, damaged, holds anything else, or belongs to another network.
+        UserError: the file is missing, damaged, holds anything else, or belongs to another network, such as
+            one that also learns a variance or has another number of groups in its normalisations.
     """
     file = read_pt(path)
     if not isinstance(file, dict) or not all(isinstance(v, Tensor) for v in file.values()):
@@ -56,9 +60,34 @@ def openai(path: str | Path, net: nn.Module) -> Denoiser:
         )
     names = spelled(net, dict(pairs(net)))
     state = renamed(file, names)
+    check_variance(net, state, path)
     turn_attention(net, state)
     load_into(net, state, path, names)
+    check_groups(net, always, path, "set net.groups=32")
+    say_heads(net, path)
     return Denoiser(net, EDM(sigma_data=0.5, time_scale=250.0)).requires_grad_(False).eval()
+
+
+def check_variance(net: ADM, state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse a network with twice as many channels at its end: a diffusion model with a learned variance."""
+    head, channels = state.get("head.2.weight"), net.stem.in_channels
+    if head is not None and len(head) == 2 * channels:
+        raise UserError(
+            f"teacher.path={path} has {len(head)} output channels for images of {channels}: it also predicts "
+            "a variance (learn_sigma), as networks of guided-diffusion do, which are trained on other noise "
+            "levels; use a file of openai/consistency_models, or another teacher"
+        )
+
+
+def say_heads(net: ADM, path: str | Path) -> None:
+    """Say the width of a head of attention where it is not the published 64: no tensor shows it."""
+    widths = {m.qkv.in_channels // m.heads for m in net.modules() if isinstance(m, Attention)}
+    if widths - {PUBLISHED}:
+        said = ", ".join(map(str, sorted(widths)))
+        notice(
+            f"teacher.path={path} does not say how wide its heads of attention are: {said} channels by "
+            f"net.head_channels, and {PUBLISHED} in all published files"
+        )
 
 
 def pairs(net: ADM) -> Pairs:

@@ -48,6 +48,9 @@ SILENT: Config = {
 # What it must say of any network here.
 ALWAYS = ("act_fn", "add_attention", "center_input_sample", "class_embed_type", "mid_block_scale_factor")
 ALWAYS += ("mid_block_type", "time_embedding_type")
+# All that it may say: of the rest, tensors show the sizes, and some are of training or of learned embeddings.
+FIELDS = {*SILENT, "in_channels", "out_channels", "sample_size", "block_out_channels", "layers_per_block"}
+FIELDS |= {"dropout", "num_train_timesteps", "time_embedding_dim"}
 SYNONYMS = {"swish": "silu"}
 
 # field -> our key.
@@ -200,7 +203,7 @@ LAYOUTS: dict[type, Layout] = {
         of_adm,
         ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
         rules_of_adm,
-        {"norm_num_groups": "net.channels", "resnet_time_scale_shift": "net.scale_shift"},
+        {"norm_num_groups": "net.groups", "resnet_time_scale_shift": "net.scale_shift"},
     ),
 }
 

@@ -1,6 +1,6 @@
 """Metrics of samples, owned by callbacks, so that no extractor is averaged or saved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from lightning import Callback, Trainer
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from consistency.errors import UserError, within
 from consistency.lit.data.loader import Request
-from consistency.lit.data.module import data_of
+from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
 from consistency.schedule.sigma import Sigma
@@ -46,6 +46,12 @@ class Evaluation(Callback):
         """Log the numbers."""
         self.step = trainer.global_step
         pl_module.log_dict(self.judge.compute(), rank_zero_only=False, sync_dist=False)
+
+
+def check_judges(callbacks: Iterable[Callback], data: DataModule) -> None:
+    """Refuse, before training, metrics that no validation of this run could compute."""
+    for judge in (callback.judge for callback in callbacks if isinstance(callback, Evaluation)):
+        judge.check(data.shape, len(data.data), data.samples, "data.samples")
 
 
 class OracleGap(Callback):

@@ -18,9 +18,10 @@ from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
 from consistency.files.paths import expanded
 from consistency.lit.data import cache
-from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, source, square
+from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, counted, source, square
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
+from consistency.process.notices import notice
 
 SPARE = Path("data/cache")  # for the cache of a source that lies where nothing can be written
 REMEDY = "make room, or set data.cache to a folder for the converted images"
@@ -34,10 +35,12 @@ class ImageFolder(DataModule):
     """Images of a folder or a zip archive, with class folders or without, cut to squares of one resolution.
 
     Args:
-        root: the folder or the archive; png, jpg, bmp, webp and gif (its first frame) are found at any depth.
+        root: the folder or the archive; png, jpg, bmp, webp, tif (of one page) and gif (its first frame) are
+            found at any depth. Images of other kinds are refused, and other files counted in a line.
         resolution: in pixels.
         channels: 3 for colour, 1 for grey.
-        skip_broken: leave files out that are no images, and count them, instead of stopping at the first.
+        skip_broken: leave files out that are no images, or images of a kind that is not read, and count them,
+            instead of stopping at the first.
         cache: folder for the converted images; by default beside `root`, or in data/cache where that
             cannot be written.
         held_out: another folder or archive, of images for tests that no training sees.
@@ -62,6 +65,7 @@ class ImageFolder(DataModule):
         self.skip_broken, self.cache, self.held_out, self.run = skip_broken, cache, held_out, run
         self.kept: Path | None = None  # the only folder to write to; None for the usual places
         self.place: Path | None = None  # of the cache that was loaded
+        self.key = "data.root"  # of the config that names the root, for messages
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
         """Converted images go below `directory`, unless the user named a cache. Caches elsewhere are read."""
@@ -69,7 +73,7 @@ class ImageFolder(DataModule):
 
     def load(self) -> ArrayData:
         """Map the cache, after it has been made if need be."""
-        files = source(self.root)
+        files = source(self.root, self.key)
         entries = self._entries(files)
         mark = cache.fingerprint(entries, self.resolution, self.channels)
         for place in self._places():
@@ -103,17 +107,24 @@ class ImageFolder(DataModule):
         other = ImageFolder(
             self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.run
         )
-        other.kept = self.kept
+        other.kept, other.key = self.kept, "data.held_out"
         return other.load()
 
     def _entries(self, files: Source) -> list[Entry]:
         try:
-            entries = files.entries()
+            found = files.listing()
         except OSError as error:
-            raise UserError(f"data.root={self.root} cannot be read: {error}") from error
-        if not entries:
-            raise UserError(f"data.root={self.root} holds no image: expected {', '.join(SUFFIXES)}")
-        return entries
+            raise UserError(f"{self.key}={self.root} cannot be read: {error}") from error
+        if found.unread and not self.skip_broken:
+            raise UserError(
+                f"{self.key}={self.root} holds images of kinds that are not read ({counted(found.unread)}): "
+                "convert them to PNG, or set data.skip_broken=true to leave them out"
+            )
+        if not found.entries:
+            raise UserError(f"{self.key}={self.root} holds no image: expected {', '.join(SUFFIXES)}")
+        if found.others:
+            notice(f"{self.key}={self.root}: files that are not read: {counted(found.others)}")
+        return found.entries
 
     def _places(self) -> list[Path]:
         """Where the cache may lie, in the order of preference."""

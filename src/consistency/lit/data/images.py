@@ -3,22 +3,29 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, Protocol
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from consistency.errors import UserError
-from consistency.files.paths import absent, regular
+from consistency.files.paths import absent, regular, shown
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # whatever a file is called: other decoders start programs
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # whatever a file is called: others start programs
+UNREAD = (  # images that are not read
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".psd", ".xcf", ".svg", ".eps", ".ico"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".dds", ".dcm"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
+)
+CLUTTER = ("thumbs.db", "desktop.ini", "ehthumbs.db")  # what Windows leaves in folders
+ENCRYPTED = 1  # flag of an archive's member
 LARGEST = 2**28  # bytes of an image file
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
@@ -31,11 +38,23 @@ class Entry(NamedTuple):
     stamp: int  # time of modification in ns; in an archive the CRC
 
 
+class Listing(NamedTuple):
+    """What a place holds."""
+
+    entries: list[Entry]  # image files, by name
+    others: Counter[str]  # number of other files by suffix, without hidden ones and those of a system
+
+    @property
+    def unread(self) -> Counter[str]:
+        """Those of the others that are images."""
+        return Counter({suffix: count for suffix, count in self.others.items() if suffix in UNREAD})
+
+
 class Source(Protocol):
     """A place with image files."""
 
-    def entries(self) -> list[Entry]:
-        """All image files, by name."""
+    def listing(self) -> Listing:
+        """All image files, and how many others."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -53,9 +72,10 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def entries(self) -> list[Entry]:
-        """All image files, by name; links are followed, but into no folder twice."""
-        return sorted(self._walk())
+    def listing(self) -> Listing:
+        """All image files, by name; links are followed, but into no folder twice. And how many others."""
+        others = Counter[str]()
+        return Listing(sorted(self._walk(others)), others)
 
     def read(self, name: str) -> bytes:
         """The content of one."""
@@ -63,10 +83,10 @@ class Folder:
         check_size(path.stat().st_size)
         return path.read_bytes()
 
-    def _walk(self) -> Iterator[Entry]:
+    def _walk(self, others: Counter[str]) -> Iterator[Entry]:
         """Depth first, on a stack that is as deep as the folders."""
         seen = set[tuple[int, int]]()
-        stack = [self._listed(str(self.root), "", seen)]
+        stack = [self._listed(str(self.root), "", seen, others)]
         while stack:
             found = next(stack[-1], None)
             if found is None:
@@ -74,10 +94,10 @@ class Folder:
             elif isinstance(found, Entry):
                 yield found
             else:
-                stack.append(self._listed(*found, seen))
+                stack.append(self._listed(*found, seen, others))
 
     def _listed(
-        self, folder: str, prefix: str, seen: set[tuple[int, int]]
+        self, folder: str, prefix: str, seen: set[tuple[int, int]], others: Counter[str]
     ) -> Iterator[Entry | tuple[str, str]]:
         """The image files of a folder, and the path and the prefix of each folder in it; nothing twice."""
         here = os.stat(folder)  # noqa: PTH116 - with 50,000 files Path costs seconds
@@ -93,50 +113,98 @@ class Folder:
                 # A dangling link is listed as well, so that it is not left out silently.
                 status = file.stat(follow_symlinks=file.is_file())
                 yield Entry(prefix + file.name, status.st_size, status.st_mtime_ns)
+            elif not file.is_dir() and not is_clutter(file.name):
+                others[kind(file.name)] += 1
 
 
 class Archive:
-    """Image files of a zip archive.
+    """Image files of a zip archive. Programs on Windows may have written backslashes into it: they separate.
 
     Args:
         root: the archive.
+        key: of the config that names it, for messages.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, key: str = "data.root") -> None:
+        self.root, self.key = root, key
         try:
             self.zip = ZipFile(root)
         except (BadZipFile, OSError) as error:
-            raise UserError(f"data.root={root} is a damaged zip archive ({error}): fetch it again") from error
+            raise UserError(f"{key}={root} is a damaged zip archive ({error}): fetch it again") from error
+        self._members = self._named(info for info in self.zip.infolist() if not is_folder(info))
 
-    def entries(self) -> list[Entry]:
-        """All image files, by name."""
-        files = [info for info in self.zip.infolist() if is_image_name(info.filename)]
-        twice = [name for name, count in Counter(info.filename for info in files).items() if count > 1]
-        if twice:  # only the last would be read, once for each
-            raise UserError(f"data.root={self.root} lists {twice[0]} more than once: pack it anew")
-        return sorted(Entry(info.filename, info.file_size, info.CRC) for info in files)
+    def listing(self) -> Listing:
+        """All image files, by name, and how many others."""
+        names = [name for name in self._members if not is_clutter(name)]
+        images = {name: self._members[name] for name in names if is_image_name(name)}
+        entries = [Entry(name, info.file_size, info.CRC) for name, info in images.items()]
+        return Listing(sorted(entries), Counter(kind(name) for name in names if name not in images))
 
     def read(self, name: str) -> bytes:
         """The content of one."""
-        check_size(self.zip.getinfo(name).file_size)
-        return self.zip.read(name)
+        check_size(self._members[name].file_size)
+        return self.zip.read(self._members[name])
+
+    def _named(self, files: Iterable[ZipInfo]) -> dict[str, ZipInfo]:
+        """Members by name.
+
+        Raises:
+            UserError: an image has a name twice, or one that leads out of the archive, or is encrypted.
+        """
+        found: dict[str, ZipInfo] = {}
+        for info in files:
+            name = str(PurePosixPath(info.filename.replace("\\", "/")))  # ./a is a
+            if is_image_name(name):
+                self._check(name, info, name in found)
+            found[name] = info
+        return found
+
+    def _check(self, name: str, info: ZipInfo, again: bool) -> None:
+        what = f"{self.key}={self.root} lists {shown(name)}"
+        if again:  # only the last would be read, once for each
+            raise UserError(f"{what} more than once: pack it anew")
+        if PureWindowsPath(name).anchor or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{what}, which is no name within the archive: pack it anew")
+        if info.flag_bits & ENCRYPTED:
+            raise UserError(f"{what}, which is encrypted: unpack it, and name the folder")
 
 
-def source(root: Path) -> Source:
-    """The folder or archive at `root`."""
+def source(root: Path, key: str = "data.root") -> Source:
+    """The folder or archive at `root`, which `key` of the config names."""
     if root.is_dir():
         return Folder(root)
     if not root.exists():
-        raise absent("data.root", root)
+        raise absent(key, root)
     if root.is_file() and (is_zipfile(root) or root.suffix.lower() == ".zip"):
-        return Archive(root)
-    raise UserError(f"data.root={root} is neither a folder nor a zip archive: unpack it and name the folder")
+        return Archive(root, key)
+    raise UserError(f"{key}={root} is neither a folder nor a zip archive: unpack it and name the folder")
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file is called like an image, and is neither hidden nor an extra of macOS."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith((".", "__MACOSX/")) and "/." not in name
+    return name.lower().endswith(SUFFIXES) and not is_clutter(name)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file is hidden, or what macOS and Windows leave beside others."""
+    hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    return hidden or name.startswith("__MACOSX/") or name.rpartition("/")[2].lower() in CLUTTER
+
+
+def is_folder(info: ZipInfo) -> bool:
+    """Whether a member of an archive is a folder."""
+    return info.filename.endswith(("/", "\\"))
+
+
+def kind(name: str) -> str:
+    """The suffix of a file, in small letters; empty if it has none."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def counted(others: Counter[str]) -> str:
+    """Files by suffix, as a message has them."""
+    said = [f"{count:,} {shown(suffix) or 'without a suffix'}" for suffix, count in others.most_common(6)]
+    return ", ".join(said) + (", ..." if len(others) > 6 else "")
 
 
 def classes(names: Sequence[str]) -> list[str] | None:
@@ -174,7 +242,22 @@ def decoded(file: Path | BytesIO) -> Image.Image:
         Exception: of a dozen kinds, where it is none, or has more pixels than Pillow's limit.
     """
     with Image.open(file, formats=FORMATS) as image:
+        check_page(image)
         return flat(ImageOps.exif_transpose(image))
+
+
+def check_page(image: Image.Image) -> None:
+    """Refuse TIFF files of several pages, and of numbers that are no levels of grey or colour.
+
+    Raises:
+        ValueError: says which.
+    """
+    if image.format != "TIFF":
+        return
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError("a TIFF file of several pages")
+    if image.mode in ("I", "F"):
+        raise ValueError("a TIFF file of 32 bits a number, whose range is not known")
 
 
 def check_size(size: int) -> None:
