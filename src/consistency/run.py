@@ -50,6 +50,7 @@ from consistency.process.lifeline import report as report_failure
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
+from consistency.schema.swaps import settle
 from consistency.summary import conclude, report, summary
 from consistency.sweep.single import check_free, check_single
 from consistency.teach import find_teacher, say, teach, teacher_metrics
@@ -63,6 +64,8 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         config: as composed.
         asked: the directory that the user works in, where it is not the run's own.
     """
+    for line in settle(config):
+        say(line)
     check_composed(config, "train")
     directory = run_directory()
     check_free(directory)
