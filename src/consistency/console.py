@@ -58,6 +58,7 @@ def guarded(main: Callable[[], Any]) -> None:
     try:
         check_supported()
         check_flags(sys.argv[1:])
+        sys.argv[1:] = map(quoted, sys.argv[1:])
         hold()
         with heard(waits=True):  # for Hydra to compose the config
             run_whole(main)
@@ -77,6 +78,12 @@ def check_flags(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{name} is no option: write overrides without dashes, {name[2:]}={value or 'VALUE'}"
             )
+
+
+def quoted(argument: str) -> str:
+    """An override as Hydra should read it: `nan` is a number to it, and here the name of an option."""
+    group, _, name = argument.partition("=")
+    return f"{group}='{name}'" if name == "nan" and group in groups() and name in options(group) else argument
 
 
 def run_whole(main: Callable[[], Any]) -> None:

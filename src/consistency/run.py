@@ -18,8 +18,10 @@ from consistency.build import (
     build_keepers,
     build_trainer,
     callbacks_of,
+    debugged,
     experiment,
     of_type,
+    part,
     run_directory,
 )
 from consistency.continuation import (
@@ -32,6 +34,7 @@ from consistency.continuation import (
     value_of,
 )
 from consistency.continuation.differences import START
+from consistency.debug import Short
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import LOG
 from consistency.lit.callbacks.curves import rewind
@@ -66,12 +69,29 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     """
     for line in settle(config):
         say(line)
+    short = shortened(config)
     check_composed(config, "train")
     directory = run_directory()
     check_free(directory)
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
-        return trained(config, directory, asked)
+        value = trained(config, directory, asked)
+        for _ in range(short.rounds - 1 if short else 0):
+            say(short.go_on(config))
+            value = trained(config, directory, asked)
+        if short is not None:
+            say(f"debug={debugged()}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)")
+        return value
+
+
+def shortened(config: DictConfig) -> Short | None:
+    """The few steps that a config with `debug.run` is cut to; None for any other run."""
+    node = OmegaConf.select(config, "debug.run")
+    if node is None:
+        return None
+    short = part("debug.run", node, Short)
+    say(short.shrink(config, given_keys(HydraConfig.get().overrides.task), str(debugged())))
+    return short
 
 
 def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:

@@ -184,7 +184,7 @@ def without(tree: Tree, values: list[Value]) -> Tree:
     for keys, value in leaves(tree):
         if keys not in dropped:
             for key in reversed(keys):
-                value = {key: value}  # noqa: PLW2901
+                value = {key: value}
             kept = merged(kept, value)
     return kept
 
