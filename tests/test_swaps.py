@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from consistency.console import explain
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
-from consistency.schema.swaps import settle
+from consistency.schema.swaps import drop_replaced
 from tests.sessions import train_here
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -38,7 +38,7 @@ def composed(*overrides):
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
-    return config, settle(config)
+    return config, drop_replaced(config)
 
 
 def tried(experiment, choice):
@@ -106,7 +106,7 @@ def test_what_was_set_for_the_old_part_is_dropped_and_said(words, gone, line):
     assert OmegaConf.select(config, gone) is None
     assert any(line in said for said in lines), lines
     check_composed(config, "train")
-    assert settle(config) == lines  # once more changes nothing
+    assert drop_replaced(config) == lines  # once more changes nothing
     check_composed(config, "train")
 
 

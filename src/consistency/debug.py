@@ -37,8 +37,8 @@ class Short:
         """
         if "trainer.max_steps" in given:
             raise UserError(
-                f"debug={name}: trainer.max_steps is the horizon of curriculum and learning rate, and stays that "
-                "of the experiment; give debug.run.steps=N for the number of steps"
+                f"debug={name}: trainer.max_steps is the horizon of curriculum and learning rate, and stays "
+                "that of the experiment; give debug.run.steps=N for the number of steps"
             )
         if config.ckpt_path is not None:
             raise UserError(f"debug={name} begins anew: leave ckpt_path out")
@@ -54,15 +54,16 @@ class Short:
         """Change what else has to change, and say so."""
         yield from ()
 
-    def go_on(self, config: DictConfig) -> str:
-        """Have a config that has been trained with go on from its checkpoint; a line that says so."""
-        config.ckpt_path = "last"
-        config.trainer.max_steps += self.steps
-        return f"debug: the checkpoint is read, for steps up to {config.trainer.max_steps}"
+    def rounds_left(self, config: DictConfig) -> Iterator[str]:
+        """After the first round: make the config go on from its checkpoint, and say so, once for each round."""
+        for _ in range(self.rounds - 1):
+            config.ckpt_path = "last"
+            config.trainer.max_steps += self.steps
+            yield f"debug: on from the checkpoint, to step {config.trainer.max_steps}"
 
 
 class Smoke(Short):
-    """Two rounds on small batches, which fit a minute: network, data, objective and laws are the experiment's.
+    """Two rounds on small batches, which fit a minute: network, data and laws are those of the experiment.
 
     Args:
         steps: of a round, 1 or greater.

@@ -53,7 +53,7 @@ from consistency.process.lifeline import report as report_failure
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
-from consistency.schema.swaps import settle
+from consistency.schema.swaps import drop_replaced
 from consistency.summary import conclude, report, summary
 from consistency.sweep.single import check_free, check_single
 from consistency.teach import find_teacher, say, teach, teacher_metrics
@@ -67,7 +67,7 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         config: as composed.
         asked: the directory that the user works in, where it is not the run's own.
     """
-    for line in settle(config):
+    for line in drop_replaced(config):
         say(line)
     short = shortened(config)
     check_composed(config, "train")
@@ -76,8 +76,8 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
         value = trained(config, directory, asked)
-        for _ in range(short.rounds - 1 if short else 0):
-            say(short.go_on(config))
+        for line in short.rounds_left(config) if short is not None else ():
+            say(line)
             value = trained(config, directory, asked)
         if short is not None:
             say(f"debug={debugged()}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)")

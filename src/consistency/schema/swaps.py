@@ -1,8 +1,8 @@
 """What an experiment or a method sets of parts that the command line has replaced by others.
 
-`experiment=ict_digits` chooses curriculum=doubling and sets curriculum.s1. With `curriculum=constant`, or with a
-method that chooses another curriculum, that value fits nothing: it is dropped, and a line says so. Values of the
-command line are never dropped.
+`experiment=ict_digits` chooses curriculum=doubling and sets curriculum.s1. With `curriculum=constant`, or with
+a method that chooses another curriculum, that value fits nothing: it is dropped, and a line says so. Values of
+the command line are never dropped.
 """
 
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ class Swaps:
     lines: tuple[str, ...] = ()
 
 
-def settle(config: DictConfig) -> tuple[str, ...]:
+def drop_replaced(config: DictConfig) -> tuple[str, ...]:
     """Drop from a training config what was set for parts that it no longer has.
 
     Args:
@@ -113,7 +113,8 @@ def chosen(group: str) -> str | None:
 
 def given_in(overrides: tuple[str, ...]) -> dict[str, str]:
     """The keys of a command line with their values as text."""
-    return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    parts = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in parts}
 
 
 def choosing(overrides: tuple[str, ...]) -> tuple[str, ...]:

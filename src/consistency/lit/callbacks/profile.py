@@ -1,13 +1,14 @@
 """What Lightning's profiler has measured, on the terminal."""
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
 
 from consistency.errors import at_least
 from consistency.process.rank import is_first
 
 
 class ProfileTable(Callback):
-    """Prints the top of the profiler's table once training has ended; the profiler writes all of it to a file.
+    """Prints the top of the profiler's table once training has ended; all of it is in a file.
 
     Args:
         lines: of the table, at most; 1 or greater.
@@ -20,7 +21,8 @@ class ProfileTable(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print it."""
         if is_first():
-            print(top(trainer.profiler.summary(), self.lines), flush=True)
+            profiler: Profiler = trainer.profiler  # type: ignore[attr-defined]
+            print(top(profiler.summary(), self.lines), flush=True)
 
 
 def top(text: str, lines: int) -> str:
