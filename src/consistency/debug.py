@@ -1,6 +1,7 @@
 """`debug=`: a few steps of an experiment, to see that it works before it is run."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -55,7 +56,7 @@ class Short:
         yield from ()
 
     def rounds_left(self, config: DictConfig) -> Iterator[str]:
-        """After the first round: make the config go on from its checkpoint, and say so, once for each round."""
+        """Once for each round but the first: have the config go on from its checkpoint, and say so."""
         for _ in range(self.rounds - 1):
             config.ckpt_path = "last"
             config.trainer.max_steps += self.steps
@@ -97,13 +98,13 @@ class Smoke(Short):
             yield f"metric={self.metric}, which needs no download"
 
 
-def freeze(node: DictConfig | ListConfig, horizon: int) -> None:
-    """Replace whatever refers to the number of steps by that number."""
+def freeze(node: Any, horizon: int) -> None:
+    """Replace whatever in a mapping or a list refers to the number of steps by that number."""
     for key in node if isinstance(node, DictConfig) else range(len(node)):
         if OmegaConf.is_missing(node, key):
             continue
         if OmegaConf.is_interpolation(node, key):
-            if node._get_node(key)._value() == HORIZON:  # type: ignore[union-attr]
+            if node._get_node(key)._value() == HORIZON:
                 node[key] = horizon
         elif isinstance(node[key], DictConfig | ListConfig):
             freeze(node[key], horizon)

@@ -1,7 +1,7 @@
 """What an experiment or a method sets of parts that the command line has replaced by others.
 
-`experiment=ict_digits` chooses curriculum=doubling and sets curriculum.s1. With `curriculum=constant`, or with
-a method that chooses another curriculum, that value fits nothing: it is dropped, and a line says so. Values of
+`experiment=ict_digits` chooses curriculum=doubling and sets curriculum.s1. With `curriculum=constant`, or a
+method that chooses another curriculum, that value fits nothing: it is dropped, and a line says so. Values of
 the command line are never dropped.
 """
 
