@@ -104,7 +104,7 @@ def freeze(node: Any, horizon: int) -> None:
         if OmegaConf.is_missing(node, key):
             continue
         if OmegaConf.is_interpolation(node, key):
-            if node._get_node(key)._value() == HORIZON:
+            if OmegaConf.to_container(node, resolve=False)[key] == HORIZON:  # type: ignore[index]
                 node[key] = horizon
         elif isinstance(node[key], DictConfig | ListConfig):
             freeze(node[key], horizon)

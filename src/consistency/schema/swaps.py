@@ -236,11 +236,11 @@ def described(values: tuple[Value, ...], here: Layers, alone: Layers) -> Iterato
 
 
 def group_of(keys: Keys, here: Layers, alone: Layers) -> str:
-    """The group whose new option a value meets: that of its section, else the method."""
+    """The group whose new option a value meets: that of its section, else one that brings sections."""
     if keys == METRIC:
         return "samplers"
-    own = keys[0] in here.choices and here.choices[keys[0]] != alone.choices.get(keys[0])
-    return keys[0] if own else "method"
+    changed = [group for group, name in here.choices.items() if name != alone.choices.get(group)]
+    return next((group for group in (keys[0], "method", "start") if group in changed), "method")
 
 
 def masked(here: Layers, alone: Layers, given: set[str]) -> Iterator[str]:
