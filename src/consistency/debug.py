@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, at_least
 from consistency.files.registry import CONFIGS
+from consistency.schema.check import written
 
 HORIZON = "${trainer.max_steps}"
 DOWNLOADED = ("consistency.metrics.features.inception.InceptionFeatures",)
@@ -100,13 +101,13 @@ class Smoke(Short):
 
 def freeze(node: Any, horizon: int) -> None:
     """Replace whatever in a mapping or a list refers to the number of steps by that number."""
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
+    keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
         if OmegaConf.is_missing(node, key):
             continue
-        if OmegaConf.is_interpolation(node, key):
-            if OmegaConf.to_container(node, resolve=False)[key] == HORIZON:  # type: ignore[index]
-                node[key] = horizon
-        elif isinstance(node[key], DictConfig | ListConfig):
+        if written(node, key) == HORIZON:
+            node[key] = horizon
+        elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_config(node[key]):
             freeze(node[key], horizon)
 
 
