@@ -114,7 +114,7 @@ def test_overfit_sees_one_batch_and_says_whether_the_loss_falls(tmp_path, capsys
     out = capsys.readouterr().out
     assert "loss on one batch: " in out
     assert "it falls" in out
-    assert (result["debug"], result["steps"]) == ("overfit", 40)
+    assert (result["debug"], result["steps"]) == ("overfit", 80)
 
 
 def test_a_cycle_of_batches_comes_again():
