@@ -94,7 +94,7 @@ def command() -> tuple[str, ...] | None:
     """The overrides of the training run that Hydra composes; None outside of one."""
     if not HydraConfig.initialized() or HydraConfig.get().job.config_name != "train":
         return None
-    return tuple(HydraConfig.get().overrides.task)
+    return tuple(map(str, OmegaConf.to_container(HydraConfig.get().overrides.task)))  # not resolved
 
 
 def file_of(key: str) -> str | None:
@@ -119,7 +119,8 @@ def given_in(overrides: tuple[str, ...]) -> dict[str, str]:
 
 def choosing(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides that choose an option of a group."""
-    return tuple(o for o in overrides if (CONFIGS / o.lstrip("+~").partition("=")[0]).is_dir())
+    parts = ((o, *o.lstrip("+~").partition("=")[::2]) for o in overrides)
+    return tuple(o for o, key, value in parts if (CONFIGS / key).is_dir() and not value.startswith("{"))
 
 
 def drop(config: DictConfig, value: Value) -> None:
