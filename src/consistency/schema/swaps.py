@@ -94,7 +94,8 @@ def command() -> tuple[str, ...] | None:
     """The overrides of the training run that Hydra composes; None outside of one."""
     if not HydraConfig.initialized() or HydraConfig.get().job.config_name != "train":
         return None
-    return tuple(map(str, OmegaConf.to_container(HydraConfig.get().overrides.task)))  # not resolved
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as they are written
+    return tuple(given)
 
 
 def file_of(key: str) -> str | None:
