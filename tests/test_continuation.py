@@ -290,7 +290,7 @@ def test_no_rule_is_dead():
         "metric.extractor.weights",
         "metric",
     }
-    keys |= {"callbacks.ema", "rate"}
+    keys |= {"callbacks.ema", "rate", "data.batches", "debug.run.steps"}
     for experiment in ("ict_digits", "cd_cached_digits", "cd_fashion_mnist"):
         raw = OmegaConf.to_container(config(f"experiment={experiment}", "run_dir=a"))
         keys |= {".".join(path) for path in leaves(raw)}

@@ -17,7 +17,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"lit"},
     {"tasks", "result", "sweep", "schema", "command"},
     {"teach", "continuation"},
-    {"build", "console"},
+    {"build", "console", "debug"},
     {"summary", "reopen"},
     {"run"},
     {"evaluate"},

@@ -90,7 +90,7 @@ def never_fail_to_print() -> None:
 def arguments(given: Sequence[str]) -> list[str]:
     """The arguments of a command as Hydra is to read them."""
     check_added(given)
-    paths = literal(given)
+    paths = literal(map(as_option, given))
     return named_last(paths) if script() == "eval" else paths
 
 
@@ -102,6 +102,12 @@ def check_flags(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{name} is no option: write overrides without dashes, {name[2:]}={value or 'VALUE'}"
             )
+
+
+def as_option(argument: str) -> str:
+    """An override as Hydra should read it: `nan` is a number to it, and here the name of an option."""
+    group, _, name = argument.partition("=")
+    return f"{group}='{name}'" if name == "nan" and group in groups() and name in options(group) else argument
 
 
 def run_whole(main: Callable[[], Any]) -> None:

@@ -18,8 +18,10 @@ from consistency.build import (
     build_keepers,
     build_trainer,
     callbacks_of,
+    debugged,
     experiment,
     of_type,
+    part,
     run_directory,
 )
 from consistency.command.checks import holds_a_run
@@ -33,6 +35,7 @@ from consistency.continuation import (
     value_of,
 )
 from consistency.continuation.differences import START
+from consistency.debug import Short
 from consistency.errors import UserError, nearest
 from consistency.lit.boards import LOG
 from consistency.lit.callbacks.curves import rewind
@@ -51,6 +54,7 @@ from consistency.process.lifeline import report as report_failure
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
+from consistency.schema.swaps import drop_replaced
 from consistency.summary import conclude, report, summary
 from consistency.sweep.single import check_free, check_single
 from consistency.teach import find_teacher, say, teach, teacher_metrics
@@ -64,12 +68,31 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         config: as composed.
         asked: the directory that the user works in, where it is not the run's own.
     """
+    for line in drop_replaced(config):
+        say(line)
+    short = shortened(config)
     check_composed(config, "train")
     directory = run_directory()
     check_free(directory)
     asked = asked or directory
     with alone_in(directory, speaks_for(config.trainer)), account(partial(so_far, directory, asked)):
-        return trained(config, directory, asked)
+        value = trained(config, directory, asked)
+        for line in short.rounds_left(config) if short is not None else ():
+            say(line)
+            value = trained(config, directory, asked)
+        if short is not None:
+            say(f"debug={debugged()}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)")
+        return value
+
+
+def shortened(config: DictConfig) -> Short | None:
+    """The few steps that a config with `debug.run` is cut to; None for any other run."""
+    node = OmegaConf.select(config, "debug.run")
+    if node is None:
+        return None
+    short = part("debug.run", node, Short)
+    say(short.shrink(config, given_keys(HydraConfig.get().overrides.task), str(debugged())))
+    return short
 
 
 def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from consistency.build import callbacks_of, experiment, of_type
+from consistency.build import callbacks_of, debugged, experiment, of_type
 from consistency.errors import Spoiled
 from consistency.lit.boards import boards
 from consistency.lit.callbacks.averages import EMA
@@ -41,6 +41,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
     return {
         "experiment": experiment(),
+        **({"debug": name} if (name := debugged()) else {}),
         "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
         "numbers": [

@@ -92,7 +92,8 @@ def inherited() -> list[str]:
     """What the command line says of both runs: the data, the network, the seed, and on what they run."""
     given = [word for word in HydraConfig.get().overrides.task if "=" in word]
     both = [word for word in given if word.lstrip("+").partition("=")[0].partition(".")[0] in SHARED]
-    return [*both, f"trainer={HydraConfig.get().runtime.choices['trainer']}"]
+    choices = HydraConfig.get().runtime.choices
+    return [*both, *(f"{group}='{choices[group]}'" for group in ("trainer", "debug"))]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from consistency.continuation.differences import ABSENT, Difference, differences, written
 from consistency.errors import UserError
@@ -50,7 +50,7 @@ def notes(changed: dict[str, list[Any]], config: DictConfig) -> Iterator[str]:
     """What follows from some changes."""
     if "trainer.max_steps" in changed:
         laws = {"the learning rate": config.rate, "N(k)": config.curriculum}
-        bent = [name for name, law in laws.items() if "K" in law]
+        bent = [name for name, law in laws.items() if "K" in law and OmegaConf.is_interpolation(law, "K")]
         if bent:
             yield f"; {' and '.join(bent)} follow{'s' * (len(bent) == 1)} the new horizon from here on"
     if "data.batch_size" in changed:

@@ -6,12 +6,12 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any, get_type_hints
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
 from consistency.files.registry import CONFIGS
 from consistency.schedule.sigma import Sigma
+from consistency.schema import swaps
 from consistency.schema.kinds import PART, fits, in_words, misfit, shown
 from consistency.schema.options import Eval, Train
 from consistency.schema.targets import parameters
@@ -20,6 +20,7 @@ OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
 MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
 OPTIONAL = ("logger",)  # groups that a run can do without: ~logger
 LARGEST = 2**63 - 1
+OTHERS = 200  # characters of names in a message
 ADDED = {("module", "denoiser")}  # by `consistency.build`, when it builds
 
 
@@ -75,6 +76,7 @@ def check_config(config: DictConfig, entry: str) -> None:
     nodes = list(described(config))
     for path, node in nodes:
         check_special(path, node)
+        check_leads(path, node)
     for path, node in nodes:
         check_parts_suit(path, node)
     for path, node in nodes:
@@ -199,7 +201,9 @@ def check_arguments(path: str, node: DictConfig) -> None:
     for key, text in plain(node).items():
         if key.startswith("_") or OmegaConf.is_missing(node, key):
             continue
-        known(f"{path}.{key}", key, takes, left_over(f"{path}.{key}"))
+        if key not in takes and (file := swaps.file_of(f"{path}.{key}")):
+            raise UserError(not_taken(f"{path}.{key}", file, node))
+        known(f"{path}.{key}", key, takes)
         check_reference(f"{path}.{key}", key, text, node._get_root())
         check_kind(f"{path}.{key}", text, node[key], takes[key].hint, node._target_)
         if node[key] == "" and node._target_.startswith("consistency."):
@@ -278,20 +282,38 @@ def check_reference(path: str, key: str, text: Any, root: Any) -> None:
         raise UserError(f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there")
 
 
-def known(path: str, key: str, names: Iterable[str], also: str = "") -> None:
-    """Refuse a key that is none of the names; `also` is another remedy."""
+def known(path: str, key: str, names: Iterable[str]) -> None:
+    """Refuse a key that is none of the names."""
     if key not in names:
         remedy = nearest(key, (n for n in names if not n.startswith("_")))
-        raise UserError(f"unknown key {path}: {remedy}{also}")
+        raise UserError(f"unknown key {path}: {remedy}")
 
 
-def left_over(path: str) -> str:
-    """How to leave out a key that the experiment sets for another choice of its group."""
-    if not HydraConfig.initialized():
-        return ""
-    overrides = HydraConfig.get().overrides.task
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    return "" if path in given else f"; or leave out what the experiment sets: ~{path}"
+def not_taken(path: str, file: str, node: DictConfig) -> str:
+    """What to say of a key that a file of configs/ sets for a part that does not take it."""
+    group, _, name = file.rpartition("/")
+    others = ", ".join(option for option in options(group) if option != name)
+    another = f"choose another {group} ({others})" if 0 < len(others) <= OTHERS else f"choose another {group}"
+    return (
+        f"{group}={name} sets {path}, which {short(node._target_)} does not take: {another}, or leave it out "
+        f"with '~{path}'"
+    )
+
+
+def check_leads(path: str, node: DictConfig) -> None:
+    """Refuse a reference to a key that is not there, as where the part that it was written for is another."""
+    root = node._get_root()
+    for key, text in plain(node).items():
+        there = origin(text, "")
+        if there and OmegaConf.select(root, there, default=root) is root:
+            owners = [part.partition(".")[0] for part in (path, there)]
+            names = [swaps.chosen(owner) for owner in owners]
+            if None in names:
+                raise UserError(f"{path}.{key} refers to {there}, which is not there: give it a value")
+            user, part = (f"{owner}={name}" for owner, name in zip(owners, names, strict=True))
+            raise UserError(
+                f"{user} reads {there}, which {part} does not have: choose another {owners[0]} or {owners[1]}"
+            )
 
 
 def origin(text: Any, path: str) -> str:

@@ -45,6 +45,7 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "trainer.precision": RECORDED,
     "trainer.gradient_clip_*": RECORDED,
     "logger*": FREE,
+    "debug*": FREE,
     "threads": FREE,
     "compile": FREE,
     "data_dir": FREE,
@@ -54,6 +55,7 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "data.cache": FREE,
     "data.skip_broken": FREE,
     "data.prefetch": FREE,
+    "data.batches": RECORDED,
     "data.sample_batch": FREE,
     "data.batch_size": RECORDED,
     "data.samples": RECORDED,  # metrics are of another number of samples

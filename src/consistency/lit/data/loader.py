@@ -61,6 +61,7 @@ class StepLoader:
         world: number of processes that share a batch.
         flip: mirror each image left to right with probability 1/2, drawn anew every epoch.
         prefetch: batches that a thread prepares ahead; 0 for no thread.
+        cycle: batches after which the first one follows again; 0 for never.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class StepLoader:
         world: int = 1,
         flip: bool = False,
         prefetch: int = 0,
+        cycle: int = 0,
     ) -> None:
         self.data, self.size, self.seed, self.start = data, batch, seed, start
         self.rank, self.share, self.flip, self.prefetch = rank, batch // world, flip, prefetch
+        self.cycle = cycle
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # a batch seldom spans more
 
     def __iter__(self) -> Iterator[Batch]:
@@ -84,7 +87,7 @@ class StepLoader:
 
     def batch(self, k: int) -> Batch:
         """This process's slice of batch k."""
-        first = k * self.size + self.rank * self.share
+        first = (k % self.cycle if self.cycle else k) * self.size + self.rank * self.share
         index, mirrored = self._samples(torch.arange(first, first + self.share))
         x, label = self.data.x[index], self.data.label
         if self.flip:

@@ -36,6 +36,7 @@ class DataModule(LightningDataModule):
         offset: in units of a pixel, 127.5 maps [0, 255] to [-1, 1].
         scale: in units of a pixel.
         prefetch: batches prepared ahead by a thread; 0 for no thread.
+        batches: of which training consists, again and again; 0 for all.
     """
 
     def __init__(
@@ -49,16 +50,17 @@ class DataModule(LightningDataModule):
         offset: float = 127.5,
         scale: float = 127.5,
         prefetch: int = 0,
+        batches: int = 0,
     ) -> None:
         super().__init__()
         at_least("data", samples=samples)
         within("data", 1, LARGEST_BATCH, batch_size=batch_size, sample_batch=sample_batch)
-        at_least("data", 0, seed=seed)
+        at_least("data", 0, seed=seed, batches=batches)
         within("data", 0, 1000, prefetch=prefetch)
         positive("data", scale=scale)
         self.batch_size, self.seed, self.flip, self.conditional = batch_size, seed, flip, conditional
         self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
-        self.offset, self.scale = offset, scale
+        self.offset, self.scale, self.batches = offset, scale, batches
         self._data: ArrayData | None = None
         self._told: tuple[tuple[int, ...], int] | None = None
         self._all = lru_cache(maxsize=1)(self._serve_all)  # of one device
@@ -213,7 +215,8 @@ class DataModule(LightningDataModule):
             )
         start = parts * (self.trainer.global_step if self.trainer else 0)
         size = self.batch_size // parts
-        return StepLoader(self.data, size, self.seed, start, rank, world, self.flip, self.prefetch)
+        cycle = parts * self.batches
+        return StepLoader(self.data, size, self.seed, start, rank, world, self.flip, self.prefetch, cycle)
 
     def val_dataloader(self) -> RequestLoader:
         """The same requests at every validation."""

@@ -126,8 +126,9 @@ def fetched(root: Path, what: str, download: Callable[[], object]) -> None:
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"data.root={root} lacks a whole {what}, and downloading failed: put it there by hand, or set "
-            f"data.root to a folder that has it ({reason})"
+            f"data.root={root} lacks a whole {what}, and downloading failed: put it there by hand, set "
+            "data.root to a folder that has it, or take images of your own with data=image_folder "
+            f"data.root=PATH ({reason})"
         ) from error
 
 

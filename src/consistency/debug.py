@@ -1,0 +1,123 @@
+"""`debug=`: a few steps of an experiment, to see that it works before it is run."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from consistency.errors import UserError, at_least
+from consistency.files.registry import CONFIGS
+from consistency.schema.check import written
+
+HORIZON = "${trainer.max_steps}"
+DOWNLOADED = ("consistency.metrics.features.inception.InceptionFeatures",)
+
+
+class Short:
+    """The first steps of an experiment: curriculum and learning rate keep its horizon.
+
+    Args:
+        steps: of a round, 1 or greater; a validation and a checkpoint follow each round.
+        rounds: 1 or greater; each but the first goes on from the checkpoint of the one before.
+    """
+
+    def __init__(self, steps: int, rounds: int = 1) -> None:
+        at_least("debug.run", steps=steps, rounds=rounds)
+        self.steps, self.rounds = steps, rounds
+
+    def shrink(self, config: DictConfig, given: Sequence[str], name: str) -> str:
+        """Change a config in place; a line that says how.
+
+        Args:
+            config: as composed.
+            given: keys of the command line, which stay what they are.
+            name: of the option, for messages.
+
+        Raises:
+            UserError: the command line says how many steps, or that the run goes on from a checkpoint.
+        """
+        if "trainer.max_steps" in given:
+            raise UserError(
+                f"debug={name}: trainer.max_steps is the horizon of curriculum and learning rate, and stays "
+                "that of the experiment; give debug.run.steps=N for the number of steps"
+            )
+        if config.ckpt_path is not None:
+            raise UserError(f"debug={name} begins anew: leave ckpt_path out")
+        horizon = config.trainer.max_steps
+        with open_dict(config):
+            freeze(config, horizon)
+            config.callbacks.curriculum.horizon = None  # which is not the end of these steps
+            config.trainer.max_steps = config.trainer.val_check_interval = self.steps
+            changes = [f"steps 1 to {self.steps * self.rounds} of {horizon:,}", *self.changes(config, given)]
+        return f"debug={name}: {', '.join(changes)}; no result to compare"
+
+    def changes(self, config: DictConfig, given: Sequence[str]) -> Iterator[str]:
+        """Change what else has to change, and say so."""
+        yield from ()
+
+    def rounds_left(self, config: DictConfig) -> Iterator[str]:
+        """Once for each round but the first: have the config go on from its checkpoint, and say so."""
+        for _ in range(self.rounds - 1):
+            config.ckpt_path = "last"
+            config.trainer.max_steps += self.steps
+            yield f"debug: on from the checkpoint, to step {config.trainer.max_steps}"
+
+
+class Smoke(Short):
+    """Two rounds on small batches, which fit a minute: network, data and laws are those of the experiment.
+
+    Args:
+        steps: of a round, 1 or greater.
+        rounds: 1 or greater.
+        batch: samples of an optimiser step, on each process and for each accumulated part, 1 or greater.
+        metric: option of the group that stands in for one whose features would be downloaded.
+    """
+
+    def __init__(self, steps: int = 2, rounds: int = 2, batch: int = 2, metric: str = "random_conv") -> None:
+        super().__init__(steps, rounds)
+        at_least("debug.run", batch=batch)
+        self.batch, self.metric = batch, metric
+
+    def changes(self, config: DictConfig, given: Sequence[str]) -> Iterator[str]:
+        """Batches, stored rollouts, and the metric."""
+        if "data.batch_size" not in given:
+            was, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
+            config.data.batch_size = self.batch * processes(config.trainer) * parts
+            yield f"batches of {config.data.batch_size:,} in place of {was:,}"
+        named = list(config.samplers)
+        if not any(name.startswith("samplers") for name in given):
+            kept = next((n for n in named if n == config.optimized_metric), named[0])
+            config.samplers = {name: config.samplers[name] if name == kept else None for name in named}
+            yield f"samples by {kept} alone"
+        if "store" in config and "store.count" not in given:
+            config.store.chunk, config.store.count = config.data.batch_size, 2 * config.data.batch_size
+            yield f"a store of {config.store.count:,} rollouts"
+        mine = any(name == "metric" or name.startswith("metric.extractor") for name in given)
+        if not mine and OmegaConf.select(config, "metric.extractor._target_") in DOWNLOADED:
+            config.metric = OmegaConf.load(CONFIGS / "metric" / f"{self.metric}.yaml")
+            yield f"metric={self.metric}, which needs no download"
+
+
+def freeze(node: Any, horizon: int) -> None:
+    """Replace whatever in a mapping or a list refers to the number of steps by that number."""
+    keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
+        if OmegaConf.is_missing(node, key):
+            continue
+        if written(node, key) == HORIZON:
+            node[key] = horizon
+        elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_config(node[key]):
+            freeze(node[key], horizon)
+
+
+def processes(trainer: DictConfig) -> int:
+    """Of a run: devices times machines."""
+    devices = trainer.devices
+    if isinstance(devices, ListConfig):
+        each = len(devices)
+    elif isinstance(devices, int) and devices > 0:
+        each = devices
+    else:
+        each = max(torch.cuda.device_count(), 1)
+    return each * trainer.get("num_nodes", 1)

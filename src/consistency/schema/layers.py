@@ -1,0 +1,126 @@
+"""A composition as plain data, by the files that its values come from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from hydra.core.default_element import GroupDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+Keys = tuple[str, ...]  # a path in a config
+Tree = dict[str, Any]
+
+UNREAD = ("hydra", "sweep", "debug")  # groups that choose no parts
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the files of a command say, without the values of its command line.
+
+    Args:
+        choices: group -> option.
+        parts: values of all files but those of method/ and experiment/.
+        method: values of method/, which may change those of parts.
+        experiment: values of experiment/, which may change both.
+        files: path of a value -> the last file that sets it, without its ending.
+    """
+
+    choices: dict[str, str | None]
+    parts: Tree = field(default_factory=dict)
+    method: Tree = field(default_factory=dict)
+    experiment: Tree = field(default_factory=dict)
+    files: dict[Keys, str] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=8)
+def layers(entry: str, overrides: tuple[str, ...]) -> Layers:
+    """Read the files that a command composes.
+
+    Args:
+        entry: name of the file in configs/ that it begins with.
+        overrides: of its command line; those that choose no group have no effect.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    found = loader.compute_defaults_list(entry, list(overrides), RunMode.RUN)
+    choices = {group.partition("@")[0]: name for group, name in found.overrides.known_choices.items()}
+    made = Layers(choices)
+    for default in found.defaults:
+        path = default.config_path or ""
+        group = path.partition("/")[0]
+        if not path or group in UNREAD:
+            continue
+        content = content_of(path)
+        for name in reversed((default.package or "").split(".") if default.package else []):
+            content = {name: content}
+        merge(getattr(made, group if group in ("method", "experiment") else "parts"), content)
+        made.files.update((keys, path) for keys, _ in leaves(content))
+    return made
+
+
+def load(path: str) -> Any:
+    """A config file as Hydra finds it."""
+    return GlobalHydra.instance().config_loader().repository.load_config(path)  # type: ignore[attr-defined]
+
+
+def content_of(path: str) -> Tree:
+    """The values of a config file, as they are written."""
+    found = OmegaConf.to_container(load(path).config)
+    return found if isinstance(found, dict) else {}  # type: ignore[return-value]
+
+
+def choices_of(path: str) -> dict[str, str | None]:
+    """The options that a file and those it is made of choose, by `override /group: option`."""
+    group, _, _ = path.rpartition("/")
+    chosen: dict[str, str | None] = {}
+    for default in load(path).defaults_list:
+        if not isinstance(default, GroupDefault):
+            name = str(default.path)
+            chosen |= choices_of(f"{group}/{name}") if name != "_self_" else {}
+        elif default.override:
+            chosen[str(default.group).lstrip("/")] = default.value  # type: ignore[assignment]
+    return chosen
+
+
+def merge(tree: Tree, other: Tree) -> None:
+    """Write the values of a tree into another."""
+    for key, value in other.items():
+        there = tree.get(key)
+        if isinstance(there, dict) and isinstance(value, dict):
+            merge(there, value)
+        else:
+            tree[key] = merged({}, value) if isinstance(value, dict) else value
+
+
+def merged(*trees: Tree) -> Tree:
+    """One tree of several; later ones win."""
+    result: Tree = {}
+    for tree in trees:
+        merge(result, tree)
+    return result
+
+
+def leaves(tree: Tree, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """The values of a tree with their paths; an empty mapping has none."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def select(tree: Any, path: Sequence[str], default: Any = None) -> Any:
+    """The value at a path."""
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return default
+        tree = tree[key]
+    return tree
+
+
+def has(tree: Tree, path: Sequence[str]) -> bool:
+    """Whether a tree has a path."""
+    absent = object()
+    return select(tree, path, absent) is not absent

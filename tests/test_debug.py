@@ -1,0 +1,160 @@
+"""debug=: an experiment is tried before it is run."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf, open_dict
+
+from consistency.console import explain, quoted
+from consistency.debug import processes
+from consistency.errors import UserError
+from consistency.lit.callbacks.fall import Fall
+from consistency.lit.callbacks.profile import top
+from consistency.lit.data.loader import ArrayData, StepLoader
+from consistency.run import shortened
+from consistency.schema.check import check_composed
+from tests.sessions import train_here
+from tests.test_swaps import CONFIGS, EXPERIMENTS
+
+SMALL = ["net.width=16", "net.blocks=1", "data.images=64", "trainer=cpu"]
+LAWS = ("curriculum", "rate", "net", "denoiser", "noise", "optimizer", "objective", "target", "distance")
+
+
+def plain(config, part):
+    return OmegaConf.to_container(config[part], resolve=True)
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [*overrides, "run_dir=nowhere"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_is_cut_to_a_few_steps_of_its_own_laws(experiment):
+    config = composed(f"experiment={experiment}", "debug=smoke")
+    before = {part: plain(config, part) for part in LAWS}
+    assert shortened(config) is not None
+    check_composed(config, "train")
+    assert (config.trainer.max_steps, config.data.batch_size, config.data.samples) == (2, 2, 2)
+    assert "inception" not in OmegaConf.to_yaml(config.metric)
+    assert len([part for part in config.samplers.values() if part is not None]) == 1
+    assert {part: plain(config, part) for part in LAWS} == before
+
+
+def test_smoke_trains_keeps_a_checkpoint_and_goes_on_from_it(tmp_path, capsys):
+    small = [*SMALL, f"data_dir={tmp_path}"]
+    result = train_here(tmp_path / "run", "experiment=ict_digits", "debug=smoke", *small)
+    out = capsys.readouterr().out
+    assert "debug=smoke: steps 1 to 4 of 6,000, batches of 2 in place of 128" in out
+    assert "resuming from" in out
+    assert "from step 2 on: trainer.max_steps=4 (was 2)\n" in out  # and no law bends
+    assert "debug=smoke: passed, 4 steps in 2 round(s)" in out
+    assert (result["debug"], result["steps"], result["verdict"]) == ("smoke", 4, None)
+
+
+def test_smoke_tries_the_teacher_of_a_student_first(tmp_path, capsys):
+    small = [*SMALL, f"data_dir={tmp_path}"]
+    result = train_here(tmp_path / "run", "experiment=cd_digits", "debug=smoke", *small)
+    assert result["steps"] == 4
+    assert capsys.readouterr().out.count("debug=smoke: passed") == 2
+
+
+def test_values_of_the_command_line_stay():
+    config = composed(
+        "experiment=ict_cifar10", "debug=smoke", "data.batch_size=8", "metric=inception", "debug.run.steps=3"
+    )
+    shortened(config)
+    assert (config.data.batch_size, config.trainer.max_steps) == (8, 3)
+    assert "inception" in config.metric.extractor._target_
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["trainer.max_steps=2"], "debug.run.steps=N"),
+        (["ckpt_path=x.ckpt"], "leave ckpt_path out"),
+        (["debug.run.steps=0"], "debug.run.steps=0"),
+    ],
+)
+def test_what_smoke_cannot_do_is_refused(words, reason):
+    with pytest.raises((UserError, InstantiationException)) as error:
+        shortened(composed("experiment=ict_digits", "debug=smoke", *words))
+    assert reason in str(explain(error.value))
+
+
+@pytest.mark.parametrize("option", ["smoke", "overfit", "profile", "'nan'"])
+def test_runs_have_a_place_of_their_own(option):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"debug={option}"], return_hydra_config=True)
+        ordinary = compose("train", return_hydra_config=True)
+    for each, start in ((config, "runs/debug/ict_digits/"), (ordinary, "runs/ict_digits/")):
+        with open_dict(each):
+            each.run_dir = "???"
+        assert each.hydra.run.dir.startswith(start)
+
+
+def test_each_process_has_a_batch():
+    ways = {"cpu": 1, "ddp_sim": 2, "multi_node": 16}
+    for trainer, count in ways.items():
+        config = composed("experiment=ict_cifar10", "debug=smoke", f"trainer={trainer}")
+        assert processes(config.trainer) == count
+        shortened(config)
+        assert config.data.batch_size == 2 * count
+
+
+def test_overfit_sees_one_batch_and_says_whether_the_loss_falls(tmp_path, capsys):
+    words = ["experiment=edm_digits", "debug=overfit", "debug.run.steps=80", "optimizer.lr=0.01"]
+    result = train_here(tmp_path / "run", *words, *SMALL, f"data_dir={tmp_path}")
+    out = capsys.readouterr().out
+    assert "loss on one batch: " in out
+    assert "it falls" in out
+    assert (result["debug"], result["steps"]) == ("overfit", 80)
+
+
+def test_a_cycle_of_batches_comes_again():
+    data = ArrayData(torch.arange(40).reshape(40, 1).float())
+    loader, whole = StepLoader(data, 4, 0, cycle=2), StepLoader(data, 4, 0)
+    assert [loader.batch(k).x.tolist() for k in range(4)] == [whole.batch(k).x.tolist() for k in (0, 1, 0, 1)]
+
+
+def test_the_line_about_the_loss_can_be_bad_news():
+    fall = Fall(window=2)
+    fall.losses = [1.0, 1.0, 2.0, 2.0]
+    assert "1 over the first 2 steps, 2 over the last; it does not fall" in fall.line()
+
+
+def test_profile_ends_with_the_profilers_table(tmp_path, capsys):
+    words = ["experiment=ict_digits", "debug=profile", "debug.run.steps=3"]
+    train_here(tmp_path / "run", *words, *SMALL, f"data_dir={tmp_path}")
+    out = capsys.readouterr().out
+    assert "run_training_batch" in out
+    assert "more lines are in fit-profile.txt" in out
+    assert "run_training_batch" in (tmp_path / "run" / "fit-profile.txt").read_text()
+
+
+def test_a_long_table_is_cut():
+    assert top("----\na\n\nb\nc\n", 2) == "a\nb\n1 more lines are in fit-profile.txt"
+    assert top("a\nb", 2) == "a\nb"
+
+
+def test_nan_is_the_name_of_an_option_and_detects_anomalies():
+    assert quoted("debug=nan") == "debug='nan'"
+    assert quoted("optimizer.lr=nan") == "optimizer.lr=nan"
+    config = composed("experiment=ict_digits", "debug='nan'")
+    assert config.trainer.detect_anomaly
+    assert config.callbacks.guard is None
+
+
+def test_nan_ends_with_the_line_of_the_forward_pass(tmp_path):
+    words = ["experiment=ict_digits", "debug='nan'", "optimizer.lr=1e30", "data.samples=64", *SMALL]
+    with (
+        pytest.warns(UserWarning, match="Traceback of forward call"),
+        pytest.raises(RuntimeError, match="returned nan values"),
+    ):
+        train_here(tmp_path / "run", *words, f"data_dir={tmp_path}")
