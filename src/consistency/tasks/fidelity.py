@@ -11,6 +11,7 @@ from consistency.metrics.processes import rank
 from consistency.table import Table, markdown
 from consistency.tasks.cards import card_tables
 from consistency.tasks.requests import check_samples, judged
+from consistency.tasks.schedules import distinct
 from consistency.tasks.session import Outcome, Session
 
 
@@ -38,7 +39,7 @@ class Fidelity:
         """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
-            name: [
+            distinct(session.trained.module.samplers, name, recipe): [
                 judged(session, judge, recipe, self.count, self.batch, self.seed + i, name)
                 for i in range(self.repeats)
             ]

@@ -34,7 +34,8 @@ class Trained:
         f: the module's denoiser, with the weights that were asked for; or a teacher in its place.
         weights: which those are: an average by name, or raw.
         weights_sha256: their hash.
-        samplers: how images are made, by name: those of its run, with the σ lists found for these weights.
+        samplers: how images are made, by name: those of its run, with the σ lists that were found for these
+            weights where `follows`.
         found: all that were found or that an exported file brings, by name; a run names but some.
         judge: of its samples.
         follows: whether lists that are found from here on take the place of the run's own.
