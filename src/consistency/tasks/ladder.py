@@ -99,6 +99,7 @@ class Ladder:
             images=self.count * len(rungs),
             numbers=[rung.number.plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
             tables=shown,
+            printed=1,  # the protocol is in the file
         )
 
     def _check(self) -> None:

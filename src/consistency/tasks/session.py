@@ -124,7 +124,8 @@ class Outcome:
         paths: files for people, by name.
         images: samples that were made.
         numbers: with their cards, as they stand in result.json.
-        tables: for people, printed at the end.
+        tables: for people.
+        printed: how many of them, the first, are printed at the end; None for all.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -132,6 +133,11 @@ class Outcome:
     images: int = 0
     numbers: list[dict[str, Any]] = field(default_factory=list)
     tables: Sequence[Table] = ()
+    printed: int | None = None
+
+    def text(self) -> str:
+        """The tables that are printed."""
+        return "".join(f"{table.text()}\n\n" for table in self.tables[: self.printed]).removesuffix("\n")
 
 
 class Task(Protocol):
