@@ -10,10 +10,11 @@ from optuna.trial import FrozenTrial, TrialState
 from consistency.errors import UserError
 from consistency.sweep.child import Ended, Report
 from consistency.sweep.command import again
+from consistency.sweep.outlook import value_of
 from consistency.sweep.runs import Run, State, keep_fault, run_in
 from consistency.sweep.space import overrides_of
 from consistency.sweep.study import REASON, STATE, Trials
-from consistency.sweep.work import Sweep, awaited, outcome, value_of
+from consistency.sweep.work import Sweep, awaited, outcome
 
 
 @dataclass
