@@ -81,7 +81,8 @@ class Search:
             self.tell(run, [trial.number])
             return
         self.at_work[run.directory] = [trial.number]
-        self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))])
+        place = f"trial {trial.number + 1} of {self.limit}{self.sweep.rest(self.left())}"
+        self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))], place)
 
     def heard(self, report: Report) -> None:
         """A run has validated; it ends early where it lags behind, unless it is about to end anyway."""

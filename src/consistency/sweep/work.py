@@ -59,10 +59,10 @@ class Sweep:
     name: Name
     metric: str | None = None
     table: Tabled | None = None
-    steps: int | None = None
     known: dict[Path, Settings] = field(default_factory=dict)  # the runs that there are, and what they set
     took: list[float] = field(default_factory=list)  # seconds of the runs that have ended
     began: dict[Path, float] = field(default_factory=dict)
+    steps: int | None = None
 
     @staticmethod
     @contextmanager
@@ -80,7 +80,8 @@ class Sweep:
         with alone_in(directory), account(partial(so_far, directory)):
             there = runs_of(directory) if is_sweep(directory) else []
             known = {run.directory: settings(run.overrides) for run in there}
-            made = Sweep(directory, Pool(size, go_on), name, metric, table, named_steps(config), known)
+            made = Sweep(directory, Pool(size, go_on), name, metric, table, known)
+            made.steps = named_steps(config)
             try:
                 with closing(made.pool):
                     yield made
