@@ -93,6 +93,7 @@ def test_another_place_is_no_change(old):
         ("callbacks.guard.spike=20", "callbacks.guard.spike", 10.0),
         ("callbacks.checkpoints.every=7", "callbacks.checkpoints.every", 500),
         ("callbacks.ema.evaluate=raw", "callbacks.ema.evaluate", "ema"),
+        ("ema.rampup=null", "ema.rampup", 0.05),
         ("teacher.path=elsewhere", "teacher.path", None),
     ],
 )
@@ -146,6 +147,16 @@ def test_what_would_be_another_run_is_refused_by_name(old, words, said):
         go_on(old, words)
     assert str(refused.value).startswith(said)
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_that_began_before_the_average_was_ramped_up_goes_on_with_the_ramp():
+    ring = ("experiment=ict_ring", "run_dir=runs/old")
+    there = kept(*ring, experiment="ict_ring")
+    for decay in (there["config"]["ema"], there["config"]["callbacks"]["ema"]["decays"]["ema"]):
+        del decay["rampup"]
+    found = go_on(there, base=ring, experiment="ict_ring")
+    assert found.line(config(*ring)) == "from step 200 on: ema.rampup=0.25 (was null)"
+    assert go_on(there, "ema.rampup=null", base=ring, experiment="ict_ring").changed == {}
 
 
 def test_several_differences_are_all_named(old):
@@ -221,7 +232,7 @@ def test_a_start_may_be_left_out_when_a_run_goes_on():
 
 
 METHOD = ["sigma", "net", "coordinate", "denoiser", "noise", "pairs", "flow", "solver", "augmentation"]
-METHOD += ["distance", "weight", "target", "derivative", "bound", "balance", "objective", "ema", "module"]
+METHOD += ["distance", "weight", "target", "derivative", "bound", "balance", "objective", "module"]
 METHOD += ["teacher_run"]
 OUTCOMES = {  # what happens to a leaf of each section of a composed config; a section that is absent fails
     "seed": {REFUSED},
@@ -241,6 +252,7 @@ OUTCOMES = {  # what happens to a leaf of each section of a composed config; a s
     "samplers": {RECORDED},
     "metric": {RECORDED, FREE},
     "curriculum": {FREE, REFUSED},
+    "ema": {RECORDED, REFUSED},
     "teacher": {FREE, REFUSED},
     "store": {FREE, REFUSED},
     **{name: {REFUSED} for name in METHOD},

@@ -126,6 +126,20 @@ def exported(tmp_path_factory):
 
 
 class TestTask:
+    def test_each_part_of_an_export_has_its_own_progress(self, tmp_path, capsys):
+        """How long one part takes says nothing of the next."""
+        outcome = Export({"mirror": Mirror()}, **FAST)(session(tmp_path / "out", checkpoint(tmp_path)))
+        parts = [line.rpartition(": ") for line in capsys.readouterr().err.splitlines()]
+        assert [(name or last, last) for name, _, last in parts] == [
+            ("exporting mirror", "writing"),
+            ("exporting mirror: verifying", "3/3, 0:00:00 left"),
+            (
+                "exporting mirror: timing",
+                f"{3 * len(FAST['batches'])}/{3 * len(FAST['batches'])}, 0:00:00 left",
+            ),
+        ]
+        assert max(map(len, outcome.text().splitlines())) <= 110
+
     def test_files_make_the_samples_of_the_run(self, exported):
         z = torch.randn(5, 2, *exported.t.data.shape, generator=torch.Generator().manual_seed(3))
         run = onnxruntime.InferenceSession(exported.folder / "2step.onnx")

@@ -222,7 +222,11 @@ def test_one_command_puts_everything_on_one_page(trained, tmp_path):
         assert f"<h2>{heading}</h2>" in text
     assert re.search("<td>optimizer.lr</td><td>0.002</td><td>0.003</td>", text)
     assert text.count("image/svg+xml") >= 4
-    for shown in ("<th>FD(digits)</th>", "<td>extractor_sha256</td>", "<td>gap/boundary</td>"):
+    for shown in (
+        "<th>FD(digits)</th>",
+        "<td>extractor_sha256</td>",
+        "<td>gap/boundary (count=32, levels=5)</td>",
+    ):
         assert shown in text
     for name in ("fidelity.md", "ladder.png", "gap.png", "1step.png", "1step-nearest.png"):
         assert (tmp_path / "report" / name).is_file()

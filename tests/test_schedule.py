@@ -174,6 +174,36 @@ def test_half_life_counts_images():  # trap 11
     assert ramped(10**6) == pytest.approx(0.99929047, abs=1e-8)
 
 
+def test_a_constant_decay_is_ramped_up_on_request_only():
+    constant, ramped = decay.Constant(0.999), decay.Constant(0.999, rampup=0.25)
+    assert [constant(k) for k in (0, 100, 10**6)] == [0.999] * 3
+    assert [ramped(k) for k in (0, 3, 99)] == [
+        0.5**4,
+        0.5,
+        0.5 ** (1 / 25),
+    ]  # half-lives: (k + 1) / 4
+    assert math.prod(constant(k) for k in range(100)) == pytest.approx(0.905, abs=1e-3)  # of the start
+    assert math.prod(ramped(k) for k in range(100)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("mu", "step"),
+    [(0.999, 2_771), (0.9993, 3_960), (0.9999, 27_724), (0.99993, 39_606)],
+)
+def test_a_ramped_decay_is_the_constant_to_the_bit_from_a_step_on(mu, step):
+    ramped = decay.Constant(mu, rampup=0.25)
+    assert step == pytest.approx(math.log(0.5) / math.log(mu) / 0.25, abs=2)
+    assert ramped(step - 10) < mu
+    assert [ramped(k) for k in (step + 1, 10 * step)] == [mu, mu]
+
+
+def test_decays_at_the_ends_of_their_ranges():
+    assert decay.Constant(0.0, rampup=0.25)(5) == 0.0
+    assert decay.Constant(0.999, rampup=1e-9)(0) == 0.0
+    with pytest.raises(UserError, match="rampup=0"):
+        decay.Constant(0.999, rampup=0)
+
+
 def test_rates():
     assert [rate.Flat()(k) for k in (0, 10)] == [1, 1]
     assert [rate.Flat(warmup=4)(k) for k in range(5)] == [0.25, 0.5, 0.75, 1, 1]

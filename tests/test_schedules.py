@@ -12,16 +12,23 @@ from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.tasks import schedules
 from consistency.tasks.export import exportable, model_of
+from consistency.tasks.fidelity import Fidelity
 from consistency.tasks.ladder import Ladder, Search
 from consistency.tasks.report import Report
 from consistency.tasks.sample import chosen
 from consistency.tasks.schedule_file import MOST, Listed, Origin, alone, read
-from tests.sessions import Watched, checkpoint, session
+from tests.sessions import Watched, checkpoint
+from tests.sessions import session as session_of
 
 GOOD = Origin("FD(digits)", 5.0, count=2000, seed=1, budget=30)
 WORSE = GOOD._replace(value=6.0, budget=5)
 FEW = Search(levels=12, budget=3, scan=2, count=20)
 SMALL = Ladder(calls=(1, 2, 4), count=20, batch=20, search=FEW, largest=1, patience=0.001)
+
+
+def session(directory, ckpt, found=True):
+    """A session that takes up the lists that were found."""
+    return session_of(directory, ckpt, overrides=[f"found={found}"])
 
 
 @pytest.fixture
@@ -193,7 +200,7 @@ class TestLadder:
 
     def test_a_damaged_file_is_refused_before_the_search(self, own, tmp_path):
         schedules.path_of(own).write_text("{")
-        begun = session(tmp_path, own, overrides=["found=false"])
+        begun = session(tmp_path, own, found=False)
         Watched(begun, calls=0)
         with pytest.raises(UserError, match=r"task\.keep=false"):
             SMALL(begun)
@@ -206,7 +213,7 @@ class TestLadder:
         assert later.samplers["1step"].func.__name__ == "onestep"  # its σ are the run's own
         (line,) = capsys.readouterr().err.splitlines()
         assert "last.schedule.json: 2step 80, 0.5 in place of 80, 0.821; found=false" in line
-        plain = session(tmp_path, own, overrides=["found=false"]).trained
+        plain = session(tmp_path, own, found=False).trained
         assert plain.samplers["2step"].keywords["sigmas"] == [80.0, 0.821]
         assert capsys.readouterr().err == ""
 
@@ -219,11 +226,34 @@ class TestLadder:
         used = []
         report = Report(ladder=replace(SMALL, calls=(2,)), fidelity=part)
         with pytest.raises(KeyboardInterrupt):
-            report(session(tmp_path, own, overrides=[f"found={found}"]))
+            report(session(tmp_path, own, found))
         ((kept,),) = [by.values() for by in read(schedules.path_of(own), "").values()]
         assert kept.sigmas != [80.0, 0.821]
         assert used == [kept.sigmas if found else [80.0, 0.821]]
         assert ("in place of 80, 0.821" in capsys.readouterr().err) is found
+
+
+def test_a_ladder_changes_no_number_of_the_same_name(own, tmp_path, capsys):
+    """Numbers of lists that were found have names of their own, and are measured on request."""
+    fidelity = Fidelity(count=20, batch=20)
+    before = fidelity(session(tmp_path, own, found=False))
+    searched = SMALL(session(tmp_path, own, found=False))
+    assert "found=true samples with them" in capsys.readouterr().err
+    after = fidelity(session(tmp_path, own, found=False))
+    assert after.metrics == before.metrics
+    assert capsys.readouterr().err.count("\n") == 2  # of progress, and nothing of lists
+    on_request = fidelity(session(tmp_path, own))
+    assert on_request.metrics["FD(digits)/1step"] == before.metrics["FD(digits)/1step"]
+    assert "FD(digits)/2step" not in on_request.metrics
+    assert [number["name"] for number in on_request.numbers] == ["1step", "2step-found"]
+    number = searched.metrics["FD(digits)/2step-found"]
+    assert on_request.metrics["FD(digits)/2step-found"] == pytest.approx(number, rel=1e-5)
+
+
+def test_a_sampler_that_was_found_is_named_with_the_override_that_adds_it(own, tmp_path):
+    SMALL(session(tmp_path, own, found=False))
+    with pytest.raises(UserError, match=r"task\.samplers=4step is not .*; found=true adds those that task="):
+        chosen(session(tmp_path, own, found=False).trained, ["4step"])
 
 
 class TestExported:

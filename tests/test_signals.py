@@ -11,10 +11,11 @@ from hydra import initialize_config_dir
 from lightning import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from consistency.build import build
 from consistency.errors import UserError
 from consistency.evaluate import opened
 from consistency.files.checksum import content_sha256
-from consistency.lit.callbacks.signals import Signals, excerpt
+from consistency.lit.callbacks.signals import Signals, excerpt, follows_teacher
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
 from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
@@ -260,7 +261,7 @@ def test_watching_changes_nothing(digits, tmp_path):
 def test_eval_gap_measures_what_the_run_did_and_once(digits, tmp_path, hydra):
     place = digits.directory / "checkpoints" / "last.ckpt"
     words = ["task=gap", f"ckpt_path={place}", f"cache={tmp_path}/cache"]
-    words += ["task.count=256", "task.levels=12", "task.batch=100"]
+    words += ["task.batch=100"]
     first = run("eval.py", tmp_path / "first", *words)
     assert first.status == 0, first.err
     own = {name: digits.result["metrics"][name] for name in GAPS}
@@ -274,16 +275,37 @@ def test_eval_gap_measures_what_the_run_did_and_once(digits, tmp_path, hydra):
     content = json.loads(kept.read_text().replace('"boundary": 0.0', '"boundary": 7.0'))
     del content["sha256"]
     kept.write_text(json.dumps({**content, "sha256": content_sha256(content)}))
-    again, _ = asked(tmp_path / "again", place, kept.parent, count=256, levels=12)  # the batch moves nothing
+    again, _ = asked(tmp_path / "again", place, kept.parent)  # the batch moves nothing
     assert again.metrics == {**first.result["metrics"], "gap/boundary": 7.0}
-    other, _ = asked(tmp_path / "other", place, kept.parent, count=256, levels=12, seed=1)
-    assert other.metrics["gap/self"] != again.metrics["gap/self"]
+    other, _ = asked(tmp_path / "other", place, kept.parent, seed=1)
+    assert other.metrics["gap/self (seed=1)"] != again.metrics["gap/self"]
+
+
+def test_gaps_that_are_measured_otherwise_have_other_names(digits, tmp_path, hydra):
+    place = digits.directory / "checkpoints" / "last.ckpt"
+    finer, found = asked(tmp_path / "finer", place, count=512, levels=24)
+    assert finer.metrics.keys() == {f"{name} (count=512, levels=24)" for name in GAPS}
+    assert len(found["sigma"]) == 24
+    assert finer.numbers[0]["values"] == finer.metrics
+    own = digits.result["metrics"]["gap/self"]
+    assert finer.metrics["gap/self (count=512, levels=24)"] < 0.7 * own  # neighbours are closer
+    same, _ = asked(tmp_path / "same", place, count=256, levels=12, substeps=2)
+    assert same.metrics.keys() == GAPS
+
+
+def test_a_run_with_points_of_its_own_is_measured_there(tmp_path, hydra):
+    own = ["callbacks.signals.count=40", "callbacks.signals.levels=5", "trainer.max_steps=5"]
+    there = run("train.py", tmp_path / "run", *SMALL, *own)
+    assert there.status == 0, there.err
+    outcome, found = asked(tmp_path / "gap", there.directory / "checkpoints" / "last.ckpt")
+    assert len(found["sigma"]) == 5
+    assert outcome.metrics == pytest.approx({name: there.result["metrics"][name] for name in GAPS}, rel=1e-4)
 
 
 def test_a_student_is_held_against_its_teacher_for_as_long_as_there_is_one(student, tmp_path, hydra):
     assert student.status == 0, student.err
     place = student.directory / "checkpoints" / "last.ckpt"
-    outcome, found = asked(tmp_path / "with", place, count=256, levels=12)
+    outcome, found = asked(tmp_path / "with", place)
     assert found["source"] == "teacher"
     own = {name: student.result["metrics"][name] for name in GAPS}
     assert outcome.metrics == pytest.approx(own, rel=1e-4)  # the run followed it too
@@ -291,13 +313,30 @@ def test_a_student_is_held_against_its_teacher_for_as_long_as_there_is_one(stude
     with pytest.raises(UserError, match="is a teacher's, and gaps are those of a consistency function"):
         asked(tmp_path / "teacher", teacher / "checkpoints" / "last.ckpt")
     teacher.rename(tmp_path / "elsewhere")
-    alone, found = asked(tmp_path / "without", place, count=256, levels=12)
+    alone, found = asked(tmp_path / "without", place)
     assert found["source"] == "data"
-    assert not math.isclose(alone.metrics["gap/trajectory"], outcome.metrics["gap/trajectory"], rel_tol=1e-3)
-    assert alone.metrics["gap/reconstruction"] == pytest.approx(outcome.metrics["gap/reconstruction"])
+    assert alone.metrics.keys() == {f"{name} (source=data)" for name in GAPS}
+    of_data, followed = alone.metrics["gap/trajectory (source=data)"], outcome.metrics["gap/trajectory"]
+    assert not math.isclose(of_data, followed, rel_tol=1e-3)
+    reconstruction = alone.metrics["gap/reconstruction (source=data)"]
+    assert reconstruction == pytest.approx(outcome.metrics["gap/reconstruction"])
     table = student.out.partition("student ")[2].partition("picture")[0]
     assert "teacher heun35" in table
     assert "gap" not in table  # which has a row per sampler
+
+
+@pytest.mark.parametrize(
+    ("overrides", "follows"),
+    [
+        (["experiment=cd_digits"], True),
+        (["experiment=scd_ring"], True),
+        (["experiment=cd_cached_digits"], False),  # pairs are kept, and the teacher goes
+        (["experiment=sct_digits"], False),  # starts from a teacher, and follows the data
+    ],
+)
+def test_a_task_measures_on_the_trajectories_of_the_run(overrides, follows, tmp_path, hydra):
+    _, module = build(composed(*overrides, f"run_dir={tmp_path}"))
+    assert follows_teacher(module) is follows
 
 
 def test_numbers_that_a_task_cannot_use_are_refused_by_their_key(digits, tmp_path, hydra):

@@ -27,11 +27,12 @@ from consistency.sweep.child import Ended, Report, environment
 from consistency.sweep.command import again
 from consistency.sweep.foreign import Foreign
 from consistency.sweep.identity import found_among, same, settings, varied
+from consistency.sweep.outlook import value_of
 from consistency.sweep.pool import Pool
 from consistency.sweep.runs import Run, State, keep_fault, order, plan, run_in, runs_of
 from consistency.sweep.single import check_free, check_keys, check_place
 from consistency.sweep.table import Table, text
-from consistency.sweep.work import Sweep, conclude, value_of
+from consistency.sweep.work import Sweep, conclude
 from tests.conftest import ROOT, SMALL, run
 from tests.waits import ended, until
 

@@ -22,13 +22,15 @@ def digits(tmp_path_factory):
 
 def test_a_run_says_where_everything_is_and_what_came_of_it(digits):
     assert digits.status == 0, digits.err
-    *places, line = digits.out.strip().splitlines()
-    assert [place.split()[0] for place in places] == ["picture", "checkpoint", "tensorboard"]
+    lines = digits.out.strip().splitlines()
+    places, numbers = lines[:4], " ".join(lines[4:])
+    assert [place.split()[0] for place in places] == ["picture", "checkpoint", "tensorboard", "result"]
     for place in places:
         assert (digits.directory / place.split()[1]).exists()
-    assert "FD(digits)/1step" in line
-    assert "FD(digits)/floor" in line
-    assert "40 steps, 1,280 images" in line
+    assert max(map(len, lines[4:])) <= 100
+    assert "FD(digits)/1step" in numbers
+    assert "FD(digits)/floor" in numbers
+    assert "(64 samples judged, 40 steps, 1,280 images, " in numbers
     assert "Warning" not in digits.err
 
 

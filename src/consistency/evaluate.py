@@ -23,11 +23,10 @@ from consistency.metrics.processes import rank
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, nothing_begun, settle
 from consistency.reopen import adapted, changed, judge, rebuilt, without
-from consistency.result import commit, device_name, environment, line, where, write_result
+from consistency.result import commit, device_name, ending, environment, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
 from consistency.sweep.single import check_free, check_single
-from consistency.table import markdown
 from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_averages, read_named, weights_of
@@ -135,6 +134,5 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
     if rank() == 0:
         write_result(session.directory, result)
         settle(partial(ended, session.directory))
-        parts = (markdown(outcome.tables) if outcome.tables else "", where(result), line(result))
-        print("\n".join(part for part in parts if part))
+        print(ending(result, session.directory, outcome.text()))
     return result

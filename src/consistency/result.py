@@ -1,10 +1,10 @@
-"""What a run leaves behind for scripts (result.json) and for people (one line)."""
+"""What a run leaves behind for scripts (result.json) and for people (a few lines)."""
 
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,12 +85,42 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def ending(result: Mapping[str, Any], directory: Path, tables: str = "") -> str:
+    """What is printed at the end: numbers, where files are, and what was spent.
+
+    Args:
+        result: as in result.json, which has everything.
+        directory: of result.json.
+        tables: that show the metrics; empty to print those in lines.
+    """
+    paths = {**result["paths"], "result": str(directory / "result.json")}
+    shown = {**result, "metrics": {}} if tables else result
+    return "\n".join(part for part in (tables, where({"paths": paths}), line(shown)) if part)
+
+
 def line(result: Mapping[str, Any]) -> str:
-    """The result on one readable line."""
-    metrics = "  ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
-    counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if what in result]
-    spent = ", ".join([*counts, f"{result['seconds']:.0f} s"])
-    return printable(f"{metrics}  ({spent})".lstrip())
+    """Metrics, and what they have cost, in lines that fit a terminal."""
+    metrics = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
+    counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if result.get(what)]
+    spent = ", ".join([*judged(result), *counts, f"{result['seconds']:.0f} s"])
+    return "\n".join(wrapped([printable(part) for part in [*metrics, f"({spent})"]]))
+
+
+def judged(result: Mapping[str, Any]) -> list[str]:
+    """How many samples of each sampler the metrics are of, if all are of as many."""
+    protocols = [number["card"]["protocol"] for number in result.get("numbers", ())]
+    counts = {how.get("count") for how in protocols if "sampler" in how}
+    return [f"{count:,} samples judged" for count in counts if count is not None and len(counts) == 1]
+
+
+def wrapped(parts: Sequence[str], columns: int = 100) -> list[str]:
+    """Lines of parts, each whole, two spaces between them."""
+    lines = [""]
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + 2 + len(part) > columns:
+            lines.append("")
+        lines[-1] += f"  {part}" if lines[-1] else part
+    return lines
 
 
 def table(metrics: Mapping[str, float]) -> str:
@@ -117,4 +147,6 @@ def table(metrics: Mapping[str, float]) -> str:
 
 def where(result: Mapping[str, Any]) -> str:
     """The paths a person opens next, a line each."""
-    return "\n".join(printable(f"{name:<12} {path}") for name, path in result["paths"].items() if path)
+    paths = {printable(name): printable(path) for name, path in result["paths"].items() if path}
+    width = max([12, *map(len, paths)])
+    return "\n".join(f"{name:<{width}} {path}" for name, path in paths.items())

@@ -25,7 +25,7 @@ from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import rollbacks
 from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
-from consistency.result import commit, device_name, environment, line, table, where, write_result
+from consistency.result import commit, device_name, ending, environment, table, write_result
 from consistency.teachers.checkpoint import newest
 from consistency.tensor import weights_sha256
 
@@ -112,7 +112,7 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     verdict = verdict_of(trainer)
     end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
     write_result(directory, result)  # last: it says that nothing is left to do
-    print(f"{table(result['metrics'])}{where(result)}\n{line(result)}")
+    print(f"{table(metrics)}{ending(result, directory)}")
     return pick(config.optimized_metric, result["metrics"])
 
 

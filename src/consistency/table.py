@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consistency.errors import printable
 from consistency.markup import escaped, literal
 
 
@@ -21,11 +22,23 @@ class Table:
     title: str = ""
 
     def markdown(self) -> str:
-        """A pipe table, for a file and for a terminal. Text stays text: names come from files."""
+        """A pipe table, for a file. Text stays text: names come from files."""
         head, *rows = [[literal(cell) for cell in line] for line in (self.head, *self.rows)]
         lines = [head, ["---"] * len(head), *rows]
         heading = f"**{literal(self.title)}**\n\n" if self.title else ""
         return heading + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def text(self) -> str:
+        """Columns of equal width, for a terminal; all but the first are set to the right."""
+        lines = [[printable(cell) for cell in line] for line in (self.head, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        heading = f"{printable(self.title)}\n" if self.title else ""
+        return heading + "\n".join(
+            "  ".join(
+                [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+            ).rstrip()
+            for first, *rest in lines
+        )
 
     def html(self) -> str:
         """A table that scrolls by itself where the screen is narrow."""

@@ -43,7 +43,8 @@ class Processes(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; the value of each is that of `optimized_metric`, or None."""
-        from consistency.sweep.work import Sweep, value_of
+        from consistency.sweep.outlook import value_of
+        from consistency.sweep.work import Sweep
 
         with Sweep.of(self.context, self.config, self.n_jobs, self.go_on, self.table) as sweep:
             runs = sweep.all(job_overrides, self.repeat, self.swept)
@@ -97,7 +98,8 @@ class Grid(BasicSweeper):
         returned: list[JobReturn] = []
         for batch in batches:
             returned += self.launcher.launch(batch, initial_job_idx=len(returned))
-        conclude(self.config.hydra.sweep.dir, self.table, ours.made if ours is not None else ())
+        made, metric = ours.made if ours is not None else (), self.config.get("optimized_metric")
+        conclude(self.config.hydra.sweep.dir, self.table, made, metric)
         for each in returned:
             _ = each.return_value  # raises what a job of another launcher has raised
 

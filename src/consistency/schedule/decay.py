@@ -18,21 +18,30 @@ class Decay(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """The same μ throughout.
+    """One μ, ramped up on request.
+
+    An average starts as a copy of the untrained weights, which after n steps have μ^n of it: 90 % after 100
+    with μ = 0.999. EDM's ramp (2206.00364, its training loop) bounds the half-life by a share of the steps
+    so far: the start is forgotten at once, and from step ln 0.5 / (rampup ln μ) on the decay is μ itself.
 
     Args:
         mu: decay, 0 <= mu < 1: 0.95 for the target of CD on ImageNet-64 (2303.01469, table 3), 0.99993 for
             the evaluation average of iCT on CIFAR-10 (2310.14189).
+        rampup: the half-life in steps, ln 0.5 / ln μ, is at most this share of the steps so far, greater
+            than 0; None for no ramp.
     """
 
     mu: float
+    rampup: float | None = None
 
     def __post_init__(self) -> None:
         check_decay("mu", self.mu)
+        if self.rampup is not None:
+            positive("ema", rampup=self.rampup)
 
     def __call__(self, k: int) -> float:
-        """μ."""
-        return self.mu
+        """μ(k): the constant, or less during the ramp."""
+        return self.mu if self.rampup is None else min(self.mu, 0.5 ** (1 / (self.rampup * (k + 1))))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Eval:
     input: str | Sequence[str] | None = None
     mask: str | None = None
     weights: str | None = None
-    found: bool = True
+    found: bool = False
     override: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
     data_dir: str = "data"

@@ -74,6 +74,7 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "teacher.path": FREE,
     "store.path": FREE,
     "store.max_gib": FREE,
+    "ema.rampup": RECORDED,  # a pure function of the step; checkpoints of older versions have none
     "callbacks.ema.evaluate": RECORDED,
     "callbacks.ema": REFUSED,  # averages cannot begin, or pause, in the middle
     "callbacks.ema.*": REFUSED,

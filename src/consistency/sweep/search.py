@@ -10,10 +10,11 @@ from optuna.trial import FrozenTrial, TrialState
 from consistency.errors import UserError
 from consistency.sweep.child import Ended, Report
 from consistency.sweep.command import again
+from consistency.sweep.outlook import value_of
 from consistency.sweep.runs import Run, State, keep_fault, run_in
 from consistency.sweep.space import overrides_of
 from consistency.sweep.study import REASON, STATE, Trials
-from consistency.sweep.work import Sweep, awaited, outcome, value_of
+from consistency.sweep.work import Sweep, awaited, outcome
 
 
 @dataclass
@@ -80,7 +81,8 @@ class Search:
             self.tell(run, [trial.number])
             return
         self.at_work[run.directory] = [trial.number]
-        self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))])
+        place = f"trial {trial.number + 1} of {self.limit}{self.sweep.rest(self.left())}"
+        self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))], place)
 
     def heard(self, report: Report) -> None:
         """A run has validated; it ends early where it lags behind, unless it is about to end anyway."""

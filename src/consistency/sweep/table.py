@@ -6,10 +6,12 @@ from pathlib import Path
 from consistency.errors import plain
 from consistency.files.atomic import write_text
 from consistency.sweep.runs import Run, runs_of
+from consistency.sweep.seeds import over_seeds
 from consistency.table import Table as Markdown
 from consistency.table import literal
 
 NAME = "table.md"
+COLUMNS = 100  # of a terminal
 
 
 class Table:
@@ -20,23 +22,51 @@ class Table:
         write_text(directory / NAME, text(runs_of(directory)))
 
     def show(self, directory: Path) -> None:
-        """The same, and print it."""
+        """The same, and print what fits a terminal."""
         self.write(directory)
-        print(f"\n{text(runs_of(directory))}\ntable        {directory / NAME}", flush=True)
+        print(f"\n{brief(runs_of(directory))}\ntable        {directory / NAME}", flush=True)
 
 
 def text(runs: Sequence[Run]) -> str:
-    """What all runs have in common, a row for each, and the reason of those that have no result."""
-    common = shared(runs)
+    """What all have in common, a row for each, means over seeds, and the reason of those without result."""
+    common, metrics = shared(runs), measured(runs)
     parts = [f"All with {literal(' '.join(common))}"] if common else []
     parts.append(overview(runs, common).markdown())
+    means = over_seeds(runs, common, metrics)
+    parts += [means.markdown()] if means else []
     parts += ["\n".join(reasons(runs))] if any(run.reason for run in runs) else []
     return "\n\n".join(parts) + "\n"
 
 
-def overview(runs: Sequence[Run], common: Sequence[str] = ()) -> Markdown:
-    """A row per run, a column per metric that any of them has."""
-    metrics = sorted({name for run in runs for name in run.metrics})
+def brief(runs: Sequence[Run]) -> str:
+    """The same for a terminal: with as many metrics as fit, gaps last."""
+    common = shared(runs)
+    metrics = sorted(measured(runs), key=lambda name: name.startswith("gap/"))
+    tables = narrow(runs, common, metrics)
+    while metrics and max(len(line) for each in tables for line in each.text().splitlines()) > COLUMNS:
+        tables = narrow(runs, common, metrics := metrics[:-1])
+    parts = [f"All with {plain(' '.join(common))}"] if common else []
+    parts += [each.text() for each in tables]
+    parts += ["\n".join(reasons(runs))] if any(run.reason for run in runs) else []
+    return "\n\n".join(parts) + "\n"
+
+
+def narrow(runs: Sequence[Run], common: Sequence[str], metrics: Sequence[str]) -> list[Markdown]:
+    """The tables, with some of the metrics."""
+    means = over_seeds(runs, common, metrics)
+    return [overview(runs, common, metrics), *([means] if means else [])]
+
+
+def measured(runs: Sequence[Run]) -> list[str]:
+    """The metrics that any of the runs has."""
+    return sorted({name for run in runs for name in run.metrics})
+
+
+def overview(
+    runs: Sequence[Run], common: Sequence[str] = (), metrics: Sequence[str] | None = None
+) -> Markdown:
+    """A row per run, a column per metric; all that any of them has, unless some are named."""
+    metrics = measured(runs) if metrics is None else metrics
     rows = []
     for run in runs:
         values = [f"{run.metrics[name]:.4g}" if name in run.metrics else "" for name in metrics]

@@ -18,15 +18,14 @@ from consistency.errors import UserError, plain
 from consistency.files.atomic import dispensable
 from consistency.files.owned import check_inside
 from consistency.lit.directory import alone_in, holder
-from consistency.metrics.choice import pick
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
 from consistency.sweep.command import again
 from consistency.sweep.identity import Settings, found_among, settings, varied
+from consistency.sweep.outlook import best, named_steps, outlook, own, value_of
 from consistency.sweep.pool import Pool
 from consistency.sweep.runs import RESULT, Run, State, is_at_work, is_sweep, order, plan, run_in, runs_of
 from consistency.sweep.single import check_place
-from consistency.sweep.table import shared
 from consistency.watch import clock
 
 Name = Callable[[Sequence[str], int], str]
@@ -52,6 +51,7 @@ class Sweep:
         name: (overrides, number) -> directory of a new run, in that of the sweep.
         metric: that the sweep optimises, if any; shown when a run ends.
         table: made anew whenever a run has ended.
+        steps: of each run, where the file of the sweep names them.
     """
 
     directory: Path
@@ -62,6 +62,7 @@ class Sweep:
     known: dict[Path, Settings] = field(default_factory=dict)  # the runs that there are, and what they set
     took: list[float] = field(default_factory=list)  # seconds of the runs that have ended
     began: dict[Path, float] = field(default_factory=dict)
+    steps: int | None = None
 
     @staticmethod
     @contextmanager
@@ -80,6 +81,7 @@ class Sweep:
             there = runs_of(directory) if is_sweep(directory) else []
             known = {run.directory: settings(run.overrides) for run in there}
             made = Sweep(directory, Pool(size, go_on), name, metric, table, known)
+            made.steps = named_steps(config)
             try:
                 with closing(made.pool):
                     yield made
@@ -124,10 +126,12 @@ class Sweep:
         waiting = [run for run in once if repeat or not run.is_settled]
         self.announce(runs)
         self.write()
-        left, ended = len(waiting), dict[Path, Run]()
+        total = left = len(waiting)
+        ended = dict[Path, Run]()
         while waiting or self.pool.children:
             while waiting and not self.pool.is_full:
-                self.start(waiting.pop(0), runs)
+                place = f"{total - len(waiting) + 1} of {total}"
+                self.start(waiting.pop(0), runs, place + self.rest(left))
             event = self.pool.wait()
             if isinstance(event, Ended):
                 left -= 1
@@ -141,21 +145,28 @@ class Sweep:
         side = f", {self.pool.size} at a time" if self.pool.size > 1 else ""
         done = f"; {before} before" if before else ""
         print(f"sweep        {len(runs)} runs in {self.directory}{side}{done}", flush=True)
+        if line := outlook(runs, self.steps, self.pool.size):
+            print(f"{'':<12} {line}", flush=True)
 
-    def start(self, run: Run, among: Sequence[Run]) -> None:
+    def rest(self, left: int) -> str:
+        """How long so many runs will take, by those that have ended; empty before the first has."""
+        if not self.took or not left:
+            return ""
+        return f", about {clock(fmean(self.took) * left / self.pool.size)} left"
+
+    def start(self, run: Run, among: Sequence[Run], place: str = "") -> None:
         """Begin a run, and say so; one whose sweep was killed is given the time to save and end."""
         awaited(run)
         if run.is_settled:  # made again: what it has left is not to be taken for what comes now
             (run.directory / RESULT).unlink(missing_ok=True)
         self.began[run.directory] = time.monotonic()
-        print(f"run {run.name:<8} {own(run, among)}", flush=True)
+        print(f"run {run.name:<8} {own(run, among)}{f' ({place})' if place else ''}", flush=True)
         self.pool.start(run)
 
     def take(self, run: Run, left: int) -> None:
         """Say what has become of a run, and how long the others will take."""
         self.took.append(time.monotonic() - self.began.pop(run.directory))
-        about = clock(fmean(self.took) * left / self.pool.size)
-        rest = f"; {left} to go, about {about}" if left else ""
+        rest = f"; {left} to go{self.rest(left)}" if left else ""
         print(f"run {run.name:<8} {outcome(run, self.metric)} ({self.took[-1]:.0f} s){rest}", flush=True)
         self.write()
 
@@ -203,28 +214,12 @@ def one(name: str) -> str:
     return name
 
 
-def own(run: Run, among: Sequence[Run]) -> str:
-    """The overrides of a run that others do not have."""
-    common = shared(among)
-    return plain(" ".join(each for each in run.overrides if each not in common))
-
-
 def outcome(run: Run, metric: str | None) -> str:
     """State of a run, with the reason, or with its number."""
     if run.reason:
         return plain(f"{run.state}: {run.reason}")
     value = value_of(run, metric)
     return run.state if value is None else f"{run.state}, {metric} {value:.4g}"
-
-
-def value_of(run: Run, metric: str | None) -> float | None:
-    """The number that the sweep optimises; None where it was not measured, or was not finite."""
-    if not metric or not run.metrics:
-        return None
-    try:
-        return pick(metric, run.metrics)
-    except UserError:
-        return None
 
 
 def counted(runs: Sequence[Run]) -> str:
@@ -239,19 +234,24 @@ def so_far(directory: Path) -> str:
     return f"{made}; go on with {again(directory)}"
 
 
-def conclude(directory: str | Path, table: Tabled, only: Collection[Path] = ()) -> None:
-    """Show the table.
+def conclude(
+    directory: str | Path, table: Tabled, only: Collection[Path] = (), metric: str | None = None
+) -> None:
+    """Show the table, and the best run.
 
     Args:
         directory: of the sweep.
         table: shows it.
         only: the runs that were to be made now; all where none is named.
+        metric: that the sweep optimises, if any; lower is better.
 
     Raises:
         UserError: some of them have no result, or a spoiled one.
     """
     place = Path(directory)
     table.show(place)
+    if line := best(runs_of(place), metric):
+        print(line, flush=True)
     runs = [run for run in runs_of(place) if not only or run.directory in only]
     lost = [run for run in runs if run.state is not State.FINISHED]
     if lost:

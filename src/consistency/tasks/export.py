@@ -18,6 +18,7 @@ from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.denoiser import Denoiser
+from consistency.process.notices import notice
 from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
@@ -88,42 +89,49 @@ class Export:
                 f"run_dir={session.directory} holds a {name} that is no export: choose another run_dir"
             )
         partial_ = session.directory / f".{name}.partial"
-        with bar(f"exporting {name}", 1 + 2 * len(cases)) as advance:
-            try:
-                shutil.rmtree(partial_, ignore_errors=True)
-                with explained(place):
-                    partial_.mkdir(parents=True)
-                    out = make(model, partial_)
-                advance(1)
-                runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
-                errors = {part: verified(name, part, run, out, *cases[part]) for part, run in runs.items()}
-                advance(1 + len(cases))
-                sigma = session.trained.config.sigma
-                levels_ = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
-                with explained(place):
-                    describe(model, out, errors, partial_, levels_)
-                    sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
-                    publish(partial_, place)
-            finally:
-                shutil.rmtree(partial_, ignore_errors=True)
-            rows = [
-                Row(name, part, sizes, errors[part], self._timed(run, cases[part][0], out.device))
-                for part, run in runs.items()
-            ]
-            advance(1 + 2 * len(cases))
+        try:
+            shutil.rmtree(partial_, ignore_errors=True)
+            notice(f"exporting {name}: writing")  # in one call of a library: nobody knows how long
+            with explained(place):
+                partial_.mkdir(parents=True)
+                out = make(model, partial_)
+            runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
+            errors = checked(name, runs, out, cases)
+            sigma = session.trained.config.sigma
+            levels_ = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
+            with explained(place):
+                describe(model, out, errors, partial_, levels_)
+                sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
+                publish(partial_, place)
+        finally:
+            shutil.rmtree(partial_, ignore_errors=True)
+        times = self._timed(name, runs, cases, out.device)
+        rows = [Row(name, part, sizes, errors[part], times[part]) for part in runs]
         return rows or [Row(name, "", sizes, None, {})]
 
-    def _timed(self, run: Run, program: Program, device: torch.device) -> dict[int, tuple[float, float]]:
-        """Seconds of the export and of the same program in eager mode, by batch."""
-        module = copy.deepcopy(program.module).to(device)
-        found: dict[int, tuple[float, float]] = {}
-        for batch in self.batches:
-            inputs = [x.to(device) for x in program.inputs(batch, 0)]
-            with torch.inference_mode():
-                calls = [partial(run, *inputs), partial(module, *inputs)]
-                theirs, ours = side_by_side(calls, device, REPEATS, 2 * self.patience)
-            found[batch] = theirs, ours
+    def _timed(
+        self,
+        name: str,
+        runs: Mapping[str, Run],
+        cases: Mapping[str, tuple[Program, Expected]],
+        device: torch.device,
+    ) -> dict[str, dict[int, tuple[float, float]]]:
+        """Seconds of each export and of the same program in eager mode, by batch."""
+        found: dict[str, dict[int, tuple[float, float]]] = {part: {} for part in runs}
+        pieces = [(part, batch) for part in runs for batch in self.batches]
+        with bar(f"exporting {name}: timing" if pieces else None, len(pieces)) as advance:
+            for done, (part, batch) in enumerate(pieces, 1):
+                found[part][batch] = self._seconds(runs[part], cases[part][0], batch, device)
+                advance(done)
         return found
+
+    def _seconds(self, run: Run, program: Program, batch: int, device: torch.device) -> tuple[float, float]:
+        module = copy.deepcopy(program.module).to(device)
+        inputs = [x.to(device) for x in program.inputs(batch, 0)]
+        with torch.inference_mode():
+            calls = [partial(run, *inputs), partial(module, *inputs)]
+            theirs, ours = side_by_side(calls, device, REPEATS, 2 * self.patience)
+        return theirs, ours
 
     def _outcome(self, session: Session, formats: Mapping[str, Format], rows: Sequence[Row]) -> Outcome:
         shown: Table = table(rows, self.batches)
@@ -212,6 +220,22 @@ def own(model: Model, recipe: Recipe | None) -> Expected:
         return recipe(model.f, draws.normal(z), label=label, draws=draws)
 
     return samples
+
+
+def checked(
+    name: str, runs: Mapping[str, Run], out: Written, cases: Mapping[str, tuple[Program, Expected]]
+) -> dict[str, Measured]:
+    """How far each program of a format is from the model.
+
+    Raises:
+        UserError: one is too far.
+    """
+    errors: dict[str, Measured] = {}
+    with bar(f"exporting {name}: verifying" if runs else None, len(runs)) as advance:
+        for part, run in runs.items():
+            errors[part] = verified(name, part, run, out, *cases[part])
+            advance(len(errors))
+    return errors
 
 
 def verified(name: str, part: str, run: Run, out: Written, program: Program, expected: Expected) -> Measured:

@@ -11,6 +11,7 @@ from consistency.metrics.processes import rank
 from consistency.table import Table, markdown
 from consistency.tasks.cards import card_tables
 from consistency.tasks.requests import check_samples, judged
+from consistency.tasks.schedules import distinct
 from consistency.tasks.session import Outcome, Session
 
 
@@ -38,7 +39,7 @@ class Fidelity:
         """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
-            name: [
+            distinct(session.trained.module.samplers, name, recipe): [
                 judged(session, judge, recipe, self.count, self.batch, self.seed + i, name)
                 for i in range(self.repeats)
             ]
@@ -54,6 +55,7 @@ class Fidelity:
             images=self.count * self.repeats * len(samplers),
             numbers=[number.plain(name) for name, numbers in found.items() for number in numbers],
             tables=shown,
+            printed=1,  # the protocol is in the file
         )
 
 
@@ -74,19 +76,25 @@ def shared(numbers: Sequence[Number]) -> list[str]:
 
 
 def tables(found: dict[str, list[Number]]) -> list[Table]:
-    """A row per sampler, a column per metric; and the cards."""
+    """A row per sampler, a column per metric, of how many samples; and the cards."""
     first = next(iter(found.values()))[0].values
     metrics = [metric for metric in first if not metric.endswith(("±", "/floor"))]
     floors = {metric.removesuffix("/floor"): v for metric, v in first.items() if metric.endswith("/floor")}
     rows = [
-        [name, *(cell([number.values for number in numbers], metric) for metric in metrics)]
+        [
+            name,
+            str(numbers[0].card.protocol["nfe"]),
+            *(cell([number.values for number in numbers], metric) for metric in metrics),
+        ]
         for name, numbers in found.items()
     ]
-    rows.append(["floor", *(f"{floors[m]:.4g}" if m in floors else "" for m in metrics)])
-    repeats = len(next(iter(found.values())))
-    title = "" if repeats == 1 else f"Mean ± standard deviation of {repeats} sets of samples"
+    rows.append(["floor", "", *(f"{floors[m]:.4g}" if m in floors else "" for m in metrics)])
+    numbers = next(iter(found.values()))
+    each = f"{numbers[0].card.protocol['count']:,} samples"
+    many = f"Mean ± standard deviation of {len(numbers)} sets of samples, {each} each"
+    title = f"{each} of each sampler" if len(numbers) == 1 else many
     cards = {name: numbers[0].card for name, numbers in found.items()}
-    return [Table(["", *metrics], rows, title), *card_tables(cards)]
+    return [Table(["", "calls", *metrics], rows, title), *card_tables(cards)]
 
 
 def cell(values: Sequence[dict[str, float]], metric: str) -> str:

@@ -1,45 +1,50 @@
 """How consistent a consistency function is, by σ: with itself, with trajectories, and with the data."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from math import inf
 from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.atomic import write, write_text
-from consistency.lit.callbacks.signals import excerpt
+from consistency.lit.callbacks.signals import excerpt, follows_teacher
 from consistency.lit.consistency import Consistency
 from consistency.metrics.card import Card, Number, inside
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
-from consistency.tasks.session import Outcome, Session
+from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
 
-PLACES = {"sigma_min": 0.002, "sigma_max": 80.0}  # in place of the run's, which are not known yet
+OWN = Probe(0.002, 80.0)  # with the defaults of `Signals`
+KEYS = ("sigma_min", "sigma_max", "count", "levels", "substeps")  # of `Signals`
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The gaps that a run logs, on more trajectories; a student's against its teacher, where it is at hand.
+    """The gaps that a run logs, at the same points: the same numbers for the same weights.
+
+    Numbers that are measured otherwise have names that say how, such as `gap/self (levels=24)`.
 
     Args:
-        count: trajectories.
-        levels: of noise, evenly spaced in ln σ.
-        substeps: steps of Heun's method from a level to the next, where the exact flow is not known.
+        count: trajectories; None for as many as the run's own.
+        levels: of noise, evenly spaced in ln σ; None as for `count`.
+        substeps: steps of Heun's method from a level to the next, where the exact flow is not known; None as
+            for `count`.
         seed: which training samples, and which noise.
         batch: samples a forward.
     """
 
-    count: int = 512
-    levels: int = 24
-    substeps: int = 2
+    count: int | None = None
+    levels: int | None = None
+    substeps: int | None = None
     seed: int = 0
     batch: int = 512
 
     def __post_init__(self) -> None:
-        Probe(**PLACES, **asdict(self)).checked("task")
+        self._probe(OWN)
 
     def __call__(self, session: Session) -> Outcome:
         """Means over σ; the curves as `gap.png` and `gap.json`."""
@@ -49,24 +54,59 @@ class Gap:
                 f"ckpt_path={t.path} is a teacher's, and gaps are those of a consistency function: give a "
                 "checkpoint of consistency training or distillation, or ask for task=fidelity"
             )
-        probe = Probe(t.config.sigma.min, t.config.sigma.max, **asdict(self)).checked("task")
+        own = own_probe(t)
+        probe = self._probe(own)
         gaps, card = measured(session, probe)
+        how = unlike(probe, own, gaps.source, source_of(t))
+        means = {f"{name} ({how})" if how else name: value for name, value in gaps.means().items()}
         picture, numbers = session.directory / "gap.png", session.directory / "gap.json"
         if rank() == 0:
             write(picture, partial(figure(gaps).savefig, dpi=150))
             write_text(numbers, json.dumps(asdict(gaps), indent=1) + "\n")
         return Outcome(
-            metrics=gaps.means(),
+            metrics=means,
             paths={"picture": str(picture), "curves": str(numbers)},
-            numbers=[Number(gaps.means(), card).plain("gap") | {"source": gaps.source}],
+            numbers=[Number(means, card).plain("gap") | {"source": gaps.source}],
         )
+
+    def _probe(self, own: Probe) -> Probe:
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(own, **given).checked("task")
+
+
+def own_probe(t: Trained) -> Probe:
+    """The points at which the run itself measures; the default ones where its checkpoint names none."""
+    kept = section(section(t.written, "callbacks"), "signals")
+    given = {key: kept[key] for key in KEYS if type(kept.get(key)) is type(getattr(OWN, key))}
+    ends = {"sigma_min": t.config.sigma.min, "sigma_max": t.config.sigma.max}
+    return replace(OWN, **{**ends, **given}).checked("callbacks.signals")
+
+
+def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section of a config as a file brings it; empty where there is none."""
+    found = content.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def source_of(t: Trained) -> str:
+    """Whose trajectories the run itself measures on: exact, teacher or data."""
+    if t.data.density is not None:
+        return "exact"
+    return "teacher" if follows_teacher(t.module) else "data"
+
+
+def unlike(probe: Probe, own: Probe, source: str, own_source: str) -> str:
+    """How a measurement differs from that of the run; empty where it does not."""
+    here, there = ({k: v for k, v in asdict(each).items() if k != "batch"} for each in (probe, own))
+    differs = [f"{key}={value:g}" for key, value in here.items() if value != there[key]]
+    return ", ".join([*differs, *([] if source == own_source else [f"source={source}"])])
 
 
 def measured(session: Session, probe: Probe) -> tuple[Gaps, Card]:
     """The gaps of the checkpoint, with their card; known already where the card is."""
     t = session.trained
     some = excerpt(t.data, probe, t.module.device)
-    teacher = teacher_of(t) if t.data.density is None else None
+    teacher = teacher_of(t) if source_of(t) == "teacher" else None
     source = probe.source(t.data.density, teacher and teacher.f, some)
     how = {
         "measured": "gap",

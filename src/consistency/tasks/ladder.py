@@ -12,6 +12,7 @@ from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import Consistency
 from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank
+from consistency.process.notices import notice
 from consistency.result import device_name
 from consistency.sampling.samplers import Recipe, euler, heun, karras_sigmas, multistep
 from consistency.sampling.search import Levels, search
@@ -98,6 +99,7 @@ class Ladder:
             images=self.count * len(rungs),
             numbers=[rung.number.plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
             tables=shown,
+            printed=1,  # the protocol is in the file
         )
 
     def _check(self) -> None:
@@ -117,7 +119,10 @@ class Ladder:
             self._keep(session, lists)
         for n, listed in lists.items():
             recipe = partial(multistep, sigmas=listed.sigmas, sigma_min=t.config.sigma.min)
-            yield self._rung(session, "student", f"{n}step", recipe)
+            name = schedules.distinct(
+                t.module.samplers, f"{n}step", recipe, "found" if self.search else "spaced"
+            )
+            yield self._rung(session, "student", name, recipe)
 
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Solvers of the probability flow with as many calls, and as many as their own run took."""
@@ -135,7 +140,9 @@ class Ladder:
         """Write the lists beside the checkpoint; what is there then is used in the rest of the session."""
         t = session.trained
         from_first(lambda: schedules.keep(t.path, t.weights_sha256, lists))
-        if t.follows:
+        if not t.follows:
+            notice(f"the σ lists are kept in {schedules.path_of(t.path)}: found=true samples with them")
+        else:
             best = from_first(lambda: schedules.found_for(t.path, t.weights_sha256, t.config.sigma.min))
             session.trained = schedules.taken_up(t, best, schedules.path_of(t.path), schedules.REMEDY)
 

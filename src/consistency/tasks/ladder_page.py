@@ -44,7 +44,8 @@ def tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
     floor = rungs[0].number.values.get(f"{metric}/floor")
     if floor is not None:
         rows.append(["floor", "", "", f"{floor:.4g}", "", "", ""])
-    return [Table(head, rows), *card_tables({rungs[0].name: rungs[0].number.card})]
+    title = f"{rungs[0].number.card.protocol['count']:,} samples of each sampler"
+    return [Table(head, rows, title), *card_tables({rungs[0].name: rungs[0].number.card})]
 
 
 def row(metric: str, rung: Rung) -> list[str]:

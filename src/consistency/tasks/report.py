@@ -46,6 +46,7 @@ class Report:
             paths={"page": str(path)},
             images=sum(outcome.images for outcome in said.values()),
             numbers=[number for outcome in said.values() for number in outcome.numbers],
+            tables=[table for outcome in said.values() for table in outcome.tables[: outcome.printed]],
         )
 
     def _parts(self, session: Session) -> dict[str, Task]:

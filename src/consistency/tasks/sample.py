@@ -19,6 +19,7 @@ from consistency.metrics.processes import everybodys, from_first, in_order, rank
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.files import Array, Files, Keeper
 from consistency.tasks.requests import check_labels, check_samples, sampled
+from consistency.tasks.schedules import path_of
 from consistency.tasks.session import Outcome, Session, Trained
 
 
@@ -138,8 +139,15 @@ def chosen(trained: Trained, names: Sequence[str] | None) -> dict[str, Recipe]:
     known = {**trained.found, **trained.samplers}
     for name in names or ():
         if name not in known:
-            raise UserError(f"task.samplers={name} is not a sampler of this model: {nearest(name, known)}")
+            remedy = f"{nearest(name, known)}{others(trained)}"
+            raise UserError(f"task.samplers={name} is not a sampler of this model: {remedy}")
     return {name: known[name] for name in names or trained.samplers}
+
+
+def others(trained: Trained) -> str:
+    """Where more samplers may be found, for a message."""
+    kept = not trained.follows and path_of(trained.path).is_file()
+    return "; found=true adds those that task=ladder has found" if kept else ""
 
 
 def check_same(session: Session, words: dict[str, object], recipes: dict[str, Recipe]) -> None:

@@ -88,6 +88,18 @@ def taken_up(trained: Trained, recipes: Mapping[str, Recipe], source: Path, reme
     return replace(trained, samplers=after, found={**trained.found, **recipes})
 
 
+def distinct(own: Mapping[str, Recipe], name: str, recipe: Recipe, way: str = "found") -> str:
+    """A name for numbers of a sampler: another than that of the run's own sampler if its σ differ.
+
+    Args:
+        own: samplers of the run, by name.
+        name: of a sampler, such as `2step`.
+        recipe: the sampler.
+        way: how its σ list came about.
+    """
+    return f"{name}-{way}" if name in own and other_than(own, {name: recipe}) else name
+
+
 def shown(recipe: Recipe) -> str:
     """σ of a sampler, in four digits."""
     return ", ".join(f"{sigma:.4g}" for sigma in levels(recipe) or ()) or "no list"

@@ -34,7 +34,8 @@ class Trained:
         f: the module's denoiser, with the weights that were asked for; or a teacher in its place.
         weights: which those are: an average by name, or raw.
         weights_sha256: their hash.
-        samplers: how images are made, by name: those of its run, with the σ lists found for these weights.
+        samplers: how images are made, by name: those of its run, with the σ lists that were found for these
+            weights where `follows`.
         found: all that were found or that an exported file brings, by name; a run names but some.
         make_judge: makes the judge of its samples, the same one every time.
         follows: whether lists that are found from here on take the place of the run's own.
@@ -128,7 +129,8 @@ class Outcome:
         paths: files for people, by name.
         images: samples that were made.
         numbers: with their cards, as they stand in result.json.
-        tables: for people, printed at the end.
+        tables: for people.
+        printed: how many of them, the first, are printed at the end; None for all.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -136,6 +138,11 @@ class Outcome:
     images: int = 0
     numbers: list[dict[str, Any]] = field(default_factory=list)
     tables: Sequence[Table] = ()
+    printed: int | None = None
+
+    def text(self) -> str:
+        """The tables that are printed."""
+        return "".join(f"{table.text()}\n\n" for table in self.tables[: self.printed]).removesuffix("\n")
 
 
 class Task(Protocol):

@@ -6,6 +6,7 @@ from lightning import Callback, Trainer
 from consistency.lit.boards import boards
 from consistency.lit.consistency import Consistency
 from consistency.lit.data.module import DataModule, data_of
+from consistency.lit.distillation import ConsistencyDistillation, nobody
 from consistency.lit.module import Module
 from consistency.metrics.signals import Excerpt, Probe, Trajectories, figure
 from consistency.model.denoiser import DenoiserLike
@@ -55,6 +56,11 @@ def followed_teacher(module: Module) -> DenoiserLike | None:
     """The teacher that a run follows, as long as it holds one."""
     flow = getattr(module, "flow", None)
     return flow.teacher if isinstance(flow, TeacherFlow) else None
+
+
+def follows_teacher(module: Module) -> bool:
+    """Whether a run of this module measures on its teacher's trajectories; asks for no teacher."""
+    return isinstance(module, ConsistencyDistillation) and isinstance(module.make_flow(nobody), TeacherFlow)
 
 
 def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:
