@@ -58,6 +58,7 @@ def guarded(main: Callable[[], Any]) -> None:
     try:
         check_supported()
         check_flags(sys.argv[1:])
+        sys.argv[1:] = map(none_for_null, sys.argv[1:])
         hold()
         with heard(waits=True):  # for Hydra to compose the config
             run_whole(main)
@@ -77,6 +78,13 @@ def check_flags(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{name} is no option: write overrides without dashes, {name[2:]}={value or 'VALUE'}"
             )
+
+
+def none_for_null(argument: str) -> str:
+    """GROUP=null, which Hydra takes for no choice, as GROUP=none where the group has that option."""
+    group, _, value = argument.partition("=")
+    known = value == "null" and group in groups() and "none" in options(group)
+    return f"{group}=none" if known else argument
 
 
 def run_whole(main: Callable[[], Any]) -> None:

@@ -147,7 +147,7 @@ def read_steps(path: Path) -> tuple[list[str], dict[int, Values]]:
         raise UserError(f"{path} is larger than {LARGEST >> 30} GiB: move it elsewhere")
     with path.open(encoding="utf-8", newline="") as file:
         try:
-            lines = csv.reader(file)
+            lines = csv.reader(file, strict=True)
             names = next(lines, [])
             place = names.index(STEP)
             rows: dict[int, Values] = {}

@@ -150,15 +150,19 @@ def rendered(figure: "Figure") -> Image.Image:
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
 
 
-def library(name: str) -> Any:
+def library(name: str, how: str = "pip install 'consistency[loggers]'") -> Any:
     """The module of a library that a logger needs.
 
+    Args:
+        name: of the library and of the logger.
+        how: it is installed.
+
     Raises:
-        UserError: it is not installed.
+        UserError: it is not there.
     """
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"logger={name} needs {name}: pip install 'consistency[loggers]'") from error
+        raise UserError(f"logger={name} needs {name}: {how}") from error

@@ -48,6 +48,7 @@ class MLflow(RunLogger, MLFlowLogger):
         name: str | None = None,
         tracking_uri: str | None = None,
     ) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that nobody wants sent
         library("mlflow")
         self.directory = (Path(save_dir) / FOLDER).absolute()
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")

@@ -14,6 +14,7 @@ from consistency.errors import UserError, plain
 from consistency.lit.loggers.base import Positions, RunLogger, library
 from consistency.lit.loggers.identity import RunId, sweep_of
 
+HOW = "pip install trackio && pip install -U 'pillow>=13'"  # it asks for an older one, which has known holes
 FOLDER = "trackio"  # in the directory of the run: its name in the project
 
 
@@ -40,7 +41,7 @@ class Trackio(RunLogger):
         space_id: str | None = None,
     ) -> None:
         super().__init__()
-        library("trackio")
+        library("trackio", HOW)
         self.project, self.space_id = project, space_id
         self.kept = RunId(Path(save_dir), FOLDER)
         self.group = group or sweep_of(self.kept.directory)
@@ -107,9 +108,9 @@ class Trackio(RunLogger):
     def end_row(self, failed: bool) -> None:
         """Close the run; Trackio keeps no status."""
         if self._experiment is not None:
-            run, self._experiment = self._experiment, None
+            self._experiment = None
             with redirect_stdout(io.StringIO()):
-                run.finish()
+                library("trackio").finish()
 
     def _begun(self) -> Any:
         options = {"group": self.group, "space_id": self.space_id, "resume": "allow", "embed": False}

@@ -47,6 +47,7 @@ class Wandb(RunLogger, WandbLogger):
     ) -> None:
         if mode is not None and mode not in MODES:
             raise UserError(f"logger.wandb.mode={mode} must be one of: {', '.join(MODES)}")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing is sent that nobody wants sent
         wandb = library("wandb")
         self.online = (mode or os.environ.get("WANDB_MODE", "online")) in ("online", "run")
         if self.online and rank_zero_only.rank == 0:
