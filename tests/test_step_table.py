@@ -17,7 +17,7 @@ def path(tmp_path):
 
 
 def filled(path, last, table=None, first=0):
-    """Values as a run logs them: a late one for each step, another column from step 6 on, a save now and then."""
+    """Values as a run logs them: some late, another column from step 6 on, a save now and then."""
     table = table or StepTable(path)
     for step in range(first, last + 1):
         table.add(step, {"loss": step / 3})

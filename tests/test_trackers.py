@@ -1,4 +1,4 @@
-"""wandb, MLflow and Trackio: against stand-ins of them, and the libraries themselves where they are installed."""
+"""wandb, MLflow and Trackio: against stand-ins, and the libraries themselves where they are installed."""
 
 import sys
 import warnings
@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra.errors import InstantiationException
 from PIL import Image
 
 from consistency.build import build_loggers
@@ -20,7 +21,10 @@ STANDINS = {"wandb": trackers.wandb, "mlflow": trackers.mlflow, "trackio": track
 def logger(name, directory, *words):
     config = composed("train", f"logger={name}", *words)
     config.logger[name].save_dir = str(directory)
-    return build_loggers(config)[0]
+    try:
+        return build_loggers(config)[0]
+    except InstantiationException as error:  # of Hydra; the command line says its cause
+        raise error.__cause__ from None
 
 
 @pytest.fixture(params=[*STANDINS])
@@ -114,7 +118,7 @@ def test_wandb_is_given_steps_pictures_and_texts(tmp_path, monkeypatch):
     made.end_row(failed=True)
     (run,) = standin.runs
     assert [row["trainer/global_step"] for row in run.logged] == [4, 5, 6, 7]
-    assert run.logged[2]["c"].text == "<pre>&lt;b&gt;\nx</pre>"
+    assert run.logged[2]["c"].text == "<pre>&lt;b&gt;\n  x</pre>"
     assert run.axes == {"trainer/global_step": None, "*": "trainer/global_step"}
     assert (run.kept, run.closed, run.options["resume"]) == ({"seed": 1}, 1, "allow")
     assert (run.options["project"], run.options["group"]) == ("consistency", "sweep")
@@ -148,9 +152,7 @@ def test_a_run_that_mlflow_does_not_know_is_refused_in_one_line(tmp_path, monkey
     trackers.mlflow(monkeypatch)
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow" / "run_id").write_text("f" * 32)
-    with pytest.raises(
-        UserError, match=r"not found; check logger\.mlflow\.tracking_uri, or delete mlflow/run_id"
-    ):
+    with pytest.raises(UserError, match=r"not found; check logger\.mlflow\.tracking_uri, or delete"):
         logger("mlflow", tmp_path).log_metrics({"a": 1.0}, step=0)
 
 
@@ -172,7 +174,7 @@ def test_trackio_is_given_steps_and_stays_here(tmp_path, monkeypatch, capsys):
 
 def test_a_run_logs_to_all_of_them_and_closes_them(tmp_path, monkeypatch):
     made = {name: begin(monkeypatch) for name, begin in STANDINS.items()}
-    words = [*TINY, "trainer.max_steps=6", "trainer.val_check_interval=3"]
+    words = [*TINY, "trainer.val_check_interval=6"]
     result = train_here(tmp_path / "a", *words, "logger=[wandb,mlflow,trackio]", "logger.wandb.mode=offline")
     assert {"wandb", "mlflow", "trackio"} < result["paths"].keys()
     assert "tensorboard" not in result["paths"]
@@ -195,12 +197,12 @@ def test_the_library_itself(tmp_path, monkeypatch, name):
     if find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    words = [*TINY, "trainer.max_steps=6", "trainer.val_check_interval=3", f"logger={name}"]
+    words = [*TINY, "trainer.val_check_interval=6", f"logger={name}"]
     words += ["logger.wandb.mode=offline"] if name == "wandb" else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a library and of what it brings
         first = train_here(tmp_path / "a", *words)
-        again = train_here(tmp_path / "a", *words, "ckpt_path=last", "trainer.max_steps=9")
+        again = train_here(tmp_path / "a", *words, "ckpt_path=last", "trainer.max_steps=14")
     known = (tmp_path / "a" / name / "run_id").read_text().strip()
     for result in (first, again):
         assert known in result["paths"][name]

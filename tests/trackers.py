@@ -1,4 +1,4 @@
-"""Stand-ins for wandb, mlflow and trackio: the calls that the adapters make, with the real ones' signatures."""
+"""Stand-ins for wandb, mlflow and trackio: the calls that the adapters make."""
 
 import sys
 from types import ModuleType, SimpleNamespace

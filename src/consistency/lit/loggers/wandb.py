@@ -1,5 +1,6 @@
 """The log of a run at Weights & Biases."""
 
+import html
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, plain, printable
 from consistency.lit.loggers.base import Positions, RunLogger, library
 from consistency.lit.loggers.identity import RunId, sweep_of
+from consistency.process.rank import is_first
 
 FOLDER = "wandb"  # which the library makes in its directory
 STEP = "trainer/global_step"  # the x-axis of all curves
@@ -50,7 +52,7 @@ class Wandb(RunLogger, WandbLogger):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing is sent that nobody wants sent
         wandb = library("wandb")
         self.online = (mode or os.environ.get("WANDB_MODE", "online")) in ("online", "run")
-        if self.online and rank_zero_only.rank == 0:
+        if self.online and is_first():
             check_login(wandb)
         kept = RunId(Path(save_dir), FOLDER)
         group = group or sweep_of(kept.directory)
@@ -77,9 +79,7 @@ class Wandb(RunLogger, WandbLogger):
 
     def text(self, name: str, text: str, step: int) -> None:
         """Log a text as HTML, its line breaks and spaces kept."""
-        from consistency.markup import escaped
-
-        lines = "\n".join(map(escaped, text.splitlines()))
+        lines = "\n".join(html.escape(printable(line)) for line in text.splitlines())
         self.experiment.log({name: library("wandb").Html(f"<pre>{lines}</pre>"), STEP: step})
 
     def positions(self, step: int) -> Positions:
