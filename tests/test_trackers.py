@@ -180,7 +180,10 @@ def test_a_run_logs_to_all_of_them_and_closes_them(tmp_path, monkeypatch):
     assert "tensorboard" not in result["paths"]
     (run,), (store,) = made["wandb"].runs, made["mlflow"].stores.values()
     pictures = {
-        name for row in run.logged for name, value in row.items() if isinstance(value, trackers.Image)
+        name
+        for row in run.logged
+        for name, value in row.items()
+        if isinstance(value, list)  # of images
     }
     assert pictures == {"samples/1step", "samples/2step", "sigma/histogram", "gap/by_sigma"}
     assert {key for _, key, _, _ in store.images} == pictures
