@@ -44,8 +44,7 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "trainer.accumulate_grad_batches": RECORDED,  # noise is drawn for each part of a step
     "trainer.precision": RECORDED,
     "trainer.gradient_clip_*": RECORDED,
-    "logger": FREE,
-    "logger.*": FREE,
+    "logger*": FREE,  # the list of their names, and what each is given
     "threads": FREE,
     "compile": FREE,
     "data_dir": FREE,
