@@ -18,7 +18,7 @@ from consistency.watch import clock
 class Trainer(SimpleNamespace):
     """As much of a trainer as a callback looks at."""
 
-    global_step, max_steps, logger, loggers, is_global_zero, log_every_n_steps = 0, 10, None, [], True, 5
+    global_step, max_steps, loggers, is_global_zero, log_every_n_steps = 0, 10, [], True, 5
 
 
 def module():
@@ -103,7 +103,7 @@ def test_a_horizon_that_is_not_the_runs_length_stops_it():
 
 def test_changes_of_the_curriculum_are_logged_at_their_step():
     logged = []
-    trainer = Trainer(logger=SimpleNamespace(log_metrics=lambda m, step: logged.append((step, m))))
+    trainer = Trainer(loggers=[SimpleNamespace(log_metrics=lambda m, step: logged.append((step, m)))])
     watched = SimpleNamespace(progress=lambda k: {"N": 11 if k < 3 else 21})
     callback = Curriculum()
     for k in range(6):
@@ -120,7 +120,7 @@ def test_losses_are_sorted_by_sigma():
     sigma = torch.tensor([0.01, 0.05, 5.0, 100.0])
     outputs = {"sigma": sigma, "per_sample": torch.tensor([1.0, 3.0, 5.0, 7.0])}
     callback.on_train_batch_end(
-        Trainer(global_step=5, strategy=strategy, logger=logger), None, outputs, None, 0
+        Trainer(global_step=5, strategy=strategy, loggers=[logger]), None, outputs, None, 0
     )
     assert list(logged.values()) == [2, 5, 7]
     assert [name.rpartition("/")[2] for name in logged] == ["0.01-0.1", "1-10", "10-100"]

@@ -35,7 +35,8 @@ def config(*words, name="train"):
     found = composed(name, *words)
     place = found.run_dir
     with open_dict(found):
-        found.logger.save_dir = place
+        for logger in found.logger.values():
+            logger.save_dir = place
         found.callbacks.samples.directory = f"{place}/samples"
         found.callbacks.checkpoints.directory = f"{place}/checkpoints"
         if "store" in found:

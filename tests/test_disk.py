@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 
 from consistency.files import atomic
 from consistency.files.atomic import Unwritable, dispensable, replacing, write_text
-from consistency.lit.boards import Board, Quiet
 from consistency.lit.callbacks.checkpoints import Checkpoints, KeepConfig
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.callbacks.samples import SampleGrid
 from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.loggers.tensorboard import Board, Quiet
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.reference import write
 from consistency.result import write_result

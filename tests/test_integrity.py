@@ -519,7 +519,9 @@ def resumable(tmp_path_factory):
     ended = run("train.py", place / "run", *SMALL, *words)
     assert ended.status == 0, ended.err
     places = [f"callbacks.{name}.directory={place}" for name in ("samples", "checkpoints")]
-    config = sessions.composed("train", *SMALL, *words, *places, f"logger.save_dir={place}", "threads=1")
+    config = sessions.composed(
+        "train", *SMALL, *words, *places, f"logger.tensorboard.save_dir={place}", "threads=1"
+    )
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(runtime=SimpleNamespace(choices={})))
     _, module = build(config)

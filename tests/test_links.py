@@ -11,10 +11,10 @@ import torch
 from consistency.errors import UserError
 from consistency.files.atomic import Unwritable, create, replacing, write_text
 from consistency.files.owned import reopened
-from consistency.lit.boards import Board, cut_back, event_files
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.rollouts import Store
 from consistency.lit.directory import FOLDERS, NAME, alone_in
+from consistency.lit.loggers.tensorboard import Board, cut_back, own_files
 from consistency.tasks.files import MARKS, Array
 
 pytestmark = pytest.mark.timeout(600, method="thread")  # whoever hangs fails
@@ -111,16 +111,11 @@ def reopened_alone(victim):
     return reopened(victim)
 
 
-def of(directory):
-    """A trainer whose only logger draws in a directory."""
-    return SimpleNamespace(loggers=[Board(directory, name="", version="tensorboard")])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_log_is_not_cut_through_a_link(victim, kind):
     run = victim.parent / "run"
     path = planted(kind, run / "tensorboard" / "events.out.tfevents.1", victim)
-    files = event_files(of(run))
+    files = own_files(run / "tensorboard")
     assert files == ([path] if kind == "hard link" else [])
     for kept in (files, [path]):  # even if the link comes after the list
         with suppress(UserError):
@@ -139,7 +134,7 @@ def test_a_directory_of_logs_may_not_lead_out_of_a_run(victim):
     (victim.parent / "elsewhere").mkdir()
     planted("symlink", victim.parent / "run" / "tensorboard", victim.parent / "elsewhere")
     with pytest.raises(UserError, match=r"tensorboard is a link to .*elsewhere, out of the run directory"):
-        event_files(of(victim.parent / "run"))
+        Board(victim.parent / "run", name="", version="tensorboard").rewind({})
 
 
 @pytest.mark.parametrize("kind", ["symlink", "pipe"])

@@ -22,13 +22,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 README = (ROOT / "README.md").read_text()
 EXTRAS = PROJECT["optional-dependencies"]
-ABSENT = {
-    "tensorrt",
-    "deepinv",
-    "jupyterlab",
-    "nbconvert",
-    "ipykernel",
-}  # extras that `make` does not install
+# Of extras that `make` does not install.
+ABSENT = {"tensorrt", "deepinv", "jupyterlab", "nbconvert", "ipykernel", "wandb", "mlflow"}
 
 # Known holes: the package, the first version without them, and what they are. Not among them is CVE-2025-3000
 # (torch before 2.13): it takes source code of the attacker in torch.jit.script, which nothing here calls.

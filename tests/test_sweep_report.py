@@ -17,8 +17,9 @@ from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard import SummaryWriter
 
 from consistency.errors import UserError
-from consistency.lit.boards import Board
-from consistency.lit.callbacks.hparams import FIRST, HParams, end_rows
+from consistency.lit.callbacks.hparams import HParams, end_rows
+from consistency.lit.loggers.rows import FIRST
+from consistency.lit.loggers.tensorboard import Board
 from consistency.process.stops import Stopped
 from consistency.result import is_number
 from consistency.run import resume_from

@@ -23,7 +23,7 @@ SPOILED = "teacher_run.overrides=['trainer.max_steps=40','trainer.val_check_inte
 STUDENT = ["experiment=cd_digits", *TINY, *SHORT, SPOILED]
 MAIN = {"digits": "FD(digits)/1step", "ring": "SW2/1step"}
 BEGIN = Look(0, distance=1.2, moved=1.0, variance=0.0, weights=8.0)
-REMEDY = "begin anew with less than optimizer.lr=10, and look at loss_by_sigma in TensorBoard"
+REMEDY = "begin anew with less than optimizer.lr=10, and look at loss_by_sigma in its log"
 
 
 def judged(begin=BEGIN, **end):

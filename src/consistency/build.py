@@ -91,16 +91,22 @@ def compiled(denoiser: Denoiser, wanted: bool) -> Denoiser:
 
 
 def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) -> Trainer:
-    """The trainer with its callbacks, one logger and atomic checkpoints."""
+    """The trainer with its callbacks, its loggers and atomic checkpoints."""
     options = {
         "callbacks": build_callbacks(config, directory, keepers),
-        "logger": part("logger", config.logger, Logger) if config.get("logger") else False,
+        "logger": build_loggers(config),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
         # Lightning counts batches here, the config optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
     return part("trainer", config.trainer, Trainer, **options)
+
+
+def build_loggers(config: DictConfig) -> list[Logger]:
+    """The loggers of the config, in its order, without those set to null; the list may be empty."""
+    named = [(name, node) for name, node in (config.get("logger") or {}).items() if node is not None]
+    return [part(f"logger.{name}", node, Logger) for name, node in named]
 
 
 def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
@@ -123,9 +129,9 @@ def build_keepers(
     """What keeps the config, the curves of training and the history of a run in its checkpoints."""
     facts = {"commit": commit(), "batch_size": config.data.batch_size}
     return [
+        HParams(hyperparameters(config)),  # first: Trackio takes them with the first thing that is logged
         KeepConfig(plain(config), experiment(), about),
         Curves(),
-        HParams(hyperparameters(config)),
         History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
     ]
 

@@ -105,9 +105,12 @@ def check_flags(arguments: Sequence[str]) -> None:
 
 
 def as_option(argument: str) -> str:
-    """An override as Hydra should read it: `nan` is a number to it, and here the name of an option."""
+    """An override as Hydra should read it, to which `nan` is a number and `null` no choice of a group."""
     group, _, name = argument.partition("=")
-    return f"{group}='{name}'" if name == "nan" and group in groups() and name in options(group) else argument
+    known = options(group) if name in ("nan", "null") and group in groups() else ()
+    if name == "null" and "none" in known:
+        return f"{group}=none"
+    return f"{group}='{name}'" if name in known else argument
 
 
 def run_whole(main: Callable[[], Any]) -> None:

@@ -37,7 +37,6 @@ from consistency.continuation import (
 from consistency.continuation.differences import START
 from consistency.debug import Short
 from consistency.errors import UserError, nearest
-from consistency.lit.boards import LOG
 from consistency.lit.callbacks.curves import rewind
 from consistency.lit.callbacks.evaluation import Evaluation, check_judges
 from consistency.lit.callbacks.guard import Diverged
@@ -47,6 +46,7 @@ from consistency.lit.data.identity import check_identity, identity
 from consistency.lit.data.module import DataModule
 from consistency.lit.directory import alone_in
 from consistency.lit.hardware import check_counts, check_hardware
+from consistency.lit.loggers.base import LOG
 from consistency.lit.module import Module
 from consistency.lit.rollback import check_allowed, go_back, go_on, history
 from consistency.lit.standing import again, ended, so_far

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from consistency.build import callbacks_of, debugged, experiment, of_type
 from consistency.errors import Spoiled
-from consistency.lit.boards import boards
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs, sampling_calls
 from consistency.lit.callbacks.evaluation import Evaluation
@@ -20,6 +19,7 @@ from consistency.lit.callbacks.history import History, images, seconds
 from consistency.lit.callbacks.hparams import end_rows
 from consistency.lit.callbacks.verdict import verdict_of
 from consistency.lit.data.module import data_of
+from consistency.lit.loggers.base import log, places
 from consistency.lit.module import Module
 from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import rollbacks
@@ -63,7 +63,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         "paths": {
             "picture": str(picture) if picture.is_file() else None,
             "checkpoint": str(newest(directory)),
-            "tensorboard": str(directory / "tensorboard") if boards(trainer) else None,
+            **places(trainer),
         },
     }
 
@@ -101,14 +101,14 @@ def count(module: Module) -> int:
 
 
 def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:
-    """Write and print the result, and hand what the log lacks of it to TensorBoard."""
+    """Write and print the result, and log what the logs lack of it."""
     if not trainer.is_global_zero:
         return None
     metrics = result["metrics"]
     unlogged = [name for name in metrics if name not in trainer.logged_metrics]  # such as the teacher's
-    for board in boards(trainer):
-        board.log_metrics({name: metrics[name] for name in unlogged}, step=trainer.global_step)
-        board.save()
+    log(trainer, {name: metrics[name] for name in unlogged}, trainer.global_step)
+    for logger in trainer.loggers:
+        logger.save()
     verdict = verdict_of(trainer)
     end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
     write_result(directory, result)  # last: it says that nothing is left to do
@@ -127,7 +127,7 @@ def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:
     if fault is None:
         return
     rate = "the learning rate" if lr is None else f"optimizer.lr={lr:g}"
-    remedy = f"begin anew with less than {rate}, and look at loss_by_sigma in TensorBoard"
+    remedy = f"begin anew with less than {rate}, and look at loss_by_sigma in its log"
     if HydraConfig.get().mode == RunMode.RUN:
         raise Spoiled(f"the run in {directory}: {fault}; {remedy}")
     print(f"warning: the run in {directory}: {fault}; {remedy}", file=sys.stderr, flush=True)

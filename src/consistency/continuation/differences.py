@@ -16,6 +16,8 @@ from consistency.schema.targets import makers
 
 MISSING = "???"  # what is set while a run is built
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
+LOGGER = "logger"  # a group of which several parts may be chosen: its names are a value
+MOVED = {"consistency.lit.boards.Board": "consistency.lit.loggers.tensorboard.Board"}
 START = "module.start"  # read at the beginning of a run alone
 
 Keys = tuple[str, ...]  # a path
@@ -82,11 +84,20 @@ def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -
     """
     raw, resolved = OmegaConf.to_container(here), OmegaConf.to_container(here, resolve=True)
     found: dict[str, Difference] = {}
-    for path, old, new in walk(there, resolved, (), given):
+    for path, old, new in walk(present(there), resolved, (), given):
         for key, before, after in stands(raw, path, old, new):
             found.setdefault(key, Difference(key, before, after))
     composed = [key for key in found if holds(raw, key) in found]  # from another value, which is named itself
     return [difference for key, difference in found.items() if key not in composed]
+
+
+def present(there: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's config as it is written today: older versions had one logger, which had no name."""
+    only = there.get(LOGGER)
+    if not (isinstance(only, dict) and isinstance(only.get("_target_"), str)):
+        return there
+    named = {**only, "_target_": MOVED.get(only["_target_"], only["_target_"])}
+    return {**there, LOGGER: {"tensorboard": named}}
 
 
 def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tuple[Keys, Any, Any]]:
@@ -100,6 +111,8 @@ def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tu
     if old is not None and new is not None and old != new:
         yield (*path, "_target_"), old, new  # of different parts nothing else can be compared
         return
+    if path == (LOGGER,) and here.keys() != there.keys():
+        yield path, [*there], [*here]
     for key in dict.fromkeys([*here, *there]):
         old, new = there.get(key, ABSENT), here.get(key, ABSENT)
         inner = (*path, str(key))
@@ -111,6 +124,8 @@ def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tu
 
 def matters(target: str | None, key: str, value: Any, path: Keys, given: Sequence[str]) -> bool:
     """Whether a value that only one of the two has says something."""
+    if path[:-1] == (LOGGER,):
+        return False  # the list of names says it
     if target is not None:
         known = defaults(target)
         return key not in known or known[key] != value

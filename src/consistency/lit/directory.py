@@ -16,7 +16,8 @@ from consistency.errors import UserError
 from consistency.files.owned import check_inside, check_own
 from consistency.process.naming import LOCK as NAME
 
-FOLDERS = ("cache", "checkpoints", "samples", "teacher", "tensorboard")  # of a run, in its directory
+LOGS = ("csv", "mlflow", "tensorboard", "trackio", "wandb")
+FOLDERS = ("cache", "checkpoints", "samples", "teacher", *LOGS)  # of a run, in its directory
 LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of file systems without locks
 
 

@@ -1,14 +1,13 @@
 """The states on disk that a run can go back to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.lit.boards import LOG
 from consistency.lit.callbacks.guard import Collapsed, Diverged
+from consistency.lit.loggers.base import LOG, Positions
 from consistency.teachers.checkpoint import (
     LAST,
     newest_whole,
@@ -26,12 +25,12 @@ class State:
     Args:
         path: a checkpoint; None for the beginning.
         step: k, of the optimiser.
-        log: sizes of the event files when it was written; None where an older version has not noted them.
+        log: how far the logs were when it was written; None where an older version has not noted them.
     """
 
     path: Path | None
     step: int
-    log: Mapping[str, int] | None
+    log: Positions | None
 
     @property
     def name(self) -> str:

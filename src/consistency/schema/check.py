@@ -17,7 +17,7 @@ from consistency.schema.options import Eval, Train
 from consistency.schema.targets import parameters
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
-MADE_OF_PARTS = ("callbacks", "samplers")  # groups that hold parts by name
+MADE_OF_PARTS = ("callbacks", "logger", "samplers")  # groups that hold parts by name
 OPTIONAL = ("logger",)  # groups that a run can do without: ~logger
 LARGEST = 2**63 - 1
 OTHERS = 200  # characters of names in a message
@@ -173,7 +173,7 @@ def choice(group: str) -> str:
 
 
 def check_parts(group: str, section: DictConfig) -> None:
-    """Refuse callbacks and samplers that are neither parts nor null."""
+    """Refuse callbacks, loggers and samplers that are neither parts nor null."""
     for name in section if group in MADE_OF_PARTS else ():
         part = section[name]
         if part is not None and not (OmegaConf.is_dict(part) and "_target_" in part):

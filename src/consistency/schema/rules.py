@@ -30,7 +30,7 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "trust": PLACE,
     "callbacks.samples.directory": PLACE,
     "callbacks.checkpoints.directory": PLACE,
-    "logger.save_dir": PLACE,
+    "logger.*.save_dir": PLACE,
     "trainer.max_steps": FREE,
     "trainer.devices": FREE,
     "trainer.num_nodes": FREE,
@@ -44,7 +44,7 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "trainer.accumulate_grad_batches": RECORDED,  # noise is drawn for each part of a step
     "trainer.precision": RECORDED,
     "trainer.gradient_clip_*": RECORDED,
-    "logger*": FREE,
+    "logger*": FREE,  # the list of their names, and what each is given
     "debug*": FREE,
     "threads": FREE,
     "compile": FREE,

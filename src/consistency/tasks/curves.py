@@ -1,4 +1,4 @@
-"""The curves of a run, from its TensorBoard log."""
+"""The curves of a run, from its log for TensorBoard, else from its CSV log."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from consistency.errors import UserError
 from consistency.files.paths import regular
+from consistency.files.steps import read_steps
 from consistency.tasks.page import Picture
 
 if TYPE_CHECKING:
@@ -22,8 +23,32 @@ CHAOS = 1000.0  # times the median of a chart: what lies beyond is of a run that
 Curve = tuple[list[int], list[float]]  # steps, values
 
 
+def curves_in(run: Path) -> dict[str, Curve]:
+    """All curves of a run by name; none where it has left neither of the two logs in its directory.
+
+    Args:
+        run: its directory.
+
+    Raises:
+        UserError: a log is damaged.
+        OSError: it cannot be read, or something in it is no file.
+    """
+    return scalars(run / "tensorboard") or columns(run / "csv" / "metrics.csv")
+
+
+def columns(path: Path) -> dict[str, Curve]:
+    """All curves of a CSV log by name; none where there is no log. Raises what `scalars` does."""
+    found: dict[str, Curve] = {}
+    for step, values in read_steps(path)[1].items():
+        for name, value in values.items():
+            steps, points = found.setdefault(name, ([], []))
+            steps.append(step)
+            points.append(value)
+    return found
+
+
 def scalars(directory: Path) -> dict[str, Curve]:
-    """All curves of a log by name; none where there is no log.
+    """All curves of a log for TensorBoard by name; none where there is no log.
 
     Raises:
         UserError: it is damaged.

@@ -10,11 +10,13 @@ from consistency.metrics.processes import rank
 from consistency.result import environment, read_result
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
-from consistency.tasks.curves import charts, scalars
+from consistency.tasks.curves import charts, curves_in
 from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome, Session, Task
 from consistency.tasks.sweep_report import sweep_report
 from consistency.tasks.variation import variation
+
+NO_LOG = "The run has no log in its directory, neither for TensorBoard nor as CSV."
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,9 @@ def history(session: Session) -> Iterator[Section]:
         yield Section("Config", ["What differs from the experiment's own config:"], tables=[changed])
     else:
         yield Section("Config", [f"As {t.experiment} says, nothing changed."])
-    pictures, notes = charts(scalars(t.run / "tensorboard"))
-    if pictures:
+    curves = curves_in(t.run)
+    pictures, notes = charts(curves) if curves else ([], [NO_LOG])
+    if pictures or notes:
         yield Section("Curves", notes, pictures)
 
 

@@ -5,7 +5,7 @@ from itertools import islice
 
 from consistency.errors import UserError, plain
 from consistency.sweep.runs import Run
-from consistency.tasks.curves import MOST, Curve, scalars, scale, svg, thinned
+from consistency.tasks.curves import MOST, Curve, curves_in, scale, svg, thinned
 from consistency.tasks.page import Line, Picture, Section
 
 LOSS = "train/loss"
@@ -43,7 +43,9 @@ def logs(runs: Sequence[Run]) -> tuple[dict[int, Curves], list[str]]:
     found, notes = {}, []
     for place, run in enumerate(islice(runs, MOST)):
         try:
-            found[place] = scalars(run.directory / "tensorboard")
+            found[place] = curves_in(run.directory)
+            if run.result is not None and not found[place]:
+                notes.append(plain(f"Run {run.name} has no log in its directory."))
         except (UserError, OSError) as error:
             notes.append(plain(f"No curves of run {run.name}: {error}"))
     return found, notes

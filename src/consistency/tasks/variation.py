@@ -13,6 +13,7 @@ from consistency.schema.check import options
 from consistency.table import Table
 
 PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # where it ran, and what it saw
+LOGS = "logger"  # where it was logged is not of the experiment
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 Leaves = Mapping[str, Any]  # values by full key
@@ -34,6 +35,7 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
         return None
     ours, text = dict(leaves(written)), dict(leaves(OmegaConf.to_container(base)))
     differ = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+    differ = [key for key in differ if not key.startswith(LOGS)]
     rows = [
         [k, told(theirs, k), told(ours, k)] for k in differ if k not in PLACES and not copied(k, text, ours)
     ]

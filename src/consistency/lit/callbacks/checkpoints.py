@@ -11,12 +11,11 @@ from omegaconf import OmegaConf
 
 from consistency.errors import at_least
 from consistency.files.atomic import Unwritable, dispensable, keep_as, write_text
-from consistency.lit.boards import boards
 from consistency.lit.callbacks.guard import Diverged, guard_of
 from consistency.lit.callbacks.interruption import Interrupted
+from consistency.lit.loggers.base import log_code
 from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
-from consistency.markup import fenced
 from consistency.metrics.choice import pick
 from consistency.process.stops import Stopped
 from consistency.teachers.checkpoint import BEST, GOOD, LAST
@@ -188,7 +187,7 @@ def is_due(trainer: Trainer, k: int) -> bool:
 
 class KeepConfig(Callback):
     """Keeps the resolved config and what the data are: in every checkpoint, as plain data, so that it needs
-    nothing else; the config as `config.yaml` in the run directory, and in TensorBoard as well.
+    nothing else; the config as `config.yaml` in the run directory, and in the logs as well.
 
     Args:
         config: of plain containers, strings and numbers.
@@ -208,8 +207,8 @@ class KeepConfig(Callback):
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
             write_text(Path(trainer.default_root_dir) / "config.yaml", text)
-            for board in boards(trainer) if self._is_new() else ():
-                board.experiment.add_text("config", fenced(text, "yaml"), trainer.global_step)
+            if self._is_new():
+                log_code(trainer, "config", text, "yaml")
 
     def _is_new(self) -> bool:
         def rest(config: dict[str, Any]) -> dict[str, Any]:

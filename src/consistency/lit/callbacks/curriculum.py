@@ -5,6 +5,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.errors import UserError, at_least
+from consistency.lit.loggers.base import log
 from consistency.lit.module import Module
 
 
@@ -32,9 +33,9 @@ class Curriculum(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Log what has changed since the step before."""
         progress = pl_module.progress(trainer.global_step)
-        if progress != self.last and trainer.logger:
+        if progress != self.last:
             named = {f"curriculum/{name}": value for name, value in progress.items()}
-            trainer.logger.log_metrics(named, step=trainer.global_step)
+            log(trainer, named, trainer.global_step)
         self.last = progress
 
     def state_dict(self) -> dict[str, Any]:

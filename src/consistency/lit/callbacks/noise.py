@@ -7,8 +7,8 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from consistency.errors import within
-from consistency.lit.boards import boards
 from consistency.lit.callbacks.progress import every
+from consistency.lit.loggers.base import log, log_picture
 from consistency.lit.module import Module
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
@@ -51,9 +51,7 @@ class NoiseLevels(Callback):
         if not drawn.sum() or not trainer.is_global_zero:
             return
         law = pl_module.mass(edges, max(trainer.global_step - 1, 0))
-        for board in boards(trainer):
-            figure = histogram(edges, drawn / drawn.sum(), law)
-            board.experiment.add_figure("sigma/histogram", figure, trainer.global_step)
+        log_picture(trainer, "sigma/histogram", lambda: histogram(edges, drawn / drawn.sum(), law))
         self.drawn.zero_()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
@@ -71,8 +69,7 @@ class NoiseLevels(Callback):
         edges = self.edges.tolist()
         named = zip(edges, edges[1:], (loss / count).tolist(), strict=False)
         means = {f"loss_by_sigma/{low:.3g}-{high:.3g}": mean for low, high, mean in named if mean == mean}
-        if trainer.logger:
-            trainer.logger.log_metrics(means, step=trainer.global_step)
+        log(trainer, means, trainer.global_step)
         self.drawn += self.sums[1].cpu()
         self.sums.zero_()
 

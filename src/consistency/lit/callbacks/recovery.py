@@ -1,14 +1,13 @@
 """What a run that went back, or that goes on from an older checkpoint, writes down before its first step."""
 
-from itertools import product
 from pathlib import Path
 
 from lightning import Callback, Trainer
 
 from consistency.errors import UserError
-from consistency.lit.boards import boards
 from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Guard, guard_of
+from consistency.lit.loggers.base import log, log_text
 from consistency.lit.module import Module
 from consistency.lit.record import Record, Rollback
 from consistency.lit.states import set_aside
@@ -80,10 +79,10 @@ def mark(trainer: Trainer, guard: Guard) -> None:
     """Log the number of rollbacks at the beginning, and as a step in the curve wherever it has changed."""
     record, k = guard.record, trainer.global_step
     new, before, record.logged = record.unlogged(), record.logged, record.count
-    for logger, (step, count) in product(trainer.loggers, points(before, record.count, k)):
-        logger.log_metrics({"guard/rollbacks": count, "guard/factor": guard.slower**count}, step=step)
-    for board in boards(trainer) if new and trainer.is_global_zero else ():
-        board.experiment.add_text("guard/reason", described(new), k)
+    for step, count in points(before, record.count, k):
+        log(trainer, {"guard/rollbacks": count, "guard/factor": guard.slower**count}, step)
+    if new:
+        log_text(trainer, "guard/reason", described(new))
 
 
 def points(before: int | None, now: int, step: int) -> list[tuple[int, int]]:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from consistency.errors import within
 from consistency.files.atomic import write
-from consistency.lit.boards import boards
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
+from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
 from consistency.metrics.picture import picture
 
 
 class SampleGrid(Callback):
-    """A grid of images, or a cloud of points, per sampler: to TensorBoard and to `samples/` of the run.
+    """A grid of images, or a cloud of points, per sampler: to the loggers and to `samples/` of the run.
 
     Args:
         directory: where the pictures go; the newest of each sampler is `<name>.png`.
@@ -51,7 +51,4 @@ class SampleGrid(Callback):
     def _write(self, name: str, image: Any, trainer: Trainer) -> None:
         for file in (f"{name}.png", f"{name}-{trainer.global_step:08d}.png"):
             write(self.directory / file, image.save)
-        for board in boards(trainer):
-            from torchvision.transforms.functional import pil_to_tensor
-
-            board.experiment.add_image(f"samples/{name}", pil_to_tensor(image), trainer.global_step)
+        log_picture(trainer, f"samples/{name}", lambda: image)

@@ -3,10 +3,10 @@
 import torch
 from lightning import Callback, Trainer
 
-from consistency.lit.boards import boards
 from consistency.lit.consistency import Consistency
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.distillation import ConsistencyDistillation, nobody
+from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
 from consistency.metrics.signals import Excerpt, Probe, Trajectories, figure
 from consistency.model.denoiser import DenoiserLike
@@ -43,8 +43,7 @@ class Signals(Callback):
             self.kept = self._trajectories(data_of(trainer), pl_module)
         gaps = self.probe.measure(pl_module.denoiser, self.kept)
         pl_module.log_dict(gaps.means(), rank_zero_only=False, sync_dist=True)
-        for board in boards(trainer) if trainer.is_global_zero else ():
-            board.experiment.add_figure("gap/by_sigma", figure(gaps), trainer.global_step)
+        log_picture(trainer, "gap/by_sigma", lambda: figure(gaps))
 
     def _trajectories(self, data: DataModule, module: Module) -> Trajectories:
         some = excerpt(data, self.probe, module.device)

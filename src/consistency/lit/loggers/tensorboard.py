@@ -1,28 +1,32 @@
-"""Where a run draws, and how far its curves were at a checkpoint."""
+"""The log of a run for TensorBoard: event files, which are cut back to the size they had at a checkpoint."""
 
 import os
 import stat
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 
 from consistency.files.atomic import Unwritable, explained
 from consistency.files.owned import check_inside, reopened
+from consistency.lit.loggers.base import Positions, Row, RunLogger
+from consistency.lit.loggers.rows import end_row, write_row
 
 EVENTS = "events.out.tfevents.*"
-LOG = "log"  # of a checkpoint: sizes of the event files
 
 
-class Board(TensorBoardLogger):
+class Board(RunLogger, TensorBoardLogger):
     """TensorBoard's logger, which names its file when that cannot be written.
 
     Its events are written by a thread, whose error comes back with the next event. Arguments are those of
     Lightning's.
     """
+
+    label = "tensorboard"
 
     @property
     def experiment(self) -> Any:
@@ -64,6 +68,47 @@ class Board(TensorBoardLogger):
         except Unwritable:
             if status != "failed":
                 raise
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        """Add an image."""
+        from torchvision.transforms.functional import pil_to_tensor
+
+        self.experiment.add_image(name, pil_to_tensor(image), step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Add a text."""
+        self.experiment.add_text(name, text, step)
+
+    def positions(self, step: int) -> Positions:
+        """Bytes of each event file, once all that was logged is on disk."""
+        self.experiment.flush()
+        files = own_files(Path(self.log_dir))
+        for path in files:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        return {path.name: path.stat().st_size for path in files}
+
+    def rewind(self, positions: Positions) -> Callable[[], None]:
+        """Remember the event files there are, to cut them back to the sizes in a checkpoint.
+
+        Raises:
+            UserError: the directory is a link that leads out of the directory it stands in.
+        """
+        directory = Path(self.log_dir)
+        check_inside(directory.parent, [directory.name])
+        return partial(cut_back, own_files(directory), positions)
+
+    def place(self) -> str | None:
+        """The directory of event files."""
+        return self.log_dir if own_files(Path(self.log_dir)) else None
+
+    def begin_row(self, row: Row) -> None:
+        """Write the hyperparameters to an event file of their own."""
+        write_row(Path(self.log_dir), row)
+
+    def end_row(self, failed: bool) -> None:
+        """Write the status of the run to an event file of its own."""
+        end_row(Path(self.log_dir), failed)
 
 
 class Named:
@@ -113,39 +158,12 @@ class Quiet:
             self.hook(args)
 
 
-def boards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The TensorBoard loggers of a run."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+def own_files(directory: Path) -> list[Path]:
+    """The event files in a directory. Links, pipes and devices of such names are none."""
+    return sorted(path for path in directory.glob(EVENTS) if stat.S_ISREG(path.lstat().st_mode))
 
 
-def sizes(board: TensorBoardLogger) -> dict[str, int]:
-    """Bytes of each event file, once all that was logged is on disk."""
-    board.experiment.flush()
-    files = own_files(board)
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    return {path.name: path.stat().st_size for path in files}
-
-
-def event_files(trainer: Trainer) -> list[Path]:
-    """The event files of a run so far.
-
-    Raises:
-        UserError: a log directory is a link that leads out of the directory it stands in.
-    """
-    for board in boards(trainer):
-        log = Path(board.log_dir)
-        check_inside(log.parent, [log.name])
-    return sorted(path for board in boards(trainer) for path in own_files(board))
-
-
-def own_files(board: TensorBoardLogger) -> list[Path]:
-    """The event files in the directory of a logger. Links, pipes and devices of such names are none."""
-    return sorted(path for path in Path(board.log_dir).glob(EVENTS) if stat.S_ISREG(path.lstat().st_mode))
-
-
-def cut_back(files: Iterable[Path], sizes: Mapping[str, int]) -> None:
+def cut_back(files: Iterable[Path], sizes: Positions) -> None:
     """Remove what was logged after a checkpoint, so that nothing is logged twice.
 
     Args:

@@ -1,0 +1,1 @@
+"""Where the curves, pictures and texts of a run are logged."""

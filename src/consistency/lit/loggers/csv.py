@@ -1,0 +1,101 @@
+"""The log of a run as files: metrics.csv, with a row for each step, and pictures and texts beside it."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+from PIL import Image
+
+from consistency.files.atomic import Unwritable, write, write_text
+from consistency.files.owned import check_inside, check_own
+from consistency.files.steps import StepTable
+from consistency.lit.loggers.base import Positions, RunLogger
+
+FOLDER, FILE = "csv", "metrics.csv"
+
+
+class CSV(RunLogger, CSVLogger):
+    """Lightning's CSV logger, but for its file: one row for each step, and a run that goes on keeps its rows.
+
+    Args:
+        save_dir: where the folder `csv` is made.
+    """
+
+    label = "csv"
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version=FOLDER)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> StepTable:
+        """The table; read from its file when it is first needed."""
+        if self._experiment is None:
+            self._experiment: Any = StepTable(Path(self.log_dir) / FILE)
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add values to the row of a step; the last one if none is given."""
+        self.experiment.add(step, {name: float(value) for name, value in metrics.items()})
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any] | None = None) -> None:
+        """Write the hyperparameters to `hparams.yaml`."""
+        write_text(
+            Path(self.log_dir) / "hparams.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(params or {})))
+        )
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows."""
+        self.experiment.save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the rows; where a run has failed, that reason is the one to report."""
+        try:
+            self.save()
+        except Unwritable:
+            if status != "failed":
+                raise
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        """Write an image of its own for each step."""
+        write(self._file(f"{name}-{step:08d}.png"), image.save)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Write the newest text of a name."""
+        write_text(self._file(f"{name}.md"), f"{text}\n")
+
+    def positions(self, step: int) -> Positions:
+        """The step: rows up to it are kept."""
+        self.save()
+        return {FILE: step}
+
+    def rewind(self, positions: Positions) -> Callable[[], None]:
+        """Prepare to remove the rows after a step.
+
+        Raises:
+            UserError: the folder is a link that leads out of the run, or the file is a link.
+        """
+        check_inside(Path(self.save_dir), [FOLDER])
+        check_own(Path(self.log_dir) / FILE)
+        return partial(self._cut, positions.get(FILE))
+
+    def place(self) -> str | None:
+        """The table."""
+        path = Path(self.log_dir) / FILE
+        return str(path) if path.is_file() else None
+
+    def _cut(self, step: int | None) -> None:
+        self.experiment.cut(-1 if step is None else step)
+
+    def _file(self, name: str) -> Path:
+        return Path(self.log_dir) / re.sub(r"[^\w.+=-]", "-", name)

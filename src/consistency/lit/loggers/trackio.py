@@ -1,0 +1,121 @@
+"""The log of a run in Trackio."""
+
+import io
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from consistency.errors import UserError, plain
+from consistency.lit.loggers.base import Positions, RunLogger, library
+from consistency.lit.loggers.identity import RunId, sweep_of
+
+HOW = "pip install trackio && pip install -U 'pillow>=13'"  # it asks for an older one, which has known holes
+FOLDER = "trackio"  # in the directory of the run: its name in the project
+
+
+class Trackio(RunLogger):
+    """Lightning's interface to Trackio, which keeps runs by their names in a place of its own.
+
+    Args:
+        save_dir: where the folder `trackio` with the name of the run is made.
+        project: that the run belongs to.
+        group: of runs; None for the directory of the sweep, if the run is of one.
+        space_id: of a Space on Hugging Face; None to stay on this machine.
+
+    Raises:
+        UserError: the library is not there.
+    """
+
+    label = "trackio"
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "consistency",
+        group: str | None = None,
+        space_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        library("trackio", HOW)
+        self.project, self.space_id = project, space_id
+        self.kept = RunId(Path(save_dir), FOLDER)
+        self.group = group or sweep_of(self.kept.directory)
+        self._experiment: Any = None
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return self.project
+
+    @property
+    def version(self) -> str | None:
+        """The name of the run."""
+        return self._experiment.name if self._experiment else self.kept.known()
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run, which begins or goes on when it is first needed."""
+        if self._experiment is None:
+            self._experiment = self._begun()
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars."""
+        self.experiment.log({name: float(value) for name, value in metrics.items()}, step=step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Keep hyperparameters as the config of the run."""
+        self.experiment.config.update(params)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close a run that has failed; one that has succeeded is closed by `end_row`, for it may log more."""
+        if status == "failed":
+            self.end_row(failed=True)
+
+    def picture(self, name: str, image: Image.Image, step: int) -> None:
+        """Log an image."""
+        self.experiment.log({name: library("trackio").Image(image)}, step=step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Log a text in Markdown."""
+        self.experiment.log({name: library("trackio").Markdown(text)}, step=step)
+
+    def positions(self, step: int) -> Positions:
+        """That the run is logged here: what is written is not taken back."""
+        return {self.label: step}
+
+    def rewind(self, positions: Positions) -> Callable[[], None]:
+        """Continue the run of the directory, or begin a new one if the checkpoint knows of none."""
+        self.kept.anew = self.label not in positions
+        return lambda: None
+
+    def place(self) -> str | None:
+        """The Space or the folder, with project and run."""
+        if self._experiment is None:
+            return None
+        home = self.space_id or str(library("trackio").TRACKIO_DIR)
+        return f"{home} project {self.project} run {self.version}"
+
+    def end_row(self, failed: bool) -> None:
+        """Close the run; Trackio keeps no status."""
+        if self._experiment is not None:
+            self._experiment = None
+            with redirect_stdout(io.StringIO()):
+                library("trackio").finish()
+
+    def _begun(self) -> Any:
+        options = {"group": self.group, "space_id": self.space_id, "resume": "allow", "embed": False}
+        try:
+            with redirect_stdout(io.StringIO()):  # how to open the dashboard, which configs/ says as well
+                return library("trackio").init(self.project, name=self.kept.take(), **options)
+        except (ValueError, OSError) as error:
+            raise UserError(f"logger=trackio: {plain(str(error))[:300]}; check logger.trackio.*") from error
