@@ -255,7 +255,7 @@ TEACHERS = [
     ),
     Case("teacher missing", f"{MOONS} teacher.path={{nothing}}", "teacher.path={nothing}", "no such file"),
     Case("folder without a run", f"{MOONS} teacher.path={{empty}}", "{empty}", "without checkpoints"),
-    Case("teacher of another size", f"{MOONS} teacher.path={{old}}", "the teacher is of another", "net=..."),
+    Case("consistency model as a teacher", f"{MOONS} teacher.path={{old}}", "teacher.path", "start=teacher"),
     Case("truncated teacher", f"{MOONS} teacher.path={{truncated}}", "teacher.path={truncated}", "older"),
     Case("malicious teacher", f"{MOONS} teacher.path={{malice}}", "teacher.path={malice}", "written by"),
     Case("teacher that calls", f"{MOONS} teacher.path={{meaning}}", "would call pathlib.Path.mkdir", "use a"),

@@ -364,7 +364,7 @@ def test_an_evaluation_of_the_last_checkpoint_has_a_directory_of_its_own(teacher
     before = {path: path.stat().st_mtime_ns for path in teacher.rglob("*")}
     words = ["ckpt_path=last", f"run_dir={teacher}", "task.count=4", "fabric=cpu", "task.nearest=0"]
     with TemporaryDirectory() as streams:
-        status, out, err = execute(ROOT / "eval.py", words, tmp_path, streams, seconds=280)
+        status, out, err = execute(ROOT / "eval.py", words, tmp_path, streams)
     assert status == 0, err
     assert f"checkpoint   {teacher}/checkpoints/step=00000004.ckpt" in out
     assert [*(tmp_path / "runs" / "eval").glob("*/result.json")]

@@ -13,8 +13,9 @@ from PIL import Image
 
 from consistency.errors import UserError
 from consistency.lit.data import cache, folder
+from consistency.lit.data.decoding import square
 from consistency.lit.data.folder import ImageFolder
-from consistency.lit.data.images import classes, square
+from consistency.lit.data.images import classes
 
 RNG = np.random.default_rng(0)
 

@@ -20,8 +20,9 @@ from consistency.errors import UserError
 from consistency.files import pickles
 from consistency.files.pickles import check_pickle, load_tensors
 from consistency.lit.data import cache
+from consistency.lit.data.decoding import decoded
 from consistency.lit.data.folder import ImageFolder
-from consistency.lit.data.images import decoded, source
+from consistency.lit.data.images import source
 from consistency.metrics.features.inception import network
 from consistency.metrics.perceptual import Source
 from consistency.tasks.compare import read as read_result

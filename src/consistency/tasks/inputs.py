@@ -14,8 +14,9 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.files.paths import expanded
+from consistency.lit.data.decoding import MODES, decoded
 from consistency.lit.data.folder import tell
-from consistency.lit.data.images import MODES, SUFFIXES, Folder, check_size, counted, decoded
+from consistency.lit.data.images import SUFFIXES, Folder, check_size, counted
 from consistency.lit.data.module import DataModule
 from consistency.metrics.processes import rank
 from consistency.sampling.masks import left_half

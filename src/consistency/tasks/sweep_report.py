@@ -10,7 +10,8 @@ from PIL import Image
 from consistency.errors import plain
 from consistency.files.atomic import write_text
 from consistency.files.paths import is_name, regular
-from consistency.lit.data.images import check_size, decoded
+from consistency.lit.data.decoding import decoded
+from consistency.lit.data.images import check_size
 from consistency.metrics.processes import rank
 from consistency.result import environment
 from consistency.sweep.runs import Run, State, runs_of

@@ -18,7 +18,8 @@ from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
 from consistency.files.paths import expanded
 from consistency.lit.data import cache
-from consistency.lit.data.images import MODES, SUFFIXES, Entry, Source, counted, source, square
+from consistency.lit.data.decoding import MODES, square
+from consistency.lit.data.images import SUFFIXES, Entry, Source, counted, source
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.process.notices import notice

@@ -1,24 +1,16 @@
-"""Image files, in a folder or a zip archive: what there is, and each as a square array."""
+"""Image files, in a folder or a zip archive."""
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, Protocol
 from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from consistency.errors import UserError
 from consistency.files.paths import absent, regular, shown
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # whatever a file is called: others start programs
 UNREAD = (  # images that are not read
     *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".psd", ".xcf", ".svg", ".eps", ".ico"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".dds", ".dcm"),
@@ -27,7 +19,6 @@ UNREAD = (  # images that are not read
 CLUTTER = ("thumbs.db", "desktop.ini", "ehthumbs.db")  # what Windows leaves in folders
 ENCRYPTED = 1  # flag of an archive's member
 LARGEST = 2**28  # bytes of an image file
-MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
 
 class Entry(NamedTuple):
@@ -220,46 +211,6 @@ def classes(names: Sequence[str]) -> list[str] | None:
     return [part[level] for part in parts]
 
 
-def square(content: bytes, resolution: int, channels: int) -> np.ndarray:
-    """An image file -> its central square as uint8 [channels, resolution, resolution].
-
-    Cropped, then resized with Lanczos's filter, which Pillow widens when it shrinks, so nothing aliases.
-    """
-    upright = decoded(BytesIO(content)).convert(MODES[channels])
-    side = min(upright.size)
-    left, top = ((length - side) // 2 for length in upright.size)
-    if upright.size != (side, side):
-        upright = upright.crop((left, top, left + side, top + side))
-    if side != resolution:
-        upright = upright.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    return np.asarray(upright).reshape(resolution, resolution, channels).transpose(2, 0, 1)
-
-
-def decoded(file: Path | BytesIO) -> Image.Image:
-    """The image in a file, upright, on white where it is transparent.
-
-    Raises:
-        Exception: of a dozen kinds, where it is none, or has more pixels than Pillow's limit.
-    """
-    with Image.open(file, formats=FORMATS) as image:
-        check_page(image)
-        return flat(ImageOps.exif_transpose(image))
-
-
-def check_page(image: Image.Image) -> None:
-    """Refuse TIFF files of several pages, and of numbers that are no levels of grey or colour.
-
-    Raises:
-        ValueError: says which.
-    """
-    if image.format != "TIFF":
-        return
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError("a TIFF file of several pages")
-    if image.mode in ("I", "F"):
-        raise ValueError("a TIFF file of 32 bits a number, whose range is not known")
-
-
 def check_size(size: int) -> None:
     """Refuse files that are too large for an image.
 
@@ -268,13 +219,3 @@ def check_size(size: int) -> None:
     """
     if size > LARGEST:
         raise ValueError(f"{size:,} bytes are more than the {LARGEST:,} of an image file")
-
-
-def flat(image: Image.Image) -> Image.Image:
-    """The image on white where it is transparent, and with 8 of its bits where it has 16."""
-    if image.mode.startswith("I"):  # Pillow would clip these at 255 instead
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image
-    over = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
