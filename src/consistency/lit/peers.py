@@ -18,6 +18,7 @@ from consistency.metrics.processes import everybodys, rank, world
 from consistency.process import stops
 
 SECONDS = 1.0  # between two looks; who is missing twice has died
+LOOKS = 0.5  # seconds between two looks at a flag
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 
 Facts = Mapping[str, object]  # by name; what every process must say alike
@@ -44,6 +45,30 @@ def refuse(key: str, ours: str, number: int, theirs: str) -> None:
         f"the processes of this run differ: {key} is {ours} on process 0 and {theirs} on process {number}; "
         "start all with the same command from the same files, and run_dir=PATH on a disk that all of them see"
     )
+
+
+class Flag:
+    """A mark that any process of a group sets and all see, none of which waits for another.
+
+    Args:
+        name: of the mark.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._store, self._name = dist.distributed_c10d._get_default_store(), name
+        self._up, self._looked = False, -LOOKS
+
+    def raise_(self) -> None:
+        """Set it."""
+        if not self._up:
+            self._store.set(self._name, "up")
+            self._up = True
+
+    def is_up(self) -> bool:
+        """Whether a process has set it, at most `LOOKS` seconds ago."""
+        if not self._up and time.monotonic() - self._looked >= LOOKS:
+            self._up, self._looked = self._store.check([self._name]), time.monotonic()
+        return self._up
 
 
 class Peers:
