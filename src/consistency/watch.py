@@ -3,7 +3,6 @@
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class _Open:
         self.bar: Progress | None = None  # on the terminal
         self.task: TaskID | None = None
         self.shown = time.monotonic()  # the last line, of any part and of training
-        self.spent: Counter[str] = Counter()  # seconds, by name
+        self.spent: dict[str, float] = {}  # seconds, by name
 
 
 _open = _Open()
@@ -85,7 +84,7 @@ def part(name: str, total: int, seen: Callable[[Part], None] = unseen) -> Iterat
             yield
     finally:
         _open.part, _open.task = former
-        _open.spent[name] += time.monotonic() - now.begun
+        _open.spent[name] = _open.spent.get(name, 0.0) + time.monotonic() - now.begun
     stops.together()
 
 
@@ -106,9 +105,9 @@ def tick(pieces: int = 0) -> None:
     stops.between()
 
 
-def spent() -> Counter[str]:
+def spent() -> dict[str, float]:
     """Seconds that parts have taken in this process, by name."""
-    return Counter(_open.spent)
+    return dict(_open.spent)
 
 
 def due(seconds: float = SECONDS) -> bool:
@@ -157,7 +156,7 @@ def terminal() -> Iterator[Progress]:
 
 
 @contextmanager
-def progress(name: str, total: int, done: int, seconds: float = 15.0) -> Iterator[Advance]:
+def progress(name: str, total: int, done: int, seconds: float = SECONDS) -> Iterator[Advance]:
     """A bar with the time left; without a terminal a line now and then, and one at the end.
 
     Args:

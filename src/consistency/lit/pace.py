@@ -1,7 +1,6 @@
 """What a run spends on training and on validation, and how long it still takes."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -68,11 +67,11 @@ class Pace:
     """
 
     def __init__(
-        self, now: Callable[[], float] = time.monotonic, parts: Callable[[], Counter[str]] = Counter
+        self, now: Callable[[], float] = time.monotonic, parts: Callable[[], Mapping[str, float]] = dict
     ) -> None:
         self.now, self.parts = now, parts
         self.training, self.validation, self.validations = 0.0, 0.0, 0
-        self.by_part: Counter[str] = Counter()
+        self.by_part: dict[str, float] = {}
         self.each: float | None = None  # seconds of a validation, without what only the first one does
         self.steps, self.stepping = 0, 0.0  # of this process
         self.since, self.before = now(), parts()
@@ -91,12 +90,13 @@ class Pace:
 
     def validated(self, complete: bool = True) -> None:
         """A validation, or only the look at the samples of the beginning, has been made since."""
-        seconds, parts = self.now() - self.since, self.parts() - self.before
+        seconds, parts = self.now() - self.since, self.parts()
+        since = {name: spent - self.before.get(name, 0.0) for name, spent in parts.items()}
         self.validation += seconds
-        self.by_part += parts
+        self.by_part |= {name: self.by_part.get(name, 0.0) + spent for name, spent in since.items()}
         if complete:
             self.validations += 1
-            self.each = seconds - sum(parts[name] for name in ONCE)
+            self.each = seconds - sum(since.get(name, 0.0) for name in ONCE)
         self.start()
 
     @property
@@ -131,7 +131,8 @@ class Pace:
 
     def line(self) -> str:
         """For people: how much of the run went into validations, and into which of their parts."""
-        most = [f"{name} {seconds:.0f} s" for name, seconds in self.by_part.most_common() if seconds >= 1]
+        by_seconds = sorted(self.by_part.items(), key=lambda each: -each[1])
+        most = [f"{name} {seconds:.0f} s" for name, seconds in by_seconds if seconds >= 1]
         parts = f": {', '.join(most)}" if most else ""
         spent = f"{self.validations} in {self.validation:.0f} s, {self.share():.0%} of the run"
         return f"{'validation':<12} {spent}{parts}"
@@ -148,4 +149,4 @@ class Pace:
     def take(self, state: Mapping[str, Any]) -> None:
         """Take up what a checkpoint holds."""
         self.training, self.validation = state["training"], state["validation"]
-        self.validations, self.by_part = state["validations"], Counter(state["parts"])
+        self.validations, self.by_part = state["validations"], dict(state["parts"])

@@ -23,10 +23,10 @@ def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> Deno
         done: told, after each call, of how many samples it was.
     """
 
-    def portions(x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+    def portions(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         labels = repeat(None) if label is None else label.split(most)
-        levels = sigma.split(most) if isinstance(sigma, Tensor) else repeat(sigma)
-        found = []
+        levels = sigma.split(most) if isinstance(sigma, Tensor) else repeat(sigma)  # of all samples alike
+        found: list[Tensor] = []
         for some, level, classes in zip(x.split(most), levels, labels, strict=False):
             found.append(f(some, level, classes))
             done(len(some))
