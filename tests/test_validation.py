@@ -1,14 +1,17 @@
 """Validations: progress in every part, a stop between two pieces, and what they cost beside training."""
 
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed import DistNetworkError
 
 from consistency import watch
 from consistency.errors import UserError
+from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.progress import RunProgress
 from consistency.lit.callbacks.validation import Validation, plan_of
 from consistency.lit.pace import Forecast, Pace, Plan
@@ -383,3 +386,26 @@ def test_the_floor_is_the_same_as_without_progress():
     expected = between_halves(seen)
     with watch.part("floor", 5):
         assert between_halves(seen) == expected
+
+
+@pytest.mark.parametrize(
+    ("rank", "local", "left", "said"),
+    [
+        (1, 1, [0], ""),
+        (2, 0, [0], "another process of this run has ended, or cannot be reached\n"),
+        (0, 0, [], ""),
+    ],
+)
+def test_a_process_that_loses_the_others_before_they_met_leaves_the_line_to_the_first(
+    monkeypatch, capsys, rank, local, left, said
+):
+    """The first one was told to stop while the second was still joining."""
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    status = []
+    monkeypatch.setattr("consistency.lit.peers.os._exit", status.append)
+    agreement = Agreement({}, Path(), lambda: None)
+    agreement.on_exception(None, None, DistNetworkError("Broken pipe"))
+    assert (status, capsys.readouterr().err) == (left, said)
+    agreement.on_exception(None, None, ValueError("of its own"))
+    assert status == left

@@ -132,6 +132,18 @@ class Peers:
             before = dead
 
 
+def leave_unmet() -> None:
+    """End a process whose group has lost another before all had met; the first one says why, where it can.
+
+    A process of another machine says so itself, for there the first one may never have been reached.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print("another process of this run has ended, or cannot be reached", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # with any other status Lightning would kill the first process before it says why
+
+
 def relieve_observer() -> None:
     """Stop Lightning's thread that kills this process, without a word, when one that it started has died."""
     for thread in threading.enumerate():
