@@ -11,6 +11,8 @@ import torch
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from consistency import watch
+from consistency.process import stops
 from consistency.tensor import weights_sha256
 from tests.conftest import ROOT
 from tests.forked import PRELOADED, enter
@@ -42,6 +44,42 @@ class Dies(Callback):
         if trainer.global_step == self.step and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), self.signum)
+
+
+class StopsIn(Callback):
+    """Sends its process a signal, once, between two pieces of a part of a validation.
+
+    Args:
+        mark: a file that then has a line for every piece that is done after the signal.
+        part: its name.
+        step: k.
+        rank: of the process that is told.
+        signum: the signal.
+    """
+
+    def __init__(self, mark: str, part: str, step: int, rank: int = 0, signum: int = 15) -> None:
+        self.mark, self.part, self.step, self.rank, self.signum = Path(mark), part, step, rank, signum
+
+    def setup(self, trainer, pl_module, stage):
+        if stage == "fit" and trainer.global_rank == self.rank and not self.mark.exists():
+            between = stops.between
+
+            def struck():
+                now = watch._open.part
+                if self.mark.exists():
+                    self.mark.write_text(f"{self.mark.read_text()}piece\n")
+                elif now is not None and now.name == self.part and trainer.global_step == self.step:
+                    self.mark.touch()
+                    os.kill(os.getpid(), self.signum)
+                between()
+
+            stops.between = struck
+
+
+def stops_in(directory, **how):
+    """The override that has a run stop there."""
+    words = ", ".join(f"{key}: {value}" for key, value in {"mark": f"{directory}.mark", **how}.items())
+    return f"+callbacks.stops={{_target_: tests.kills.StopsIn, {words}}}"
 
 
 def dies(directory, **how):

@@ -112,6 +112,7 @@ MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "hydra-core": "hydra"}  #
 BROUGHT = {
     "scipy": "scikit-learn",
     "google": "tensorboard",
+    "sqlalchemy": "optuna",
 }  # a module -> the declared package that always brings it
 
 

@@ -61,6 +61,8 @@ LONGEST = 1000  # characters of a line that a library may fill
 def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
+    if not is_first():  # which writes what torch has to say of lost connections
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         never_fail_to_print()
         check_supported()

@@ -17,6 +17,7 @@ from consistency.lit.callbacks.costs import Costs, sampling_calls
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.history import History, images, seconds
 from consistency.lit.callbacks.hparams import end_rows
+from consistency.lit.callbacks.validation import validation_of
 from consistency.lit.callbacks.verdict import verdict_of
 from consistency.lit.data.module import data_of
 from consistency.lit.loggers.base import log, places
@@ -52,6 +53,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         **rollbacks(trainer),
         "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
         "seconds": seconds(segments),
+        "validation": spent(trainer),
         "segments": segments,
         "parameters": count(module),
         **costs(trainer, module),
@@ -88,6 +90,12 @@ def numbers(
     return found
 
 
+def spent(trainer: Trainer) -> dict[str, Any] | None:
+    """What validations have cost: seconds, in all and by part, and their share of the run."""
+    validation = validation_of(trainer)
+    return None if validation is None else validation.pace.plain()
+
+
 def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
     """Memory of a training step, and network calls of one and of a sample; None where nobody has watched."""
     watched = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
@@ -113,6 +121,8 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
     write_result(directory, result)  # last: it says that nothing is left to do
     print(f"{table(metrics)}{ending(result, directory)}")
+    if (validation := validation_of(trainer)) is not None:
+        print(validation.pace.line())
     return pick(config.optimized_metric, result["metrics"])
 
 

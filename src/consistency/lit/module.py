@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from consistency.errors import UserError
 from consistency.files.paths import check_names
 from consistency.lit.data.loader import Batch, Request
+from consistency.lit.data.module import data_of
+from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
-from consistency.model.denoiser import Denoiser
+from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -53,6 +55,7 @@ class Module(LightningModule):
         check_samplers(self.samplers)
         self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
         self.given: list[dict[str, Any]] = []  # values of the config for each group of the optimiser
+        self.largest: int | None = None  # samples of a network call outside training; not known yet
         self.slower = 1.0  # factor on the learning rate, set by the guard of a run that went back
 
     @abstractmethod
@@ -106,10 +109,17 @@ class Module(LightningModule):
 
     def sample(self, request: Request) -> dict[str, Tensor]:
         """Samples [B, ...] by name of the sampler."""
+        f = self.paced()
         return {
-            name: sampler(self.denoiser, request.z, label=request.label, draws=request.draws.fork())
+            name: sampler(f, request.z, label=request.label, draws=request.draws.fork())
             for name, sampler in self.samplers.items()
         }
+
+    def paced(self) -> DenoiserLike:
+        """The denoiser, in evaluation mode, for long work: see `consistency.lit.pacing`."""
+        data = data_of(self.trainer)
+        self.largest = self.largest or largest(self.denoiser, data)
+        return paced(self.denoiser, data, most=self.largest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""

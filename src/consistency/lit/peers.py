@@ -18,6 +18,7 @@ from consistency.metrics.processes import everybodys, rank, world
 from consistency.process import stops
 
 SECONDS = 1.0  # between two looks; who is missing twice has died
+LOOKS = 0.5  # seconds between two looks at a flag
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 
 Facts = Mapping[str, object]  # by name; what every process must say alike
@@ -44,6 +45,30 @@ def refuse(key: str, ours: str, number: int, theirs: str) -> None:
         f"the processes of this run differ: {key} is {ours} on process 0 and {theirs} on process {number}; "
         "start all with the same command from the same files, and run_dir=PATH on a disk that all of them see"
     )
+
+
+class Flag:
+    """A mark that any process of a group sets and all see, none of which waits for another.
+
+    Args:
+        name: of the mark.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._store, self._name = dist.distributed_c10d._get_default_store(), name
+        self._up, self._looked = False, -LOOKS
+
+    def raise_(self) -> None:
+        """Set it."""
+        if not self._up:
+            self._store.set(self._name, "up")
+            self._up = True
+
+    def is_up(self) -> bool:
+        """Whether a process has set it, at most `LOOKS` seconds ago."""
+        if not self._up and time.monotonic() - self._looked >= LOOKS:
+            self._up, self._looked = self._store.check([self._name]), time.monotonic()
+        return self._up
 
 
 class Peers:
@@ -105,6 +130,18 @@ class Peers:
             if dead and dead == before and not self._done.is_set():
                 self.end()
             before = dead
+
+
+def leave_unmet() -> None:
+    """End a process whose group has lost another before all had met; the first one says why, where it can.
+
+    A process of another machine says so itself, for there the first one may never have been reached.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print("another process of this run has ended, or cannot be reached", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # with any other status Lightning would kill the first process before it says why
 
 
 def relieve_observer() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
+from consistency.watch import tick
 
 BLOCK = 4096  # samples in float64 at a time
 
@@ -39,6 +40,7 @@ def moments(features: Tensor) -> Moments:
     for block in blocks:
         away = block.double() - mean
         cov.addmm_(away.T, away)
+        tick()
     return Moments(mean, cov / (len(features) - 1))
 
 
@@ -63,7 +65,10 @@ def between_halves(features: Tensor, repeats: int = 5, seed: int = 0) -> tuple[f
     """
     generator = torch.Generator().manual_seed(seed)
     splits = [torch.randperm(len(features), generator=generator).tensor_split(2) for _ in range(repeats)]
-    values = [frechet(features[one], features[other]) for one, other in splits]
+    values = []
+    for one, other in splits:
+        values.append(frechet(features[one], features[other]))
+        tick(1)
     spread = torch.tensor(values, dtype=torch.float64)
     return spread.mean().item(), spread.std(correction=0).item()
 
@@ -72,8 +77,13 @@ def see(images: Tensor, extractor: Extractor) -> Seen:
     """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
     device = place_of(extractor)
     with plainly(device):
-        seen = extractor.see(images.to(device))
-    return Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu())
+        images = images.to(device)
+        parts = []
+        for some in images.split(extractor.largest(images)):
+            seen = extractor.see(some)
+            parts.append(Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu()))
+            tick()
+    return parts[0] if len(parts) == 1 else together(parts)
 
 
 def together(parts: list[Seen]) -> Seen:

@@ -6,9 +6,7 @@ flipped bit of a mean would move every distance. At 1.8 GB/s the check takes a q
 """
 
 import hashlib
-from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -23,10 +21,11 @@ from consistency.metrics.fidelity import Moments, between_halves, moments, see
 from consistency.metrics.processes import everybodys, from_first, rank, world
 from consistency.process.notices import notice
 from consistency.tensor import weights_sha256
-from consistency.watch import progress
+from consistency.watch import part, tick
 
 VERSION = 2  # of what is kept: raise it, and all is computed anew
 BATCH = 500
+HALVED = 5  # times that the data are halved for the floor
 CHECKSUM = "sha256"  # of the metadata
 KEPT = ("features", "mean", "cov", "floor")
 
@@ -75,20 +74,20 @@ def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Refer
 def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
     """Features, moments and floor."""
     features = seen_by_all(images, extractor)
-    mean, cov = moments(features)
-    floor = torch.tensor(between_halves(features)[0], dtype=torch.float64)
+    with part("floor", HALVED):
+        mean, cov = moments(features)
+        floor = torch.tensor(between_halves(features, HALVED)[0], dtype=torch.float64)
     return dict(zip(KEPT, (features, mean, cov, floor), strict=True))
 
 
 def seen_by_all(images: Tensor, extractor: Extractor) -> Tensor:
     """Features of all images, of which every process sees its share."""
     share = images.tensor_split(world())[rank()]
-    shown = progress("reference", len(share), 0) if rank() == 0 else nullcontext(lambda done: None)
     parts: list[Tensor] = []
-    with shown as advance:
-        for first, some in zip(count(0, BATCH), share.split(BATCH), strict=False):
+    with part("reference", len(share)):
+        for some in share.split(BATCH):
             parts.append(see(some, extractor).features)
-            advance(first + len(some))
+            tick(len(some))
     return torch.cat([part for of_process in everybodys(parts) for part in of_process])
 
 

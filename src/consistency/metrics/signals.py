@@ -6,8 +6,8 @@ their ends, and against the data. Shapes: L levels, B trajectories, x_σ [L, B, 
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,15 +18,18 @@ from consistency.errors import at_least, within
 from consistency.model import solvers
 from consistency.model.denoiser import DenoiserLike
 from consistency.objectives.reference import ReferenceFlow
+from consistency.process.notices import notice
 from consistency.sampling.samplers import level
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
+from consistency.watch import part, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POOL = 2048  # training samples whose posterior mean is followed where nothing better is known
+KEPT = 2**28  # bytes of all trajectories, and of the pool: what 256 images of 88x88 take at 12 levels
 STEPS = 200  # of Runge-Kutta over all levels, where the density is known
 LOOKS = {  # of the curves: color, and what lies so far apart
     "self": ("#2f6ca3", "self: f(x_σ', σ') and f(x_σ, σ), neighbouring levels"),
@@ -59,7 +62,7 @@ class Trajectories(NamedTuple):
 
     source: str
     sigma: Tensor  # [L], rising
-    x_sigma: Tensor  # [L, B, ...], float32
+    x_sigma: Tensor  # [L, B, ...], float32, on the CPU
     x: Tensor  # [B, ...]
     z: Tensor  # [B, ...]
     label: Tensor | None  # long [B]
@@ -95,7 +98,7 @@ class Probe:
     Args:
         sigma_min: the lowest level, ε.
         sigma_max: the highest level, where trajectories begin.
-        count: trajectories, B.
+        count: trajectories, B; fewer of large images, see `fitting`.
         levels: L, evenly spaced in ln σ.
         substeps: steps of Heun's method from a level to the next, where the exact flow is not known.
         seed: of samples and noise.
@@ -124,9 +127,20 @@ class Probe:
         within(section, 2, 1000, levels=self.levels)
         return self
 
-    def pool(self, total: int) -> Tensor:
-        """Numbers of the training samples to take, of so many, in no order."""
-        return torch.randperm(total, generator=self._generator())[: max(self.count, POOL)]
+    @property
+    def calls(self) -> int:
+        """How often the network is called with a sample by `measure`."""
+        return 2 * self.levels * self.count
+
+    def fitting(self, shape: Sequence[int]) -> "Probe":
+        """Itself, or with as many trajectories as `KEPT` bytes hold of samples of this shape, 1 or more."""
+        most = max(1, KEPT // (4 * self.levels * math.prod(shape)))
+        return self if self.count <= most else replace(self, count=most)
+
+    def pool(self, total: int, shape: Sequence[int] = ()) -> Tensor:
+        """Numbers of the training samples to take, of so many of this shape, in no order."""
+        most = max(self.fitting(shape).count, min(POOL, KEPT // (4 * math.prod(shape))))
+        return torch.randperm(total, generator=self._generator())[:most]
 
     def source(self, density: Mixture | None, teacher: DenoiserLike | None, some: Excerpt) -> Source:
         """The flow of the density where it is known, else the teacher's, else that of some of the data."""
@@ -139,28 +153,34 @@ class Probe:
     @torch.no_grad()
     def trajectories(self, source: Source, some: Excerpt) -> Trajectories:
         """From x + T z down to σ_min, for `count` samples; of fewer, one after the other and again."""
-        row = (torch.arange(self.count) % len(some.x)).to(some.x.device)
+        count = self.fitting(some.x.shape[1:]).count
+        if count < self.count:
+            size = f"no more of samples of this size fit into {KEPT // 2**20} MiB"
+            notice(f"{count} trajectories in place of {self.count}: {size}")
+        row = (torch.arange(count) % len(some.x)).to(some.x.device)
         x, label = some.x[row], None if some.label is None else some.label[row]
         z = torch.randn(x.shape, generator=self._generator()).to(x.device)
         sigma = geometric(self.sigma_min, self.sigma_max, self.levels)
-        at = [perturb(x.double(), z.double(), level(self.sigma_max, x))]
-        for t, r in pairwise(sigma.flip(0).tolist()):
-            at.append(source.solve(at[-1], t, r, label))
-        return Trajectories(source.name, sigma, torch.stack(at[::-1]).float(), x, z, label)
+        now = perturb(x.double(), z.double(), level(self.sigma_max, x))
+        at = [now.float().cpu()]
+        with part("trajectories", self.levels - 1):
+            for t, r in pairwise(sigma.flip(0).tolist()):
+                now = source.solve(now, t, r, label)
+                at.append(now.float().cpu())
+                tick(1)
+        return Trajectories(source.name, sigma, torch.stack(at[::-1]), x, z, label)
 
     @torch.no_grad()
     def measure(self, f: DenoiserLike, paths: Trajectories) -> Gaps:
-        """All gaps of f along trajectories."""
-        f, end, sigma = by_parts(f, self.batch), paths.x_sigma[0], paths.sigma.tolist()
-        at = [level(s, paths.x) for s in sigma]
-        y = [f(x, s, paths.label) for x, s in zip(paths.x_sigma, at, strict=True)]
-        back = [f(perturb(paths.x, paths.z, s), s, paths.label) for s in at]
-        curves = {
-            "self": [rms(upper, lower) for lower, upper in pairwise(y)],
-            "trajectory": [rms(arrived, end) for arrived in y],
-            "reconstruction": [rms(x, paths.x) for x in back],
-        }
-        return Gaps(paths.source, sigma, curves["trajectory"][0], curves)
+        """All gaps of f along trajectories, a batch of them at a time."""
+        sums = {name: torch.zeros(self.levels, dtype=torch.float64) for name in LOOKS}
+        with part("signals", 2 * self.levels * len(paths.x)):
+            for first in range(0, len(paths.x), self.batch):
+                for name, squares in squared(f, paths, slice(first, first + self.batch)).items():
+                    sums[name] += squares
+        means = {name: (total / paths.x.numel()).sqrt().tolist() for name, total in sums.items()}
+        means["self"] = means["self"][1:]
+        return Gaps(paths.source, paths.sigma.tolist(), means["trajectory"][0], means)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -181,6 +201,7 @@ def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
     def solve(x: Tensor, t: float, r: float, label: Tensor | None) -> Tensor:
         for a, b in pairwise(geometric(t, r, substeps + 1).tolist()):
             x = solvers.heun(D, x, level(a, x), level(b, x), label)
+            tick()
         return x
 
     return Source(name, solve)
@@ -192,6 +213,27 @@ def posterior(some: Excerpt) -> DenoiserLike:
     return lambda x, sigma, label=None: flow.mean(x, sigma, x, label)
 
 
+def squared(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tensor]:
+    """Squared differences at each level [L], summed over some of the trajectories; no `self` at the first."""
+    x, z, label = paths.x[rows], paths.z[rows], None if paths.label is None else paths.label[rows]
+    path, below = paths.x_sigma[:, rows], None
+    found: dict[str, list[Tensor]] = {name: [] for name in LOOKS}
+    for sigma, at in zip(paths.sigma.tolist(), path, strict=True):
+        s = level(sigma, x)
+        y = f(at.to(x.device), s, label)
+        back = f(perturb(x, z, s).float(), s, label)
+        found["self"].append(distance(y, y if below is None else below))
+        found["trajectory"].append(distance(y, path[0].to(x.device)))
+        found["reconstruction"].append(distance(back, x))
+        below = y
+    return {name: torch.stack(squares).cpu() for name, squares in found.items()}
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the squared differences over samples and coordinates."""
+    return (a.double() - b.double()).square().sum()
+
+
 def by_parts(f: DenoiserLike, batch: int) -> DenoiserLike:
     """f for so many samples at a time, in float32."""
 
@@ -201,11 +243,6 @@ def by_parts(f: DenoiserLike, batch: int) -> DenoiserLike:
         return torch.cat([f(*part) for part in split]).to(x.dtype)
 
     return parts
-
-
-def rms(a: Tensor, b: Tensor) -> float:
-    """Root mean square difference over samples and coordinates."""
-    return (a.double() - b.double()).square().mean().sqrt().item()
 
 
 def figure(gaps: Gaps) -> "Figure":

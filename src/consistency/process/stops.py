@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from consistency.process.rank import is_first
 
@@ -37,8 +37,28 @@ class _Signals:
         self.waits = False
 
 
+class Listener(Protocol):
+    """What notes signals in place of `stop`, and ends the process between two pieces of work."""
+
+    def between(self) -> None:
+        """End the work here if this process, or another of its group, has been told to stop."""
+        ...
+
+    def together(self) -> None:
+        """The same at a place that all processes of the group come to, and where they wait for each other."""
+        ...
+
+
+class _Listeners:
+    """The one that is at work; None where a signal takes effect at once."""
+
+    def __init__(self) -> None:
+        self.now: Listener | None = None
+
+
 _accounts = _Accounts()
 _signals = _Signals()
+_listeners = _Listeners()
 
 
 class Stopped(BaseException):
@@ -102,6 +122,23 @@ def mark() -> None:
 def has_come() -> bool:
     """Whether the process has been told to stop."""
     return _signals.any
+
+
+def listen(listener: Listener | None) -> None:
+    """Ask this listener between two pieces of work from now on; None for no one."""
+    _listeners.now = listener
+
+
+def between() -> None:
+    """Call it between two pieces of long work: whoever listens may end it here."""
+    if _listeners.now is not None:
+        _listeners.now.between()
+
+
+def together() -> None:
+    """Call it once on every process of a group, after long work whose pieces they have shared."""
+    if _listeners.now is not None:
+        _listeners.now.together()
 
 
 def raise_again() -> None:

@@ -19,6 +19,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.pool import NullPool
 
 from consistency.errors import UserError
 from consistency.files.owned import check_own
@@ -95,7 +96,7 @@ class Storage:
         if not self.path.is_dir():
             check_own(self.path)
         if self.url is not None:
-            return RDBStorage(self.url)
+            return RDBStorage(self.url, engine_kwargs={"poolclass": NullPool})  # closed after each use
         if self.path.is_file() and not whole(self.path):
             raise self.damaged()
         lock = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.tensor import expand
+from consistency.watch import tick
 
 BLOCK = 2**22  # entries of one block's [B, K] table of posterior weights: 32 MB
 FLOOR = 1e-3  # σ where trajectories to σ = 0, which ln σ never reaches, take one last step
@@ -112,6 +113,7 @@ class Mixture:
         a, b = start.clamp(min=TINY).log(), reached.clamp(min=TINY).log()
         for i in range(steps):
             x = self._step(x, a + (b - a) * i / steps, (b - a) / steps)
+            tick()
         return torch.where(expand(reached > end, x).bool(), self._land(x, reached), x)
 
     def _land(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
-from consistency.lit.peers import Peers, check_same, is_lost
+from consistency.lit.peers import Peers, check_same, is_lost, leave_unmet
+from consistency.process.rank import is_first
 
 
 class Agreement(Callback):
@@ -42,10 +43,13 @@ class Agreement(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """Leave if another process has died: what follows would wait for it."""
-        if self.peers is not None:
-            if is_lost(exception):
-                self.peers.end()
-            self.peers.close()
+        if self.peers is None:
+            if is_lost(exception) and not is_first():
+                leave_unmet()
+            return
+        if is_lost(exception):
+            self.peers.end()
+        self.peers.close()
 
     def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
         """Look no longer, on any process, before one of them leaves."""

@@ -6,7 +6,8 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
-from consistency.process.stops import STOPPING, Stopped, mark, stop
+from consistency.lit.peers import Flag
+from consistency.process.stops import STOPPING, Stopped, listen, mark, stop
 
 EVERY = 10  # steps between two questions to the other processes
 
@@ -27,16 +28,20 @@ class Interrupted(Stopped):
 class Interruption(Callback):
     """Turns a signal into an exception at the end of the step, when weights and counters agree.
 
-    A second signal takes effect at once. In the validation that follows training a single process stops at
-    once by itself; several end it together.
+    In a validation it takes effect between two of its pieces, see `consistency.watch.part`: a process that
+    hears of a signal, its own or that of another, does no further piece, and waits for the others where they
+    agree to stop. A second signal takes effect at once. In the validation that follows training a single
+    process stops at once by itself.
     """
 
     def __init__(self) -> None:
         self.signum, self.former = 0, {}
+        self.trainer: Trainer | None = None  # while this listens
+        self.flag: Flag | None = None  # of several processes
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Listen, in place of Lightning."""
-        self._listen()
+        self._listen(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Stop on all processes at the same step; to ask all of them at every step would cost time."""
@@ -47,23 +52,23 @@ class Interruption(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Listen where no training does."""
         if trainer.world_size > 1 and trainer.state.fn != "fit":
-            self._listen()
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
-        """Stop between batches of samples, where no other process waits."""
-        if self.signum and trainer.world_size == 1:
-            raise Interrupted(self.signum, trainer.global_step)
+            self._listen(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Several processes have validated to the end."""
         if trainer.world_size > 1 and trainer.state.fn != "fit":
             self._stop_together(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+        """What follows is not asked."""
+        self._leave()
+
     def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
         """Listen no longer; after an exception Lightning has put other handlers in place already.
 
         A signal that came when no step was left is obeyed here.
         """
+        self._leave()
         for signum, handler in self.former.items():
             if signal.getsignal(signum) == self._note:
                 signal.signal(signum, handler)
@@ -71,9 +76,33 @@ class Interruption(Callback):
         if self.signum and trainer.world_size == 1:
             raise Interrupted(self.signum)
 
-    def _listen(self) -> None:
+    def between(self) -> None:
+        """Stop between two pieces of a validation, if this process or another has been told to."""
+        if self.trainer is not None and self._has_heard():
+            self._stop_together(self.trainer)
+
+    def together(self) -> None:
+        """Stop after a part of a validation, which all processes come to."""
+        if self.trainer is not None:
+            self._stop_together(self.trainer)
+
+    def _has_heard(self) -> bool:
+        if self.flag is None:
+            return bool(self.signum)
+        if self.signum:
+            self.flag.raise_()
+        return bool(self.signum) or self.flag.is_up()
+
+    def _listen(self, trainer: Trainer) -> None:
+        self.trainer, self.flag = trainer, Flag("stopping") if trainer.world_size > 1 else None
+        listen(self)
         for signum in STOPPING:
             self.former[signum] = signal.signal(signum, self._note)
+
+    def _leave(self) -> None:
+        if self.trainer is not None:
+            self.trainer, self.flag = None, None
+            listen(None)
 
     def _stop_together(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False):

@@ -2,17 +2,17 @@
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.progress import Progress
 
+from consistency import watch
 from consistency.errors import at_least
+from consistency.lit.callbacks.validation import plan_of, validation_of
 from consistency.lit.module import Module
-from consistency.watch import clock
 
 
 class Throughput(Callback):
@@ -47,14 +47,18 @@ class Throughput(Callback):
 class RunProgress(ProgressBar):
     """One bar from the first step to the last, with the time left; in a log file, a line now and then.
 
+    The time left is that of the steps and, once one has been measured, of the validations to come.
+
     Args:
         seconds: time between two lines where there is no terminal.
     """
 
-    def __init__(self, seconds: float = 15.0) -> None:
+    def __init__(self, seconds: float = watch.SECONDS) -> None:
         super().__init__()
         at_least("callbacks.progress", 0, seconds=seconds)
-        self.seconds, self.bar, self.shown, self.begun = seconds, None, 0.0, (0.0, 0)
+        self.seconds, self.shown = seconds, 0.0
+        self.bar: Progress | None = None
+        self.open = ExitStack()
 
     def disable(self) -> None:
         """Called by Lightning on every process but the first."""
@@ -62,44 +66,40 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Open the bar where the run stands."""
-        self.begun = (time.monotonic(), trainer.global_step)
-        self.shown = time.monotonic()
         if not sys.stderr.isatty() or self.seconds == float("inf"):
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        clocks = (TimeElapsedColumn(), TextColumn("left"), TimeLeft(), TextColumn("{task.fields[news]}"))
-        self.bar = Progress(*columns, *clocks, console=Console(stderr=True))
-        self.bar.start()
+        self.bar = self.open.enter_context(watch.terminal())
         total = trainer.max_steps if trainer.max_steps > 0 else None
-        self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, news="")
+        now = {"completed": trainer.global_step, "left": "unknown time", "news": ""}
+        self.task = self.bar.add_task("training", total=total, **now)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Move the bar, or write a line: not at every step, for reading the loss waits for the device."""
-        if time.monotonic() - self.shown < (0.2 if self.bar else self.seconds):
-            return
-        self.shown = time.monotonic()
-        if self.bar is not None:
-            self.bar.update(self.task, completed=trainer.global_step, news=self._news(trainer))
-        else:
-            left = clock(self._left(trainer))
-            done = f"step {trainer.global_step}/{trainer.max_steps}, {left} left, {self._news(trainer)}"
-            print(done, file=sys.stderr, flush=True)
+        if self.bar is not None and time.monotonic() - self.shown >= 0.2:
+            self.shown, left = time.monotonic(), self._left(trainer)
+            now = {"completed": trainer.global_step, "left": left, "news": self._news(trainer)}
+            self.bar.update(self.task, **now)
+        elif self.bar is None and watch.due(self.seconds):
+            done = f"step {trainer.global_step}/{trainer.max_steps}"
+            watch.line(f"{done}, {self._left(trainer)} left, {self._news(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Close the bar."""
         if self.bar is not None:
-            self.bar.update(self.task, completed=trainer.global_step)
-            self.bar.stop()
-            self.bar = None
+            self.bar.update(self.task, completed=trainer.global_step, left="0:00:00")
+        self.bar = None
+        self.open.close()
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """Close the bar, so that the message stands alone."""
         self.on_train_end(trainer, pl_module)
 
-    def _left(self, trainer: Trainer) -> float:
-        since, step = self.begun
-        done = max(trainer.global_step - step, 1)
-        return (time.monotonic() - since) / done * (trainer.max_steps - trainer.global_step)
+    def _left(self, trainer: Trainer) -> str:
+        validation = validation_of(trainer)
+        if validation is None or validation.pace.step is None:
+            return "unknown time"
+        seconds, known = validation.pace.left(plan_of(trainer))
+        return watch.clock(seconds) + ("" if known else " and validations")
 
     def _news(self, trainer: Trainer) -> str:
         shown = {k.removeprefix("train/"): float(v) for k, v in trainer.progress_bar_metrics.items()}

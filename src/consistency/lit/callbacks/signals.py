@@ -8,6 +8,7 @@ from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.distillation import ConsistencyDistillation, nobody
 from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
+from consistency.lit.pacing import paced, uncounted
 from consistency.metrics.signals import Excerpt, Probe, Trajectories, figure
 from consistency.model.denoiser import DenoiserLike
 from consistency.objectives.flow import TeacherFlow
@@ -22,7 +23,7 @@ class Signals(Callback):
     Args:
         sigma_min: the lowest level.
         sigma_max: the highest level.
-        count: trajectories.
+        count: trajectories; of large images as many as fit into 256 MiB, which a line says.
         levels: evenly spaced in ln σ.
         substeps: of the solver, from a level to the next.
     """
@@ -41,13 +42,15 @@ class Signals(Callback):
             return
         if self.kept is None:
             self.kept = self._trajectories(data_of(trainer), pl_module)
-        gaps = self.probe.measure(pl_module.denoiser, self.kept)
+        gaps = self.probe.measure(pl_module.paced(), self.kept)
         pl_module.log_dict(gaps.means(), rank_zero_only=False, sync_dist=True)
         log_picture(trainer, "gap/by_sigma", lambda: figure(gaps))
 
     def _trajectories(self, data: DataModule, module: Module) -> Trajectories:
         some = excerpt(data, self.probe, module.device)
-        source = self.probe.source(data.density, followed_teacher(module), some)
+        teacher = followed_teacher(module)
+        paced_teacher = None if teacher is None else paced(teacher, data, uncounted)
+        source = self.probe.source(data.density, paced_teacher, some)
         return self.probe.trajectories(source, some)
 
 
@@ -64,6 +67,6 @@ def follows_teacher(module: Module) -> bool:
 
 def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:
     """The training samples that a probe takes, encoded, never mirrored."""
-    index = probe.pool(len(data.data))
+    index = probe.pool(len(data.data), data.shape)
     x, label = data.data.x.index_select(0, index).to(device), data.data.label
     return Excerpt(data.encode(x) if data.is_image else x, None if label is None else label[index].to(device))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from consistency.errors import UserError
+from consistency.lit.callbacks.costs import sampling_calls
 from consistency.lit.data.loader import Request, RequestLoader
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.metrics.principal import Principal
+from consistency.model.portions import eager
+from consistency.watch import part
 
 SEEN = 256  # samples of the data that the axes are made of
 NEARER = 0.75  # of the distance of moved samples, below which a network has learned more than a constant
@@ -161,11 +164,14 @@ def some(data: DataModule) -> Tensor:
 @torch.no_grad()
 def made(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tensor:
     """The first samples of a validation, by the first sampler, all on this process [count, ...]."""
-    sampler, f = next(iter(module.samplers.values())), module.denoiser
+    name, sampler = next(iter(module.samplers.items()))
+    calls, f = sampling_calls({name: sampler}, data.shape)[name], module.denoiser
     loader = RequestLoader(count, data.shape, min(data.sample_batch, count), data.seed, data.classes)
     with evaluating(f), eager(f), trainer.precision_plugin.val_step_context():
         requests = (there(trainer, request) for request in loader)
-        return torch.cat([sampler(f, r.z, label=r.label, draws=r.draws).float().cpu() for r in requests])
+        with part("samples of the verdict", calls * count):
+            D = module.paced()
+            return torch.cat([sampler(D, r.z, label=r.label, draws=r.draws).float().cpu() for r in requests])
 
 
 def there(trainer: Trainer, request: Request) -> Request:
@@ -183,12 +189,6 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for part, was in training.items():
             part.training = was
-
-
-def eager(denoiser: nn.Module) -> AbstractContextManager[Any]:
-    """Uncompiled: what a compiler makes of a step depends on the shapes that it has seen before."""
-    compiled = any(part._compiled_call_impl is not None for part in denoiser.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def norm(net: nn.Module) -> float:

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
@@ -23,6 +21,7 @@ from consistency.lit.data.images import SUFFIXES, Entry, Source, counted, source
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.process.notices import notice
+from consistency.watch import progress
 
 SPARE = Path("data/cache")  # for the cache of a source that lies where nothing can be written
 REMEDY = "make room, or set data.cache to a folder for the converted images"
@@ -191,11 +190,10 @@ class Converter:
         """Names and images [n, C, H, W], a chunk at a time, under a bar."""
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         workers = min(os.cpu_count() or 1, 8)
-        with progress() as bar, ThreadPoolExecutor(workers) as threads:
-            task = bar.add_task("converting", total=len(names))
-            for made in in_order(threads, self._chunk, chunks, ahead=2 * workers):
+        with progress("converting", len(names), 0) as advance, ThreadPoolExecutor(workers) as threads:
+            for done, made in enumerate(in_order(threads, self._chunk, chunks, ahead=2 * workers), 1):
                 yield made
-                bar.advance(task, min(CHUNK, len(names) - bar.tasks[0].completed))
+                advance(min(done * CHUNK, len(names)))
         if len(self.broken) == len(names):
             raise UserError(f"data.root={self.root}: none of its {len(names):,} files is an image")
 
@@ -227,13 +225,6 @@ def in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], ahea
             yield waiting.popleft().result()
     for last in waiting:
         yield last.result()
-
-
-def progress() -> Progress:
-    """A bar with the time left, on standard error."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    left = TextColumn("left"), TimeRemainingColumn()
-    return Progress(*columns, *left, console=Console(stderr=True))
 
 
 def tell(line: str) -> None:

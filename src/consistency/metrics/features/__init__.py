@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.model.portions import portion
 from consistency.tensor import weights_sha256
 
 
@@ -33,6 +34,7 @@ class Extractor(nn.Module, ABC):
     def __init__(self, name: str, num_features: int) -> None:
         super().__init__()
         self.name, self.num_features = name, num_features
+        self._largest: dict[tuple[torch.Size, torch.device], int] = {}
 
     @property
     def metric_name(self) -> str:
@@ -55,6 +57,13 @@ class Extractor(nn.Module, ABC):
     def see(self, images: Tensor) -> Seen:
         """Features, and logits where the network classifies, of uint8 images [B, C, H, W]."""
         return Seen(self(images))
+
+    def largest(self, images: Tensor) -> int:
+        """How many images [B, C, H, W] it takes at a time, so that a call takes seconds at most on a CPU."""
+        key = images.shape[1:], images.device
+        if key not in self._largest:
+            self._largest[key] = portion(self, lambda: self(images[:1]), images.device)
+        return self._largest[key]
 
     def train(self, mode: bool = True) -> "Extractor":
         """Stay in evaluation mode."""

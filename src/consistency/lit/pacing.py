@@ -1,0 +1,40 @@
+"""Networks outside training: a few samples at a time, with a look at the clock and at signals between."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from consistency.lit.data.module import DataModule
+from consistency.model.denoiser import DenoiserLike
+from consistency.model.portions import in_portions, portion
+from consistency.watch import tick
+
+
+def uncounted(samples: int) -> None:
+    """After a network call in a part that does not count samples."""
+    tick()
+
+
+def paced(
+    f: DenoiserLike, data: DataModule, done: Callable[[int], None] = tick, most: int | None = None
+) -> DenoiserLike:
+    """f, called with no more samples at a time than take seconds on a CPU.
+
+    Args:
+        f: a denoiser in evaluation mode; what is no network is called with all samples at once.
+        data: of the run, for the shape of samples.
+        done: told, after each call, of how many samples it was.
+        most: samples of a call, where that is known already.
+    """
+    if most is None:
+        most = largest(f, data) if isinstance(f, nn.Module) else 2**31
+    return in_portions(f, most, done)
+
+
+def largest(f: nn.Module, data: DataModule) -> int:
+    """Samples that a network takes at a time."""
+    like = next(f.parameters())
+    x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)
+    label = torch.zeros(1, dtype=torch.long, device=like.device) if data.classes else None
+    return portion(f, lambda: f(x, 1.0, label), like.device)

@@ -1,0 +1,58 @@
+"""How many samples go through a network at once, where a batch would take minutes."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from consistency.model.denoiser import DenoiserLike
+
+WORK = 10**11  # floating-point operations of a call on a CPU: seconds, even where others are at work
+
+
+def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> DenoiserLike:
+    """f, called with at most so many samples at a time.
+
+    Args:
+        f: the denoiser.
+        most: samples of a call.
+        done: told, after each call, of how many samples it was.
+    """
+
+    def portions(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        labels = repeat(None) if label is None else label.split(most)
+        levels = sigma.split(most) if isinstance(sigma, Tensor) else repeat(sigma)  # of all samples alike
+        found: list[Tensor] = []
+        for some, level, classes in zip(x.split(most), levels, labels, strict=False):
+            found.append(f(some, level, classes))
+            done(len(some))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    return portions
+
+
+def portion(f: nn.Module, call: Callable[[], Any], device: torch.device) -> int:
+    """Samples that f takes at a time: a number that depends on the network, not on the machine's speed.
+
+    On a GPU, and for all but large networks on a CPU, it is more than any batch has.
+
+    Args:
+        f: the network.
+        call: calls it with one sample.
+        device: where it computes.
+    """
+    if device.type != "cpu":
+        return 2**31
+    with eager(f), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return max(1, WORK // max(counter.get_total_flops(), 1))
+
+
+def eager(f: nn.Module) -> AbstractContextManager[Any]:
+    """Uncompiled: what a compiler makes of a step depends on the shapes that it has seen before."""
+    compiled = any(part._compiled_call_impl is not None for part in f.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
