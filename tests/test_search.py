@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 from consistency.errors import UserError
 from consistency.lit.callbacks import reports
@@ -479,7 +480,8 @@ class TestStorage:
 
     def test_a_study_of_another_program_is_refused(self, tmp_path):
         url = f"sqlite:///{tmp_path}/study.db"
-        optuna.create_study(storage=url, study_name="rates").optimize(lambda trial: 1.0, n_trials=1)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+        optuna.create_study(storage=storage, study_name="rates").optimize(lambda trial: 1.0, n_trials=1)
         with pytest.raises(UserError, match="made by another program"):
             searched(tmp_path, Runs(), storage=url)
 
