@@ -22,7 +22,8 @@ def digits(tmp_path_factory):
 
 def test_a_run_says_where_everything_is_and_what_came_of_it(digits):
     assert digits.status == 0, digits.err
-    *places, line = digits.out.strip().splitlines()
+    *places, line, validation = digits.out.strip().splitlines()
+    assert validation.startswith("validation   2 in ")
     assert [place.split()[0] for place in places] == ["picture", "checkpoint", "tensorboard"]
     for place in places:
         assert (digits.directory / place.split()[1]).exists()
