@@ -52,7 +52,7 @@ class _Open:
         self.part: Part | None = None
         self.bar: Progress | None = None  # on the terminal
         self.task: TaskID | None = None
-        self.shown = time.monotonic()  # the last line, of any part and of training
+        self.shown: float | None = None  # when the last line was written, of any part or of training
         self.spent: dict[str, float] = {}  # seconds, by name
 
 
@@ -80,6 +80,7 @@ def part(name: str, total: int, seen: Callable[[Part], None] = unseen) -> Iterat
     _open.part = now
     try:
         with shown(now):
+            due()  # the first part of a process starts the clock
             stops.between()
             yield
     finally:
@@ -111,7 +112,9 @@ def spent() -> dict[str, float]:
 
 
 def due(seconds: float = SECONDS) -> bool:
-    """Whether the last line was so long ago."""
+    """Whether the last line, or the first question, was so long ago."""
+    if _open.shown is None:
+        _open.shown = time.monotonic()
     return time.monotonic() - _open.shown >= seconds
 
 

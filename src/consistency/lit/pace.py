@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 ONCE = ("reference", "floor", "trajectories", "exact function")  # parts of the first validation alone
+SHOWN = 3  # parts named in the line at the end
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Pace:
     def line(self) -> str:
         """For people: how much of the run went into validations, and into which of their parts."""
         by_seconds = sorted(self.by_part.items(), key=lambda each: -each[1])
-        most = [f"{name} {seconds:.0f} s" for name, seconds in by_seconds if seconds >= 1]
+        most = [f"{name} {seconds:.0f} s" for name, seconds in by_seconds[:SHOWN] if seconds >= 1]
         parts = f": {', '.join(most)}" if most else ""
         spent = f"{self.validations} in {self.validation:.0f} s, {self.share():.0%} of the run"
         return f"{'validation':<12} {spent}{parts}"
