@@ -22,15 +22,10 @@ def digits(tmp_path_factory):
 
 def test_a_run_says_where_everything_is_and_what_came_of_it(digits):
     assert digits.status == 0, digits.err
-<<<<<<< HEAD
-    lines = digits.out.strip().splitlines()
+    *lines, validation = digits.out.strip().splitlines()
+    assert validation.startswith("validation   2 in ")
     places, numbers = lines[:4], " ".join(lines[4:])
     assert [place.split()[0] for place in places] == ["picture", "checkpoint", "tensorboard", "result"]
-=======
-    *places, line, validation = digits.out.strip().splitlines()
-    assert validation.startswith("validation   2 in ")
-    assert [place.split()[0] for place in places] == ["picture", "checkpoint", "tensorboard"]
->>>>>>> validation
     for place in places:
         assert (digits.directory / place.split()[1]).exists()
     assert max(map(len, lines[4:])) <= 100
