@@ -61,6 +61,12 @@ def run(script, directory, *overrides, **env):
         return Run(Path(directory), *execute(ROOT / script, words, ROOT, streams))
 
 
+@pytest.fixture(autouse=True)
+def begins_silent(monkeypatch):
+    """Lines of progress wait for ten seconds of this test, as they do in a process of its own."""
+    monkeypatch.setattr("consistency.watch._open.shown", None)
+
+
 @pytest.fixture
 def train(tmp_path):
     """train(name, *overrides): a small run in tmp_path/name."""

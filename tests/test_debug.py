@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from consistency.console import explain, quoted
+from consistency.console import as_option, explain
 from consistency.debug import processes
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
@@ -144,8 +144,8 @@ def test_a_long_table_is_cut():
 
 
 def test_nan_is_the_name_of_an_option_and_detects_anomalies():
-    assert quoted("debug=nan") == "debug='nan'"
-    assert quoted("optimizer.lr=nan") == "optimizer.lr=nan"
+    assert as_option("debug=nan") == "debug='nan'"
+    assert as_option("optimizer.lr=nan") == "optimizer.lr=nan"
     config = composed("experiment=ict_digits", "debug='nan'")
     assert config.trainer.detect_anomaly
     assert config.callbacks.guard is None

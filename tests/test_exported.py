@@ -99,7 +99,9 @@ def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     assert isinstance(other, partial)
     assert other.keywords["sigmas"] == [80.0, 1.25]
     keep(file, again.weights_sha256, {2: Listed([80.0, 1.5])})  # a search after the export
-    assert session(tmp_path / "eval", file).trained.samplers["2step"].keywords["sigmas"] == [80.0, 1.5]
+    assert session(tmp_path / "eval", file).trained.samplers["2step"].keywords["sigmas"] == [80.0, 1.25]
+    later = session(tmp_path / "eval", file, overrides=["found=true"]).trained.samplers
+    assert later["2step"].keywords["sigmas"] == [80.0, 1.5]
 
 
 def test_half_the_bytes_and_how_far_off(trained, exported, tmp_path):

@@ -186,7 +186,7 @@ def test_a_logger_may_be_left_out_by_null():
     ],
 )
 def test_null_is_none_where_a_group_has_that_option(given, read):
-    assert console.none_for_null(given) == read
+    assert console.as_option(given) == read
 
 
 def checkpoint(logger):

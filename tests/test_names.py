@@ -124,7 +124,7 @@ def test_folders_may_be_nested_deeper_than_python_calls(tmp_path, request):
         (tmp_path / name).touch()
     files = source(tmp_path)
     request.getfixturevalue("shallow")
-    assert [entry.name for entry in files.entries()] == names
+    assert [entry.name for entry in files.listing().entries] == names
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -134,7 +134,7 @@ def test_an_archive_that_lists_a_name_twice_is_refused(tmp_path):
         for name in ("a.png", "b.png", "a.png"):
             archive.write(path, name)
     with pytest.raises(UserError, match=r"a\.zip lists a\.png more than once: pack it anew"):
-        source(tmp_path / "a.zip").entries()
+        source(tmp_path / "a.zip").listing()
 
 
 MARKUP = {

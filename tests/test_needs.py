@@ -47,8 +47,8 @@ def test_too_few_images_are_refused_before_training(tmp_path, count):
 
 
 def test_a_run_without_a_logger_ends_as_others(tmp_path):
-    result = train_here(tmp_path / "run", *DIGITS, "~logger")
-    assert result["paths"]["tensorboard"] is None
+    result = train_here(tmp_path / "run", *DIGITS, "logger=none")
+    assert "tensorboard" not in result["paths"]
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from consistency.console import explain, quoted
+from consistency.console import as_option, explain
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
 from consistency.schema.swaps import drop_replaced
@@ -24,7 +24,7 @@ def options(group):
 
 EXPERIMENTS = options("experiment")
 GROUPS = sorted({p.name for p in CONFIGS.iterdir() if p.is_dir()} - {"experiment", "hydra", *OF_EVALUATIONS})
-CHOICES = [quoted(f"{group}={name}") for group in GROUPS for name in options(group)]
+CHOICES = [as_option(f"{group}={name}") for group in GROUPS for name in options(group)]
 SOME = range(0, len(CHOICES), 4)  # half a second each; all pairs, an hour, under `slow`
 
 

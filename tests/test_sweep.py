@@ -197,7 +197,7 @@ class TestOracleGap:
         logged = {}
         module = SimpleNamespace(
             device="cpu",
-            denoiser=f,
+            paced=lambda: f,
             exact=lambda density, x, sigma: density.consistency(x, sigma),
             log=lambda name, value, **_: logged.update({name: value}),
         )

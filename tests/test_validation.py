@@ -189,7 +189,7 @@ class TestPortions:
         monkeypatch.setattr(type(extractor), "see", counted(type(extractor).see, seen))
         parts = see(images, extractor)
         assert seen == [4, 4, 2]
-        assert torch.allclose(parts.features, whole.features, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(parts.features, whole.features, rtol=1e-3, atol=1e-3)
 
 
 def counted(see, seen):

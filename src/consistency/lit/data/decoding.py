@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # whatever a file is called: others start programs
+WIDE = ("I", "F")  # Pillow's names of 32 bits a number
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
 
@@ -49,7 +50,7 @@ def check_page(image: Image.Image) -> None:
         return
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError("a TIFF file of several pages")
-    if image.mode in ("I", "F"):
+    if image.mode in WIDE:
         raise ValueError("a TIFF file of 32 bits a number, whose range is not known")
 
 
