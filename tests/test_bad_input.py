@@ -120,7 +120,7 @@ VALUES = [
     Case("no GPU", "trainer=gpu", "trainer.accelerator=gpu", "use trainer=cpu"),
     Case("no bf16", "trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed", "precision=32-true"),
 ]
-GROUPS = ["callbacks", "data", "denoiser", "ema", "logger", "method", "metric", "net", "noise", "objective"]
+GROUPS = ["callbacks", "data", "denoiser", "ema", "method", "metric", "net", "noise", "objective"]
 GROUPS += ["optimizer", "rate", "samplers", "trainer", "weight"]
 SECTIONS = [
     *(Case(f"no {group}", f"{group}=null", f"{group}=NAME", "has no value") for group in GROUPS),
@@ -256,6 +256,14 @@ TEACHERS = [
     Case("teacher missing", f"{MOONS} teacher.path={{nothing}}", "teacher.path={nothing}", "no such file"),
     Case("folder without a run", f"{MOONS} teacher.path={{empty}}", "{empty}", "without checkpoints"),
     Case("consistency model as a teacher", f"{MOONS} teacher.path={{old}}", "teacher.path", "start=teacher"),
+    Case("teacher of a method without one", "experiment=ict_moons teacher.path={old}", "teacher.path", "cd_"),
+    Case(
+        "teacher of another kind",
+        f"{MOONS} teacher_run.experiment=flow_moons",
+        "denoiser",
+        "velocity_jump",
+    ),
+    Case("batch of uneven parts", "trainer.accumulate_grad_batches=3", "data.batch_size=32", "multiple of 3"),
     Case("truncated teacher", f"{MOONS} teacher.path={{truncated}}", "teacher.path={truncated}", "older"),
     Case("malicious teacher", f"{MOONS} teacher.path={{malice}}", "teacher.path={malice}", "written by"),
     Case("teacher that calls", f"{MOONS} teacher.path={{meaning}}", "would call pathlib.Path.mkdir", "use a"),

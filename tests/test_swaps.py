@@ -37,6 +37,8 @@ def hydra():
 def composed(*overrides):
     """The config of a command, and the lines that it prints."""
     config = compose("train", [*overrides, "run_dir=nowhere"], return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.runtime.output_dir = "nowhere"
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
@@ -123,6 +125,7 @@ def test_what_was_set_for_the_old_part_is_dropped_and_said(words, gone, line):
             64,
             "data.batch_size=64 (default 128)",
         ),
+        ("experiment=sct_digits method=ict", "noise.mean", -1.8, "noise.mean=-1.8 (default -1.1)"),
         ("experiment=flow_cifar10 denoiser=edm", "denoiser.precond.time_scale", 1000, "(default 0.25)"),
     ],
 )

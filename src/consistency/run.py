@@ -121,6 +121,7 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         trainer = build_trainer(config, directory, keepers())
         check_metric(config.optimized_metric, module, callbacks_of(trainer))
         check_judges(callbacks_of(trainer), data)
+        data.check_split(trainer.world_size, trainer.accumulate_grad_batches)
         teach(config, directory, train)
         clock.start()
         rewind(trainer, kept.get(LOG) if kept else {})

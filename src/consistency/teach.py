@@ -11,13 +11,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from consistency.build import make
 from consistency.command.paths import expand_homes, literal
 from consistency.errors import UserError, printable
 from consistency.files.paths import absent
+from consistency.lit.consistency import check_same_meaning
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.quoting import path_override
 from consistency.result import read_result
+from consistency.schema.swaps import given_in
 from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
 
@@ -36,6 +39,8 @@ def find_teacher(config: DictConfig, directory: Path) -> Path | None:
     """
     asks = any(OmegaConf.select(config, f"module.{role}") is not None for role in ("teacher", "start"))
     named = "teacher_run" in config and "path" in [*config.teacher]  # a missing value is a key
+    if not asks:
+        check_unread()
     if not (asks and named):
         return None
     path = OmegaConf.select(config, "teacher.path")
@@ -45,6 +50,17 @@ def find_teacher(config: DictConfig, directory: Path) -> Path | None:
     with open_dict(config):
         config.teacher.path = str(directory / "teacher")
     return directory / "teacher"
+
+
+def check_unread() -> None:
+    """Refuse a teacher on the command line of a run that has none."""
+    given = given_in(tuple(HydraConfig.get().overrides.task))
+    if found := next((key for key in given if key in ("teacher", "teacher.path")), None):
+        method = HydraConfig.get().runtime.choices.get("method")
+        raise UserError(
+            f"{found}: method={method} has no teacher: leave it out, begin with its weights (start=teacher), "
+            "or choose an experiment of distillation, such as experiment=cd_digits"
+        )
 
 
 def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path], Any]) -> None:
@@ -63,9 +79,26 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
         return
     asked, words = config.teacher_run.experiment, [*inherited(), *config.teacher_run.overrides]
     with composed(asked, place, words) as teachers:
+        check_start(config, teachers)
         say(f"teacher      {asked}, first, in {place}")
         train(teachers, directory)
     say(f"student      from the teacher in {place}")
+
+
+def check_start(student: DictConfig, teacher: DictConfig) -> None:
+    """Refuse a teacher whose weights the student cannot begin with, before it is trained.
+
+    Raises:
+        UserError: names what to choose instead.
+    """
+    if OmegaConf.select(student, "module.start") is None and not student.module.get("initialise"):
+        return
+    try:
+        check_same_meaning(make(student.denoiser.precond), make(teacher.denoiser.precond))
+    except UserError as error:
+        given = list(student.teacher_run.overrides)
+        why = f"; the teacher has teacher_run.overrides={given}" if given else ""
+        raise UserError(f"{error}{why}") from error
 
 
 def check_sound(place: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, without_augmentation
 from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target
 from consistency.teachers.weights import load_into
@@ -63,7 +64,17 @@ def copy_weights(student: Denoiser, teacher: Denoiser) -> None:
     Raises:
         UserError: the networks differ, or see and say different things.
     """
-    ours, theirs = student.precond(PROBES), teacher.precond(PROBES)
+    check_same_meaning(student.precond, teacher.precond)
+    load_into(student.net, teacher.net.state_dict(), None)
+
+
+def check_same_meaning(student: Precond, teacher: Precond) -> None:
+    """Refuse to begin with weights whose inputs and outputs mean something else to the student.
+
+    Raises:
+        UserError: they do.
+    """
+    ours, theirs = student(PROBES), teacher(PROBES)
     same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)
     if not (same and torch.allclose(ours.out, theirs.out, rtol=0.1)):
         raise UserError(
@@ -72,4 +83,3 @@ def copy_weights(student: Denoiser, teacher: Denoiser) -> None:
             "flow, trigflow for trigflow), or start afresh (distillation with module.initialise=false, "
             "training with start=scratch)"
         )
-    load_into(student.net, teacher.net.state_dict(), None)

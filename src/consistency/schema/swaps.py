@@ -204,8 +204,8 @@ def compare(own: Tree, here: Layers, new: Tree, old: Tree) -> Iterator[Value]:
     for keys, value in leaves(own):
         if value is None and keys[0] in NAMED and len(keys) == 2:  # what is left out, if it is there
             continue
-        swapped = target(new, keys) != target(old, keys)
         own_value = select(new, keys)
+        swapped = target(new, keys) != target(old, keys) or own_value != select(old, keys)
         if keys == METRIC:
             gone = value in (old.get("samplers") or {}) and value not in (new.get("samplers") or {})
             fits, swapped = not gone, gone

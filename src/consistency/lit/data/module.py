@@ -205,14 +205,23 @@ class DataModule(LightningDataModule):
     def _encoded(self, batch: Batch) -> Batch:
         return batch._replace(x=self.encode(batch.x)) if self.is_image else batch
 
-    def train_dataloader(self) -> StepLoader:
-        """From the batch where the run stands."""
-        rank, world, parts = self._share()
+    def check_split(self, world: int, parts: int) -> None:
+        """Refuse a batch that cannot be split evenly.
+
+        Args:
+            world: number of processes.
+            parts: batches of an optimiser step on each.
+        """
         if self.batch_size % (world * parts):
             raise UserError(
                 f"data.batch_size={self.batch_size} must be a multiple of {world * parts}: trainer.devices "
                 f"({world} processes) times trainer.accumulate_grad_batches ({parts})"
             )
+
+    def train_dataloader(self) -> StepLoader:
+        """From the batch where the run stands."""
+        rank, world, parts = self._share()
+        self.check_split(world, parts)
         start = parts * (self.trainer.global_step if self.trainer else 0)
         size = self.batch_size // parts
         cycle = parts * self.batches
