@@ -9,9 +9,9 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from consistency.build import make
 from consistency.command.paths import expand_homes, literal
 from consistency.errors import UserError, printable
 from consistency.files.paths import absent
@@ -94,7 +94,9 @@ def check_start(student: DictConfig, teacher: DictConfig) -> None:
     if OmegaConf.select(student, "module.start") is None and not student.module.get("initialise"):
         return
     try:
-        check_same_meaning(make(student.denoiser.precond), make(teacher.denoiser.precond))
+        check_same_meaning(
+            *(instantiate(config.denoiser.precond, _convert_="all") for config in (student, teacher))
+        )
     except UserError as error:
         given = list(student.teacher_run.overrides)
         why = f"; the teacher has teacher_run.overrides={given}" if given else ""
