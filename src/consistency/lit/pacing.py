@@ -24,7 +24,7 @@ def paced(
     Args:
         f: a denoiser in evaluation mode; what is no network is called with all samples at once.
         data: of the run, for the shape of samples.
-        done: told, after each call, of how many samples it was.
+        done: called after each call with its number of samples.
         most: samples of a call, where that is known already.
     """
     if most is None:

@@ -20,7 +20,7 @@ def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> Deno
     Args:
         f: the denoiser.
         most: samples of a call.
-        done: told, after each call, of how many samples it was.
+        done: called after each call with its number of samples.
     """
 
     def portions(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
