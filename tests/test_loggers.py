@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,7 +24,9 @@ from consistency.lit.loggers.tensorboard import Board
 from consistency.tasks.curves import curves_in
 from consistency.tasks.report import NO_LOG, history
 from consistency.tasks.sweep_curves import curves_of
+from consistency.teach import find_teacher, teach
 from consistency.teachers.checkpoint import read_checkpoint
+from tests.conftest import ROOT
 from tests.sessions import composed, save_edited, train_here
 
 TINY = [
@@ -240,6 +244,32 @@ def test_a_logger_may_be_left_out_by_null():
     config = composed("train", "logger=[tensorboard,csv]", "logger.tensorboard=null")
     config.logger.csv.save_dir = "somewhere"
     assert [type(logger) for logger in build_loggers(config)] == [CSV]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["tensorboard"]),
+        (["logger=csv"], ["csv"]),
+        (["logger=none"], []),
+        (["logger=[csv,tensorboard]"], ["csv", "tensorboard"]),
+        (["logger=[csv,tensorboard]", "logger.csv=null"], ["tensorboard"]),
+        (["logger=csv", "teacher_run.overrides=['logger=tensorboard']"], ["tensorboard"]),
+        (["logger=wandb", "logger.wandb.mode=offline"], ["wandb"]),
+    ],
+)
+def test_a_teacher_has_the_loggers_of_its_student(tmp_path, words, names):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = ["experiment=cd_moons", f"run_dir={tmp_path}", f"hydra.run.dir={tmp_path}", *words]
+        config = compose("train", words, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        find_teacher(config, tmp_path)
+        found: list[DictConfig] = []
+        teach(config, tmp_path, lambda teachers, _: found.append(teachers))
+    (teachers,) = found
+    used = {name: node for name, node in teachers.logger.items() if node is not None}
+    assert [*used] == names
+    assert "wandb" not in used or used["wandb"].mode == "offline"
 
 
 @pytest.mark.parametrize(
