@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,6 +38,17 @@ WORDS = [
     "data.sample_batch=8",
 ]
 WORDS += ["callbacks.checkpoints.every=10"]
+CLOSING = """
+import os, signal
+from consistency.console import guarded
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), signum=signal.SIG):
+        kill(pid, signum)
+
+last = Last()  # goes when the interpreter has given the signals back to the system
+guarded(lambda: print("done", flush=True))
+"""
 GO_ON = "go on with the same command, run_dir={place} and ckpt_path=last\n"
 
 
@@ -271,3 +284,11 @@ def test_an_evaluation_speaks_of_itself_at_any_moment(ckpt, tmp_path, monkeypatc
         evaluate(config)
     assert stopped.value.line().startswith(MOMENTS[moment].format(place=tmp_path))
     assert "ckpt_path=last" not in stopped.value.line()
+
+
+@pytest.mark.parametrize("signum", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_the_interpreter_closes_does_not_fail_a_run_that_has_finished(signum):
+    ended = subprocess.run(
+        [sys.executable, "-c", CLOSING.replace("SIG)", f"{signum})")], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")

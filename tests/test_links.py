@@ -119,14 +119,14 @@ def test_a_log_is_not_cut_through_a_link(victim, kind):
     assert files == ([path] if kind == "hard link" else [])
     for kept in (files, [path]):  # even if the link comes after the list
         with suppress(UserError):
-            cut_back(kept, {path.name: 3})
+            cut_back(kept, {path.name: 3}, 7)
     assert victim.read_text() == TEXT
 
 
 def test_a_log_is_cut(tmp_path):
     path = tmp_path / "events.out.tfevents.1"
     path.write_text(TEXT)
-    cut_back([path], {path.name: 3})
+    cut_back([path], {path.name: 3}, 7)
     assert path.read_text() == TEXT[:3]
 
 
@@ -134,7 +134,7 @@ def test_a_directory_of_logs_may_not_lead_out_of_a_run(victim):
     (victim.parent / "elsewhere").mkdir()
     planted("symlink", victim.parent / "run" / "tensorboard", victim.parent / "elsewhere")
     with pytest.raises(UserError, match=r"tensorboard is a link to .*elsewhere, out of the run directory"):
-        Board(victim.parent / "run", name="", version="tensorboard").rewind({})
+        Board(victim.parent / "run", name="", version="tensorboard").rewind({}, 0)
 
 
 @pytest.mark.parametrize("kind", ["symlink", "pipe"])

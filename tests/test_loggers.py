@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,13 +18,16 @@ from consistency.errors import UserError
 from consistency.files.steps import read_steps
 from consistency.lit.callbacks.curves import Curves
 from consistency.lit.callbacks.noise import histogram
-from consistency.lit.loggers.base import log_picture, rendered
+from consistency.lit.loggers.base import LOG, log_picture, rendered
 from consistency.lit.loggers.csv import CSV
 from consistency.lit.loggers.tensorboard import Board
 from consistency.tasks.curves import curves_in
 from consistency.tasks.report import NO_LOG, history
 from consistency.tasks.sweep_curves import curves_of
-from tests.sessions import composed, train_here
+from consistency.teach import find_teacher, teach
+from consistency.teachers.checkpoint import read_checkpoint
+from tests.conftest import ROOT
+from tests.sessions import composed, save_edited, train_here
 
 TINY = [
     "experiment=ict_moons",
@@ -81,8 +86,8 @@ def test_both_logs_have_the_same_curves(run):
     assert "experiment: ict_moons" in (run.directory / "csv" / "hparams.yaml").read_text()
 
 
-def test_a_table_goes_on_after_a_kill_as_that_of_the_undisturbed_run(run):
-    killed = run.place / "killed"
+def test_a_table_goes_on_after_a_kill_as_that_of_the_undisturbed_run(run, tmp_path):
+    killed = shutil.copytree(run.place / "killed", tmp_path / "killed")
     assert max(table(killed)) > 4  # beyond the checkpoint
     train_here(killed, *TINY, "logger=[tensorboard,csv]", "ckpt_path=last")
     assert table(killed) == table(run.directory)
@@ -119,6 +124,72 @@ def test_a_run_that_goes_back_has_each_step_once(tmp_path, monkeypatch):
     assert [*rows] == sorted(rows)
     assert [rows[step].get("guard/rollbacks") for step in (0, 7, 8)] == [0, 0, 1]
     assert "for the test" in (tmp_path / "a" / "csv" / "guard-reason.md").read_text()
+
+
+def scalars(directory):
+    """Step and value of all points in the event files, sorted, without what depends on the machine."""
+    events = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if name not in (CLOCKS, "epoch")]
+    return sorted((name, event.step, event.value) for name in names for event in events.Scalars(name))
+
+
+@pytest.fixture(scope="module")
+def without(run, tmp_path_factory):
+    """The same run, killed at step 7 and gone on with from 4 to 10 without a logger."""
+    directory = tmp_path_factory.mktemp("without") / "a"
+    shutil.copytree(run.place / "killed", directory)
+    before = {point for point in scalars(directory) if point[1] <= 4 and point[0].startswith("train/")}
+    train_here(directory, *TINY, "logger=none", "ckpt_path=last", "trainer.max_steps=10")
+    return SimpleNamespace(directory=directory, before=before)
+
+
+def test_curves_of_loggers_that_were_out_of_use_are_kept(run, without, tmp_path):
+    directory = tmp_path / "a"
+    shutil.copytree(without.directory, directory)
+    train_here(directory, *TINY, "logger=[tensorboard,csv]", "ckpt_path=last")
+    now, rows, whole = scalars(directory), table(directory), table(run.directory)
+    assert without.before < {*now}
+    assert len({point[:2] for point in now}) == len(now)
+    assert not [point for point in now if 4 < point[1] < 9]  # which the kill gave up
+    assert not [k for k in rows if 5 < k < 9]
+    assert all(rows[k] == row for k, row in whole.items() if k <= 5)
+    assert max(rows) == max(point[1] for point in now) == 12
+
+
+def test_a_log_that_a_checkpoint_does_not_list_is_from_before_it(without, tmp_path, monkeypatch):
+    directory = tmp_path / "a"
+    shutil.copytree(without.directory, directory)
+    path = directory / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    path.unlink()
+    save_edited({**content, LOG: {}}, path)  # as older versions left it
+    words = ["logger=[tensorboard,csv]", "ckpt_path=last"]
+    after = Curves.on_train_batch_end
+
+    def killed(callback, trainer, *rest):
+        after(callback, trainer, *rest)
+        return 1 / (11 - trainer.global_step)
+
+    monkeypatch.setattr(Curves, "on_train_batch_end", killed)
+    with pytest.raises(ZeroDivisionError):
+        train_here(directory, *TINY, "trainer.log_every_n_steps=1", *words)
+    monkeypatch.undo()
+    assert [point for point in scalars(directory) if point[1] >= 10]
+    train_here(directory, *TINY, *words)
+    now = scalars(directory)
+    assert without.before < {*now}
+    assert len({point[:2] for point in now}) == len(now)
+    assert max(point[1] for point in now) == 12
+    assert {0, 12} < {*table(directory)}
+
+
+def test_a_run_that_begins_anew_has_no_curves_of_another(run, tmp_path):
+    shutil.copytree(run.place / "killed", tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    train_here(tmp_path / "a", *TINY, "logger=[tensorboard,csv]")
+    assert scalars(tmp_path / "a") == scalars(run.directory)
+    assert table(tmp_path / "a") == table(run.directory)
 
 
 def report_of(directory):
@@ -173,6 +244,32 @@ def test_a_logger_may_be_left_out_by_null():
     config = composed("train", "logger=[tensorboard,csv]", "logger.tensorboard=null")
     config.logger.csv.save_dir = "somewhere"
     assert [type(logger) for logger in build_loggers(config)] == [CSV]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["tensorboard"]),
+        (["logger=csv"], ["csv"]),
+        (["logger=none"], []),
+        (["logger=[csv,tensorboard]"], ["csv", "tensorboard"]),
+        (["logger=[csv,tensorboard]", "logger.csv=null"], ["tensorboard"]),
+        (["logger=csv", "teacher_run.overrides=['logger=tensorboard']"], ["tensorboard"]),
+        (["logger=wandb", "logger.wandb.mode=offline"], ["wandb"]),
+    ],
+)
+def test_a_teacher_has_the_loggers_of_its_student(tmp_path, words, names):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = ["experiment=cd_moons", f"run_dir={tmp_path}", f"hydra.run.dir={tmp_path}", *words]
+        config = compose("train", words, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        find_teacher(config, tmp_path)
+        found: list[DictConfig] = []
+        teach(config, tmp_path, lambda teachers, _: found.append(teachers))
+    (teachers,) = found
+    used = {name: node for name, node in teachers.logger.items() if node is not None}
+    assert [*used] == names
+    assert "wandb" not in used or used["wandb"].mode == "offline"
 
 
 @pytest.mark.parametrize(
@@ -257,4 +354,4 @@ def test_a_table_may_not_lead_out_of_a_run(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "csv").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="out of the run directory"):
-        CSV(str(tmp_path / "run")).rewind({})
+        CSV(str(tmp_path / "run")).rewind({}, 0)

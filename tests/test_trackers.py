@@ -45,9 +45,9 @@ def test_the_id_of_a_run_is_its_own_and_continued(standin, tmp_path):
     name, _ = standin
     path = tmp_path / "a" / name / "run_id"
 
-    def begun(positions, directory=tmp_path / "a"):
+    def begun(positions, directory=tmp_path / "a", step=0):
         made = logger(name, directory)
-        made.rewind(positions)()
+        made.rewind(positions, step)()
         made.log_metrics({"a": 1.0}, step=1)
         found = made.positions(1)
         made.end_row(failed=False)
@@ -56,6 +56,8 @@ def test_the_id_of_a_run_is_its_own_and_continued(standin, tmp_path):
     found = begun({})
     first = path.read_text()
     assert begun(found) and path.read_text() == first  # noqa: PT018 - the one goes on with the other
+    begun({}, step=1)  # from a checkpoint that does not list the logger
+    assert path.read_text() == first
     begun({})  # a run that begins anew in a directory that holds another
     second = path.read_text()
     path.unlink()
@@ -133,7 +135,7 @@ def test_mlflow_is_given_names_that_it_takes(tmp_path, monkeypatch):
     made.text("config", "x", 0)
     made.end_row(failed=False)
     again = logger("mlflow", tmp_path)
-    again.rewind({"mlflow": 4})()
+    again.rewind({"mlflow": 4}, 4)()
     again.begin_row({"trainer.max_steps": 20})
     ((uri, store),) = standin.stores.items()
     ((known, run),) = store.runs.items()

@@ -35,7 +35,15 @@ from consistency.errors import UserError, close, nearest, plain
 from consistency.process.lifeline import follow_parent, hold, report
 from consistency.process.naming import named
 from consistency.process.rank import is_first
-from consistency.process.stops import Stopped, end_at_once, end_within, heard, put_off, raise_again
+from consistency.process.stops import (
+    Stopped,
+    end_at_once,
+    end_within,
+    heard,
+    ignore_at_exit,
+    put_off,
+    raise_again,
+)
 from consistency.process.stops import say as say_stopped
 from consistency.process.supported import check_supported
 from consistency.schema.check import CONFIGS, groups, options
@@ -60,6 +68,7 @@ LONGEST = 1000  # characters of a line that a library may fill
 
 def guarded(main: Callable[[], Any]) -> None:
     """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
+    ignore_at_exit()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     if not is_first():  # which writes what torch has to say of lost connections
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

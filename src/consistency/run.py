@@ -124,7 +124,7 @@ def trained(config: DictConfig, directory: Path, asked: Path) -> float | None:
         data.check_split(trainer.world_size, trainer.accumulate_grad_batches)
         teach(config, directory, train)
         clock.start()
-        rewind(trainer, kept.get(LOG) if kept else {})
+        rewind(trainer, *((kept.get(LOG), kept["global_step"]) if kept else ({}, 0)))
         del kept
         given = ckpt if ckpt and is_given(ckpt, going_on, directory) else None
         while fault := fit(trainer, module, data, ckpt, asked):

@@ -20,6 +20,7 @@ from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.quoting import path_override
 from consistency.result import read_result
+from consistency.schema.check import options
 from consistency.schema.swaps import given_in
 from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
@@ -77,7 +78,8 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
     if from_first((place / "result.json").is_file):
         check_sound(place)
         return
-    asked, words = config.teacher_run.experiment, [*inherited(), *config.teacher_run.overrides]
+    asked = config.teacher_run.experiment
+    words = [*inherited(), *loggers(config), *config.teacher_run.overrides]
     with composed(asked, place, words) as teachers:
         check_start(config, teachers)
         say(f"teacher      {asked}, first, in {place}")
@@ -129,6 +131,14 @@ def inherited() -> list[str]:
     both = [word for word in given if word.lstrip("+").partition("=")[0].partition(".")[0] in SHARED]
     choices = HydraConfig.get().runtime.choices
     return [*both, *(f"{group}='{choices[group]}'" for group in ("trainer", "debug"))]
+
+
+def loggers(config: DictConfig) -> list[str]:
+    """The overrides that give the teacher the loggers of the student."""
+    used = [str(name) for name in OmegaConf.select(config, "logger") or ()]
+    chosen = ",".join(name for name in used if name in options("logger"))
+    given = [word for word in HydraConfig.get().overrides.task if word.lstrip("+").startswith("logger.")]
+    return [f"logger=[{chosen or 'none'}]", *given]
 
 
 @contextmanager

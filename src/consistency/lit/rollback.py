@@ -82,7 +82,10 @@ def go_on(trainer: Trainer, back: Return) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Recovery):
             callback.end = back.end
-    (rewind if back.end is None else keep_log)(trainer, back.state.log)
+    if back.end is None:
+        rewind(trainer, back.state.log, back.state.step)
+    else:
+        keep_log(trainer, back.state.log)
 
 
 def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory: Path) -> None:

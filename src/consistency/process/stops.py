@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM at any moment: one exception, and one sentence on what is saved."""
 
+import atexit
 import os
 import signal
 import sys
@@ -199,6 +200,15 @@ def end_at_once() -> None:
 
     for signum in STOPPING:
         signal.signal(signum, leave)
+
+
+def ignore_at_exit() -> None:
+    """Ignore signals once the interpreter has nothing left to do, after all that libraries do at its exit.
+
+    Python would give them back to the system there, which ends a process that has finished with their status
+    and without a line.
+    """
+    atexit.register(lambda: [signal.signal(signum, signal.SIG_IGN) for signum in STOPPING])
 
 
 def end_within(seconds: float, status: int) -> None:

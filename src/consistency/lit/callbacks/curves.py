@@ -19,6 +19,7 @@ class Curves(Callback):
 
     def __init__(self) -> None:
         self.step = 0  # of the last batch
+        self.resumed: Positions = {}  # those of the checkpoint: loggers that are out of use keep them
         self.positions: Positions | None = None  # in place of those that the logs have
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
@@ -39,7 +40,7 @@ class Curves(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Add how far the log is."""
         if trainer.is_global_zero:
-            now = positions(trainer)
+            now = {**self.resumed, **positions(trainer)}
             checkpoint[LOG] = now if self.positions is None else dict(self.positions)
 
 
@@ -59,17 +60,20 @@ class Rewind(Callback):
         self.cuts = []
 
 
-def rewind(trainer: Trainer, found: Positions | None) -> None:
+def rewind(trainer: Trainer, found: Positions | None, step: int) -> None:
     """Have the logs cut back to what they were at a checkpoint when training starts.
 
     Args:
         trainer: of a run that has logged nothing yet.
         found: how far they were; empty for a run that begins. None where a checkpoint of an older version
             does not say how far its log was, which is left as it is then.
+        step: of the checkpoint; 0 for a run that begins.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Rewind) and found is not None:
-            callback.cuts = [logger.rewind(found) for logger in run_loggers(trainer)]
+            callback.cuts = [logger.rewind(found, step) for logger in run_loggers(trainer)]
+        if isinstance(callback, Curves):
+            callback.resumed = found or {}
 
 
 def keep_log(trainer: Trainer, found: Positions | None) -> None:

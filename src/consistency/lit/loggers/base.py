@@ -49,11 +49,13 @@ class RunLogger(Logger):
         """How far the log is, for a checkpoint of this step; all that was logged is on disk then."""
 
     @abstractmethod
-    def rewind(self, positions: Positions) -> Callable[[], None]:
+    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
         """Prepare to go on from a checkpoint, before anything is logged.
 
         Args:
-            positions: in the checkpoint; empty for a run that begins, whose former log is given up.
+            positions: in the checkpoint. It may list none of this logger, whose log is from before the
+                checkpoint then.
+            step: of the checkpoint; 0 for a run that begins, whose former log is given up.
 
         Returns:
             What removes the steps after the checkpoint, called once nothing can be refused any more.

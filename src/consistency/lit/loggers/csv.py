@@ -79,23 +79,23 @@ class CSV(RunLogger, CSVLogger):
         self.save()
         return {FILE: step}
 
-    def rewind(self, positions: Positions) -> Callable[[], None]:
-        """Prepare to remove the rows after a step.
+    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
+        """Prepare to remove the rows after the step that is noted, else after that of the checkpoint.
 
         Raises:
             UserError: the folder is a link that leads out of the run, or the file is a link.
         """
         check_inside(Path(self.save_dir), [FOLDER])
         check_own(Path(self.log_dir) / FILE)
-        return partial(self._cut, positions.get(FILE))
+        return partial(self._cut, positions.get(FILE, step or -1))
 
     def place(self) -> str | None:
         """The table."""
         path = Path(self.log_dir) / FILE
         return str(path) if path.is_file() else None
 
-    def _cut(self, step: int | None) -> None:
-        self.experiment.cut(-1 if step is None else step)
+    def _cut(self, step: int) -> None:
+        self.experiment.cut(step)
 
     def _file(self, name: str) -> Path:
         return Path(self.log_dir) / re.sub(r"[^\w.+=-]", "-", name)

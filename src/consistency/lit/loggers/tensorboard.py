@@ -3,7 +3,7 @@
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 from consistency.files.atomic import Unwritable, explained
 from consistency.files.owned import check_inside, reopened
 from consistency.lit.loggers.base import Positions, Row, RunLogger
+from consistency.lit.loggers.events import begun_at
 from consistency.lit.loggers.rows import end_row, write_row
 
 EVENTS = "events.out.tfevents.*"
@@ -88,7 +89,7 @@ class Board(RunLogger, TensorBoardLogger):
                 os.fsync(file.fileno())
         return {path.name: path.stat().st_size for path in files}
 
-    def rewind(self, positions: Positions) -> Callable[[], None]:
+    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
         """Remember the event files there are, to cut them back to the sizes in a checkpoint.
 
         Raises:
@@ -96,7 +97,7 @@ class Board(RunLogger, TensorBoardLogger):
         """
         directory = Path(self.log_dir)
         check_inside(directory.parent, [directory.name])
-        return partial(cut_back, own_files(directory), positions)
+        return partial(cut_back, own_files(directory), positions, step)
 
     def place(self) -> str | None:
         """The directory of event files."""
@@ -163,18 +164,24 @@ def own_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(EVENTS) if stat.S_ISREG(path.lstat().st_mode))
 
 
-def cut_back(files: Iterable[Path], sizes: Positions) -> None:
+def cut_back(files: Collection[Path], sizes: Positions, step: int) -> None:
     """Remove what was logged after a checkpoint, so that nothing is logged twice.
 
     Args:
         files: of events, none of which is being written.
-        sizes: at the checkpoint; files that came later go.
+        sizes: at the checkpoint; files that came later go. Where it lists none of the files, those that
+            begin before its step stay as they are.
+        step: of the checkpoint; 0 for a run that begins.
 
     Raises:
         UserError: a file to be cut has a second name, under which it would be cut as well.
     """
+    unlisted = step > 0 and not any(path.name in sizes for path in files)
     for path in files:
-        if path.name not in sizes:
+        if unlisted:
+            if (begun_at(path) or 0) >= step:
+                path.unlink(missing_ok=True)
+        elif path.name not in sizes:
             path.unlink(missing_ok=True)
         elif path.lstat().st_size > sizes[path.name]:
             with reopened(path) as file:

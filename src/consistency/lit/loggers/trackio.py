@@ -93,9 +93,9 @@ class Trackio(RunLogger):
         """That the run is logged here: what is written is not taken back."""
         return {self.label: step}
 
-    def rewind(self, positions: Positions) -> Callable[[], None]:
-        """Continue the run of the directory, or begin a new one if the checkpoint knows of none."""
-        self.kept.anew = self.label not in positions
+    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
+        """Continue the run of the directory, or begin a new one where training begins."""
+        self.kept.anew = not step and self.label not in positions
         return lambda: None
 
     def place(self) -> str | None:
