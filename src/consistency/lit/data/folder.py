@@ -71,6 +71,11 @@ class ImageFolder(DataModule):
         """Converted images go below `directory`, unless the user named a cache. Caches elsewhere are read."""
         self.kept = None if "cache" in named else directory / "cache"
 
+    @property
+    def promised(self) -> tuple[int, ...]:
+        """Follows from the config."""
+        return self.channels, self.resolution, self.resolution
+
     def load(self) -> ArrayData:
         """Map the cache, after it has been made if need be."""
         files = source(self.root, self.key)
