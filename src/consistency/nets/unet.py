@@ -222,9 +222,9 @@ def resolutions_of(shape: Sequence[int], levels: int, patch: int = 1) -> list[in
         raise UserError(f"this network needs images, not data of shape {tuple(shape)}: choose net=mlp")
     halvings, (_, height, width) = levels - 1, shape
     if height % 2**halvings or width % 2**halvings:
-        of = f" (after net.patch={patch})" if patch > 1 else ""
+        size = f"{height}x{width}" + (f" (after net.patch={patch})" if patch > 1 else "")
         raise UserError(
-            f"net.multipliers has {levels} levels, but {height}x{width}{of} cannot be halved {halvings} times:"
+            f"net.multipliers has {levels} levels, but {size} cannot be halved {halvings} times:"
             f" shorten it, or make data.resolution a multiple of {patch * 2**halvings}"
         )
     return [height // 2**i for i in range(levels)]
