@@ -211,7 +211,8 @@ BOUNDS = [
     Case("wrong file", "ckpt_path=/etc/passwd", "ckpt_path=/etc/passwd", "written by this project", "eval"),
 ]
 FILES = [
-    Case("no root", "data=image_folder", "data.root", "data.root="),
+    Case("no root", "data=image_folder", "data.root", "data.root=FOLDER"),
+    Case("no photographs", "experiment=ict_photos net=unet_patch", "data.root", "data.root=FOLDER"),
     Case("root missing", "data=image_folder data.root={nothing}", "data.root={nothing}", "does not exist"),
     Case("empty folder", "data=image_folder data.root={empty}", "data.root={empty}", "holds no image"),
     Case("text as image", "data=image_folder data.root={text}", "{text}/a.png", "skip_broken=true"),

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build, make
+from consistency.console import explain
 from consistency.files.config import checked
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.data.loader import Batch
@@ -115,6 +117,15 @@ def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tm
     assert checked(kept, "ckpt_path=x").plain() == kept
     for name, node in config.callbacks.items():
         assert make(node) is not None, name
+
+
+def test_a_resolution_that_cannot_be_halved_is_refused_before_images_are_converted(tmp_path):
+    images = folder(tmp_path / "images")
+    config = composed("experiment=ict_photos", f"data.root={images}", "data.resolution=30")
+    with pytest.raises(InstantiationException) as error:
+        build(config)
+    assert str(explain(error.value)).endswith("a multiple of 4")
+    assert list(tmp_path.iterdir()) == [images]
 
 
 @pytest.mark.parametrize(

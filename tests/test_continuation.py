@@ -15,6 +15,7 @@ from consistency.continuation import (
     place_of,
     value_of,
 )
+from consistency.continuation.again import command_of
 from consistency.continuation.differences import differences
 from consistency.errors import UserError
 from consistency.lit.callbacks.history import Clock, History, images, seconds
@@ -51,6 +52,22 @@ def kept(*words, experiment="ict_digits", step=200):
         "experiment": experiment,
         "global_step": step,
     }
+
+
+def test_the_command_that_goes_on_has_the_overrides_of_the_run(tmp_path):
+    words = ["experiment=ict_digits", "trainer.max_steps=600", "run_dir=a b", "teacher.path='c d'"]
+    (tmp_path / "result.json").write_text(json.dumps({"overrides": words}))
+    given = ["experiment=ict_moons", "ckpt_path=old", "trainer.max_steps=650"]
+    expected = """experiment=ict_digits "teacher.path='c d'" ckpt_path=old trainer.max_steps=650"""
+    assert command_of(tmp_path, given) == f"python train.py {expected}"
+
+
+@pytest.mark.parametrize("overrides", ["abc", [1], ["a=\x1b[2J"], ["a=" + 2000 * "b"], None])
+def test_no_command_is_made_of_what_is_none(tmp_path, overrides):
+    (tmp_path / "result.json").write_text(json.dumps({"overrides": overrides}))
+    assert command_of(tmp_path, ["ckpt_path=old"]) is None
+    (tmp_path / "result.json").write_text("[")
+    assert command_of(tmp_path, ["ckpt_path=old"]) is None
 
 
 def go_on(there, *words, experiment="ict_digits", base=BASE):
@@ -181,7 +198,7 @@ def test_a_new_run_from_these_weights_is_offered_where_they_fit(old, words, anew
 
 def test_another_experiment_is_named_before_anything_else():
     there = kept("experiment=edm_digits", "run_dir=runs/old", experiment="edm_digits")
-    with pytest.raises(UserError, match="give experiment=edm_digits to go on"):
+    with pytest.raises(UserError, match=r"give experiment=edm_digits to go on, .* of that run$"):
         go_on(there)
 
 

@@ -298,10 +298,13 @@ def test_broken_files_are_left_out_and_counted(root, capsys):
     (root / "cat" / "gone.png").symlink_to(root / "nowhere.png")
     data = module(root, skip_broken=True, conditional=True)
     assert data.data.label.tolist() == [0, 0, 1, 2, 2]
-    assert notices(capsys)[1:] == ["left out 2 of 7 files that are no images, the first: cat/gone.png"]
+    assert notices(capsys)[1:] == ["left out 2 of 7 files that cannot be read, the first: cat/gone.png"]
     assert len(np.load(made(root) / "images.npy")) == 5
     mistake(r"cat/gone\.png.*skip_broken", root)  # a cache that lacks files serves only who allows it
+    capsys.readouterr()
     assert len(module(root, skip_broken=True).data) == 5
+    again = capsys.readouterr().err
+    assert again == f"data.root={root}: left out 2 of 7 files that cannot be read\n"  # from the cache
 
 
 def test_nothing_but_broken_files(tmp_path):

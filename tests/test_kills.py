@@ -170,6 +170,7 @@ def test_another_run_is_refused_and_touches_nothing(copy, words, said):
     again = resumed(copy, *(TINY if "experiment" not in words[0] else other), *words)
     assert again.status == 1
     assert again.err.startswith(f"error: {said.format(copy)}")
+    assert ("of that run: python train.py experiment=ict_digits " in again.err) is ("experiment" in words[0])
     assert files(copy) == before
 
 

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, count
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from consistency import watch
 from consistency.errors import UserError
 from consistency.model.denoiser import Denoiser
 from consistency.sampling.samplers import multistep
@@ -218,6 +220,17 @@ class TestTask:
             calls = []
             recipe(lambda x, sigma, label=None, calls=calls: calls.append(1) or x, torch.zeros(1, 2))
             assert name.lstrip("eulrhn") == str(len(calls))
+
+    @pytest.mark.parametrize(("step", "said"), [(0.0, 0), (3.0, 1)])
+    def test_a_long_search_says_once_what_makes_it_less(
+        self, tmp_path, ckpt, monkeypatch, capsys, step, said
+    ):
+        times = count(step=step)
+        monkeypatch.setattr(watch, "LONG", 10.0)
+        monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        replace(SMALL, keep=False)(session(tmp_path, ckpt))
+        remedy = "task.search.count, task.search.budget and task.calls make it less\n"
+        assert capsys.readouterr().err.count(remedy) == said
 
 
 class TestTiming:

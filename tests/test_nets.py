@@ -536,6 +536,13 @@ def test_resolution_that_cannot_be_halved(shape):
         UNet(shape, channels=8, multipliers=(1, 1, 1, 1))
 
 
+def test_the_patch_counts_where_the_resolution_cannot_be_halved():
+    with pytest.raises(UserError, match=r"15x15 \(after net\.patch=2\).* a multiple of 4$"):
+        UNet((3, 30, 30), channels=8, multipliers=(1, 2), patch=2)
+    with pytest.raises(UserError, match=r"net\.patch=2 must divide the 31x31 pixels"):
+        UNet((3, 31, 31), channels=8, multipliers=(1, 2), patch=2)
+
+
 def test_unet_for_points():
     with pytest.raises(UserError, match="net=mlp"):
         UNet((2,))

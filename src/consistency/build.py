@@ -65,6 +65,8 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     """Data and module of a composed config. The same config builds the same weights."""
     begin(config.seed, config.threads)
     data = part("data", config.data, DataModule)
+    if data.promised is not None:  # refused before a folder is converted
+        check_network(lambda: part("net", config.net, nn.Module, shape=data.promised, classes=0), TRAINING)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
     check_network(lambda: part("net", config.net, nn.Module), TRAINING)

@@ -34,6 +34,7 @@ from consistency.continuation import (
     place_of,
     value_of,
 )
+from consistency.continuation.again import command_of
 from consistency.continuation.differences import START
 from consistency.debug import Short
 from consistency.errors import UserError, nearest
@@ -150,8 +151,9 @@ def compare(
     """What goes on differently from the run of the checkpoint; another run is refused."""
     if checkpoint is None or ckpt is None:
         return Continuation()
-    given = given_keys(HydraConfig.get().overrides.task)
-    return compared(config, experiment(), checkpoint, place_of(ckpt, directory), given)
+    overrides = list(HydraConfig.get().overrides.task)
+    line = partial(command_of, home(ckpt).parent, overrides)
+    return compared(config, experiment(), checkpoint, place_of(ckpt, directory), given_keys(overrides), line)
 
 
 def is_given(ckpt: Path, going_on: Continuation, directory: Path) -> bool:

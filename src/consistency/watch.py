@@ -13,10 +13,12 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 
 from consistency.errors import plain
 from consistency.process import stops
+from consistency.process.notices import notice
 from consistency.process.rank import is_first
 from consistency.process.stops import STOPPING, mark, stop
 
 Advance = Callable[[int], None]  # pieces that are done
+LONG = 300.0  # seconds ahead that are worth a line on what makes them less
 SECONDS = 10.0  # between two lines where there is no terminal: with the longest piece, less than 20
 
 
@@ -194,6 +196,32 @@ def lines(name: str, total: int, done: int, seconds: float) -> Advance:
         print(f"{name}: {now}/{total}, {left} left", file=sys.stderr, flush=True)
 
     return advance
+
+
+class Outlook:
+    """Says once what makes long work less, as soon as minutes of it are ahead.
+
+    The time of the first piece is left out, for it may hold preparations.
+
+    Args:
+        name: of the work.
+        total: pieces.
+        remedy: what makes it less.
+    """
+
+    def __init__(self, name: str, total: int, remedy: str) -> None:
+        self.name, self.total, self.remedy = name, total, remedy
+        self.begun, self.said = time.monotonic(), False
+
+    def __call__(self, done: int) -> None:
+        """So many pieces are done, at least 1."""
+        if done == 1:
+            self.begun = time.monotonic()
+        elif not self.said:
+            left = (time.monotonic() - self.begun) / (done - 1) * (self.total - done)
+            if left > LONG:
+                self.said = True
+                notice(f"{self.name} may take {clock(left)}: {self.remedy}")
 
 
 @contextmanager

@@ -31,6 +31,8 @@ def check_command(config: DictConfig, entry: str) -> None:
     check_options(config, entry)
     if entry == "eval":
         check_not_last(config.ckpt_path)
+    else:
+        check_root(config)
     for key, path in named(config, entry):
         if not Path(path).exists():
             raise absent(key, path)
@@ -38,6 +40,18 @@ def check_command(config: DictConfig, entry: str) -> None:
             check_single(path, key)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN and not started_by_lightning():
         check_place(Path(HydraConfig.get().runtime.output_dir), config.ckpt_path, entry)
+
+
+def check_root(config: DictConfig) -> None:
+    """Refuse to train on images of one's own where none are named.
+
+    Raises:
+        UserError: no folder is given.
+    """
+    if reads_images(config) and OmegaConf.is_missing(config.data, "root"):
+        raise UserError(
+            "data.root has no value: give a folder or a zip archive of images with data.root=FOLDER"
+        )
 
 
 def check_place(directory: Path, ckpt_path: str | None, entry: str) -> None:
@@ -78,8 +92,13 @@ def read_by_training(config: DictConfig) -> Iterator[str]:
     """The keys of paths that a training run reads, by what it is made of."""
     if any(selected(config, f"module.{role}") is not None for role in ("teacher", "start")):
         yield "teacher.path"
-    if str(selected(config, "data._target_")).endswith(".ImageFolder"):
+    if reads_images(config):
         yield "data.root"
+
+
+def reads_images(config: DictConfig) -> bool:
+    """Whether the data are images of a folder or an archive."""
+    return str(selected(config, "data._target_")).endswith(".ImageFolder")
 
 
 def selected(config: DictConfig, key: str) -> Any:

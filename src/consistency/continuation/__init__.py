@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,12 @@ def notes(changed: dict[str, list[Any]], config: DictConfig) -> Iterator[str]:
 
 
 def compared(
-    config: DictConfig, experiment: str | None, checkpoint: dict[str, Any], where: str, given: Sequence[str]
+    config: DictConfig,
+    experiment: str | None,
+    checkpoint: dict[str, Any],
+    where: str,
+    given: Sequence[str],
+    again: Callable[[], str | None] = lambda: None,
 ) -> Continuation:
     """What goes on differently; refuses what would be another run.
 
@@ -68,6 +73,7 @@ def compared(
         checkpoint: to go on from; an old one is compared by what it has.
         where: it is, as an override, for messages.
         given: keys of the command line.
+        again: the command that goes on with the checkpoint's run, where it is known.
 
     Raises:
         UserError: names the first value that may not change.
@@ -76,7 +82,7 @@ def compared(
     if there is not None and experiment != there:
         raise UserError(
             f"experiment is {experiment} here and {there} in {where}: give experiment={there} to go on, and "
-            "the other overrides of that run"
+            f"the other overrides of that run{f': {line}' if (line := again()) else ''}"
         )
     found = differences(checkpoint["config"], config, given)
     refused = [difference for difference in found if not difference.effect.allowed]

@@ -210,15 +210,22 @@ class Decoder(nn.Module):
         return h
 
 
-def resolutions_of(shape: Sequence[int], levels: int) -> list[int]:
-    """The resolution of each level, or the user's error."""
+def resolutions_of(shape: Sequence[int], levels: int, patch: int = 1) -> list[int]:
+    """The resolution of each level, or the user's error.
+
+    Args:
+        shape: (C, H, W) at the first level.
+        levels: each has half the resolution of the one before.
+        patch: side of the squares of pixels that the first level takes as one, for the message.
+    """
     if len(shape) != 3:
         raise UserError(f"this network needs images, not data of shape {tuple(shape)}: choose net=mlp")
     halvings, (_, height, width) = levels - 1, shape
     if height % 2**halvings or width % 2**halvings:
+        size = f"{height}x{width}" + (f" (after net.patch={patch})" if patch > 1 else "")
         raise UserError(
-            f"net.multipliers has {levels} levels, but {height}x{width} cannot be halved {halvings} times:"
-            f" shorten it, or make data.resolution a multiple of {2**halvings}"
+            f"net.multipliers has {levels} levels, but {size} cannot be halved {halvings} times:"
+            f" shorten it, or make data.resolution a multiple of {patch * 2**halvings}"
         )
     return [height // 2**i for i in range(levels)]
 
@@ -280,7 +287,7 @@ class UNet(nn.Module):
         within("net", 0, 1024, augment=augment)
         self.augment, self.patch = augment, patch
         n_image, *_ = shape = patched(shape, patch)
-        resolutions = resolutions_of(shape, len(multipliers))
+        resolutions = resolutions_of(shape, len(multipliers), patch)
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         embedding = embedding or PositionalEmbedding(channels)
         make = partial(Block, width=4 * channels, dropout=dropout, modulation=modulation or Added())

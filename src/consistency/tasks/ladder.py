@@ -25,6 +25,7 @@ from consistency.tasks.schedule_file import Listed, Lists, Origin
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
 from consistency.tasks.timing import LONGEST, best_batch, seconds
+from consistency.watch import Outlook
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,18 @@ class Ladder:
         sigma = t.config.sigma
         grid = karras_sigmas(how.levels, sigma.min, sigma.max, sigma.rho)
         tried: dict[Levels, float] = {}
-        with bar("searching", how.budget * len(set(self.calls))) as advance:
+        total = how.budget * len(set(self.calls))
+        tell = Outlook(
+            "searching", total, "task.search.count, task.search.budget and task.calls make it less"
+        )
+        with bar("searching", total) as advance:
 
             def cost(levels: Levels) -> float:
                 recipe = partial(multistep, sigmas=[grid[i] for i in levels], sigma_min=sigma.min)
                 number = judged(session, t.judge, recipe, how.count, self.batch, how.seed, None)
                 tried[levels] = number.values[t.judge.main]
                 advance(len(tried))
+                tell(len(tried))
                 return tried[levels]
 
             asked = cost if self.search else lambda levels: 0.0  # the first list will do

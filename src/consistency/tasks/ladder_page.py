@@ -1,6 +1,7 @@
 """The ladder as a table and as a chart."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consistency.metrics.card import Number, plausible
@@ -8,6 +9,7 @@ from consistency.table import Table
 from consistency.tasks.cards import card_tables, text
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLORS = ("#2f6ca3", "#b03a2e", "#5b8c5a", "#8a6d3b", "#6b5b95")
@@ -82,9 +84,29 @@ def chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
         calls.set_yscale("log")  # of both
     else:
         calls.set_ylim(bottom=0)
+    costs = [1000 * rung.speed.latency for rung in rungs]
+    few_plain_ticks(cost.xaxis, costs)
+    if calls.get_yscale() == "log":
+        few_plain_ticks(calls.yaxis, [rung.number.values[metric] for rung in rungs])
     counts = sorted({rung.how["nfe"] for rung in rungs})
     calls.set_xticks(counts, [str(n) for n in counts])
     calls.tick_params(axis="x", which="minor", bottom=False)
     calls.set_ylabel(metric)
     calls.legend(frameon=False)
     return figure
+
+
+def few_plain_ticks(axis: "Axis", values: Sequence[float]) -> None:
+    """Label a logarithmic axis with few plain numbers: 0.5, 1, 2, 5 and so on, or powers of ten.
+
+    Args:
+        axis: to label.
+        values: that it shows.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    span = max(values) / min(values) if min(values) > 0 else inf
+    subs = (1.0,) if span > 100 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs) if span > 5 else MaxNLocator(5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
 from consistency.lit.peers import Flag
+from consistency.process.late import Late
 from consistency.process.stops import STOPPING, Stopped, listen, mark, stop
 
 EVERY = 10  # steps between two questions to the other processes
@@ -38,6 +39,7 @@ class Interruption(Callback):
         self.signum, self.former = 0, {}
         self.trainer: Trainer | None = None  # while this listens
         self.flag: Flag | None = None  # of several processes
+        self.late: Late | None = None  # while this listens
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Listen, in place of Lightning."""
@@ -95,6 +97,8 @@ class Interruption(Callback):
 
     def _listen(self, trainer: Trainer) -> None:
         self.trainer, self.flag = trainer, Flag("stopping") if trainer.world_size > 1 else None
+        self._hush()
+        self.late = Late()
         listen(self)
         for signum in STOPPING:
             self.former[signum] = signal.signal(signum, self._note)
@@ -103,12 +107,21 @@ class Interruption(Callback):
         if self.trainer is not None:
             self.trainer, self.flag = None, None
             listen(None)
+        self._hush()
+
+    def _hush(self) -> None:
+        if self.late is not None:
+            self.late.end()
+            self.late = None
 
     def _stop_together(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False):
+            self._hush()
             raise Interrupted(self.signum or signal.SIGTERM, trainer.global_step)
 
     def _note(self, signum: int, frame: Any) -> None:
         self.signum = signum
         mark()
+        if self.late is not None:
+            self.late.note(signum)
         signal.signal(signum, stop)

@@ -71,6 +71,11 @@ class ImageFolder(DataModule):
         """Converted images go below `directory`, unless the user named a cache. Caches elsewhere are read."""
         self.kept = None if "cache" in named else directory / "cache"
 
+    @property
+    def promised(self) -> tuple[int, ...]:
+        """Follows from the config."""
+        return self.channels, self.resolution, self.resolution
+
     def load(self) -> ArrayData:
         """Map the cache, after it has been made if need be."""
         files = source(self.root, self.key)
@@ -78,6 +83,7 @@ class ImageFolder(DataModule):
         mark = cache.fingerprint(entries, self.resolution, self.channels)
         for place in self._places():
             if cache.fault(place, mark, self.skip_broken) is None:
+                self._tell_skipped(place)
                 return self._mapped(place)
         try:
             place = self._writable()
@@ -92,6 +98,13 @@ class ImageFolder(DataModule):
     def _mapped(self, place: Path) -> ArrayData:
         self.place = place
         return cache.load(place)
+
+    def _tell_skipped(self, place: Path) -> None:
+        """Say how many files a cache that was made before lacks."""
+        manifest = cache.read_manifest(place)
+        if manifest is not None and manifest.skipped:
+            out, total = manifest.skipped, manifest.skipped + manifest.count
+            notice(f"{self.key}={self.root}: left out {out:,} of {total:,} files that cannot be read")
 
     def class_names(self) -> list[str] | None:
         """The class folders."""
@@ -158,7 +171,7 @@ class ImageFolder(DataModule):
             made = cache.build(place, mark, shape, len(names), converter.convert(names))
         if made.skipped:
             first = min(converter.broken)
-            tell(f"left out {made.skipped:,} of {len(names):,} files that are no images, the first: {first}")
+            tell(f"left out {made.skipped:,} of {len(names):,} files that cannot be read, the first: {first}")
 
     def _in_memory(self, files: Source, entries: list[Entry], fault: Unwritable) -> ArrayData:
         """What a cache would hold, for this run alone; of much that would be too much."""

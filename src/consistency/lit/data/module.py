@@ -140,6 +140,11 @@ class DataModule(LightningDataModule):
         return self._told[0] if self._told else tuple(self.data.x.shape[1:])
 
     @property
+    def promised(self) -> tuple[int, ...] | None:
+        """The shape of one sample where it is known before anything is read, else None."""
+        return None
+
+    @property
     def classes(self) -> int:
         """How many, 0 unless conditional."""
         if self._told:

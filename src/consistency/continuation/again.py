@@ -1,0 +1,33 @@
+"""The command that goes on with a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from consistency.continuation import given_keys, outcome
+from consistency.quoting import for_shell
+
+HERE = ("run_dir", "ckpt_path")  # of this command, never of the run's
+LONGEST = 2000  # characters
+
+
+def command_of(run: Path, given: Sequence[str]) -> str | None:
+    """The overrides of a run, as its result.json has them, with those of this command in their place.
+
+    Args:
+        run: its directory.
+        given: overrides of this command, of which the experiment is left out.
+
+    Returns:
+        The whole command; None where result.json is missing or damaged, or its overrides are no short text.
+    """
+    try:
+        there = outcome(run).get("overrides")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if not isinstance(there, list) or not all(isinstance(word, str) and word.isprintable() for word in there):
+        return None
+    now = [word for word, key in zip(given, given_keys(given), strict=True) if key != "experiment"]
+    replaced = {*given_keys(now), *HERE}
+    kept = [word for word, key in zip(there, given_keys(there), strict=True) if key not in replaced]
+    text = " ".join(["python train.py", *map(for_shell, (*kept, *now))])
+    return text if len(text) <= LONGEST else None
