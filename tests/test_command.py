@@ -9,13 +9,16 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from consistency.command.misread import ambiguous, misread
 from consistency.command.newest import check_not_last, named_last
 from consistency.command.paths import PATHS, expand_homes, literal
 from consistency.command.usage import first_comment, usage
+from consistency.console import explain
 from consistency.errors import UserError
 from consistency.process.naming import LOCK
 from consistency.quoting import path_argument, path_override
@@ -219,6 +222,12 @@ def at_once(directory, script, *arguments, **env):
         ("train ckpt_path=nosuch.ckpt run_dir=a/b", "ckpt_path=nosuch.ckpt: no such file"),
         ("train experiment=cd_digits teacher.path=josé=(1)", "teacher.path=josé=(1): no such file"),
         ("train data=image_folder data.root=a=b", "data.root=a=b does not exist"),
+        ("train data=/tmp/photos", "write data=image_folder data.root=/tmp/photos"),
+        ("train data=./photos", "write data=image_folder data.root=./photos"),
+        ("train teacher=/tmp/run", "write teacher=checkpoint teacher.path=/tmp/run"),
+        ("train data.root=/tmp/photos", "write data=image_folder data.root=/tmp/photos"),
+        ("train +data.samples=9", "data.samples has a value already: leave the + out: data.samples=9"),
+        ("train +trainer.inference_mode=false", "leave the + out: trainer.inference_mode=false"),
         ("eval task.cuont=3", "unknown key task.cuont: did you mean 'count'?"),
         ("eval -m task.cuont=3,4", "unknown key task.cuont: did you mean 'count'?"),
         ("eval method=ict", "method= is no choice of eval.py: it is one of train.py"),
@@ -235,6 +244,27 @@ def test_a_command_is_refused_at_once_and_leaves_nothing(tmp_path, command, line
     assert said.startswith("error: ")
     assert line in said
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("trainer.gradient_clip_val=1", "unknown key trainer.gradient_clip_val: write +trainer."),
+        ("trainer.benchmark=true", "unknown key trainer.benchmark: write +trainer.benchmark=true"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: must be greater than 0, or null"),
+        ("trainer.limit_val_batches=3", "trainer.limit_val_batches=3: numbers are of all samples"),
+        ("trainer.benchmrk=true", "unknown key trainer.benchmrk: choose one of"),
+        ("optimizer.maximize=true", "unknown key optimizer.maximize: write +optimizer.maximize=true"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_the_config_lacks_is_added_with_a_plus(monkeypatch, given, line):
+    monkeypatch.setattr("sys.argv", ["train.py", given])
+    with (
+        pytest.raises(ConfigCompositionException) as error,
+        initialize_config_dir(str(ROOT / "configs"), version_base="1.3"),
+    ):
+        compose("train", [given])
+    assert str(explain(error.value)).startswith(line)
 
 
 @pytest.mark.parametrize("place", ["new/one", "there/one", "there"])

@@ -320,7 +320,8 @@ def test_no_rule_is_dead():
         "metric.extractor.weights",
         "metric",
     }
-    keys |= {"callbacks.ema", "rate", "data.batches", "debug.run.steps"}
+    keys |= {"callbacks.ema", "rate", "data.batches"}
+    keys |= {"debug", "debug.runs", "debug.run.steps", "trainer.detect_anomaly"}
     for experiment in ("ict_digits", "cd_cached_digits", "cd_fashion_mnist"):
         raw = OmegaConf.to_container(config(f"experiment={experiment}", "run_dir=a"))
         keys |= {".".join(path) for path in leaves(raw)}

@@ -1,5 +1,7 @@
 """debug=: an experiment is tried before it is run."""
 
+import shutil
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -7,7 +9,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
+from consistency.build import plain as plain_of
 from consistency.console import as_option, explain
+from consistency.continuation import compared
 from consistency.debug import processes
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
@@ -15,7 +19,9 @@ from consistency.lit.callbacks.profile import top
 from consistency.lit.data.loader import ArrayData, StepLoader
 from consistency.run import shortened
 from consistency.schema.check import check_composed
-from tests.sessions import train_here
+from consistency.tasks.compare import read
+from consistency.teachers.debugged import debug_of
+from tests.sessions import session, train_here
 from tests.test_swaps import CONFIGS, EXPERIMENTS
 
 SMALL = ["net.width=16", "net.blocks=1", "data.images=64", "trainer=cpu"]
@@ -62,7 +68,7 @@ def test_smoke_tries_the_teacher_of_a_student_first(tmp_path, capsys):
     small = [*SMALL, f"data_dir={tmp_path}"]
     result = train_here(tmp_path / "run", "experiment=cd_digits", "debug=smoke", *small)
     assert result["steps"] == 4
-    assert capsys.readouterr().out.count("debug=smoke: passed") == 2
+    assert capsys.readouterr().out.count("debug=smoke: passed") == 1  # of the run that was asked for
 
 
 def test_values_of_the_command_line_stay():
@@ -126,7 +132,34 @@ def test_a_cycle_of_batches_comes_again():
 def test_the_line_about_the_loss_can_be_bad_news():
     fall = Fall(window=2)
     fall.losses = [1.0, 1.0, 2.0, 2.0]
-    assert "1 over the first 2 steps, 2 over the last; it does not fall" in fall.line()
+    assert "1 ± 0 over the first 2 steps, 2 ± 0 over the last; it does not fall" in fall.line()
+    assert not fall.falls()
+
+
+@pytest.mark.parametrize(
+    ("losses", "falls"),
+    [
+        ([3.0, 5.0] * 10 + [2.9, 4.9] * 10, False),  # within the noise
+        ([3.0, 5.0] * 10 + [1.0, 3.0] * 10, True),
+        ([2.0] * 20 + [1.0] * 20, True),
+        ([2.0, 1.0], False),  # of one step each, nothing is known
+        ([2.0] * 20 + [float("nan")] * 20, False),
+        ([1e300] * 20 + [1.0, 1e300] * 10, False),
+    ],
+)
+def test_a_loss_falls_by_more_than_two_standard_errors(losses, falls):
+    fall = Fall(window=20)
+    fall.losses = losses
+    assert fall.falls() is falls
+    assert ("; it falls (" in fall.line()) is falls
+
+
+def test_overfit_that_learns_nothing_ends_with_an_error_and_keeps_its_result(tmp_path, capsys):
+    words = ["experiment=edm_digits", "debug=overfit", "debug.run.steps=20", "optimizer.lr=1e-12", *SMALL]
+    with pytest.raises(UserError, match="the loss on one batch does not fall in 20 steps"):
+        train_here(tmp_path / "run", *words, f"data_dir={tmp_path}")
+    assert "passed" not in capsys.readouterr().out
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
 def test_profile_ends_with_the_profilers_table(tmp_path, capsys):
@@ -158,3 +191,43 @@ def test_nan_ends_with_the_line_of_the_forward_pass(tmp_path):
         pytest.raises(RuntimeError, match="returned nan values"),
     ):
         train_here(tmp_path / "run", *words, f"data_dir={tmp_path}")
+
+
+def test_a_debug_run_is_no_part_of_an_ordinary_one(tmp_path, capsys):
+    """Not gone on with, not a teacher, not compared."""
+    small, run = [*SMALL, f"data_dir={tmp_path}"], tmp_path / "run"
+    train_here(run, "experiment=cd_digits", "debug=smoke", *small)
+    words = ["experiment=cd_digits", "trainer.max_steps=80", *small]
+    with pytest.raises(UserError, match=r"holds a debug run \(debug=smoke\).*new run_dir"):
+        train_here(run, *words, "ckpt_path=last")
+    with pytest.raises(UserError, match=r"ckpt_path=.*holds a debug run"):
+        train_here(tmp_path / "other", *words, f"ckpt_path={run}")
+    for place in (run / "teacher", run / "teacher" / "checkpoints" / "last.ckpt"):
+        with pytest.raises(UserError, match=r"last.ckpt is of a debug run \(debug=smoke\)"):
+            train_here(tmp_path / "student", *words, f"teacher.path={place}")
+    shutil.rmtree(run / "checkpoints")  # as where the student was refused
+    with pytest.raises(UserError, match="is of a debug run"):
+        train_here(run, *words)
+    again = ["experiment=cd_digits", "debug=smoke", f"teacher.path={run / 'teacher'}", *small]
+    assert train_here(tmp_path / "smoked", *again)["debug"] == "smoke"
+    with pytest.raises(UserError, match=r"result.json is of a debug run \(debug=smoke\)"):
+        read(run)
+    capsys.readouterr()
+    assert session(tmp_path / "eval", tmp_path / "smoked" / "checkpoints" / "last.ckpt").trained.step == 4
+    assert "is of a debug run (debug=smoke): its numbers are no result" in capsys.readouterr().err
+
+
+def test_looking_for_nan_may_begin_and_end_in_the_middle():
+    ordinary, looking = composed("experiment=ict_digits"), composed("experiment=ict_digits", "debug='nan'")
+    for there, here, given in ((ordinary, looking, ["debug"]), (looking, ordinary, [])):
+        kept = {"config": plain_of(there), "global_step": 5, "experiment": "ict_digits"}
+        composed("experiment=ict_digits")
+        assert compared(here, "ict_digits", kept, "run_dir=x", given).step == 5
+    assert debug_of(plain_of(looking)) is None
+
+
+def test_the_name_of_an_option_is_in_the_config_of_its_runs():
+    for name in ("smoke", "overfit", "profile"):
+        assert debug_of(composed("experiment=ict_digits", f"debug={name}")) == f"debug={name}"
+    assert debug_of({"debug": {"run": {"steps": 2}}}) == "debug.run"  # of an older version
+    assert debug_of({}) is debug_of({"debug": {"runs": "runs/debug"}}) is None

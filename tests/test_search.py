@@ -554,6 +554,14 @@ class TestStorage:
 
 
 class TestTable:
+    def test_a_search_of_debug_runs_has_no_best_trial(self, tmp_path):
+        trials = searched(tmp_path, Runs(), [RATE], n_trials=3)
+        table = TrialsTable(trials, "1step", Table())
+        assert "Best: trial" in table.text()
+        found = {"metrics": {"1step": 1.0}, "debug": "smoke"}
+        (runs_of(tmp_path)[0].directory / "result.json").write_text(json.dumps(found))
+        assert "Best" not in table.text()
+
     def test_trials_reasons_best_and_plots(self, tmp_path, capsys):
         trials = searched(tmp_path, Runs(), [RATE, "seed=1,2"], n_trials=12)
         TrialsTable(trials, "1step", Table()).show(tmp_path)

@@ -1,6 +1,7 @@
 """What a sweep says of its runs together: mean and spread over seeds, the best one, and the time left."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,14 @@ def test_the_best_run_is_the_finished_one_with_the_lowest_value(runs):
     assert best(runs, None) is None
     assert best(runs, "another") is None
     assert best(runs[2:], "FD") is None  # of one run, nothing is best
+
+
+def test_debug_runs_are_marked_and_never_the_best(runs):
+    cut = [replace(run, result=run.result and {**run.result, "debug": "smoke"}) for run in runs]
+    assert best(cut, "FD") is None
+    assert best([*runs[:2], cut[2]], "FD") == "best         run 0, FD 1, with optimizer.lr=1e-3 seed=1"
+    assert "| finished (debug=smoke) |" in text(cut)
+    assert "debug" not in text(runs)
 
 
 class TestTimeLeft:

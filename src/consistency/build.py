@@ -150,12 +150,6 @@ def experiment() -> str | None:
     return HydraConfig.get().runtime.choices.get("experiment")
 
 
-def debugged() -> str | None:
-    """Name of the option of debug/ that was chosen; None for an ordinary run."""
-    name = HydraConfig.get().runtime.choices.get("debug")
-    return None if name == "none" else name
-
-
 def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
     """The row of a run in the HParams tab: what every run has, and whatever the command line changed.
 

@@ -30,6 +30,7 @@ from consistency.command.directories import discard_made
 from consistency.command.misread import check_added, misread, root_names, script, uncomposed
 from consistency.command.newest import named_last
 from consistency.command.paths import literal
+from consistency.command.unknown import path_as_option, unknown, value_among
 from consistency.command.usage import asks_for_help, show
 from consistency.errors import UserError, close, nearest, plain
 from consistency.process.lifeline import follow_parent, hold, report
@@ -214,7 +215,10 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def missing_config(error: MissingConfigException) -> str:
     """A group file that is not there: which are."""
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    chosen = error.missing_cfg_file or ""
+    if said := path_as_option(chosen):
+        return said
+    group, _, name = chosen.rpartition("/")
     names = error.options or [path.stem for path in (CONFIGS / group).glob("*.yaml")]
     return f"{group or 'config'}={name} is not in configs/{group}: {nearest(name, names)}"
 
@@ -233,7 +237,9 @@ def not_composed(error: ConfigCompositionException) -> str:
         return f"{str(error).removeprefix(MERGING)} is of another kind than what stands there in configs/"
     if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
         return str(error)
-    return f"unknown key {cause.full_key}: {near(str(cause.key), cause.parent_node)}"
+    key, section = str(cause.full_key), cause.parent_node
+    said = unknown(key, value_among(key, sys.argv[1:]), section)
+    return said or f"unknown key {key}: {near(str(cause.key), section)}"
 
 
 def near(key: str, section: DictConfig) -> str:

@@ -20,37 +20,37 @@ class Short:
     Args:
         steps: of a round, 1 or greater; a validation and a checkpoint follow each round.
         rounds: 1 or greater; each but the first goes on from the checkpoint of the one before.
+        name: of the option, for messages.
     """
 
-    def __init__(self, steps: int, rounds: int = 1) -> None:
+    def __init__(self, steps: int, rounds: int = 1, name: str = "") -> None:
         at_least("debug.run", steps=steps, rounds=rounds)
-        self.steps, self.rounds = steps, rounds
+        self.steps, self.rounds, self.name = steps, rounds, name
 
-    def shrink(self, config: DictConfig, given: Sequence[str], name: str) -> str:
+    def shrink(self, config: DictConfig, given: Sequence[str]) -> str:
         """Change a config in place; a line that says how.
 
         Args:
             config: as composed.
             given: keys of the command line, which stay what they are.
-            name: of the option, for messages.
 
         Raises:
             UserError: the command line says how many steps, or that the run goes on from a checkpoint.
         """
         if "trainer.max_steps" in given:
             raise UserError(
-                f"debug={name}: trainer.max_steps is the horizon of curriculum and learning rate, and stays "
-                "that of the experiment; give debug.run.steps=N for the number of steps"
+                f"debug={self.name}: trainer.max_steps is the horizon of curriculum and learning rate, "
+                "and stays that of the experiment; give debug.run.steps=N for the number of steps"
             )
         if config.ckpt_path is not None:
-            raise UserError(f"debug={name} begins anew: leave ckpt_path out")
+            raise UserError(f"debug={self.name} begins anew: leave ckpt_path out")
         horizon = config.trainer.max_steps
         with open_dict(config):
             freeze(config, horizon)
             config.callbacks.curriculum.horizon = None  # which is not the end of these steps
             config.trainer.max_steps = config.trainer.val_check_interval = self.steps
             changes = [f"steps 1 to {self.steps * self.rounds} of {horizon:,}", *self.changes(config, given)]
-        return f"debug={name}: {', '.join(changes)}; no result to compare"
+        return f"debug={self.name}: {', '.join(changes)}; no result to compare"
 
     def changes(self, config: DictConfig, given: Sequence[str]) -> Iterator[str]:
         """Change what else has to change, and say so."""
@@ -72,10 +72,13 @@ class Smoke(Short):
         rounds: 1 or greater.
         batch: samples of an optimiser step, on each process and for each accumulated part, 1 or greater.
         metric: option of the group that stands in for one whose features would be downloaded.
+        name: of the option, for messages.
     """
 
-    def __init__(self, steps: int = 2, rounds: int = 2, batch: int = 2, metric: str = "random_conv") -> None:
-        super().__init__(steps, rounds)
+    def __init__(
+        self, steps: int = 2, rounds: int = 2, batch: int = 2, metric: str = "random_conv", name: str = ""
+    ) -> None:
+        super().__init__(steps, rounds, name)
         at_least("debug.run", batch=batch)
         self.batch, self.metric = batch, metric
 

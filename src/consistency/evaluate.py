@@ -20,6 +20,7 @@ from consistency.lit.peers import together
 from consistency.lit.standing import ended, measured
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
+from consistency.process.notices import notice
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, nothing_begun, settle
 from consistency.reopen import adapted, changed, judge, rebuilt, without
@@ -30,6 +31,7 @@ from consistency.sweep.single import check_free, check_single
 from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_averages, read_named, weights_of
+from consistency.teachers.debugged import debug_of
 from consistency.tensor import weights_sha256
 
 
@@ -75,6 +77,8 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a run or a .ckpt of it")
     check_single(config.ckpt_path, "ckpt_path")
     path, kept = read_named(config.ckpt_path, trust=packages(config.trust))
+    if cut := debug_of(kept["config"].content):
+        notice(f"{path} is of a debug run ({cut}): its numbers are no result to compare")
     written, changes = changed(kept["config"], config)
     check_config(OmegaConf.create(without(written.plain(), *UNBUILT)), "train")
     brought = adapted(written, changes, config)
@@ -117,6 +121,7 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
         t = session.trained
         result |= {
             "experiment": t.experiment,
+            **({"debug": said.removeprefix("debug=")} if (said := debug_of(t.written)) else {}),
             "steps": t.step,
             "images": outcome.images,
             "parameters": count(t.module),

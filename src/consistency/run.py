@@ -18,7 +18,6 @@ from consistency.build import (
     build_keepers,
     build_trainer,
     callbacks_of,
-    debugged,
     experiment,
     of_type,
     part,
@@ -81,8 +80,8 @@ def train(config: DictConfig, asked: Path | None = None) -> float | None:
         for line in short.rounds_left(config) if short is not None else ():
             say(line)
             value = trained(config, directory, asked)
-        if short is not None:
-            say(f"debug={debugged()}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)")
+        if short is not None and directory == asked:  # of a teacher, the student's own result follows
+            say(f"debug={short.name}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)")
         return value
 
 
@@ -92,7 +91,7 @@ def shortened(config: DictConfig) -> Short | None:
     if node is None:
         return None
     short = part("debug.run", node, Short)
-    say(short.shrink(config, given_keys(HydraConfig.get().overrides.task), str(debugged())))
+    say(short.shrink(config, given_keys(HydraConfig.get().overrides.task)))
     return short
 
 

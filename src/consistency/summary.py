@@ -10,11 +10,12 @@ from hydra.types import RunMode
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from consistency.build import callbacks_of, debugged, experiment, of_type
-from consistency.errors import Spoiled
+from consistency.build import callbacks_of, experiment, of_type
+from consistency.errors import Spoiled, UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs, sampling_calls
 from consistency.lit.callbacks.evaluation import Evaluation
+from consistency.lit.callbacks.fall import Fall
 from consistency.lit.callbacks.history import History, images, seconds
 from consistency.lit.callbacks.hparams import end_rows
 from consistency.lit.callbacks.validation import validation_of
@@ -28,6 +29,7 @@ from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
 from consistency.result import commit, device_name, ending, environment, table, write_result
 from consistency.teachers.checkpoint import newest
+from consistency.teachers.debugged import debug_of
 from consistency.tensor import weights_sha256
 
 
@@ -42,7 +44,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
     return {
         "experiment": experiment(),
-        **({"debug": name} if (name := debugged()) else {}),
+        **({"debug": said.removeprefix("debug=")} if (said := debug_of(config)) else {}),
         "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
         "numbers": [
@@ -130,8 +132,14 @@ def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:
     """Say that a run has been spoiled, once everything is written.
 
     Raises:
-        UserError: it has, and is no run of a sweep, which goes on.
+        UserError: it has, and is no run of a sweep, which goes on; or debug=overfit has learned nothing.
     """
+    for fall in of_type(callbacks_of(trainer), Fall):
+        if trainer.is_global_zero and not fall.falls():
+            raise UserError(
+                f"the loss on one batch does not fall in {trainer.global_step} steps: try another "
+                "optimizer.lr or more debug.run.steps, or look for a fault"
+            )
     verdict = verdict_of(trainer)
     fault = verdict.fault() if verdict and trainer.is_global_zero else None
     if fault is None:

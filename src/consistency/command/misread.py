@@ -17,11 +17,12 @@ from consistency.files.registry import CONFIGS
 from consistency.quoting import for_shell, quoted
 from consistency.schema.check import groups, loaded, sections
 
-AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these three as Hydra says them
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these four as Hydra says them
 UNDELETABLE = re.compile(
     r"Could not delete (?:from config\. )?'([^'=]+)(?:=.*)?'(?: does not exist|\. No match)"
 )
 UNCHOSEN = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
+ADDED = re.compile(r"Could not append to config\. An item is already at '([^']+)'")
 SCRIPTS = ("train", "eval")
 
 
@@ -56,9 +57,18 @@ def uncomposed(error: ConfigCompositionException) -> str | None:
         return ambiguous(found[1])
     if found := UNDELETABLE.search(text):
         return f"unknown key {found[1]}: {nearest_to(found[1], kept(sys.argv[1:]))}"
+    if found := ADDED.search(text):
+        return f"{found[1]} has a value already: leave the + out: {without_plus(found[1], sys.argv[1:])}"
     if (found := UNCHOSEN.search(text)) and found[1] in groups():
         return of_the_other(found[1])
     return None
+
+
+def without_plus(key: str, arguments: Sequence[str]) -> str:
+    """The override that changes a key in place of adding it."""
+    added = f"+{key}="
+    value = next((each.removeprefix(added) for each in arguments if each.startswith(added)), "VALUE")
+    return for_shell(f"{key}={value}")
 
 
 def ambiguous(override: str) -> str:

@@ -15,6 +15,7 @@ from consistency.metrics.choice import pick
 from consistency.quoting import path_argument
 from consistency.schema.rules import PART
 from consistency.schema.targets import parameters
+from consistency.teachers.debugged import debug_of
 
 NETWORK = ("net", "denoiser", "coordinate", "data")  # other weights fit another value
 
@@ -78,6 +79,10 @@ def compared(
     Raises:
         UserError: names the first value that may not change.
     """
+    if (cut := debug_of(checkpoint["config"])) and debug_of(config) is None:
+        raise UserError(
+            f"{where} holds a debug run ({cut}), which no ordinary run goes on from: begin in a new run_dir"
+        )
     there = checkpoint.get("experiment")
     if there is not None and experiment != there:
         raise UserError(

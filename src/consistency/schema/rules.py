@@ -45,7 +45,10 @@ RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that no
     "trainer.precision": RECORDED,
     "trainer.gradient_clip_*": RECORDED,
     "logger*": FREE,  # the list of their names, and what each is given
-    "debug*": FREE,
+    "debug.runs": PLACE,
+    "debug.run*": REFUSED,  # a debug run is no part of an ordinary one
+    "debug": RECORDED,  # debug=nan, with the next one: no weight follows from looking for NaN
+    "trainer.detect_anomaly": FREE,
     "threads": FREE,
     "compile": FREE,
     "data_dir": FREE,

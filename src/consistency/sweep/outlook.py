@@ -48,11 +48,14 @@ def taken(run: Run) -> float | None:
 
 
 def best(runs: Sequence[Run], metric: str | None) -> str | None:
-    """The finished run with the lowest value of a metric, with its overrides; None where there is none."""
+    """The finished run with the lowest value of a metric, with its overrides; None where there is none.
+
+    Debug runs are left out.
+    """
     found = [
         (value, run)
         for run in runs
-        if run.state is State.FINISHED and (value := value_of(run, metric)) is not None
+        if run.state is State.FINISHED and run.debug is None and (value := value_of(run, metric)) is not None
     ]
     if len(found) < 2:
         return None

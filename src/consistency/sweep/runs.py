@@ -90,6 +90,12 @@ class Run:
         return (self.result or {}).get("seconds")
 
     @property
+    def debug(self) -> str | None:
+        """What cut the run that has ended to a few steps, as `debug=smoke`; None for any other."""
+        found = (self.result or {}).get("debug")
+        return None if found is None else f"debug={plain(str(found)):.80}"
+
+    @property
     def is_settled(self) -> bool:
         """Whether trying again would lead to the same end."""
         return self.state in (State.FINISHED, State.DIVERGED, State.PRUNED)

@@ -72,7 +72,8 @@ def overview(
         values = [f"{run.metrics[name]:.4g}" if name in run.metrics else "" for name in metrics]
         seconds = "" if run.seconds is None else f"{run.seconds:.0f}"
         own = " ".join(each for each in run.overrides if each not in common)
-        rows.append([run.name, own, run.state, *values, seconds])
+        state = f"{run.state} ({run.debug})" if run.debug else run.state
+        rows.append([run.name, own, state, *values, seconds])
     return Markdown(["run", "overrides", "state", *metrics, "seconds"], rows)
 
 

@@ -80,7 +80,13 @@ class TrialsTable:
         )
 
     def best(self, trials: Sequence[FrozenTrial]) -> list[str]:
-        """The best trial and its overrides, ready to be pasted; nothing where none has completed."""
+        """The best trial and its overrides, ready to be pasted; nothing where none has completed.
+
+        A search of debug runs has none.
+        """
+        here = self.trials.storage.path.parent / self.trials.directory
+        if is_sweep(here) and any(run.debug for run in runs_of(here)):
+            return []
         done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
         if not done:
             return []

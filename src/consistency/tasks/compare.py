@@ -99,9 +99,10 @@ def read(path: Path) -> Numbers:
     run = path.parent.parent if path.suffix == ".ckpt" else path  # of which the checkpoint is
     file = run / "result.json" if run.is_dir() else path
     try:
-        kept = json.loads(regular(file).read_text("utf-8"))["numbers"]
+        kept = json.loads(regular(file).read_text("utf-8"))
+        debug = kept.get("debug")
         found: Numbers = {}
-        for number in map(typed, kept):
+        for number in map(typed, kept["numbers"]):
             found.setdefault(number["name"], []).append(of_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
@@ -109,6 +110,10 @@ def read(path: Path) -> Numbers:
         raise UserError(
             f"task.results: {file} holds no numbers with cards: measure with task=fidelity"
         ) from error
+    if debug is not None:
+        raise UserError(
+            f"task.results: {file} is of a debug run (debug={debug!s:.80}), which is no result: leave it out"
+        )
     if not found:
         raise UserError(f"task.results: {file} holds no numbers: measure with task=fidelity")
     return found

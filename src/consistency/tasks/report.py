@@ -15,6 +15,7 @@ from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome, Session, Task
 from consistency.tasks.sweep_report import sweep_report
 from consistency.tasks.variation import variation
+from consistency.teachers.debugged import debug_of
 
 NO_LOG = "The run has no log in its directory, neither for TensorBoard nor as CSV."
 
@@ -62,7 +63,9 @@ class Report:
     def _page(self, session: Session, said: dict[str, Outcome]) -> str:
         t = session.trained
         name = t.experiment or "a run"
-        head = [f"step {t.step:,}, weights {t.weights}, {t.path}"]
+        cut = debug_of(t.written)
+        note = [f"A debug run ({cut}): its numbers are no result to compare."] if cut else []
+        head = [*note, f"step {t.step:,}, weights {t.weights}, {t.path}"]
         return page(name, head, [*pictures(said), *measured(said), *history(session), about(session)])
 
 

@@ -83,6 +83,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         own = " ".join(each for each in run.overrides if each not in common)
         state = "" if run.state is State.FINISHED else f" ({run.state})"
+        state += f" ({run.debug})" if run.debug else ""
         found.append(short(f"{run.name}: {own}") + state)
     return found
 
@@ -95,7 +96,7 @@ def marked(table: Table, runs: Sequence[Run]) -> Table:
         values = {
             place: run.metrics[metric]
             for place, run in enumerate(runs)
-            if run.state is State.FINISHED and metric in run.metrics
+            if run.state is State.FINISHED and run.debug is None and metric in run.metrics
         }
         if better is None or len(set(values.values())) < 2:
             continue

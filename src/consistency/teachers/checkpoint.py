@@ -13,6 +13,7 @@ from consistency.files.paths import A_CHECKPOINT
 from consistency.model.denoiser import Denoiser
 from consistency.process.notices import notice
 from consistency.quoting import path_argument
+from consistency.teachers.debugged import debug_of
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 from consistency.teachers.sealed import DamagedError, read_sealed
@@ -24,20 +25,32 @@ DENOISING = f"{TRAINING}diffusion.Diffusion"  # the only training there whose ne
 GOOD, BEST = "good.ckpt", "best.ckpt"  # beside it
 
 
-def checkpoint(path: str | Path | None, weights: str | None = None, trust: Sequence[str] = ()) -> Denoiser:
+def checkpoint(
+    path: str | Path | None,
+    weights: str | None = None,
+    trust: Sequence[str] = (),
+    debug: str | None = None,
+) -> Denoiser:
     """The denoiser of a run.
 
     Args:
         path: a checkpoint, a file of exported weights, or the directory of a run, whose newest is taken.
         weights: an average by name, `raw`, or None for the one that validation saw.
         trust: packages whose classes its config may name beside ours.
+        debug: option of debug/ that cuts the student's run short; None for one of full length.
 
     Raises:
-        UserError: there is none, or it is damaged, or would call something foreign.
+        UserError: there is none, or it is damaged, or would call something foreign; or it is of a debug run,
+            and the student's is none.
     """
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
     file, kept = read_named(path, "teacher.path", trust)
+    if debug is None and (cut := debug_of(kept["config"].content)):
+        raise UserError(
+            f"teacher.path={file} is of a debug run ({cut}), which is no teacher for an ordinary run: name "
+            "another with teacher.path=PATH, or begin in a new run_dir where none is trained yet"
+        )
     state = weights_of(kept, weights)[1]
     D = fitting(kept["config"], state, file, "teacher.path")
     if not isinstance(D, Denoiser):

@@ -1,5 +1,7 @@
 """Does the loss fall?"""
 
+from collections.abc import Sequence
+from math import inf, sqrt
 from statistics import fmean
 from typing import Any
 
@@ -8,6 +10,8 @@ from lightning import Callback, Trainer
 from consistency.errors import at_least
 from consistency.lit.module import Module
 from consistency.process.rank import is_first
+
+ERRORS = 2.0  # standard errors that the means differ by where the loss falls: σ and z vary from step to step
 
 
 class Fall(Callback):
@@ -35,11 +39,37 @@ class Fall(Callback):
 
     def line(self) -> str:
         """Both means, and what they say."""
-        width = max(min(self.window, len(self.losses) // 2), 1)
-        first, last = fmean(self.losses[:width]), fmean(self.losses[-width:])
-        said = (
-            "it falls" if last < first else "it does not fall: try another optimizer.lr, or look for a fault"
-        )
+        first, last = self.windows()
+        said = "it falls" if self.falls() else "it does not fall beyond the noise"
         return (
-            f"loss on one batch: {first:.4g} over the first {width} steps, {last:.4g} over the last; {said}"
+            f"loss on one batch: {mean(first)} over the first {len(first)} steps, {mean(last)} over the last"
+            f"; {said} ({errors(first, last):.1f} standard errors, and {ERRORS:g} are needed)"
         )
+
+    def falls(self) -> bool:
+        """Whether the second mean is below the first by more than chance explains."""
+        return errors(*self.windows()) > ERRORS
+
+    def windows(self) -> tuple[list[float], list[float]]:
+        """The losses of the first steps, and those of the last ones."""
+        width = max(min(self.window, len(self.losses) // 2), 1)
+        return self.losses[:width], self.losses[-width:]
+
+
+def mean(losses: Sequence[float]) -> str:
+    """The mean and its standard error."""
+    return f"{fmean(losses):.4g} ± {sqrt(variance_of_mean(losses)):.2g}"
+
+
+def errors(first: Sequence[float], last: Sequence[float]) -> float:
+    """How far the mean falls, in standard errors of the difference; 0 where nothing can be said of them."""
+    fall, variance = fmean(first) - fmean(last), variance_of_mean(first) + variance_of_mean(last)
+    if variance > 0:
+        return fall / sqrt(variance)
+    return inf if fall > 0 and len(first) > 1 else 0.0
+
+
+def variance_of_mean(losses: Sequence[float]) -> float:
+    """The square of the standard error of a mean; 0 for a single loss."""
+    center, count = fmean(losses), len(losses)
+    return sum((loss - center) * (loss - center) for loss in losses) / (count * max(count - 1, 1))
