@@ -454,3 +454,11 @@ def test_two_runs_on_one_page(tmp_path):
     assert other.status == 1
     assert other.err.count("\n") == 1
     assert f"such as ckpt_path={tmp_path}/s/0" in other.err
+
+
+def test_debug_runs_are_marked_and_none_is_the_best(tmp_path):
+    for name, value in (("0", 2.0), ("1", 1.0)):
+        made(tmp_path / "sweep", name, f"seed={name}", result=finished(value, debug="smoke"))
+    outcome, text = reported(tmp_path / "sweep", tmp_path / "page")
+    assert [row[2] for row in outcome.tables[0].rows] == ["finished (debug=smoke)"] * 2
+    assert "(best)" not in text
