@@ -235,3 +235,14 @@ def test_a_checkpoint_that_is_too_large_ends_the_run_and_the_last_one_stands(tmp
     again = run("train.py", tmp_path / "run", *words, limited, "ckpt_path=last")
     assert again.status == 0, again.err
     assert again.raw == straight.raw
+
+
+def test_a_signal_while_a_temporary_file_is_made_leaves_none(tmp_path, monkeypatch):
+    def stopped(path):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic, "create", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "a.txt", "a")
+    assert not [*tmp_path.iterdir()]

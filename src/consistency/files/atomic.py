@@ -43,8 +43,9 @@ def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Ite
     temporary = path.with_name(f".{path.stem}{owner}.tmp{path.suffix}")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a folder of this name is refused here, and stays
+    with cleaned(temporary), explained(path):  # wherever a signal comes from here on, nothing is left
         create(temporary)
-    with cleaned(temporary), explained(path):
         yield temporary
         if durable:
             flush(temporary)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -92,7 +93,8 @@ def drop_replaced(config: DictConfig) -> tuple[str, ...]:
 
 def command() -> tuple[str, ...] | None:
     """The overrides of the training run that Hydra composes; None outside of one."""
-    if not HydraConfig.initialized() or HydraConfig.get().job.config_name != "train":
+    composing = HydraConfig.initialized() and GlobalHydra.instance().is_initialized()
+    if not composing or HydraConfig.get().job.config_name != "train":
         return None
     given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as they are written
     return tuple(given)
