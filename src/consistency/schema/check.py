@@ -294,9 +294,11 @@ def not_taken(path: str, file: str, node: DictConfig) -> str:
     group, _, name = file.rpartition("/")
     others = ", ".join(option for option in options(group) if option != name)
     another = f"choose another {group} ({others})" if 0 < len(others) <= OTHERS else f"choose another {group}"
+    method = swaps.chosen("method") if path.startswith("module.") else None
+    whose = f" of method={method}" if method is not None else ""
     return (
-        f"{group}={name} sets {path}, which {short(node._target_)} does not take: {another}, or leave it out "
-        f"with '~{path}'"
+        f"{group}={name} sets {path}, which {short(node._target_)}{whose} does not take: {another}, or leave "
+        f"it out with '~{path}'"
     )
 
 
