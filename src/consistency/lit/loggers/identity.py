@@ -1,4 +1,4 @@
-"""Under which id a run is known to a logger outside its directory: kept in a file of the directory.
+"""Logs that are kept outside the directory of a run, and the id by which they know it: a file in it.
 
 A run that begins anew, in an emptied directory or not, has a new id and continues no other.
 """
@@ -8,10 +8,13 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from consistency.errors import UserError
 from consistency.files.atomic import write_text
 from consistency.files.owned import check_inside, check_own
 from consistency.files.paths import shown
+from consistency.lit.loggers.base import Positions, RunLogger
 
 FILE = "run_id"
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -65,6 +68,27 @@ class RunId:
             known = self.made()
             self.keep(known)
         return known
+
+
+class Tracker(RunLogger):
+    """A logger whose points are sent away and cannot be taken back: it continues the same run."""
+
+    kept: RunId
+
+    def positions(self, step: int) -> Positions:
+        """That the run is logged here."""
+        return {self.label: step}
+
+    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
+        """Continue the run of the directory, or begin a new one where training begins."""
+        self.kept.anew = not step and self.label not in positions
+        return lambda: None
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Close a run that has failed; one that has succeeded is closed by `end_row`, for it may log more."""
+        if status == "failed":
+            self.end_row(failed=True)
 
 
 def sweep_of(directory: Path) -> str | None:

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from PIL import Image
 
 from consistency.errors import UserError, plain
 from consistency.files.owned import check_inside
-from consistency.lit.loggers.base import Positions, RunLogger, library
-from consistency.lit.loggers.identity import RunId, sweep_of
+from consistency.lit.loggers.base import library
+from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 
 FOLDER = "mlflow"  # in the directory of the run: the id, and the local store
 ARTIFACTS = "artifacts"
@@ -25,7 +25,7 @@ REFUSED = re.compile(r"[^\w./ -]", re.ASCII)  # in names
 CHATTY = ("alembic", "mlflow")  # loggers that report each table of a new store
 
 
-class MLflow(RunLogger, MLFlowLogger):
+class MLflow(Tracker, MLFlowLogger):
     """Lightning's logger of MLflow, continued as the run that the directory names.
 
     Args:
@@ -81,12 +81,6 @@ class MLflow(RunLogger, MLFlowLogger):
             self.experiment.set_tag(self.run_id, name, named.pop(name))
         super().log_hyperparams({name: value for name, value in named.items() if name not in there})
 
-    @rank_zero_only
-    def finalize(self, status: str = "success") -> None:
-        """Mark a run that has failed; one that has succeeded is closed by `end_row`, for it may log more."""
-        if status == "failed" and self._initialized:
-            self.end_row(failed=True)
-
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Log an image."""
         now = int(time.time() * 1000)
@@ -95,15 +89,6 @@ class MLflow(RunLogger, MLFlowLogger):
     def text(self, name: str, text: str, step: int) -> None:
         """Keep the newest text of a name as an artifact."""
         self.experiment.log_text(self.run_id, text, f"{accepted(name)}.md")
-
-    def positions(self, step: int) -> Positions:
-        """That the run is logged here: what is sent cannot be taken back."""
-        return {self.label: step}
-
-    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Continue the run of the directory, or begin a new one where training begins."""
-        self.kept.anew = not step and self.label not in positions
-        return lambda: None
 
     def place(self) -> str | None:
         """The store or the server, and the run in it."""

@@ -1,7 +1,7 @@
 """The log of a run in Trackio."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from consistency.errors import UserError, plain
-from consistency.lit.loggers.base import Positions, RunLogger, library
-from consistency.lit.loggers.identity import RunId, sweep_of
+from consistency.lit.loggers.base import library
+from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 
 HOW = "pip install trackio && pip install -U 'pillow>=13'"  # it asks for an older one, which has known holes
 FOLDER = "trackio"  # in the directory of the run: its name in the project
 
 
-class Trackio(RunLogger):
+class Trackio(Tracker):
     """Lightning's interface to Trackio, which keeps runs by their names in a place of its own.
 
     Args:
@@ -75,12 +75,6 @@ class Trackio(RunLogger):
         """Keep hyperparameters as the config of the run."""
         self.experiment.config.update(params)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Close a run that has failed; one that has succeeded is closed by `end_row`, for it may log more."""
-        if status == "failed":
-            self.end_row(failed=True)
-
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Log an image."""
         self.experiment.log({name: library("trackio").Image(image)}, step=step)
@@ -88,15 +82,6 @@ class Trackio(RunLogger):
     def text(self, name: str, text: str, step: int) -> None:
         """Log a text in Markdown."""
         self.experiment.log({name: library("trackio").Markdown(text)}, step=step)
-
-    def positions(self, step: int) -> Positions:
-        """That the run is logged here: what is written is not taken back."""
-        return {self.label: step}
-
-    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Continue the run of the directory, or begin a new one where training begins."""
-        self.kept.anew = not step and self.label not in positions
-        return lambda: None
 
     def place(self) -> str | None:
         """The Space or the folder, with project and run."""

@@ -2,18 +2,17 @@
 
 import html
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from consistency.errors import UserError, plain, printable
-from consistency.lit.loggers.base import Positions, RunLogger, library
-from consistency.lit.loggers.identity import RunId, sweep_of
+from consistency.lit.loggers.base import library
+from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 from consistency.process.rank import is_first
 
 FOLDER = "wandb"  # which the library makes in its directory
@@ -21,7 +20,7 @@ STEP = "trainer/global_step"  # the x-axis of all curves
 MODES = ("online", "offline", "disabled")
 
 
-class Wandb(RunLogger, WandbLogger):
+class Wandb(Tracker, WandbLogger):
     """Lightning's logger of Weights & Biases, continued under the id that the run has in its directory.
 
     Args:
@@ -67,12 +66,6 @@ class Wandb(RunLogger, WandbLogger):
             self._experiment = self._begun()
         return self._experiment
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Close a run that has failed; one that has succeeded is closed by `end_row`, for it may log more."""
-        if status == "failed":
-            self._close(failed=True)
-
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Log an image."""
         self.log_image(name, [image], step)
@@ -81,15 +74,6 @@ class Wandb(RunLogger, WandbLogger):
         """Log a text as HTML, its line breaks and spaces kept."""
         lines = "\n".join(html.escape(printable(line)) for line in text.splitlines())
         self.experiment.log({name: library("wandb").Html(f"<pre>{lines}</pre>"), STEP: step})
-
-    def positions(self, step: int) -> Positions:
-        """That the run is logged here: what is sent cannot be taken back."""
-        return {self.label: step}
-
-    def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Continue the run of the directory, or begin a new one where training begins."""
-        self.kept.anew = not step and self.label not in positions
-        return lambda: None
 
     def place(self) -> str | None:
         """The address of the run, or the folder of its files that `wandb sync` uploads."""
@@ -100,7 +84,9 @@ class Wandb(RunLogger, WandbLogger):
 
     def end_row(self, failed: bool) -> None:
         """Close the run."""
-        self._close(failed)
+        if self._experiment is not None:
+            run, self._experiment = self._experiment, None
+            run.finish(exit_code=int(failed))
 
     def _begun(self) -> Any:
         wandb = library("wandb")
@@ -116,11 +102,6 @@ class Wandb(RunLogger, WandbLogger):
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
-
-    def _close(self, failed: bool) -> None:
-        if self._experiment is not None:
-            run, self._experiment = self._experiment, None
-            run.finish(exit_code=int(failed))
 
 
 def check_login(wandb: Any) -> None:
