@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from consistency.command.misread import bare
 from consistency.errors import UserError, close
+from consistency.files.paths import expanded
 from consistency.lit.arguments import check_arguments
 from consistency.quoting import for_shell, path_argument
 from consistency.schema.targets import parameters
@@ -25,9 +26,8 @@ def path_as_option(chosen: str) -> str | None:
     if group not in PATHS or not ("/" in given or given[:1] in ("~", ".") or Path(given).exists()):
         return None
     option, key = PATHS[group]
-    return (
-        f"{group}={given} is no option but a path: write {group}={option} {path_argument(key, home(given))}"
-    )
+    working = f"{group}={option} {path_argument(key, expanded(given))}"
+    return f"{group}={given} is no option but a path: write {working}"
 
 
 def unknown(key: str, value: str | None, section: DictConfig) -> str | None:
@@ -41,7 +41,7 @@ def unknown(key: str, value: str | None, section: DictConfig) -> str | None:
     given = "VALUE" if value is None else value
     for group, (option, known) in PATHS.items():
         if key == known:
-            return f"unknown key {key}: write {group}={option} {path_argument(key, home(bare(given)))}"
+            return f"unknown key {key}: write {group}={option} {path_argument(key, expanded(bare(given)))}"
     if not is_argument(key.rpartition(".")[2], section):
         return None
     if key.startswith("trainer.") and value is not None:
@@ -58,11 +58,6 @@ def is_argument(name: str, section: DictConfig) -> bool:
     if name.startswith("_") or target is None or (target != TRAINER and close(name, map(str, section))):
         return False
     return name in (parameters(str(target)) or {})
-
-
-def home(path: str) -> str:
-    """A path whose `~` is the home directory, as a command line means it; any other as it is."""
-    return str(Path(path).expanduser()) if path.startswith("~/") else path
 
 
 def value_among(key: str, overrides: list[str]) -> str | None:

@@ -16,7 +16,7 @@ from consistency.errors import UserError
 from consistency.files.paths import expanded
 from consistency.lit.data.decoding import MODES, decoded
 from consistency.lit.data.folder import tell
-from consistency.lit.data.images import SUFFIXES, Folder, check_size, counted
+from consistency.lit.data.images import Folder, check_listing, check_size, counted
 from consistency.lit.data.module import DataModule
 from consistency.metrics.processes import rank
 from consistency.sampling.masks import left_half
@@ -87,13 +87,7 @@ def inside(path: Path) -> list[Path]:
         UserError: there are none, or images of a kind that is not read.
     """
     found = Folder(path).listing()
-    if found.unread:
-        raise UserError(
-            f"input={path} holds images of kinds that are not read ({counted(found.unread)}): convert them "
-            "to PNG, or name the files to take"
-        )
-    if not found.entries:
-        raise UserError(f"input={path} holds no image: expected {', '.join(SUFFIXES)}")
+    check_listing(found, f"input={path}", "convert them to PNG, or name the files to take")
     if found.others:
         said(f"input={path}: files that are not read: {counted(found.others)}")
     return [path / entry.name for entry in found.entries]

@@ -17,7 +17,7 @@ from consistency.files.atomic import Unwritable, explained
 from consistency.files.paths import expanded
 from consistency.lit.data import cache
 from consistency.lit.data.decoding import MODES, square
-from consistency.lit.data.images import SUFFIXES, Entry, Source, counted, source
+from consistency.lit.data.images import Entry, Source, check_listing, counted, source
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.process.notices import notice
@@ -128,13 +128,8 @@ class ImageFolder(DataModule):
             found = files.listing()
         except OSError as error:
             raise UserError(f"{self.key}={self.root} cannot be read: {error}") from error
-        if found.unread and not self.skip_broken:
-            raise UserError(
-                f"{self.key}={self.root} holds images of kinds that are not read ({counted(found.unread)}): "
-                "convert them to PNG, or set data.skip_broken=true to leave them out"
-            )
-        if not found.entries:
-            raise UserError(f"{self.key}={self.root} holds no image: expected {', '.join(SUFFIXES)}")
+        remedy = "convert them to PNG, or set data.skip_broken=true to leave them out"
+        check_listing(found, f"{self.key}={self.root}", remedy, self.skip_broken)
         if found.others:
             notice(f"{self.key}={self.root}: files that are not read: {counted(found.others)}")
         return found.entries

@@ -171,6 +171,23 @@ def source(root: Path, key: str = "data.root") -> Source:
     raise UserError(f"{key}={root} is neither a folder nor a zip archive: unpack it and name the folder")
 
 
+def check_listing(found: Listing, place: str, remedy: str, skip: bool = False) -> None:
+    """Refuse a place without images, or with images of kinds that are not read.
+
+    Args:
+        found: what it holds.
+        place: as an override, for messages.
+        remedy: for images of other kinds.
+        skip: whether those are left out.
+    """
+    if found.unread and not skip:
+        raise UserError(
+            f"{place} holds images of kinds that are not read ({counted(found.unread)}): {remedy}"
+        )
+    if not found.entries:
+        raise UserError(f"{place} holds no image: expected {', '.join(SUFFIXES)}")
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file is called like an image, and is neither hidden nor an extra of macOS."""
     return name.lower().endswith(SUFFIXES) and not is_clutter(name)
