@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.model.precond import Precond
 from consistency.sampling.samplers import visits
 
@@ -31,7 +31,7 @@ class Sampler(nn.Module):
     noise: Tensor
     added: Tensor
 
-    def __init__(self, f: Denoiser, sigmas: Sequence[float], sigma_min: float) -> None:
+    def __init__(self, f: Map, sigmas: Sequence[float], sigma_min: float) -> None:
         super().__init__()
         if not sigmas:
             raise UserError("a sampler needs at least one σ")
@@ -58,7 +58,7 @@ class Network(nn.Module):
         f: any denoiser.
     """
 
-    def __init__(self, f: Denoiser) -> None:
+    def __init__(self, f: Map) -> None:
         super().__init__()
         self.net = f.net
 
