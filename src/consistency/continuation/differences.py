@@ -9,7 +9,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.files.registry import CONFIGS
+from consistency.files.configs import files
 from consistency.schema.kinds import shown
 from consistency.schema.rules import PART, PLACE, Effect, effect
 from consistency.schema.targets import makers
@@ -181,8 +181,8 @@ def holds(raw: Any, key: str) -> str | None:
 def option(key: str, target: Any) -> str:
     """The choice of a group that brings a part back."""
     group, _, inner = key.partition(".")
-    files = {path.stem: OmegaConf.load(path) for path in sorted((CONFIGS / group).glob("*.yaml"))}
-    names = [name for name, text in files.items() if OmegaConf.select(text, inner) == target]
+    contents = {path.stem: OmegaConf.load(path) for path in files(group)}
+    names = [name for name, text in contents.items() if OmegaConf.select(text, inner) == target]
     return f"give {group}={names[0]}" if len(names) == 1 else f"choose the {group} of that run"
 
 
