@@ -10,7 +10,7 @@ PACKAGE, FOLDER = "consistency.configs", "configs"
 
 
 class BuildWithConfigs(build_py):
-    """Builds the packages of src/, and the files of configs/ as one more. An editable install reads the checkout."""
+    """Builds the packages of src/ and, but for an editable install, the files of configs/ as one more."""
 
     def finalize_options(self) -> None:
         """Add the package to those of pyproject.toml."""

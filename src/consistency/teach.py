@@ -25,7 +25,9 @@ from consistency.schema.swaps import given_in
 from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
 
-SHARED = ("seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # words for both runs
+SHARED = (  # overrides for both runs
+    *("trust", "seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net"),
+)
 
 
 def find_teacher(config: DictConfig, directory: Path) -> Path | None:

@@ -43,9 +43,7 @@ def usage() -> str:
         "",
         "Groups; GROUP=NAME puts another part in place:",
     ]
-    signs = {group: "" for group in entry_groups(name) - {first}} | {
-        group: "+" for group in added_groups(name)
-    }
+    signs = dict.fromkeys(entry_groups(name) - {first}, "") | dict.fromkeys(added_groups(name), "+")
     width = max(map(len, signs)) + 5
     for group in sorted(signs):
         lines += aligned(f"  {signs[group]}{group}=", ", ".join(options(group)), width)

@@ -32,8 +32,9 @@ class Package:
 
     @property
     def configs(self) -> tuple[Path, ...]:
-        """Its folders of configs; most packages have none."""
-        return tuple(place / NAME for place in self.places if (place / NAME).is_dir())
+        """Its folders of configs, ours aside; most packages have none."""
+        there = (place / NAME for place in self.places)
+        return tuple(folder for folder in there if folder.is_dir() and folder != CONFIGS)
 
     def sources(self) -> Iterator[tuple[str, Path]]:
         """Its Python files with their names inside of it, in one order on every machine."""
@@ -89,14 +90,15 @@ def check_names_differ(packages: Iterable[Package]) -> None:
     Raises:
         UserError: names the second.
     """
-    first = {file: "" for file in names_in(CONFIGS)}
+    first = dict.fromkeys(names_in(CONFIGS), "")
     for package in packages:
         for folder in package.configs:
             for file in names_in(folder):
                 if file in first:
                     whose = f"trust=[{first[file]}]" if first[file] else "this project"
                     raise UserError(
-                        f"trust=[{package.name}]: {folder / file} has the name of a config of {whose}: rename it"
+                        f"trust=[{package.name}]: {folder / file} has the name of a config of {whose}: "
+                        "rename it"
                     )
                 first[file] = package.name
 

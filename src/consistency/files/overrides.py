@@ -12,8 +12,8 @@ from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.config import thawed
-from consistency.files.paths import shown
 from consistency.files.configs import folders
+from consistency.files.paths import shown
 from consistency.files.registry import TARGET
 
 Keys = tuple[str | int, ...]

@@ -1,7 +1,7 @@
 """The classes and functions that a config from a file may name: those of our own configs, and no others.
 
-Packages that the user trusts come to them, with the names in their configs. Whether a name is allowed is decided
-before anything is imported.
+Packages that the user trusts come to them, with the names in their configs. Whether a name is allowed is
+decided before anything is imported.
 """
 
 import re
@@ -60,10 +60,8 @@ class Registry:
     def configured(self) -> frozenset[str]:
         """The targets in the configs of trusted packages, which may be those of a third; teachers aside."""
         folders = [folder for package in self.packages for folder in package_of(package).configs]
-        groups = {
-            path for folder in folders for path in folder.iterdir() if path.name not in (*UNBUILT, TEACHER)
-        }
-        return targets_in(file for group in groups for file in group.glob("*.yaml"))
+        files = (file for folder in folders for file in folder.glob("*/*.yaml"))
+        return targets_in(file for file in files if file.parent.name not in (*UNBUILT, TEACHER))
 
     def trusts(self, name: str) -> bool:
         """Whether a public name lies inside a package that the user trusts."""
