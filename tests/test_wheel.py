@@ -124,21 +124,25 @@ def installed(wheel, tmp_path_factory):
     place = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / "env"], check=True)
     pip = [sys.executable, "-m", "pip", "--python", place / "env" / "bin" / "python"]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, env=cleaned())
     (site,) = (place / "env" / "lib").glob("python*/site-packages")
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")  # no .pth in there is read
     (place / "work").mkdir()
     return place
 
 
+def cleaned():
+    """The variables of this process, without one that leads to the checkout."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+
 def call(installed, words, **env):
     """A command of the environment, which has to succeed; what it printed."""
     program, *rest = words
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [installed / "env" / "bin" / program, *rest],
         cwd=installed / "work",
-        env={**kept, "OMP_NUM_THREADS": "1", **env},
+        env={**cleaned(), "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
         text=True,
     )
@@ -175,7 +179,7 @@ def test_its_commands_start_themselves_again(installed, program):
     several = ["trainer=ddp_sim" if word == "trainer=cpu" else word for word in STEPS]
     call(installed, [*program, *several, f"run_dir=two-{len(program)}"])
     place = f"sweep-{len(program)}"
-    call(installed, [*program, *STEPS, "-m", "seed=1,2", f"run_dir={place}"])
+    call(installed, [*program, "-m", *STEPS, "seed=1,2", f"run_dir={place}"])
     assert len([*(installed / "work" / place).glob("*/result.json")]) == 2
 
 
