@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import nn
 
 from consistency.command.packages import trust_as_configured, trust_as_given
 from consistency.errors import UserError
@@ -17,6 +18,7 @@ from consistency.files.config import checked
 from consistency.files.configs import CONFIGS, groups, options, trust
 from consistency.files.overrides import references
 from consistency.metrics.card import code, source_sha256
+from consistency.model.condition import Condition
 from consistency.schema.check import check_composed, sections
 from consistency.schema.swaps import swaps
 from tests.conftest import ROOT, run
@@ -66,6 +68,18 @@ def ask(mine, directory, *words):
 
 
 class TestExample:
+    def test_a_label_of_minus_one_is_none(self):
+        from my_method import GatedMLP
+
+        net = GatedMLP((2,), classes=3)
+        nn.init.ones_(net.head.weight)
+        x, noise = torch.randn(4, 2), torch.randn(4)
+        without = net(x, noise)
+        torch.testing.assert_close(net(x, noise, Condition(torch.full((4,), -1))), without)
+        assert not torch.allclose(net(x, noise, Condition(torch.tensor([0, 1, 2, 0]))), without)
+        assert net.takes == ("label",)
+        assert GatedMLP((2,)).takes == ()
+
     def test_it_goes_on_to_the_bit(self, mine, tmp_path):
         assert mine.raw == run("train.py", tmp_path, *TRAINED, "trainer.max_steps=8").raw
         assert mine.result["experiment"] == "gated_digits"

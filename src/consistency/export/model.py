@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.export.programs import Sampler
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
 Run = Callable[..., Tensor]  # (*Inputs) -> images [B, *shape]

@@ -17,7 +17,8 @@ from consistency.export.parts import NETWORK, Program, programs
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
 from consistency.schedule.draws import ImageDraws
@@ -213,11 +214,11 @@ def levels(recipe: Recipe) -> list[float]:
 def own(model: Model, recipe: Recipe | None) -> Expected:
     """What the model itself makes of a program's inputs: by a sampler, or without one by its network."""
     if recipe is None:
-        return model.f.net
+        return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)
-        return recipe(model.f, draws.normal(z), label=label, draws=draws)
+        return recipe(model.f, draws.normal(z), c=given_label(label), draws=draws)
 
     return samples
 
