@@ -20,7 +20,7 @@ from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.fidelity import between_halves, see
 from consistency.metrics.reference import reference
 from consistency.metrics.signals import Excerpt, Probe
-from consistency.model.portions import WORK, in_portions, portion
+from consistency.model.portions import WORK, Portions, portion
 from consistency.process import stops
 from consistency.truth.oracle import Mixture
 from tests.conftest import SMALL, run
@@ -149,7 +149,7 @@ class TestPieces:
         assert listener.asked > 3 * probe.substeps
         listener.asked = 0
         with watch.part("outer", 1):
-            probe.measure(in_portions(lambda x, sigma, label: x, 4, watch.tick), paths)
+            probe.measure(Portions(lambda x, sigma, label: x, 4, watch.tick), paths)
         assert listener.asked > probe.calls // 4
 
     def test_an_exact_trajectory_is(self, listener):
@@ -165,8 +165,8 @@ class TestPortions:
         def f(x, sigma, label):
             return x * (sigma if isinstance(sigma, float) else sigma[:, None]) + label[:, None]
 
-        assert torch.equal(in_portions(f, 3, seen.append)(x, sigma, label), f(x, sigma, label))
-        assert torch.equal(in_portions(f, 3, seen.append)(x, 2.0, label), f(x, 2.0, label))
+        assert torch.equal(Portions(f, 3, seen.append)(x, sigma, label), f(x, sigma, label))
+        assert torch.equal(Portions(f, 3, seen.append)(x, 2.0, label), f(x, 2.0, label))
         assert seen == [3, 3, 1] * 2
 
     def test_a_large_network_takes_few_samples_at_a_time_on_a_cpu(self):

@@ -32,7 +32,7 @@ from consistency.command.newest import named_last
 from consistency.command.paths import literal
 from consistency.command.unknown import path_as_option, unknown, value_among
 from consistency.command.usage import asks_for_help, show
-from consistency.errors import UserError, close, nearest, plain
+from consistency.errors import ArgumentError, UserError, close, nearest, plain
 from consistency.process.lifeline import follow_parent, hold, report
 from consistency.process.naming import named
 from consistency.process.rank import is_first
@@ -199,6 +199,8 @@ def one_line(text: str) -> str:
 def explain(error: BaseException) -> str | None:
     """What the user can do about it; None for a fault of ours."""
     chain = list(causes(error))
+    if isinstance(chain[-1], ArgumentError) and isinstance(error, InstantiationException):
+        return f"{str(error).rpartition('full_key: ')[2]}: {chain[-1]}"
     for kind, say in SAYINGS.items():
         for cause in chain:
             if isinstance(cause, kind):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -14,7 +15,8 @@ from consistency.model.denoiser import DenoiserLike
 WORK = 10**11  # floating-point operations of a call on a CPU: seconds, even where others are at work
 
 
-def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> DenoiserLike:
+@dataclass(frozen=True, eq=False)
+class Portions:
     """f, called with at most so many samples at a time.
 
     Args:
@@ -23,16 +25,19 @@ def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> Deno
         done: called after each call with its number of samples.
     """
 
-    def portions(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        labels = repeat(None) if label is None else label.split(most)
-        levels = sigma.split(most) if isinstance(sigma, Tensor) else repeat(sigma)  # of all samples alike
-        found: list[Tensor] = []
-        for some, level, classes in zip(x.split(most), levels, labels, strict=False):
-            found.append(f(some, level, classes))
-            done(len(some))
-        return found[0] if len(found) == 1 else torch.cat(found)
+    f: DenoiserLike
+    most: int
+    done: Callable[[int], None]
 
-    return portions
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """See `DenoiserLike`."""
+        labels = repeat(None) if label is None else label.split(self.most)
+        levels = sigma.split(self.most) if isinstance(sigma, Tensor) else repeat(sigma)  # of all samples alike
+        found: list[Tensor] = []
+        for some, level, classes in zip(x.split(self.most), levels, labels, strict=False):
+            found.append(self.f(some, level, classes))
+            self.done(len(some))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def portion(f: nn.Module, call: Callable[[], Any], device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """What a training step costs: calls of networks, and memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,10 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from consistency.lit.data.loader import Batch
 from consistency.lit.module import Module
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Map, observed
 from consistency.nets.layers import has_tangent
-from consistency.sampling.samplers import Recipe
-from consistency.schedule.draws import ImageDraws
 
 MIB = 2**20
 KINDS = ("forward", "jvp", "teacher")  # of calls
@@ -51,7 +49,7 @@ class Costs(Callback):
         if trainer.global_step != self.due:
             return
         if not self.samples:
-            self.watch.enter_context(calls_noted(lambda f, x: self._note(pl_module, f, x)))
+            self.watch.enter_context(observed(lambda f, x: self._note(pl_module, f, x)))
             self.peak = self.watch.enter_context(memory_watched(pl_module.device, self.compiled))
         self.samples += len(batch.x)
 
@@ -69,26 +67,10 @@ class Costs(Callback):
         """Watch no longer."""
         self.watch.close()
 
-    def _note(self, module: Module, f: Denoiser, x: Tensor) -> None:
+    def _note(self, module: Module, f: Map, x: Tensor) -> None:
         forward, jvp, teacher = KINDS
         ours = any(f is part for part in module.modules())  # a teacher is no part of the module
         self.through[(jvp if has_tangent(x) else forward) if ours else teacher] += len(x)
-
-
-@contextmanager
-def calls_noted(note: Callable[[Denoiser, Tensor], None]) -> Iterator[None]:
-    """note(f, x) at every call of any denoiser. Not by hooks, for which a compiler would begin anew."""
-    forward = Denoiser.forward
-
-    def noted(self: Denoiser, x: Tensor, *rest: Any, **more: Any) -> Tensor:
-        note(self, x)
-        return forward(self, x, *rest, **more)
-
-    Denoiser.forward = noted
-    try:
-        yield
-    finally:
-        Denoiser.forward = forward
 
 
 @contextmanager
@@ -119,20 +101,3 @@ class Ledger(TorchDispatchMode):
                 self.alive[item.untyped_storage()] = None
         self.peak = max(self.peak, sum(storage.nbytes() for storage in self.alive))
         return out
-
-
-def sampling_calls(samplers: Mapping[str, Recipe], shape: Sequence[int]) -> dict[str, int]:
-    """Network calls of each sampler per sample, counted on a function that gives back its input."""
-    return {name: calls_of(sampler, torch.zeros(1, *shape)) for name, sampler in samplers.items()}
-
-
-def calls_of(sampler: Recipe, z: Tensor) -> int:
-    """How often a sampler calls f."""
-    seen = []
-
-    def f(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        seen.append(sigma)
-        return x
-
-    sampler(f, z, draws=ImageDraws(0, range(len(z))))
-    return len(seen)
