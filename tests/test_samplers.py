@@ -1,4 +1,4 @@
-"""Samplers as values: against formulas written anew, exact flows, diffusers' own loops, and their programs."""
+"""Samplers as values: against formulas written anew, exact flows and diffusers' own loops; their programs."""
 
 import math
 from dataclasses import FrozenInstanceError, fields, replace
@@ -228,7 +228,9 @@ def test_orders_of_convergence_on_a_mixture(kind, steps, low, high, exact):
 @pytest.mark.parametrize("kind", [DEIS, UniPC])
 def test_methods_of_third_order_come_close_to_the_exact_flow(kind, exact):
     z, end = exact
-    theirs, heun = ((s(ring, z) - end).abs().mean() for s in (kind(karras_sigmas(40)), Heun(karras_sigmas(40))))
+    theirs, heun = (
+        (s(ring, z) - end).abs().mean() for s in (kind(karras_sigmas(40)), Heun(karras_sigmas(40)))
+    )
     assert theirs < 1e-3
     assert theirs < heun / 3  # with half of the calls
 
@@ -270,7 +272,9 @@ def test_samples_are_those_of_diffusers_own_loop(name, count):
             x = scheduler.step(noise, t, x).prev_sample
     last = levels[-1]
     end = RING.denoise(x.double() * math.sqrt(1 + last**2), torch.full((16,), last).double())
-    assert (kind(levels)(ring, z) - end).abs().max() < 2e-4  # their levels and some of their states are float32
+    assert (
+        kind(levels)(ring, z) - end
+    ).abs().max() < 2e-4  # their levels and some of their states are float32
 
 
 # --- options ----------------------------------------------------------------------------------------------
@@ -342,9 +346,11 @@ def test_another_preconditioner_than_that_of_training():
 
 def test_a_map_of_another_role_is_refused():
     z = torch.randn(2, 2)
-    with pytest.raises(UserError, match="heun19 samples from a denoiser, .* use samplers=consistency"):
+    with pytest.raises(UserError, match=r"heun19 samples from a denoiser, .* use samplers=consistency"):
         Heun(TEN)(MAPS[Consistency], z)
-    with pytest.raises(UserError, match="1step samples from a consistency function, .* use samplers=teacher"):
+    with pytest.raises(
+        UserError, match=r"1step samples from a consistency function, .* use samplers=teacher"
+    ):
         OneStep([80.0])(MAPS[Denoiser], z)
     with pytest.raises(UserError, match="1jump samples from a flow map"):
         Jumps([80.0])(Portions(MAPS[Denoiser], 2, lambda n: None), z)

@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 
 class ArgumentError(UserError):
-    """A wrong argument, named without its section of the config: whoever builds the section puts it in front."""
+    """A wrong argument, named without its section of the config: what builds the section adds that."""
 
 
 class Spoiled(UserError):  # noqa: N818 - what happened to the run

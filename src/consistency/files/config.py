@@ -113,7 +113,8 @@ class FileConfig:
             return partial(target, **arguments) if deferred else target(**arguments)
         except ArgumentError as error:
             raise UserError(
-                f"{self.source}: {'.'.join(place)} in its config: {error}; use the checkpoint as it was written"
+                f"{self.source}: {'.'.join(place)} in its config: {error}; use the checkpoint as it was "
+                "written"
             ) from error
         except UserError:
             raise

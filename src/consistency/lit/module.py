@@ -15,6 +15,7 @@ from consistency.lit.data.module import data_of
 from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
+from consistency.model.condition import given_label
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Sampler

@@ -37,8 +37,8 @@ def check_samplers(samplers: Mapping[str, object], f: nn.Module) -> None:
     for name, sampler in samplers.items():
         if not isinstance(sampler, Sampler):
             raise UserError(
-                f"samplers.{name} is no sampler: choose a _target_ of configs/samplers, or a class of your own "
-                "that extends consistency.sampling.samplers.Sampler"
+                f"samplers.{name} is no sampler: choose a _target_ of configs/samplers, or a class of your "
+                "own that extends consistency.sampling.samplers.Sampler"
             )
         try:
             sampler.map_of(f)

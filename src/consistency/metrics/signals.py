@@ -19,7 +19,7 @@ from consistency.model import solvers
 from consistency.model.denoiser import DenoiserLike
 from consistency.objectives.reference import ReferenceFlow
 from consistency.process.notices import notice
-from consistency.sampling.samplers import level
+from consistency.sampling.levels import level
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture

@@ -32,7 +32,9 @@ class Portions:
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """See `DenoiserLike`."""
         labels = repeat(None) if label is None else label.split(self.most)
-        levels = sigma.split(self.most) if isinstance(sigma, Tensor) else repeat(sigma)  # of all samples alike
+        levels = (
+            sigma.split(self.most) if isinstance(sigma, Tensor) else repeat(sigma)
+        )  # of all samples alike
         found: list[Tensor] = []
         for some, level, classes in zip(x.split(self.most), levels, labels, strict=False):
             found.append(self.f(some, level, classes))

@@ -29,6 +29,7 @@ class Solver(Sampler):
     role = Denoiser
 
     def _check(self) -> None:
+        super()._check()
         check_falling(self.sigmas)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
@@ -161,7 +162,8 @@ class DPMSolver(Solver):
     """DPM-Solver++(2M) (2211.01095, algorithm 2), of second order with one network call a level.
 
     In σ, λ = -ln σ: with h the step of λ and r that of the step before over h, each step ends at
-    (σ'/σ) x + (1 - σ'/σ) ((1 + 1/2r) D - 1/2r D_before). The first step and the last, to 0, are of first order.
+    (σ'/σ) x + (1 - σ'/σ) ((1 + 1/2r) D - 1/2r D_before). The first step and the last, to 0, are of first
+    order.
     """
 
     name = "dpm"

@@ -1,8 +1,8 @@
 """From noise to images: samplers as values, (f, z [B, ...], c, draws) -> [B, ...].
 
-z is unit noise and the levels fall from where sampling begins, in σ. No gradient is kept. Those here sample from
-a consistency function or a flow map; solvers of a denoiser are in `consistency.sampling.ode`, those of diffusers
-in `consistency.sampling.scheduled`.
+z is unit noise and the levels fall from where sampling begins, in σ. No gradient is kept. Those here sample
+from a consistency function or a flow map; solvers of a denoiser are in `consistency.sampling.ode`, and those
+of diffusers in `consistency.sampling.scheduled`.
 """
 
 from abc import ABC, abstractmethod
@@ -50,10 +50,6 @@ class Sampler(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", checked_sigmas(self.sigmas))
-        if type(self.clip) is not bool:
-            raise ArgumentError(f"clip={self.clip} must be true or false")
-        if self.precond is not None and not callable(self.precond):
-            raise ArgumentError("precond is no preconditioner: choose one of configs/denoiser, or null")
         self._check()
 
     @torch.no_grad()
@@ -114,7 +110,8 @@ class Sampler(ABC):
     def program(self, f: Map) -> nn.Module:
         """A module that does the same as a function of all its noise, for exports.
 
-        It is called with z [B, K, ...], where K is its `noises`, and labels [B] or None. See `consistency.sampling.programs`.
+        It is called with z [B, K, ...], where K is its `noises`, and labels [B] or None. See
+        `consistency.sampling.programs`.
         """
         from consistency.sampling.programs import Combined
 
@@ -147,7 +144,11 @@ class Sampler(ABC):
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor: ...
 
     def _check(self) -> None:
-        """Refuse levels and options that do not go together."""
+        """Refuse options that make no sense, and levels that do not go with them."""
+        if type(self.clip) is not bool:
+            raise ArgumentError(f"clip={self.clip} must be true or false")
+        if self.precond is not None and not callable(self.precond):
+            raise ArgumentError("precond is no preconditioner: choose one of configs/denoiser, or null")
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class OneStep(Sampler):
         return Renoised(self.map_of(f), visits(self.sigmas, 0.0), self.clip)
 
     def _check(self) -> None:
+        super()._check()
         if len(self.sigmas) != 1:
             raise ArgumentError(f"sigmas has {len(self.sigmas)} levels, and one step has one: use MultiStep")
 
@@ -211,6 +213,7 @@ class MultiStep(Sampler):
         return Renoised(self.map_of(f), visits(self.sigmas, self.sigma_min), self.clip)
 
     def _check(self) -> None:
+        super()._check()
         check_number("sigma_min", self.sigma_min, 0.0, 1e6)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
@@ -226,8 +229,8 @@ class Jumps(Sampler):
     """A flow map from level to level, and from the last to σ = 0 (2310.02279, γ-sampling).
 
     Each jump ends at s √(1 - γ²), where noise γ s is added: γ = 0 follows the trajectory, and γ = 1 is
-    multistep consistency sampling with ε = 0. The last jump adds none. The state is float64; `clip` clamps the
-    map's estimate of clean data, from which a jump's end follows.
+    multistep consistency sampling with ε = 0. The last jump adds none. The state is float64; `clip` clamps
+    the map's estimate of clean data, from which a jump's end follows.
 
     Args:
         gamma: γ, from 0 to 1.
@@ -250,6 +253,7 @@ class Jumps(Sampler):
         return f"{self.nfe}jump"
 
     def _check(self) -> None:
+        super()._check()
         check_falling(self.sigmas)
         check_number("gamma", self.gamma, 0.0, 1.0)
 

@@ -1,7 +1,7 @@
 """Solvers of diffusers, in σ: those of the papers' tables that are not written here anew.
 
-diffusers knows variance-preserving states x/√(1 + σ²) alone; all solvers here are the same in either, for they
-work in ln σ on the estimates of the network. A list of S levels makes S network calls, and the last ends at D.
+diffusers knows variance-preserving states x/√(1 + σ²) alone. All solvers here are the same in either, for
+they work in ln σ on the estimates of the network. A list of S levels makes S network calls; the last ends at D.
 """
 
 import warnings
@@ -70,9 +70,10 @@ class Scheduled(Solver):
 
 @dataclass(frozen=True)
 class DPMSolver2(Scheduled):
-    """DPM-Solver-2 (2206.00927, algorithm 1): single steps over two levels, of which the first is the midpoint.
+    """DPM-Solver-2 (2206.00927, algorithm 1): single steps of second order, each over two intervals.
 
-    From the first level on, every other one is where a step begins; one level is left over at the end.
+    A step begins at every other level from the first on, and evaluates the level between. What is left over
+    at the end is of first order.
     """
 
     name = "dpm2"
