@@ -34,6 +34,7 @@ from consistency.schema.check import check_config
 from consistency.tasks.export import Export, KnownNoise, model_of
 from consistency.tasks.timing import side_by_side
 from tests.conftest import ROOT
+from tests.lists import multisteps
 from tests.sessions import checkpoint, composed, session
 
 FORMATS = sorted(path.stem for path in (ROOT / "configs" / "export").glob("*.yaml"))
@@ -74,7 +75,9 @@ def model(shape=(1, 4, 4), classes=0, net=SMALL, sigmas=(80.0, 0.8)):
         p.data += 0.1 * torch.randn_like(p)
     f = Denoiser(made, Boundary())
     frozen(f)
-    return Model(f, shape, classes, {"few": sigmas}, 0.002, 127.5, 127.5, {"experiment": "none", "step": 7})
+    return Model(
+        f, shape, classes, multisteps({"few": sigmas}), 0.002, 127.5, 127.5, {"experiment": "none", "step": 7}
+    )
 
 
 def error(made, run, name="few", batch=5):
@@ -122,7 +125,7 @@ def exported(tmp_path_factory):
     about = session(folder / "out", checkpoint(folder, "net.width=128"))
     outcome = Export({"onnx": Onnx(), "left out": None}, samplers=["2step"], **FAST)(about)
     t = about.trained
-    return SimpleNamespace(t=t, folder=about.directory / "onnx", outcome=outcome, recipe=t.samplers["2step"])
+    return SimpleNamespace(t=t, folder=about.directory / "onnx", outcome=outcome, sampler=t.samplers["2step"])
 
 
 class TestTask:
@@ -175,7 +178,7 @@ class TestTask:
         assert said["pixels"] == {"scale": t.data.scale, "offset": t.data.offset}
         few = said["programs"]["2step"]
         assert few["inputs"] == {"z": ["batch", 2, 1, 8, 8]}
-        assert few["sigmas"] == list(exported.recipe.keywords["sigmas"])
+        assert few["sigmas"] == list(exported.sampler.sigmas)
         assert said["programs"]["network"]["inputs"] == {"x": ["batch", 1, 8, 8], "noise": ["batch"]}
         first = said["coefficients"][0]
         assert first == coefficients(t.f.precond, [80.0])[0]
@@ -301,7 +304,7 @@ class TestFormats:
         assert sizes[2] < 0.4 * sizes[0]
         assert [kind.tolerance for kind in (Full(), Half(), Int8())] == [1e-4, None, None]
         kept = onnxruntime.InferenceSession(int8).get_modelmeta().custom_metadata_map
-        assert json.loads(kept["sigmas"]) == made.sigmas["few"]
+        assert json.loads(kept["sigmas"]) == list(made.sigmas["few"])
         assert b"programs.py" not in full.read_bytes()  # nothing of where it was made
 
     def test_a_conditional_image_network_with_all_parts(self, tmp_path):

@@ -18,7 +18,6 @@ from torch import nn
 
 from consistency.errors import UserError
 from consistency.export.model import Model, frozen
-from consistency.export.programs import Sampler
 from consistency.export.web import Web, check, check_size, runtime
 from consistency.export.web.beside import checked
 from consistency.export.web.described import described, lists, plan
@@ -29,8 +28,9 @@ from consistency.model.denoiser import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
-from consistency.sampling.samplers import karras_sigmas
+from consistency.sampling.levels import karras_sigmas
 from tests.conftest import ROOT
+from tests.lists import multisteps
 from tests.waits import LIMIT
 
 PAGE = ROOT / "src" / "consistency" / "export" / "web" / "page"
@@ -63,7 +63,7 @@ def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     f = Denoiser(net, Boundary())
     frozen(f)
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
-    return Model(f, shape, classes, sigmas, 0.002, 100.0, 110.0, ABOUT)
+    return Model(f, shape, classes, multisteps(sigmas), 0.002, 100.0, 110.0, ABOUT)
 
 
 def mlp(shape=(1, 6, 4), classes=0, **more):
@@ -234,7 +234,7 @@ def test_the_folder_holds_all_that_the_page_asks_for(web, tmp_path):
     texts = {k: unpacked(v).decode() for k, v in data.items()}
     assert texts == {k: f"content of {v}" for k, v in FILES.items()}
     assert written.runs.keys() == {"1step", "2step"}  # what the model has too
-    inputs = made.inputs(Sampler(made.f, made.sigmas["2step"], 0.002), 5)
+    inputs = made.inputs(made.programs()["2step"], 5)
     ours = made.programs()["2step"](*inputs)
     torch.testing.assert_close(written.runs["2step"](*inputs), ours, atol=1e-5, rtol=0)
     words = constants(folder / "model.data.js")["MODEL"]["about"]

@@ -41,7 +41,7 @@ def checked_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
         ArgumentError: they are no noise levels.
     """
     try:
-        found = () if isinstance(sigmas, str) else tuple(float(sigma) for sigma in sigmas)
+        found = tuple(float(sigma) for sigma in ([] if isinstance(sigmas, str) else sigmas))
     except (TypeError, ValueError) as error:
         raise ArgumentError("sigmas must be a list of noise levels, such as [80.0, 0.8]") from error
     levels = 1 <= len(found) <= MOST_CALLS and all(0 <= sigma <= 1e6 for sigma in found)

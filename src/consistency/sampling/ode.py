@@ -13,7 +13,7 @@ from torch import Tensor
 
 from consistency.errors import ArgumentError
 from consistency.model import solvers
-from consistency.model.condition import Condition
+from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.sampling.levels import check_falling, level, steps
 from consistency.sampling.samplers import Sampler, check_number
@@ -33,7 +33,7 @@ class Solver(Sampler):
         check_falling(self.sigmas)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
-        def D(x: Tensor, sigma: Tensor, c: Condition) -> Tensor:
+        def D(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
             return self.clipped(f(x.to(z.dtype), sigma, c)).double()
 
         def noise() -> Tensor:

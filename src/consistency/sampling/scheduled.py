@@ -1,7 +1,7 @@
 """Solvers of diffusers, in σ: those of the papers' tables that are not written here anew.
 
 diffusers knows variance-preserving states x/√(1 + σ²) alone. All solvers here are the same in either, for
-they work in ln σ on the estimates of the network. A list of S levels makes S network calls; the last ends at D.
+they work in ln σ on the network's estimates. A list of S levels makes S network calls; the last ends at D.
 """
 
 import warnings
