@@ -62,7 +62,7 @@ class TestFile:
         schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
         assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 0.5], "4step": [80.0, 9.0, 3.0, 1.0]}
         assert sigmas(path, "b") == {"2step": [80.0, 0.7]}
-        assert read(schedules.path_of(path), "")["b"][2].origin == GOOD
+        assert read(schedules.path_of(path), "")["b"]["2step"].origin == GOOD
         assert schedules.found_for(path, "a", OWN, 0.002).keys() == {"1step", "2step", "4step"}
 
     def test_of_two_lists_judged_alike_the_better_stays(self, path, capsys):
@@ -74,14 +74,14 @@ class TestFile:
         schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD._replace(budget=1))})
         assert read(schedules.path_of(path), "")["a"] == {"2step": Listed([80.0, 0.5], GOOD)}
         (line,) = capsys.readouterr().err.splitlines()
-        assert "the list of 2 calls with FD(digits) 5 of 2,000 samples stays, no worse than the new" in line
+        assert "the list of 2step with FD(digits) 5 of 2,000 samples stays, no worse than the new" in line
 
     @pytest.mark.parametrize("change", [{"metric": "SW2"}, {"count": 100}, {"seed": 2}])
     def test_a_list_judged_otherwise_is_replaced_with_a_line(self, path, change, capsys):
         schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
         schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE._replace(**change))})
         assert sigmas(path) == {"2step": [80.0, 1.0]}
-        assert "list of 2 calls with FD(digits) 5 of 2,000 samples is replaced" in capsys.readouterr().err
+        assert "list of 2step with FD(digits) 5 of 2,000 samples is replaced" in capsys.readouterr().err
 
     def test_the_former_format_is_read_and_taken_over(self, path, capsys):
         lists = {"1": [80.0], "2": [80.0, 0.5]}

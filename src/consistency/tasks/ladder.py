@@ -90,7 +90,7 @@ class Ladder:
             raise UserError(f"task.calls={list(self.calls)} must be from 1 to task.search.levels={most}")
 
     def _own(self, session: Session) -> Iterable[Rung]:
-        """A rung for each number of calls of each family of the run's samplers; and the run's own others."""
+        """A rung for each number of calls of each family of the run's samplers; and its own solvers."""
         t = session.trained
         if self.keep and self.search:
             from_first(lambda: schedules.check(t.path))

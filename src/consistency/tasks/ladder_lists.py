@@ -91,9 +91,9 @@ def members(family: Family, samplers: Mapping[str, Sampler], sigma_min: float) -
 def others(
     family: Family, samplers: Mapping[str, Sampler], calls: Iterable[int], sigma_min: float
 ) -> dict[str, Sampler]:
-    """Those of them that make other numbers of calls than these."""
+    """Those of them that make other numbers of calls than these: of a solver, which is made for many."""
     known = set(calls)
-    found = members(family, samplers, sigma_min)
+    found = members(family, samplers, sigma_min) if family.like.role is Denoiser else {}
     return {name: each for name, each in found.items() if each.nfe not in known}
 
 
