@@ -10,7 +10,7 @@ from consistency.errors import UserError
 from consistency.export.model import Model, frozen
 from consistency.export.programs import coefficients
 from consistency.export.weights import Safetensors
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.sampling.samplers import MultiStep, OneStep
 from consistency.tasks.schedule_file import Listed
 from consistency.tasks.schedules import keep

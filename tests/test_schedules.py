@@ -90,7 +90,7 @@ class TestFile:
         schedules.keep(path, "b", {"1step": Listed([70.0], GOOD)})
         schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
         assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 1.0]}
-        assert "of 2 calls with a value that is not known is replaced by" in capsys.readouterr().err
+        assert "of 2step with a value that is not known is replaced by" in capsys.readouterr().err
 
     def test_the_lists_of_so_many_weights_are_kept(self, path, capsys):
         for i in range(MOST):
@@ -148,7 +148,7 @@ class TestFile:
             writer.join(60)
         assert [writer.exitcode for writer in writers] == [0] * 4
         for i in range(4):
-            assert sorted(sigmas(path, f"{i}")) == list(range(1, 9))
+            assert sorted(sigmas(path, f"{i}")) == [f"{n}step" for n in range(1, 9)]
 
     def test_a_writer_waits_for_another_and_not_for_ever(self, path, monkeypatch):
         place = schedules.path_of(path)
@@ -189,13 +189,13 @@ class TestLadder:
             replace(SMALL, calls=(1, 3))(session(tmp_path, own))
         replace(SMALL, calls=(2,))(session(tmp_path, own))
         assert session(tmp_path, own).trained.found.keys() == {"2step"}
-        assert sigmas(own, "b").keys() == {1, 3}
+        assert sigmas(own, "b").keys() == {"1step", "3step"}
 
     def test_an_origin_says_what_was_searched(self, own, tmp_path):
         SMALL(session(tmp_path, own))
         digest = session(tmp_path, own).trained.weights_sha256
-        for n, listed in read(schedules.path_of(own), "")[digest].items():
-            assert len(listed.sigmas) == n
+        for name, listed in read(schedules.path_of(own), "")[digest].items():
+            assert f"{len(listed.sigmas)}step" == name
             assert listed.origin._replace(value=0.0) == Origin("FD(digits)", 0.0, count=20, seed=1, budget=3)
 
     def test_without_a_search_nothing_is_kept(self, own, tmp_path):
@@ -224,7 +224,7 @@ class TestLadder:
     @pytest.mark.parametrize("found", [True, False])
     def test_the_other_parts_of_a_report_use_the_lists_of_its_ladder(self, own, tmp_path, found, capsys):
         def part(session):
-            used.append(session.trained.samplers["2step"].sigmas)
+            used.append(list(session.trained.samplers["2step"].sigmas))
             raise KeyboardInterrupt
 
         used = []
@@ -283,4 +283,4 @@ class TestExported:
 
     def test_the_page_of_a_model_uses_them(self, model):
         lists = page_lists(model)
-        assert (lists[2], lists[4]) == ([80.0, 9.0], [80.0, 9.0, 3.0, 1.0])
+        assert (lists[2], lists[4]) == ((80.0, 9.0), (80.0, 9.0, 3.0, 1.0))

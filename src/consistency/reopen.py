@@ -18,7 +18,7 @@ from consistency.files.registry import packages
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.teachers.checkpoint import fitting
 
 USED = frozenset(["data", "denoiser", "metric", "module", "sigma", "seed", "threads", "compile"])

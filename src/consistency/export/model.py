@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.sampling.programs import Program
 from consistency.sampling.samplers import MultiStep, OneStep, Sampler
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Precond
 
 
@@ -22,7 +23,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """F, like x, of the scaled x [B, ...], c_noise [B] and label [B] or None."""
-        return self.net(x, noise, label)
+        return self.net(x, noise, given_label(label))
 
 
 def coefficients(precond: Precond, sigmas: Sequence[float]) -> list[dict[str, float]]:

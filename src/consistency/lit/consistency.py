@@ -8,7 +8,7 @@ from torch import Tensor
 
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, without_augmentation
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import DenoiserLike
 
 WORK = 10**11  # floating-point operations of a call on a CPU: seconds, even where others are at work
 
@@ -29,16 +29,14 @@ class Portions:
     most: int
     done: Callable[[int], None]
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
         """See `DenoiserLike`."""
-        labels = repeat(None) if label is None else label.split(self.most)
-        levels = (
-            sigma.split(self.most) if isinstance(sigma, Tensor) else repeat(sigma)
-        )  # of all samples alike
         found: list[Tensor] = []
-        for some, level, classes in zip(x.split(self.most), levels, labels, strict=False):
-            found.append(self.f(some, level, classes))
-            self.done(len(some))
+        for first in range(0, len(x), self.most):
+            rows = slice(first, first + self.most)
+            level = sigma[rows] if isinstance(sigma, Tensor) else sigma  # of all samples alike
+            found.append(self.f(x[rows], level, c.rows(rows)))  # type: ignore[arg-type]
+            self.done(len(found[-1]))
         return found[0] if len(found) == 1 else torch.cat(found)
 
 

@@ -1,4 +1,4 @@
-"""What may be done to an image, as `edit=` has it: (f, x, plan, draws, label) -> before, after."""
+"""What may be done to an image, as `edit=` has it: (f, x, plan, draws, c) -> before, after."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, at_least, called, positive
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import Condition
+from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.operators import BoxSuperResolution, Maker, measure
@@ -25,9 +26,9 @@ class Changed(NamedTuple):
 
 
 class Change(Protocol):
-    """(f, x, plan, draws, label) -> before, after."""
+    """(f, x, plan, draws, c) -> before, after."""
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Change images x [B, C, H, W]."""
         ...
 
@@ -42,11 +43,11 @@ class Restore:
 
     operator: Maker
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
         A = called("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
-        return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, label))
+        return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, c))
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class Stroke:
         positive("task.change", sigma=self.sigma)
         at_least("task.change", 0, squares=self.squares)
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
         if self.squares and (self.squares < 2 or any(side % self.squares for side in x.shape[-2:])):
             size = "x".join(map(str, x.shape[-2:]))
             raise UserError(f"task.change.squares={self.squares} must be 0, or 2 or more and divide {size}")
         painting = painted(x, self.squares, plan) if self.squares else x
-        return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, label))
+        return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, c))
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Vary:
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: x."""
         check_sigma(self.sigma, plan)
-        return Changed(x, redraw(f, x, replace(plan, sigmas=[self.sigma]), draws, label))
+        return Changed(x, redraw(f, x, replace(plan, sigmas=[self.sigma]), draws, c))
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,11 @@ class Denoise:
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the noisy image."""
         check_sigma(self.sigma, plan)
         noisy = x + self.sigma * draws.normal(x) if self.add else x
-        return Changed(noisy, denoise(f, noisy, self.sigma, label))
+        return Changed(noisy, denoise(f, noisy, self.sigma, c))
 
 
 def painted(x: Tensor, squares: int, plan: Plan, levels: int = 4) -> Tensor:

@@ -18,7 +18,7 @@ from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
@@ -181,7 +181,7 @@ def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
 def own(model: Model, name: str) -> Expected:
     """What the model itself makes of a program's inputs: by the sampler of that name, or by its network."""
     if name not in model.samplers:
-        return model.f.net
+        return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)

@@ -13,7 +13,6 @@ from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import Consistency
 from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank
-from consistency.model.condition import given_label
 from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
@@ -24,7 +23,7 @@ from consistency.tasks import schedules
 from consistency.tasks.families import families
 from consistency.tasks.ladder_lists import Search, others, series, sizes, spaced
 from consistency.tasks.ladder_page import Rung, Speed, chart, is_speed, tables
-from consistency.tasks.requests import bar, check_samples, judged, labels_of
+from consistency.tasks.requests import bar, check_samples, classes_of, judged
 from consistency.tasks.schedule_file import Listed, Lists
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
@@ -187,7 +186,7 @@ class Ladder:
         def run(n: int) -> object:
             z = torch.randn(n, *t.data.shape, device=device)
             with session.fabric.autocast():
-                return sampler(t.f, z, given_label(labels_of([0], range(n), t.data.classes, device)), Fresh())
+                return sampler(t.f, z, classes_of([0], range(n), t.data.classes, device), Fresh())
 
         latency = seconds(lambda: run(1), device, 20, self.patience)
         batch = best_batch(run, device, self.largest, self.patience)

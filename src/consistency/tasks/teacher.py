@@ -8,7 +8,7 @@ import torch
 
 from consistency.errors import UserError
 from consistency.lit.distillation import Distillation
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import Euler, Heun
 from consistency.sampling.samplers import Sampler

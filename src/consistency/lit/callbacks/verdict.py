@@ -16,7 +16,6 @@ from consistency.lit.data.loader import Request, RequestLoader
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.metrics.principal import Principal
-from consistency.model.condition import given_label
 from consistency.model.portions import eager
 from consistency.watch import part
 
@@ -170,7 +169,7 @@ def made(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tens
         requests = (there(trainer, request) for request in loader)
         with part("samples of the verdict", sampler.nfe * count):
             D = module.paced()
-            return torch.cat([sampler(D, r.z, given_label(r.label), r.draws).float().cpu() for r in requests])
+            return torch.cat([sampler(D, r.z, r.c, r.draws).float().cpu() for r in requests])
 
 
 def there(trainer: Trainer, request: Request) -> Request:
