@@ -30,6 +30,7 @@ from consistency.nets.layers import FourierEmbedding
 from consistency.nets.mlp import MLP
 from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
+from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
 from consistency.tasks.export import Export, KnownNoise, model_of
 from consistency.tasks.timing import side_by_side
@@ -146,7 +147,7 @@ class TestTask:
     def test_files_make_the_samples_of_the_run(self, exported):
         z = torch.randn(5, 2, *exported.t.data.shape, generator=torch.Generator().manual_seed(3))
         run = onnxruntime.InferenceSession(exported.folder / "2step.onnx")
-        truth = exported.recipe(exported.t.f, z[:, 0], draws=KnownNoise(z[:, 1:]))
+        truth = exported.sampler(exported.t.f, z[:, 0], draws=KnownNoise(z[:, 1:]))
         made = torch.from_numpy(run.run(None, {"z": z.numpy()})[0])
         torch.testing.assert_close(made, truth, atol=1e-5, rtol=0)
         assert truth.std() > 0.1
@@ -233,8 +234,20 @@ class TestTask:
         assert {name.split("/")[2] for name in outcome.metrics} == {"network"}
         assert (mirror.seen[0].sigmas, mirror.seen[0].offset, mirror.seen[0].scale) == ({}, 0, 1)  # points
         assert "```" not in (tmp_path / "out" / "mirror" / "README.md").read_text()
-        with pytest.raises(UserError, match=r"task\.samplers=heun35 is a solver of many steps"):
-            Export({"mirror": mirror}, samplers=["heun35"])(session(tmp_path / "out", teacher))
+
+    def test_a_teachers_solvers_are_exported_where_they_are_named(self, tmp_path):
+        words = ["experiment=edm_ring", "net.width=16", "net.blocks=1", "samplers.heun35.sigmas.steps=4"]
+        teacher = checkpoint(tmp_path, *words)
+        about = session(tmp_path / "out", teacher)
+        Export({"onnx": Onnx()}, samplers=["heun35", "ddim18"], **FAST)(about)
+        read = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "heun35.onnx")
+        z = torch.randn(5, 1, 2)
+        (made,) = read.run(None, {"z": z.numpy()})
+        truth = about.trained.samplers["heun35"](about.trained.f, z[:, 0])
+        assert (torch.from_numpy(made) - truth).abs().max() < 1e-4
+        said = json.loads((tmp_path / "out" / "onnx" / "model.json").read_text())["programs"]
+        assert said.keys() == {"heun35", "ddim18", "network"}
+        assert said["heun35"]["sigmas"] == pytest.approx(karras_sigmas(4))
 
 
 class TestRefusals:
@@ -293,7 +306,7 @@ class TestFormats:
         assert make(config.task).formats == {"onnx_int8": Onnx(Int8()), "torch_export": TorchExport()}
 
     def test_variants_are_smaller_and_their_error_is_known(self, exported, tmp_path):
-        made = model_of(exported.t, {"few": exported.recipe})
+        made = model_of(exported.t, {"few": exported.sampler})
         full, half, int8 = exported.folder / "2step.onnx", tmp_path / "half.onnx", tmp_path / "int8.onnx"
         save(programs(Half().model(made))["few"], half, {})
         Int8().finish(Path(shutil.copy(full, int8)))

@@ -212,8 +212,8 @@ def test_pixels_are_rounded_as_python_rounds_them():
 
 def test_lists_are_the_models_own_or_karras():
     made = lists(model(Formula()))
-    assert made[1] == [80.0]
-    assert made[2] == [80.0, 0.8]
+    assert made[1] == (80.0,)
+    assert made[2] == (80.0, 0.8)
     assert made[4] == karras_sigmas(5, 0.002, 80.0, 7.0)[:-1]
     rows = described(model(Formula()), 0)
     assert len(rows["levels"]) == 39

@@ -43,7 +43,7 @@ class Export:
 
     Args:
         formats: by name, see `Format`; None leaves one out.
-        samplers: names of those to export; None for all.
+        samplers: names of those to export; None for all but solvers of a denoiser.
         batches: at which latency is measured.
         patience: seconds for each time that is measured.
     """
@@ -67,7 +67,7 @@ class Export:
 
     def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
         t = session.trained
-        model = model_of(t, chosen(t, self.samplers))
+        model = model_of(t, exported(t, self.samplers))
         cases = {name: (program, own(model, name)) for name, program in programs(model).items()}
         rows: list[Row] = []
         for name, make in formats.items():
@@ -156,6 +156,16 @@ class KnownNoise(ImageDraws):
     def normal(self, x: Tensor) -> Tensor:
         """The next of them."""
         return self._left.pop(0)
+
+
+def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
+    """The samplers of these names. Solvers, whose programs repeat the network for each call, must be named.
+
+    Raises:
+        UserError: a name is not known.
+    """
+    found = chosen(t, names)
+    return {name: each for name, each in found.items() if names or each.role is not Denoiser}
 
 
 def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
