@@ -8,10 +8,10 @@ of diffusers in `consistency.sampling.scheduled`.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from consistency.errors import ArgumentError, UserError
 from consistency.model.condition import NONE, Condition
@@ -20,6 +20,9 @@ from consistency.model.portions import Portions
 from consistency.model.precond import Precond
 from consistency.sampling.levels import check_falling, checked_sigmas, level, steps
 from consistency.schedule.draws import Draws
+
+if TYPE_CHECKING:
+    from consistency.sampling.programs import Program
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Sampler(ABC):
         """Number of levels with which it makes so many network calls; None if no list does."""
         return calls
 
-    def program(self, f: Map) -> nn.Module:
+    def program(self, f: Map) -> "Program":
         """A module that does the same as a function of all its noise, for exports.
 
         It is called with z [B, K, ...], where K is its `noises`, and labels [B] or None. See
@@ -167,7 +170,7 @@ class OneStep(Sampler):
         """One, of one call."""
         return 1 if calls == 1 else None
 
-    def program(self, f: Map) -> nn.Module:
+    def program(self, f: Map) -> "Program":
         """See `Sampler.program`."""
         from consistency.sampling.programs import Renoised
 
@@ -206,7 +209,7 @@ class MultiStep(Sampler):
         """Such as `2step`."""
         return f"{self.nfe}step"
 
-    def program(self, f: Map) -> nn.Module:
+    def program(self, f: Map) -> "Program":
         """See `Sampler.program`."""
         from consistency.sampling.programs import Renoised
 
