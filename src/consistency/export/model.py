@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.sampling.programs import Program
 from consistency.sampling.samplers import MultiStep, OneStep, Sampler
 
@@ -23,7 +23,7 @@ class Model:
     """A trained model on its way out.
 
     Args:
-        f: its denoiser with the weights that were asked for, in float32, frozen, on the CPU.
+        f: its map with the weights that were asked for, in float32, frozen, on the CPU.
         shape: of a sample, (C, H, W) or (D,).
         classes: that it knows, 0 of one without labels.
         samplers: to be exported, by name, such as `1step` or `heun35`.
@@ -34,7 +34,7 @@ class Model:
         found: σ lists that were found for these weights, by name; some may have no sampler.
     """
 
-    f: Denoiser
+    f: Map
     shape: tuple[int, ...]
     classes: int
     samplers: Mapping[str, Sampler]
@@ -54,8 +54,8 @@ class Model:
         """All σ lists that are known for these weights, by name."""
         return {**self.found, **{name: each.sigmas for name, each in self.samplers.items()}}
 
-    def with_denoiser(self, f: Denoiser) -> "Model":
-        """The same model with another denoiser."""
+    def with_map(self, f: Map) -> "Model":
+        """The same model with another map."""
         return replace(self, f=f)
 
     def programs(self) -> dict[str, Program]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.model.precond import Precond
 
 
@@ -17,7 +17,7 @@ class Network(nn.Module):
         f: any denoiser.
     """
 
-    def __init__(self, f: Denoiser) -> None:
+    def __init__(self, f: Map) -> None:
         super().__init__()
         self.net = f.net
 

@@ -38,7 +38,6 @@ class Map(nn.Module):
     """
 
     role: ClassVar[str]  # as files have it
-    is_consistency = False
 
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()

@@ -151,7 +151,7 @@ class Sampler(ABC):
         if type(self.clip) is not bool:
             raise ArgumentError(f"clip={self.clip} must be true or false")
         if self.precond is not None and not callable(self.precond):
-            raise ArgumentError("precond is no preconditioner: choose one of configs/denoiser, or null")
+            raise ArgumentError("precond is no preconditioner: choose one of configs/precond, or null")
 
 
 @dataclass(frozen=True)
@@ -302,8 +302,6 @@ def suited(f: Any, role: type[Map], what: str) -> Any:
     """
     if not isinstance(f, Map) or isinstance(f, role):
         return f
-    if isinstance(f, Denoiser) and role is Consistency:
-        return f  # until configs say which of the two a model is
     if isinstance(f, FlowMap):
         return f.at_zero if role is Consistency else f.diagonal
     group = {Denoiser: "teacher", Consistency: "consistency", FlowMap: "flow_map"}

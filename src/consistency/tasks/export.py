@@ -18,7 +18,7 @@ from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Denoiser, Map
 from consistency.process.notices import notice
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
@@ -170,7 +170,7 @@ def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
 
 def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
     """A trained checkpoint as formats get it: a frozen copy in float32, on the CPU."""
-    if not isinstance(t.f, Denoiser):
+    if not isinstance(t.f, Map):
         raise UserError(
             f"ckpt_path={t.path} holds no network that can be exported: choose a run of a network"
         )
@@ -181,6 +181,7 @@ def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
         "step": t.step,
         "weights": t.weights,
         "weights_sha256": t.weights_sha256,
+        "role": t.role,
         "config": t.written,
     }
     offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)

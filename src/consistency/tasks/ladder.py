@@ -10,7 +10,7 @@ import torch
 
 from consistency.errors import UserError, at_least, within
 from consistency.files.atomic import write, write_text
-from consistency.lit.consistency import Consistency
+from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank
 from consistency.model.maps import Denoiser
@@ -110,7 +110,7 @@ class Ladder:
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Of a student's teacher: its own samplers, and those of their families with as many calls."""
         t = session.trained
-        teacher = teacher_of(t) if self.teacher and isinstance(t.module, Consistency) else None
+        teacher = teacher_of(t) if self.teacher and isinstance(t.module, ConsistencyModule) else None
         if teacher is None:
             return
         if not teacher.samplers:

@@ -8,7 +8,7 @@ import torch
 
 from consistency.errors import UserError
 from consistency.lit.distillation import Distillation
-from consistency.model.maps import Denoiser, DenoiserLike
+from consistency.model.maps import DenoiserLike, as_denoiser
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import Euler, Heun
 from consistency.sampling.samplers import Sampler
@@ -32,10 +32,8 @@ def teacher_of(trained: Trained) -> Trained | None:
     if taught is None:
         return None
     try:
-        D: DenoiserLike = taught()
+        D = as_denoiser(taught(), "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
-        return None
-    if isinstance(D, Denoiser) and D.is_consistency:  # a training may start from one
         return None
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.module.device).eval()

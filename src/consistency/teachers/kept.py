@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consistency.files import upgrade
 from consistency.files.config import checked
 from consistency.files.paths import check_names
 
@@ -25,8 +24,7 @@ def checked_content(kept: Mapping[str, Any], source: str, trust: Sequence[str] =
     check_names(f"{source}: samplers", sigmas)
     if experiment is not None:  # a name of configs/experiment, which may have folders
         check_names(f"{source}: experiment", experiment.split("/"))
-    plain = kept["config"]
-    config = checked(upgrade.samplers(plain) if isinstance(plain, dict) else plain, source, trust)
+    config = checked(kept["config"], source, trust)
     for place in (("samplers",), ("module", "samplers")):
         check_names(f"{source}: samplers", config.names(*place))
     return {**kept, "config": config}
