@@ -18,7 +18,7 @@ from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import PositionalEmbedding
 from consistency.nets.mlp import MLP
 from consistency.nets.unet import UNet
-from consistency.sampling.samplers import euler
+from consistency.sampling.ode import Euler
 from consistency.teachers.diffusers import diffusers, seal
 from tests.conftest import run
 from tests.reference import ddpm_unet, edm_unet
@@ -148,7 +148,7 @@ def test_samples_are_those_of_the_native_sampler(tmp_path):
     indices, z = list(range(900, -1, -100)), torch.randn(4, 3, 8, 8, dtype=torch.float64)
     sigmas = D.precond.coordinate.levels[indices]
     start = (1 + sigmas[0] ** -2).sqrt()  # 1/√(1-ᾱ)
-    ours, theirs = euler(D, start * z, sigmas.tolist()), ddpm_unet.ddim(D.net, z, indices)
+    ours, theirs = Euler(sigmas.tolist())(D, start * z), ddpm_unet.ddim(D.net, z, indices)
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 

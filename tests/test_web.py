@@ -18,7 +18,6 @@ from torch import nn
 
 from consistency.errors import UserError
 from consistency.export.model import Model, frozen
-from consistency.export.programs import Sampler
 from consistency.export.web import Web, check, check_size, runtime
 from consistency.export.web.beside import checked
 from consistency.export.web.described import described, lists, plan
@@ -30,8 +29,9 @@ from consistency.model.maps import Consistency
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
-from consistency.sampling.samplers import karras_sigmas
+from consistency.sampling.levels import karras_sigmas
 from tests.conftest import ROOT
+from tests.lists import multisteps
 from tests.waits import LIMIT
 
 PAGE = ROOT / "src" / "consistency" / "export" / "web" / "page"
@@ -66,7 +66,7 @@ def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     f = Consistency(net, Boundary())
     frozen(f)
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
-    return Model(f, shape, classes, sigmas, 0.002, 100.0, 110.0, ABOUT)
+    return Model(f, shape, classes, multisteps(sigmas), 0.002, 100.0, 110.0, ABOUT)
 
 
 def mlp(shape=(1, 6, 4), classes=0, **more):
@@ -212,8 +212,8 @@ def test_pixels_are_rounded_as_python_rounds_them():
 
 def test_lists_are_the_models_own_or_karras():
     made = lists(model(Formula()))
-    assert made[1] == [80.0]
-    assert made[2] == [80.0, 0.8]
+    assert made[1] == (80.0,)
+    assert made[2] == (80.0, 0.8)
     assert made[4] == karras_sigmas(5, 0.002, 80.0, 7.0)[:-1]
     rows = described(model(Formula()), 0)
     assert len(rows["levels"]) == 39
@@ -237,7 +237,7 @@ def test_the_folder_holds_all_that_the_page_asks_for(web, tmp_path):
     texts = {k: unpacked(v).decode() for k, v in data.items()}
     assert texts == {k: f"content of {v}" for k, v in FILES.items()}
     assert written.runs.keys() == {"1step", "2step"}  # what the model has too
-    inputs = made.inputs(Sampler(made.f, made.sigmas["2step"], 0.002), 5)
+    inputs = made.inputs(made.programs()["2step"], 5)
     ours = made.programs()["2step"](*inputs)
     torch.testing.assert_close(written.runs["2step"](*inputs), ours, atol=1e-5, rtol=0)
     words = constants(folder / "model.data.js")["MODEL"]["about"]

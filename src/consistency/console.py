@@ -33,7 +33,7 @@ from consistency.command.packages import trust_as_given
 from consistency.command.paths import literal
 from consistency.command.unknown import path_as_option, unknown, value_among
 from consistency.command.usage import asks_for_help, show
-from consistency.errors import UserError, close, nearest, plain
+from consistency.errors import ArgumentError, UserError, close, nearest, plain
 from consistency.files.configs import groups, options
 from consistency.process.entry import entry
 from consistency.process.lifeline import follow_parent, hold, report
@@ -202,6 +202,8 @@ def one_line(text: str) -> str:
 def explain(error: BaseException) -> str | None:
     """What the user can do about it; None for a fault of ours."""
     chain = list(causes(error))
+    if isinstance(chain[-1], ArgumentError) and isinstance(error, InstantiationException):
+        return f"{str(error).rpartition('full_key: ')[2]}: {chain[-1]}"
     for kind, say in SAYINGS.items():
         for cause in chain:
             if isinstance(cause, kind):

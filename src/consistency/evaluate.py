@@ -28,7 +28,8 @@ from consistency.result import commit, device_name, ending, environment, write_r
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
 from consistency.sweep.single import check_free, check_single
-from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
+from consistency.tasks.families import named
+from consistency.tasks.schedules import REMEDY, found_for, path_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_averages, read_named, weights_of
 from consistency.teachers.debugged import debug_of
@@ -90,8 +91,8 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     module.model.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)
-    found = found_for(path, digest, trained.sigma.min) if config.found else {}
-    brings = recipes_of(kept.get("sigmas", {}), trained.sigma.min)
+    found = found_for(path, digest, module.samplers, trained.sigma.min) if config.found else {}
+    brings = named(kept.get("sigmas", {}), module.samplers, trained.sigma.min)
     as_trained = Trained(
         path=path,
         step=kept["global_step"],
@@ -108,7 +109,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         make_judge=cache(lambda: make(config.metric) if config.get("metric") else judge(brought)),
         follows=config.found,
     )
-    rest = {name: recipe for name, recipe in brings.items() if name not in found}
+    rest = {name: sampler for name, sampler in brings.items() if name not in found}
     return taken_up(taken_up(as_trained, rest, path), found, path_of(path), REMEDY)
 
 

@@ -3,7 +3,6 @@
 It writes only where the settings of the evaluation say, whatever paths that config has.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,22 +95,7 @@ def rebuilt(
     data.expect(shape, classes)
     module = brought.build("module", model=compiled(model, brought.content.get("compile") is True))
     expected(source, "module", module, Module)
-    for name, sampler in module.samplers.items():
-        check_sampler(f"{source}: module.samplers.{name} in its config", sampler)
     return data, module
-
-
-def check_sampler(what: str, sampler: Any) -> None:
-    """Refuse what cannot be called as a sampler is.
-
-    Args:
-        what: it is, for messages.
-        sampler: anything.
-    """
-    try:
-        inspect.signature(sampler).bind(None, None, c=None, draws=None)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{what} is no sampler ({error}); use the checkpoint as it was written") from error
 
 
 def judge(brought: FileConfig) -> Judge:

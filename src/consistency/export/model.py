@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from consistency.export.programs import Sampler
+from consistency.errors import UserError
 from consistency.model.maps import Map
+from consistency.sampling.programs import Program
+from consistency.sampling.samplers import MultiStep, OneStep, Sampler
 
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
 Run = Callable[..., Tensor]  # (*Inputs) -> images [B, *shape]
@@ -24,7 +26,7 @@ class Model:
         f: its map with the weights that were asked for, in float32, frozen, on the CPU.
         shape: of a sample, (C, H, W) or (D,).
         classes: that it knows, 0 of one without labels.
-        sigmas: σ lists of its samplers, by name: `1step`; none of a teacher.
+        samplers: to be exported, by name, such as `1step` or `heun35`.
         sigma_min: ε.
         offset: of pixels, see `DataModule`: u = scale x + offset.
         scale: of pixels.
@@ -35,7 +37,7 @@ class Model:
     f: Map
     shape: tuple[int, ...]
     classes: int
-    sigmas: Mapping[str, Sequence[float]]
+    samplers: Mapping[str, Sampler]
     sigma_min: float
     offset: float
     scale: float
@@ -43,22 +45,27 @@ class Model:
     found: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
+    def sigmas(self) -> dict[str, Sequence[float]]:
+        """σ lists of one step and of multistep sampling, by name: `1step`; none of a teacher."""
+        return {k: each.sigmas for k, each in self.samplers.items() if isinstance(each, OneStep | MultiStep)}
+
+    @property
     def lists(self) -> dict[str, Sequence[float]]:
         """All σ lists that are known for these weights, by name."""
-        return {**self.found, **self.sigmas}
+        return {**self.found, **{name: each.sigmas for name, each in self.samplers.items()}}
 
     def with_map(self, f: Map) -> "Model":
         """The same model with another map."""
         return replace(self, f=f)
 
-    def programs(self) -> dict[str, Sampler]:
+    def programs(self) -> dict[str, Program]:
         """Every sampler as a module, by name."""
-        return {name: Sampler(self.f, sigmas, self.sigma_min) for name, sigmas in self.sigmas.items()}
+        return {name: sampler.program(self.f) for name, sampler in self.samplers.items()}
 
-    def inputs(self, program: Sampler, batch: int, seed: int = 0) -> Inputs:
+    def inputs(self, program: Program, batch: int, seed: int = 0) -> Inputs:
         """Unit noise for a program, and labels if the model has classes; a function of the seed."""
         generator = torch.Generator().manual_seed(seed)
-        z = torch.randn(batch, len(program.added), *self.shape, generator=generator)
+        z = torch.randn(batch, program.noises, *self.shape, generator=generator)
         return self.labelled(z)
 
     def labels(self, n: int) -> Tensor | None:
@@ -102,6 +109,24 @@ class Format(Protocol):
             UserError: a library is missing, or the model cannot be said in this format.
         """
         ...
+
+
+def check_plain(model: Model, name: str) -> None:
+    """Refuse samplers with options that the loops of others do not have.
+
+    Args:
+        model: to be exported.
+        name: of the format.
+
+    Raises:
+        UserError: one clips, or has a preconditioner of its own.
+    """
+    for key in model.sigmas:
+        if model.samplers[key].clip or model.samplers[key].precond is not None:
+            raise UserError(
+                f"export={name}: samplers.{key} has clip or precond, and the loop there has neither: leave "
+                "it out with task.samplers"
+            )
 
 
 def frozen(f: nn.Module) -> nn.Module:

@@ -83,15 +83,15 @@ def written(
     network = runs.pop(NETWORK)
     files = [path for path, _ in made.values()]
     lines = [
-        how(f"{name}{ending}", (16, len(sigmas), *model.shape), model.classes)
-        for name, sigmas in model.sigmas.items()
+        how(f"{name}{ending}", (16, program.noises, *model.shape), model.classes)
+        for name, program in model.programs().items()
     ]
     return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
 
 
 def about(model: Model, program: Program) -> dict[str, str]:
     """What a program is, as text by key, for formats that can keep it."""
-    sigmas = {"sigmas": json.dumps(list(model.sigmas.get(program.name, ())))}
+    sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     pixels = {"sigma_min": str(model.sigma_min), "offset": str(model.offset), "scale": str(model.scale)}
     known = {
         k: str(model.about[k])
@@ -99,6 +99,12 @@ def about(model: Model, program: Program) -> dict[str, str]:
         if k in model.about
     }
     return {**sigmas, **pixels, **known}
+
+
+def sigmas_of(model: Model, name: str) -> list[float]:
+    """The levels of a program's sampler; none of the bare network."""
+    sampler = model.samplers.get(name)
+    return [] if sampler is None else list(sampler.sigmas)
 
 
 def dynamic(program: Program) -> tuple[dict[int, Any], ...]:

@@ -11,7 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from consistency.errors import UserError
+from consistency.errors import ArgumentError, UserError
 from consistency.files.paths import shown
 from consistency.files.registry import (
     PARTIAL,
@@ -112,6 +112,11 @@ class FileConfig:
         try:
             target = self.registry.find(name)
             return partial(target, **arguments) if deferred else target(**arguments)
+        except ArgumentError as error:
+            raise UserError(
+                f"{self.source}: {'.'.join(place)} in its config: {error}; use the checkpoint as it was "
+                "written"
+            ) from error
         except UserError:
             raise
         except (ImportError, *CONSTRUCTOR_ERRORS) as error:

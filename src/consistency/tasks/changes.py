@@ -12,8 +12,8 @@ from consistency.errors import UserError, at_least, called, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
+from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.operators import BoxSuperResolution, Maker, measure
-from consistency.sampling.samplers import karras_sigmas
 from consistency.schedule.draws import Draws
 from consistency.tasks.session import Trained
 

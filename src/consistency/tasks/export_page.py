@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from consistency.export.model import Model, Written
-from consistency.export.parts import programs
+from consistency.export.parts import programs, sigmas_of
 from consistency.export.programs import coefficients
 from consistency.markup import code, fenced, literal
 from consistency.table import Table
@@ -91,7 +91,8 @@ def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[floa
         name: {key: ["batch", *x.shape[1:]] for key, x in zip(p.names, p.inputs(2, 0), strict=True)}
         for name, p in parts.items()
     }
-    every = sorted({*sigmas, *(sigma for levels in model.sigmas.values() for sigma in levels)}, reverse=True)
+    own = (sigma for sampler in model.samplers.values() for sigma in sampler.sigmas)
+    every = sorted({*sigmas, *own}, reverse=True)
     return {
         **{key: value for key, value in model.about.items() if key != "config"},
         "shape": list(model.shape),
@@ -101,7 +102,7 @@ def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[floa
         "programs": {
             name: {
                 "inputs": inputs[name],
-                "sigmas": list(model.sigmas.get(name, ())),
+                "sigmas": sigmas_of(model, name),
                 **errors[name]._asdict(),
             }
             for name in parts

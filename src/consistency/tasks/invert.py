@@ -19,8 +19,8 @@ from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
 from consistency.sampling.classical import Baseline
 from consistency.sampling.editing import restore
+from consistency.sampling.levels import MOST_CALLS, karras_sigmas
 from consistency.sampling.operators import LinearOperator, Maker, measure
-from consistency.sampling.samplers import MOST_CALLS, karras_sigmas
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of

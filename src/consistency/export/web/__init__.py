@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from consistency.errors import UserError
-from consistency.export.model import Model, Written
+from consistency.export.model import Model, Written, check_plain
 from consistency.export.onnx import save
 from consistency.export.parts import NETWORK, library, programs
 from consistency.export.web.beside import checked, read_back
@@ -68,6 +68,7 @@ def check(model: Model) -> None:
             f"export=web shows images of 1 or 3 channels, and samples of this model are {list(model.shape)}: "
             "choose another format, such as export=onnx"
         )
+    check_plain(model, "web")
     if not model.sigmas:
         raise UserError(
             "export=web makes images in a few calls, and this checkpoint is a teacher: "

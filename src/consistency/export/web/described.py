@@ -6,7 +6,8 @@ from typing import Any
 from consistency.export.model import Model
 from consistency.export.programs import coefficients
 from consistency.sampling.editing import Plan
-from consistency.sampling.samplers import fresh, karras_sigmas, visits
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.samplers import fresh, visits
 
 CALLS = (1, 2, 4)  # that the page offers
 LEVELS = 40  # of an edit, ε included
