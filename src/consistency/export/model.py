@@ -8,11 +8,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from consistency.codec.codec import Codec
+from consistency.codec.pixels import Pixels
 from consistency.export.programs import Sampler
 from consistency.model.denoiser import Denoiser
 
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
-Run = Callable[..., Tensor]  # (*Inputs) -> images [B, *shape]
+Run = Callable[..., Tensor]  # (*Inputs) -> images or points, decoded
 CPU = torch.device("cpu")
 
 
@@ -22,12 +24,11 @@ class Model:
 
     Args:
         f: its denoiser with the weights that were asked for, in float32, frozen, on the CPU.
-        shape: of a sample, (C, H, W) or (D,).
+        shape: of what networks see of a sample, (C, H, W) or (D,); people see `codec.decoded(shape)`.
         classes: that it knows, 0 of one without labels.
         sigmas: σ lists of its samplers, by name: `1step`; none of a teacher.
         sigma_min: ε.
-        offset: of pixels, see `DataModule`: u = scale x + offset.
-        scale: of pixels.
+        codec: what x means, in whose units the network computes.
         about: what it is, as plain data: config, experiment, step, weights and their hash.
         found: σ lists that were found for these weights, by name; some may have no sampler.
     """
@@ -37,8 +38,7 @@ class Model:
     classes: int
     sigmas: Mapping[str, Sequence[float]]
     sigma_min: float
-    offset: float
-    scale: float
+    codec: Codec
     about: dict[str, Any] = field(default_factory=dict)
     found: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -47,13 +47,28 @@ class Model:
         """All σ lists that are known for these weights, by name."""
         return {**self.found, **self.sigmas}
 
+    @property
+    def pixels(self) -> Pixels | None:
+        """How images x of a program become uint8; those of a codec's own are in [-1, 1]. None of points."""
+        if isinstance(self.codec, Pixels):
+            return self.codec
+        return Pixels() if self.codec.visible else None
+
     def with_denoiser(self, f: Denoiser) -> "Model":
         """The same model with another denoiser."""
         return replace(self, f=f)
 
     def programs(self) -> dict[str, Sampler]:
-        """Every sampler as a module, by name."""
-        return {name: Sampler(self.f, sigmas, self.sigma_min) for name, sigmas in self.sigmas.items()}
+        """Every sampler as a module, by name; it ends with the codec's own program, where there is one."""
+        decoder = self.decoder()
+        return {
+            name: Sampler(self.f, sigmas, self.sigma_min, decoder) for name, sigmas in self.sigmas.items()
+        }
+
+    def decoder(self) -> nn.Module | None:
+        """What networks see -> images in [-1, 1] or points; None where they see these."""
+        made = self.codec.program()
+        return None if made is None else frozen(made)
 
     def inputs(self, program: Sampler, batch: int, seed: int = 0) -> Inputs:
         """Unit noise for a program, and labels if the model has classes; a function of the seed."""

@@ -22,6 +22,7 @@ class Sampler(nn.Module):
         f: a consistency function.
         sigmas: K levels, falling, with a network call each; the first is where sampling begins.
         sigma_min: ε; levels below are raised to it.
+        decoder: of what f makes; None for pixels and points.
     """
 
     skip: Tensor
@@ -30,11 +31,13 @@ class Sampler(nn.Module):
     noise: Tensor
     added: Tensor
 
-    def __init__(self, f: Denoiser, sigmas: Sequence[float], sigma_min: float) -> None:
+    def __init__(
+        self, f: Denoiser, sigmas: Sequence[float], sigma_min: float, decoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if not sigmas:
             raise UserError("a sampler needs at least one σ")
-        self.net = f.net
+        self.net, self.decoder = f.net, decoder
         levels, added = torch.tensor(visits(sigmas, sigma_min), dtype=torch.float64).T
         for name, values in {**f.precond(levels)._asdict(), "added": added}.items():
             self.register_buffer(name, values.float())
@@ -47,7 +50,7 @@ class Sampler(nn.Module):
             noise = self.noise[k].expand(x.shape[0])  # len(x) would be a constant in an export
             F = self.net(self.inp[k] * x, noise, label)
             x = self.skip[k] * x + self.out[k] * F
-        return x
+        return x if self.decoder is None else self.decoder(x)
 
 
 class Network(nn.Module):

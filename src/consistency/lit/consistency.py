@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consistency.codec.identity import digest
 from consistency.errors import UserError, check_call
+from consistency.lit.data.module import data_of
 from consistency.lit.module import Module, without_augmentation
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.model.precond import Precond
@@ -36,6 +38,19 @@ class Consistency(Module):
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
         """The consistency function, down to the least noise of the objective."""
         return density.consistency(x, sigma, self.objective.sigma_min)
+
+    def check_codec(self, D: DenoiserLike) -> None:
+        """Refuse a teacher whose network saw the data in another space.
+
+        Raises:
+            UserError: it did.
+        """
+        codec, theirs = data_of(self.trainer).codec, getattr(D, "codec_sha256", None)
+        if theirs not in (None, digest(codec)):
+            raise UserError(
+                f"the codec of the data, {codec}, is not the one that the teacher was trained with: set "
+                "data.codec, data.offset and data.scale as in its run, or name another with teacher.path"
+            )
 
     def start_from(self, D: DenoiserLike) -> None:
         """Begin with the weights of a teacher, where it has any."""

@@ -52,6 +52,7 @@ class Distillation(Consistency):
         if stage != "fit":
             return
         D = self.teacher()
+        self.check_codec(D)
         if isinstance(D, Denoiser):
             check_denoises(D)
             check_lowest(D, self.objective.sigma_min)

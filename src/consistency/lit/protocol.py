@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from consistency.codec.identity import marks
+from consistency.codec.pixels import ROUNDING
 from consistency.lit.callbacks.costs import calls_of
 from consistency.lit.data.module import DataModule
 from consistency.metrics.judge import Judge
 from consistency.sampling.samplers import Recipe
-
-ROUNDING = "to the nearest level, as EDM's truncate(127.5 x + 128)"  # of `DataModule.decode`
 
 
 def protocol(
@@ -34,7 +34,7 @@ def protocol(
     labels = f"i mod {data.classes}" if data.classes else "none"
     about = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
     made = {"count": count, "seed": seed, "weights": weights, "precision": precision}
-    rounding = ROUNDING if data.is_image else "none: points"
+    rounding = ROUNDING if data.codec.visible else "none: points"
     return {**described(recipe, data.shape), **made, "rounding": rounding, **about, **judge.protocol(count)}
 
 
@@ -56,7 +56,7 @@ def model(
     experiment: str | None, step: int, weights_sha256: str, denoiser: DictConfig, data: DataModule
 ) -> dict[str, Any]:
     """What is judged: the weights, and what they mean, in units of the data."""
-    meaning = [OmegaConf.to_container(denoiser, resolve=True), data.offset, data.scale]
+    meaning = [OmegaConf.to_container(denoiser, resolve=True), *marks(data.codec).values()]
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment, "step": step, "weights_sha256": weights_sha256, "denoiser_sha256": digest,

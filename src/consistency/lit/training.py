@@ -34,7 +34,9 @@ class ConsistencyTraining(Consistency):
     def setup(self, stage: str) -> None:
         """Begin from the teacher's weights; a checkpoint to go on from is read after this."""
         if stage == "fit" and self.start is not None:
-            self.start_from(self.start())
+            D = self.start()
+            self.check_codec(D)
+            self.start_from(D)
 
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""

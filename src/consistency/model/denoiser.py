@@ -27,9 +27,11 @@ class Denoiser(nn.Module):
     Attributes:
         is_consistency: known to be a consistency function, whose x - f(x, σ) is no direction to follow: a
             training can begin with its weights and not learn from it. Set where a file is read.
+        codec_sha256: of what the network saw in training; None where its file does not say.
     """
 
     is_consistency = False
+    codec_sha256: str | None = None
 
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()

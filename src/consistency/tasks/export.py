@@ -9,11 +9,12 @@ from math import inf, isfinite
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from consistency.codec.program import check_program
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
-from consistency.export.parts import NETWORK, Program, programs
+from consistency.export.parts import DECODER, NETWORK, Program, programs
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
@@ -68,7 +69,7 @@ class Export:
         recipes = exportable(t, self.samplers)
         model = model_of(t, recipes)
         parts = {name: (program, recipes.get(name)) for name, program in programs(model).items()}
-        cases = {name: (program, own(model, recipe)) for name, (program, recipe) in parts.items()}
+        cases = {name: (program, own(model, name, recipe)) for name, (program, recipe) in parts.items()}
         rows: list[Row] = []
         for name, make in formats.items():
             rows += self._format(session, name, make, model, cases)
@@ -197,10 +198,11 @@ def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
         "weights_sha256": t.weights_sha256,
         "config": t.written,
     }
-    offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
     sigmas = {name: levels(recipe) for name, recipe in recipes.items()}
     found = {name: levels(recipe) for name, recipe in t.found.items()}
-    return Model(f, t.data.shape, t.data.classes, sigmas, t.config.sigma.min, offset, scale, about, found)
+    codec, sigma_min = t.data.codec, t.config.sigma.min
+    check_program(codec, t.data.shape)
+    return Model(f, t.data.shape, t.data.classes, sigmas, sigma_min, codec, about, found)
 
 
 def levels(recipe: Recipe) -> list[float]:
@@ -210,14 +212,15 @@ def levels(recipe: Recipe) -> list[float]:
     return sigmas[:1] if recipe.func is onestep else sigmas
 
 
-def own(model: Model, recipe: Recipe | None) -> Expected:
-    """What the model itself makes of a program's inputs: by a sampler, or without one by its network."""
+def own(model: Model, name: str, recipe: Recipe | None) -> Expected:
+    """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
+    decoder = model.decoder() or nn.Identity()
     if recipe is None:
-        return model.f.net
+        return decoder if name == DECODER else model.f.net
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)
-        return recipe(model.f, draws.normal(z), label=label, draws=draws)
+        return decoder(recipe(model.f, draws.normal(z), label=label, draws=draws))
 
     return samples
 

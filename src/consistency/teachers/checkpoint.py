@@ -60,6 +60,7 @@ def checkpoint(
     check_averages(file, kept, D, "teacher.path")
     D.load_state_dict(state)
     D.is_consistency = learns_consistency(kept["config"])
+    D.codec_sha256 = kept.get("data", {}).get("codec")
     return D.requires_grad_(False).eval()
 
 
