@@ -20,6 +20,6 @@ def marks(codec: Codec) -> dict[str, Any]:
     For pixels and points they are the two numbers that were kept before there were codecs, so that published
     digests hold: a data set of points has always had those of pixels.
     """
-    if isinstance(codec, Pixels):
+    if type(codec) is Pixels:  # and nothing that derives from it
         return {"offset": codec.offset, "scale": codec.scale}
-    return {"offset": 127.5, "scale": 127.5} if isinstance(codec, Points) else {"codec": digest(codec)}
+    return {"offset": 127.5, "scale": 127.5} if type(codec) is Points else {"codec": digest(codec)}

@@ -93,7 +93,7 @@ def pixels_of(codec: Codec, what: str, remedy: str) -> Pixels:
     Raises:
         UserError: networks of this model see something else; names the codec.
     """
-    if not isinstance(codec, Pixels):
+    if type(codec) is not Pixels:  # what derives from it may be anything
         raise UserError(f"{what} pixels, and this model sees what {name_of(codec)} makes of them: {remedy}")
     return codec
 

@@ -50,7 +50,7 @@ class Model:
     @property
     def pixels(self) -> Pixels | None:
         """How images x of a program become uint8; those of a codec's own are in [-1, 1]. None of points."""
-        if isinstance(self.codec, Pixels):
+        if type(self.codec) is Pixels:
             return self.codec
         return Pixels() if self.codec.visible else None
 

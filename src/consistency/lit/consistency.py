@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consistency.codec.codec import Codec
 from consistency.codec.identity import digest
 from consistency.errors import UserError, check_call
-from consistency.lit.data.module import data_of
 from consistency.lit.module import Module, without_augmentation
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.model.precond import Precond
@@ -39,19 +39,6 @@ class Consistency(Module):
         """The consistency function, down to the least noise of the objective."""
         return density.consistency(x, sigma, self.objective.sigma_min)
 
-    def check_codec(self, D: DenoiserLike) -> None:
-        """Refuse a teacher whose network saw the data in another space.
-
-        Raises:
-            UserError: it did.
-        """
-        codec, theirs = data_of(self.trainer).codec, getattr(D, "codec_sha256", None)
-        if theirs not in (None, digest(codec)):
-            raise UserError(
-                f"the codec of the data, {codec}, is not the one that the teacher was trained with: set "
-                "data.codec, data.offset and data.scale as in its run, or name another with teacher.path"
-            )
-
     def start_from(self, D: DenoiserLike) -> None:
         """Begin with the weights of a teacher, where it has any."""
         if isinstance(D, Denoiser):
@@ -71,6 +58,23 @@ class Consistency(Module):
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that t falls between neighbouring edges."""
         return self.objective.mass(edges, k)
+
+
+def check_codec(teacher: DenoiserLike, codec: Codec) -> None:
+    """Refuse a teacher whose network saw the data in another space.
+
+    Args:
+        teacher: whose file may say what it saw.
+        codec: of the data.
+
+    Raises:
+        UserError: it says something else.
+    """
+    if getattr(teacher, "codec_sha256", None) not in (None, digest(codec)):
+        raise UserError(
+            f"the codec of the data, {codec}, is not the one that the teacher was trained with: set data.codec, "
+            "data.offset and data.scale as in its run, or name another with teacher.path"
+        )
 
 
 def copy_weights(student: Denoiser, teacher: Denoiser) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, check_call
-from consistency.lit.consistency import Consistency
+from consistency.lit.consistency import Consistency, check_codec
+from consistency.lit.data.module import data_of
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
@@ -52,7 +53,7 @@ class Distillation(Consistency):
         if stage != "fit":
             return
         D = self.teacher()
-        self.check_codec(D)
+        check_codec(D, data_of(self.trainer).codec)
         if isinstance(D, Denoiser):
             check_denoises(D)
             check_lowest(D, self.objective.sigma_min)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from consistency.errors import check_call
-from consistency.lit.consistency import Consistency
+from consistency.lit.consistency import Consistency, check_codec
 from consistency.lit.data.module import data_of
 from consistency.model.denoiser import DenoiserLike
 from consistency.objectives.flow import TrainingFlow
@@ -35,7 +35,7 @@ class ConsistencyTraining(Consistency):
         """Begin from the teacher's weights; a checkpoint to go on from is read after this."""
         if stage == "fit" and self.start is not None:
             D = self.start()
-            self.check_codec(D)
+            check_codec(D, data_of(self.trainer).codec)
             self.start_from(D)
 
     def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:

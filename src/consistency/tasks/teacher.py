@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from consistency.errors import UserError
+from consistency.lit.consistency import check_codec
 from consistency.lit.distillation import Distillation
 from consistency.model.denoiser import Denoiser, DenoiserLike
 from consistency.tasks.session import Trained
@@ -16,6 +17,9 @@ def teacher_of(trained: Trained) -> Trained | None:
     """The denoiser that a student learned from, in the student's place; None without one.
 
     A checkpoint of a student does not need its teacher: what is gone is done without.
+
+    Raises:
+        UserError: the teacher that is named now has seen the data in another space.
     """
     module = trained.module
     taught = module.teacher if isinstance(module, Distillation) else getattr(module, "start", None)
@@ -27,6 +31,7 @@ def teacher_of(trained: Trained) -> Trained | None:
         return None
     if isinstance(D, Denoiser) and D.is_consistency:  # a training may start from one
         return None
+    check_codec(D, trained.data.codec)
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.module.device).eval()
     return replace(trained, f=D, weights="teacher", weights_sha256=digest(D), experiment=None)

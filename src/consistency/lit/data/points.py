@@ -42,7 +42,7 @@ class Ring(DataModule):
     @property
     def density(self) -> Mixture | None:
         """The mixture itself; None where networks see something else than points."""
-        return self.mixture if isinstance(self.codec, Points) else None
+        return self.mixture if self.codec == Points() else None
 
 
 class Moons(DataModule):
