@@ -1,6 +1,7 @@
 """What networks see: pixels and points as ever, and a model in another space from training to exports."""
 
 import json
+import math
 from hashlib import sha256
 
 import numpy as np
@@ -31,9 +32,12 @@ from consistency.tasks.changes import Denoise, Restore, Stroke, Vary, plan_of
 from consistency.tasks.edit import Edit
 from consistency.tasks.export import Export
 from consistency.tasks.fidelity import Fidelity
+from consistency.tasks.gap import Gap
 from consistency.tasks.interpolate import Interpolate
 from consistency.tasks.invert import Invert
+from consistency.tasks.ladder import Ladder, Search
 from consistency.tasks.sample import Sample
+from consistency.tasks.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as teacher
 from tests.codecs import Blocks
 from tests.sessions import checkpoint, composed, save_edited, session, train_here
@@ -214,6 +218,12 @@ class TestTraining:
         for begin in (words, ["experiment=ict_digits", "start=teacher", *words[1:]]):
             with pytest.raises(UserError, match=r"codec of the data, Blocks\(offset=1, .* the teacher"):
                 train_here(tmp_path / "other", *begin, *other)
+        student = tmp_path / "same" / "checkpoints" / "last.ckpt"
+        assert teacher_of(opened_at(tmp_path / "eval", student, overrides=TRUST)) is not None
+        train_here(tmp_path / "elsewhere", "experiment=edm_digits", *other, *SHORT)
+        named = [*TRUST, f"+override.module.teacher.path={tmp_path / 'elsewhere'}"]
+        with pytest.raises(UserError, match=r"codec of the data, Blocks\(offset=77.85, .* the teacher"):
+            teacher_of(opened_at(tmp_path / "eval", student, overrides=named))
 
 
 class TestTasks:
@@ -242,6 +252,12 @@ class TestTasks:
         meaning = [OmegaConf.to_container(t.config.denoiser), t.data.offset, t.data.scale]
         found = protocol.model(None, 0, "", t.config.denoiser, t.data)["denoiser_sha256"]
         assert found == sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+    def test_gaps_and_ladders_are_measured(self, opened):
+        assert all(map(math.isfinite, Gap(count=8)(opened).metrics.values()))
+        few = Search(levels=6, budget=2, scan=1, count=20)
+        ladder = Ladder(calls=(1, 2), count=20, batch=20, search=few, largest=4, patience=0.01)
+        assert math.isfinite(ladder(opened).metrics["FD(digits)/1step"])
 
     def test_what_means_something_in_any_space_is_decoded(self, opened):
         t = opened.trained

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import parts
 from consistency.export.diffusers import Diffusers, denoised
@@ -95,7 +96,8 @@ def model(net=MLP, precond=BOUNDARY, sigmas=SIGMAS, pixels=(127.5, 127.5)):
     config = {"_target_": "consistency.model.denoiser.Denoiser", "net": net, "precond": precond}
     f = frozen(shaken(described("test", "model", config)))
     about = {"config": {"denoiser": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
-    return Model(f, tuple(net["shape"]), net.get("classes", 0), sigmas, 0.002, Pixels(*pixels), about)
+    codec = Pixels(*pixels) if len(net["shape"]) == 3 else Points()
+    return Model(f, tuple(net["shape"]), net.get("classes", 0), sigmas, 0.002, codec, about)
 
 
 def sampled(pipe, m, **words):

@@ -72,8 +72,8 @@ def check_codec(teacher: DenoiserLike, codec: Codec) -> None:
     """
     if getattr(teacher, "codec_sha256", None) not in (None, digest(codec)):
         raise UserError(
-            f"the codec of the data, {codec}, is not the one that the teacher was trained with: set data.codec, "
-            "data.offset and data.scale as in its run, or name another with teacher.path"
+            f"the codec of the data, {codec}, is not the one that the teacher was trained with: set "
+            "data.codec, data.offset and data.scale as in its run, or name another with teacher.path"
         )
 
 
