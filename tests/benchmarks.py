@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from consistency.build import make
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE
+from consistency.model.maps import Denoiser
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.objectives.reference import ReferenceFlow
 from consistency.sampling.samplers import onestep
@@ -65,7 +66,7 @@ def pieces(f: Denoiser, x: Tensor) -> dict[str, Callable[[], object]]:
         "forward and backward": backward,
         "derivative, forward mode": torch.no_grad()(lambda: ForwardMode()(*along)),
         "derivative, central differences": torch.no_grad()(lambda: CentralDifferences()(*along)),
-        "velocity over a reference of 4,096": lambda: reference.velocity(x, sigma, x, z, None),
+        "velocity over a reference of 4,096": lambda: reference.velocity(x, sigma, x, z, NONE),
     }
 
 
@@ -85,7 +86,7 @@ def step(net: str, x: Tensor, *words: str) -> Callable[[], object]:
     c.net.shape, c.net.classes = SHAPE, 0
     f, objective, flow = make(c.denoiser), make(c.objective), make(c.flow)
     target = make(c.target)(f)
-    return lambda: objective(f, target, flow, x, None, 10**6, StepDraws(0)).loss.mean().backward()
+    return lambda: objective(f, target, flow, x, NONE, 10**6, StepDraws(0)).loss.mean().backward()
 
 
 def denoiser(net: str, shape: Sequence[int] = SHAPE, experiment: str = "edm_cifar10") -> Denoiser:

@@ -15,6 +15,7 @@ from consistency.evaluate import opened
 from consistency.files.checksum import content_sha256
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.metrics.card import Memo
+from consistency.model.condition import NONE
 from consistency.run import train
 from consistency.tasks.session import Session
 from consistency.teachers.sealed import FORMAT
@@ -79,12 +80,12 @@ class Watched:
         self.f, self.calls, self.made, self.labels = f or session.trained.f, calls, [], []
         session.trained = replace(session.trained, f=self)
 
-    def __call__(self, x, sigma, label=None):
+    def __call__(self, x, sigma, c=NONE):
         if len(self.made) == self.calls:
             raise KeyboardInterrupt
         self.made.append(len(x))
-        self.labels += [] if label is None else label.tolist()
-        return self.f(x, sigma, label)
+        self.labels += [] if c.label is None else c.label.tolist()
+        return self.f(x, sigma, c)
 
 
 def train_here(directory, *words):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from consistency.errors import UserError
+from consistency.model.condition import Condition
 from consistency.nets.adm import ADM
 from tests.test_nets import ADMS, TINY_ADM, alive, count, example
 
@@ -75,7 +76,7 @@ def test_attention_where_it_belongs():
 def test_gradient_reaches_every_parameter(make):
     net = alive(make(classes=3))
     x, noise = example(net, n=3)
-    net(x, noise, torch.tensor([0, 1, 2])).sub(x).square().sum().backward()
+    net(x, noise, Condition(torch.tensor([0, 1, 2]))).sub(x).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

@@ -14,6 +14,7 @@ from consistency.metrics import card as card_module
 from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.judge import Fidelity, Transport
+from consistency.model.condition import NONE
 from consistency.model.coordinates import Linear
 from consistency.sampling.samplers import heun, multistep, onestep
 from consistency.tasks.cards import card_tables
@@ -99,8 +100,8 @@ def test_whatever_a_sampler_was_given_stands_on_its_card():
     plain = protocol.described(partial(heun, sigmas=[80.0, 1.0]), (2,))
     assert plain == {"sampler": "heun", "nfe": 3, "sigmas": [80.0, 1.0]}
 
-    def along(f, z, label=None, draws=None, sigmas=(), coordinate=None):
-        return f(z, sigmas[0], label)
+    def along(f, z, c=NONE, draws=None, sigmas=(), coordinate=None):
+        return f(z, sigmas[0], c)
 
     found = protocol.described(partial(along, sigmas=[80], coordinate=Linear()), (2,))
     assert found == {"sampler": "along", "nfe": 1, "sigmas": [80.0], "coordinate": repr(Linear())}

@@ -26,7 +26,7 @@ from consistency.build import build, build_trainer, callbacks_of, make
 from consistency.console import explain, one_line
 from consistency.errors import called
 from consistency.lit.hardware import check_counts, check_hardware
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary
 from consistency.run import check_metric
 from consistency.schedule.draws import StepDraws
@@ -197,7 +197,7 @@ def step(module, data):
     module.setup("fit")
     optimizer = module.configure_optimizers()
     batch = data.on_after_batch_transfer(data.train_dataloader().batch(0), 0)
-    loss = module.terms(batch.x[:4], None if batch.label is None else batch.label[:4], 0, StepDraws(0)).loss
+    loss = module.terms(batch.x[:4], batch.c.rows(slice(4)), 0, StepDraws(0)).loss
     assert loss.isfinite().all(), f"loss is {loss.tolist()}"
     loss.mean().backward()
     optimizer.step()

@@ -17,7 +17,8 @@ from consistency.console import explain
 from consistency.files.config import checked
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.lit.data.loader import Batch
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary
 from consistency.schedule.draws import StepDraws
 from consistency.schema.check import check_config
@@ -94,7 +95,7 @@ def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
     for k in range(2):
         x = data.codec.encode(data.real()[:4])
         module.train()
-        loss = module.terms(Batch(x, None).x, None, k, StepDraws(0, k)).loss.mean()
+        loss = module.terms(Batch(x).x, NONE, k, StepDraws(0, k)).loss.mean()
         assert loss.isfinite()
         optimizer.zero_grad()
         loss.backward()
@@ -224,5 +225,5 @@ def test_improved_distillation_is_only_a_config(words, tmp_path):
     config = composed("experiment=cd_ring", *words, "net.width=16", "net.blocks=1")
     data, module = build(config)
     for k in (0, 4000, 7999):
-        terms = taught(module, data).terms(data.real()[:8], None, k, StepDraws(0, k))
+        terms = taught(module, data).terms(data.real()[:8], NONE, k, StepDraws(0, k))
         assert terms.loss.isfinite().all()

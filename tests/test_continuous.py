@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE
 from consistency.model.coordinates import Linear, Trigonometric
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary, Velocity
 from consistency.objectives.balance import Learned, Unbalanced
 from consistency.objectives.bound import Clipped, Normalised, Unbounded
@@ -40,7 +41,7 @@ class Wavy(nn.Module):
         super().__init__()
         self.first, self.last, self.dropout = nn.Linear(3, 16), nn.Linear(16, 2), nn.Dropout(dropout)
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         hidden = torch.tanh(self.first(torch.cat([x, noise[:, None].to(x.dtype)], 1)))
         return self.last(self.dropout(hidden))
 
@@ -52,7 +53,7 @@ class Exact(nn.Module):
         super().__init__()
         self.v, self.precond, self.scale = v, precond, nn.Parameter(torch.ones((), dtype=torch.float64))
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         """F from c_noise = t: f = x_σ v/√(v² + σ²) = c_skip x_σ + c_out F."""
         sigma = S * noise.double().tan()
         c = self.precond(sigma)
@@ -87,14 +88,14 @@ def test_at_the_exact_function_of_a_gaussian_tangent_and_gradient_vanish(v, obje
         "pseudo": PseudoObjective(noise, ForwardMode(), Uniform(), 0.0),
     }[objective]
     f, flow = Denoiser(Exact(v, TRIG), TRIG), ExactFlow(Mixture.gaussian(v))
-    terms = objective(f, StopGradient(f), flow, v * points(256), None, 0, StepDraws(0))
+    terms = objective(f, StopGradient(f), flow, v * points(256), NONE, 0, StepDraws(0))
     assert terms.loss.abs().max() < 1e-10
     if objective.__class__ is not SlopeNorm:  # a norm has no gradient where it is 0
         terms.loss.mean().backward()
         assert abs(f.net.scale.grad.item()) < 1e-10
     with torch.no_grad():
         f.net.scale.mul_(1.1)  # and elsewhere they do not
-    terms = objective(f, StopGradient(f), flow, v * points(256), None, 0, StepDraws(0))
+    terms = objective(f, StopGradient(f), flow, v * points(256), NONE, 0, StepDraws(0))
     f.net.scale.grad = None
     terms.loss.mean().backward()
     assert abs(f.net.scale.grad.item()) > 1e-3
@@ -122,14 +123,14 @@ def test_the_tangent_is_the_rearranged_one_of_the_paper(r, distil):
         return (column.cos() * x - D) / column.sin() if distil else column.cos() * S * z - column.sin() * x0
 
     x_t = x0 + sigma[:, None] * z
-    v = flow.velocity(x_t, sigma, x0, z, None)
+    v = flow.velocity(x_t, sigma, x0, z, NONE)
     for precond, sign in ((TRIG, 1), (EDM(S), -1)):
         f = wavy(precond)
 
         def F(x, t, f=f, precond=precond, sign=sign):
             return sign * f.net(x, precond(S * t.tan()).noise)
 
-        ours = -S * continuous().change(f, x_t, sigma, v, None, r) / precond(sigma).out[:, None]
+        ours = -S * continuous().change(f, x_t, sigma, v, NONE, r) / precond(sigma).out[:, None]
         torch.testing.assert_close(sign * ours, tangent(F, x0, S * z, t, r, velocity), rtol=1e-9, atol=1e-10)
 
 
@@ -137,7 +138,7 @@ def test_without_a_warm_up_the_first_step_is_diffusions():
     """At r = 0 the network is moved towards the velocity that the flow gives, as a teacher is."""
     f, x, z, sigma = wavy(TRIG), points(seed=1), points(seed=2), torch.full((64,), 0.7, dtype=torch.float64)
     x_t = x + 0.7 * z
-    change = continuous().change(f, x_t, sigma, z, None, 0.0)
+    change = continuous().change(f, x_t, sigma, z, NONE, 0.0)
     torch.testing.assert_close(change, 0.25 / (0.25 + 0.49) * (f(x_t, sigma) - x))
 
 
@@ -156,8 +157,8 @@ def test_float32_keeps_the_tangent_at_both_ends(sigma):
     level = torch.full((64,), sigma, dtype=torch.float64)
     for precond in (EDM(S), TRIG):
         f = wavy(precond)
-        exact = continuous().change(f, x0 + sigma * z, level, z, None, 1.0)
-        single = continuous().change(f.float(), (x0 + sigma * z).float(), level, z.float(), None, 1.0)
+        exact = continuous().change(f, x0 + sigma * z, level, z, NONE, 1.0)
+        single = continuous().change(f.float(), (x0 + sigma * z).float(), level, z.float(), NONE, 1.0)
         assert ((single - exact).norm() / exact.norm()).item() < 5e-5
 
 
@@ -169,8 +170,8 @@ def test_the_derivative_agrees_with_central_differences(precond):
     f, x, v = wavy(precond), points(seed=1), points(seed=2)
     sigma = torch.logspace(-2, 2, 64, dtype=torch.float64)
     dx = sigma[:, None] * v
-    y, dy = ForwardMode()(f, x, sigma, None, dx, sigma)
-    y_differences, dy_differences = CentralDifferences(h=1e-4)(f, x, sigma, None, dx, sigma)
+    y, dy = ForwardMode()(f, x, sigma, NONE, dx, sigma)
+    y_differences, dy_differences = CentralDifferences(h=1e-4)(f, x, sigma, NONE, dx, sigma)
     assert (y - f(x, sigma)).abs().max() == 0
     torch.testing.assert_close(dy_differences, dy, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(y_differences, y, rtol=1e-6, atol=1e-6)
@@ -179,7 +180,7 @@ def test_the_derivative_agrees_with_central_differences(precond):
 def relative_error(f, h, autocast=False):
     x, v = points(seed=1).float(), points(seed=2).float()
     sigma = torch.logspace(-1, 1, 64, dtype=torch.float64)
-    exact = ForwardMode()(f.double(), x.double(), sigma, None, sigma[:, None] * v, sigma)[1]
+    exact = ForwardMode()(f.double(), x.double(), sigma, NONE, sigma[:, None] * v, sigma)[1]
     f.float()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         ahead, behind = (
@@ -202,13 +203,13 @@ def test_differences_in_half_precision_are_refused():
     f, x, sigma = wavy(EDM(S)).float(), points().float(), torch.ones(64, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(UserError, match=r"derivative\.float32=true"):
-            CentralDifferences(float32=False)(f, x, sigma, None, x, sigma)
-        inside = CentralDifferences()(f, x, sigma, None, x, sigma)
+            CentralDifferences(float32=False)(f, x, sigma, NONE, x, sigma)
+        inside = CentralDifferences()(f, x, sigma, NONE, x, sigma)
     with pytest.raises(UserError, match="half precision"):
-        CentralDifferences()(f.bfloat16(), x, sigma, None, x, sigma)
-    outside = CentralDifferences()(f.float(), x, sigma, None, x, sigma)
+        CentralDifferences()(f.bfloat16(), x, sigma, NONE, x, sigma)
+    outside = CentralDifferences()(f.float(), x, sigma, NONE, x, sigma)
     f = wavy(EDM(S)).float()
-    assert torch.equal(inside[1], CentralDifferences()(f, x, sigma, None, x, sigma)[1])
+    assert torch.equal(inside[1], CentralDifferences()(f, x, sigma, NONE, x, sigma)[1])
     assert outside[1].shape == inside[1].shape
     with pytest.raises(UserError, match=r"derivative\.h=0"):
         CentralDifferences(h=0)
@@ -216,10 +217,10 @@ def test_differences_in_half_precision_are_refused():
 
 def test_the_derivative_in_float32_is_not_the_one_under_autocast():
     f, x, sigma = wavy(EDM(S)).float(), points().float(), torch.ones(64, dtype=torch.float64)
-    exact = ForwardMode()(f, x, sigma, None, x, sigma)[1]
+    exact = ForwardMode()(f, x, sigma, NONE, x, sigma)[1]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(ForwardMode(float32=True)(f, x, sigma, None, x, sigma)[1], exact)
-        rounded = ForwardMode()(f, x, sigma, None, x, sigma)[1]
+        assert torch.equal(ForwardMode(float32=True)(f, x, sigma, NONE, x, sigma)[1], exact)
+        rounded = ForwardMode()(f, x, sigma, NONE, x, sigma)[1]
     assert 1e-4 < ((rounded - exact).norm() / exact.norm()).item() < 0.1
 
 
@@ -228,7 +229,7 @@ def test_derivative_and_loss_see_the_same_dropout_masks(derivative):
     seen = []
 
     class Spy(Wavy):
-        def forward(self, x, noise, label=None):
+        def forward(self, x, noise, c=NONE):
             out = super().forward(torch.zeros_like(x) + 0.1, torch.zeros_like(noise))  # a function of masks
             seen.append(out.detach().clone())
             return out
@@ -237,7 +238,7 @@ def test_derivative_and_loss_see_the_same_dropout_masks(derivative):
     f = Denoiser(Spy(dropout=0.5).double(), EDM(S)).train()
     objective = continuous(derivative)
     for k in range(2):
-        objective(f, StopGradient(f), DataFlow(), points(), None, k, StepDraws(0, k))
+        objective(f, StopGradient(f), DataFlow(), points(), NONE, k, StepDraws(0, k))
     per_step = len(seen) // 2
     assert all(torch.equal(out, seen[0]) for out in seen[:per_step])
     assert not torch.equal(seen[0], seen[-1])
@@ -249,13 +250,13 @@ def test_derivative_and_loss_see_the_same_dropout_masks(derivative):
 def test_only_the_gradient_of_the_networks_output_remains():
     """-2 mean <dF, g>: nothing flows through the tangent (trap 7), whose mean square is the loss."""
     f, objective = wavy(TRIG), continuous()
-    terms = objective(f, StopGradient(f), DataFlow(), points(), None, 0, StepDraws(0))
+    terms = objective(f, StopGradient(f), DataFlow(), points(), NONE, 0, StepDraws(0))
     gradient = torch.autograd.grad(terms.loss.sum(), f.net.last.weight)[0]
 
     draws = StepDraws(0)
     sigma, z = objective.noise.sample(64, draws, torch.device("cpu")), draws.normal(points())
     x_t = points() + sigma[:, None] * z
-    change = objective.change(f, x_t, sigma, z, None, 1.0).detach()
+    change = objective.change(f, x_t, sigma, z, NONE, 1.0).detach()
     c = TRIG(sigma)
     g = -S * change / c.out[:, None]
     F = f.net(c.inp[:, None] * x_t, c.noise)
@@ -268,8 +269,8 @@ def test_training_follows_distillation_on_average():
     """The gradient is linear in the velocity: averaged over z given x_t, training's is distillation's."""
     f, objective, sigma = wavy(TRIG), continuous(), torch.full((64,), 1.3, dtype=torch.float64)
     x_t, spread = points(seed=1), points(seed=2)
-    exact = ExactFlow(Mixture.gaussian(S)).velocity(x_t, sigma, x_t, x_t, None)
-    change = [objective.change(f, x_t, sigma, exact + side * spread, None, 1.0) for side in (1, -1, 0)]
+    exact = ExactFlow(Mixture.gaussian(S)).velocity(x_t, sigma, x_t, x_t, NONE)
+    change = [objective.change(f, x_t, sigma, exact + side * spread, NONE, 1.0) for side in (1, -1, 0)]
     torch.testing.assert_close((change[0] + change[1]) / 2, change[2])
 
 
@@ -309,7 +310,7 @@ def test_a_learned_balance_ends_where_every_level_weighs_the_same():
 
 def test_a_learned_balance_learns_with_the_network():
     f, objective = wavy(TRIG), continuous(balance=Learned())
-    terms = objective(f, StopGradient(f), DataFlow(), points(), None, 0, StepDraws(0))
+    terms = objective(f, StopGradient(f), DataFlow(), points(), NONE, 0, StepDraws(0))
     terms.loss.mean().backward()
     assert objective.balance.linear.weight.grad.abs().max() > 0
     assert "balance.linear.weight" in objective.state_dict()
@@ -348,7 +349,7 @@ class Linearly(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.tensor(-0.3, dtype=torch.float64))
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         return self.a * noise.cos()[:, None] * x
 
 
@@ -360,7 +361,7 @@ def gradient(objective, flow, target=StopGradient):
     """Of the expected loss by the network's parameter."""
     f = Denoiser(Linearly(), TRIG)
     chosen = target(f)
-    terms: Terms = objective(f, chosen, flow, FOUR, None, 0, FourPoints())
+    terms: Terms = objective(f, chosen, flow, FOUR, NONE, 0, FourPoints())
     return torch.autograd.grad(terms.loss.mean(), f.net.a)[0].item()
 
 
@@ -415,7 +416,7 @@ def test_the_gradient_through_the_derivative_is_that_of_the_norm():
     flow = TeacherFlow(Mixture.ring())
 
     def loss():
-        return objective(f, StopGradient(f), flow, points(), None, 0, StepDraws(0)).loss.mean()
+        return objective(f, StopGradient(f), flow, points(), NONE, 0, StepDraws(0)).loss.mean()
 
     weight = f.net.first.weight
     slope = torch.autograd.grad(loss(), weight)[0][0, 2].item()
@@ -436,10 +437,10 @@ def test_a_compiled_network_is_differentiated_eagerly_and_stays_compiled():
 
     f = wavy(EDM(S)).requires_grad_(False)
     x, sigma = points(), torch.ones(64, dtype=torch.float64)
-    exact = ForwardMode()(f, x, sigma, None, x, sigma)
+    exact = ForwardMode()(f, x, sigma, NONE, x, sigma)
     f.net.compile(backend=backend)
     with torch.no_grad():
-        for found, expected in zip(ForwardMode()(f, x, sigma, None, x, sigma), exact, strict=True):
+        for found, expected in zip(ForwardMode()(f, x, sigma, NONE, x, sigma), exact, strict=True):
             assert torch.equal(found, expected)
         assert not calls
         f(x, sigma)

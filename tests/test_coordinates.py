@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, VP, Linear, Trigonometric
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Epsilon, Jump, Velocity
 from consistency.sampling.samplers import euler
 
@@ -153,7 +154,7 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.truth = truth
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         self.seen, self.noise = x, noise
         return self.truth
 
@@ -215,7 +216,7 @@ def test_euler_is_the_same_step_in_every_coordinate(coordinate):
     """On Gaussian data N(0, v²), the true noise or the true velocity ends where the true denoiser does."""
     var, sigmas, z = 0.25, [10.0, 1.1, 0.1], f64(-1.0, 0.5)[:, None]
 
-    def truth(x, sigma, label=None):
+    def truth(x, sigma, c=NONE):
         return var / (var + sigma[:, None] ** 2) * x
 
     class Net(torch.nn.Module):
@@ -223,7 +224,7 @@ def test_euler_is_the_same_step_in_every_coordinate(coordinate):
             super().__init__()
             self.a, self.b = a, b
 
-        def forward(self, x, noise, label=None):
+        def forward(self, x, noise, c=NONE):
             sigma = coordinate.sigma(noise)
             x_t = coordinate.interpolant(sigma)
             x = coordinate.unit * x / x_t.alpha[:, None]

@@ -29,7 +29,7 @@ def numbered(count):
 
 
 def seen(loader, steps):
-    return torch.stack([batch.label for batch in itertools.islice(loader, steps)])
+    return torch.stack([batch.c.label for batch in itertools.islice(loader, steps)])
 
 
 class Levels(DataModule):
@@ -61,7 +61,7 @@ def test_the_stream_does_not_depend_on_how_it_is_cut():
 
 def test_sample_and_label_belong_together():
     for batch in itertools.islice(StepLoader(numbered(7), 5, seed=0), 6):
-        assert torch.equal(batch.x[:, 0].long(), batch.label)
+        assert torch.equal(batch.x[:, 0].long(), batch.c.label)
 
 
 def test_two_processes_share_the_batches_of_one():
@@ -70,7 +70,7 @@ def test_two_processes_share_the_batches_of_one():
     halves = [StepLoader(images, 100, seed=3, rank=rank, world=2, flip=True) for rank in (0, 1)]
     for one, *two in itertools.islice(zip(whole, *halves, strict=True), 6):
         assert torch.equal(one.x, torch.cat([part.x for part in two]))
-        assert torch.equal(one.label, torch.cat([part.label for part in two]))
+        assert torch.equal(one.c.label, torch.cat([part.c.label for part in two]))
 
 
 def test_a_restart_continues_the_stream():
@@ -112,7 +112,7 @@ def test_sample_i_has_its_own_noise_and_comes_once(batch, world):
     loaders = [RequestLoader(23, (1, 2, 2), batch, 5, 4, rank, world) for rank in range(world)]
     requests = [request for loader in loaders for request in loader]
     assert len(requests) == sum(map(len, loaders))
-    z, label = torch.cat([r.z for r in requests]), torch.cat([r.label for r in requests])
+    z, label = torch.cat([r.z for r in requests]), torch.cat([r.c.label for r in requests])
     later = torch.cat([r.draws.normal(r.z) for r in requests])
     order = [(z == sample).flatten(1).all(1).nonzero().item() for sample in whole.z]
     assert sorted(order) == list(range(23))
@@ -123,7 +123,7 @@ def test_sample_i_has_its_own_noise_and_comes_once(batch, world):
 def test_requests_without_classes_have_no_label_and_repeat():
     loader = RequestLoader(5, (2,), 5, seed=0)
     first, again = next(iter(loader)), next(iter(loader))
-    assert first.label is None
+    assert first.c.label is None
     assert torch.equal(first.z, again.z)
 
 
@@ -151,10 +151,10 @@ def test_labels_are_served_only_when_asked_for():
     plain, conditional = Levels(batch_size=4), Levels(batch_size=4, conditional=True)
     assert (plain.classes, conditional.classes) == (0, 10)
     assert (plain.shape, conditional.shape) == ((1, 1, 2), (1, 1, 2))
-    assert next(iter(plain.train_dataloader())).label is None
-    assert next(iter(conditional.train_dataloader())).label.dtype == torch.long
-    assert next(iter(plain.val_dataloader())).label is None
-    assert next(iter(conditional.val_dataloader())).label.tolist()[:11] == [*range(10), 0]
+    assert next(iter(plain.train_dataloader())).c.label is None
+    assert next(iter(conditional.train_dataloader())).c.label.dtype == torch.long
+    assert next(iter(plain.val_dataloader())).c.label is None
+    assert next(iter(conditional.val_dataloader())).c.label.tolist()[:11] == [*range(10), 0]
 
 
 def test_data_are_loaded_once():
@@ -234,7 +234,7 @@ def test_a_resumed_run_sees_the_rest_of_the_stream(tmp_path):
     assert len(first) == 23
     for a, b in zip(through, first + rest, strict=True):
         assert torch.equal(a.x, b.x)
-        assert torch.equal(a.label, b.label)
+        assert torch.equal(a.c.label, b.c.label)
 
 
 def test_accumulation_cuts_the_same_batches_into_parts(tmp_path):

@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from consistency.errors import UserError
+from consistency.model.condition import given_label
 from consistency.model.coordinates import DDPM
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary, Epsilon, Velocity
 from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import PositionalEmbedding
@@ -87,13 +88,13 @@ def test_parameters_of_the_public_networks(size, multipliers, parameters):
 def test_the_network_is_diffusers(make, config, conditional, golden):
     x, noise, label = ddpm_unet.inputs()
     with torch.no_grad():
-        output = filled(make)(x, noise, label if conditional else None)
+        output = filled(make)(x, noise, given_label(label if conditional else None))
     assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
 
 
 def test_a_fresh_network_starts_near_zero_and_learns_everywhere():
     net, (x, noise, label) = default().double(), ddpm_unet.inputs()
-    y = net(x, noise, label)
+    y = net(x, noise, given_label(label))
     assert 0 < y.abs().max() < 1e-3
     y.sub(x).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -131,7 +132,7 @@ def test_weights_find_their_places(tmp_path, make, config, conditional, golden, 
     assert not D.training
     assert not any(p.requires_grad for p in D.parameters())
     x, noise, label = ddpm_unet.inputs()
-    output = D.net(x, noise, label if conditional else None)
+    output = D.net(x, noise, given_label(label if conditional else None))
     assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
 
 
@@ -370,7 +371,7 @@ def test_a_scheduler_with_numbers_beyond_float64(tmp_path, changes):
 
 
 PLAIN = {
-    "_target_": "consistency.model.denoiser.Denoiser",
+    "_target_": "consistency.model.maps.Denoiser",
     "net": {"_target_": "consistency.nets.mlp.MLP", "shape": [2], "width": 8, "blocks": 1},
     "precond": {"_target_": "consistency.model.precond.Boundary", "time_scale": 0.25},
 }

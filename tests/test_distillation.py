@@ -14,8 +14,9 @@ from torch import nn
 from consistency.errors import UserError
 from consistency.lit.distillation import ConsistencyDistillation
 from consistency.model import solvers
+from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.objectives.discrete import Discrete
@@ -127,7 +128,7 @@ def test_eulers_step_with_the_data_for_a_teacher_is_consistency_training():
     t, r = torch.rand(8).double() + 1, torch.rand(8).double()
     x_t = perturb(x, z, t)
     step = solvers.euler(lambda *_: x, x_t, t, r)
-    assert torch.allclose(step, DataFlow().step(x_t, t, r, x, z, None), atol=1e-12)
+    assert torch.allclose(step, DataFlow().step(x_t, t, r, x, z, NONE), atol=1e-12)
 
 
 def test_fewer_than_one_substep_is_refused():
@@ -225,7 +226,7 @@ def test_the_teacher_is_frozen_and_in_evaluation_mode():  # trap 7
     module.train()
     assert not D.training
     assert not any(p.requires_grad for p in D.parameters())
-    module.terms(torch.randn(8, 2), None, 0, StepDraws(0)).loss.mean().backward()
+    module.terms(torch.randn(8, 2), NONE, 0, StepDraws(0)).loss.mean().backward()
     assert all(p.grad is None for p in D.parameters())
     assert any(p.grad is not None for p in module.denoiser.parameters())
 
@@ -238,7 +239,7 @@ class Stack(nn.Module):
         inner = [part for _ in range(layers) for part in (nn.SiLU(), nn.Linear(width, width))]
         self.layers = nn.Sequential(nn.Linear(2, width), *inner, nn.SiLU(), nn.Linear(width, 2))
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         return self.layers(x)
 
 
@@ -269,7 +270,7 @@ def test_peak_memory_is_what_paper_says():
         optimizer = module.configure_optimizers()
         for k in range(2):
             optimizer.zero_grad()
-            module.terms(torch.randn(batch, 2), None, k, StepDraws(0, k)).loss.mean().backward()
+            module.terms(torch.randn(batch, 2), NONE, k, StepDraws(0, k)).loss.mean().backward()
             optimizer.step()
         return module, D, optimizer
 
@@ -359,11 +360,11 @@ def least_squares(coefficient, t, r, v):
         def normal(self, like):
             return z
 
-    def f(x, sigma, label=None):
+    def f(x, sigma, c=NONE):
         return x * torch.where(expand(sigma, x) == t, a, coefficient)
 
     loss = Discrete(Pairs(), SquaredL2(), Uniform())(
-        f, StopGradient(f), DataFlow(), x, None, 0, Draws()
+        f, StopGradient(f), DataFlow(), x, NONE, 0, Draws()
     ).loss.mean()
     (slope,) = torch.autograd.grad(loss, a, create_graph=True)
     (curvature,) = torch.autograd.grad(slope, a)
@@ -414,7 +415,7 @@ def test_isolation_pairs_lie_on_one_straight_line():
     """(x_u+Δu, x_u) of the linear interpolant, in σ: the same clean image and the same noise."""
     x, z = torch.randn(16, 2).double(), torch.randn(16, 2).double()
     t, r = TimePairs(Constant(11), Linear())(16, 0, StepDraws(0), torch.device("cpu"))
-    x_r = DataFlow().step(perturb(x, z, t), t, r, x, z, None)
+    x_r = DataFlow().step(perturb(x, z, t), t, r, x, z, NONE)
     u = Linear().time(r)[:, None]
     assert torch.allclose(x_r * (1 - u), (1 - u) * x + u * z)
 
@@ -430,11 +431,11 @@ def test_the_exact_function_leaves_a_loss_of_the_solvers_error_only(weight):
     for N in (21, 81):
         objective = Discrete(GridPairs(Constant(N), UniformCells()), SquaredL2(), weight)
 
-        def f(x, sigma, label=None):
+        def f(x, sigma, c=NONE):
             return ring.consistency(x, sigma)
 
         x = ring.sample(256, torch.Generator().manual_seed(0))
-        losses.append(objective(f, StopGradient(f), TeacherFlow(ring), x, None, 0, StepDraws(0)).loss.mean())
+        losses.append(objective(f, StopGradient(f), TeacherFlow(ring), x, NONE, 0, StepDraws(0)).loss.mean())
     assert losses[1] < losses[0] / 100
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from consistency.build import make
 from consistency.errors import UserError
 from consistency.lit.data.loader import ArrayData
+from consistency.model.condition import NONE
 from consistency.sampling.classical import PseudoInverse, TotalVariation, Wiener
 from consistency.sampling.editing import Plan
 from consistency.sampling.masks import all_but_hole
@@ -148,12 +149,12 @@ class TestEdit:
         x, plan, draws = torch.zeros(2, 1, 4, 4), Plan([80.0]), ImageDraws(0, [0, 1])
         asked = []
 
-        def f(x, sigma, label=None):
+        def f(x, sigma, c=NONE):
             asked.append((x, sigma.tolist()))
             return x
 
-        assert torch.equal(Denoise(0.3)(f, x, plan, draws, None).before, x)
-        noisy = Denoise(0.3, add=True)(f, x, plan, draws, None)
+        assert torch.equal(Denoise(0.3)(f, x, plan, draws, NONE).before, x)
+        noisy = Denoise(0.3, add=True)(f, x, plan, draws, NONE)
         assert torch.equal(noisy.before, asked[1][0])
         assert noisy.before.std().item() == pytest.approx(0.3, rel=0.4)
         assert [sigma for _, sigma in asked] == [[0.3, 0.3]] * 2
@@ -162,7 +163,7 @@ class TestEdit:
         t = session(tmp_path, ckpt).trained
         plan = Plan([1.0], low=-1.0, high=1.0)
         x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        before, _ = Stroke(1.0, squares=4)(t.f, x, plan, ImageDraws(0, range(3)), None)
+        before, _ = Stroke(1.0, squares=4)(t.f, x, plan, ImageDraws(0, range(3)), NONE)
         levels = {round(v, 4) for v in before.unique().tolist()}
         assert levels <= {-1.0, -0.3333, 0.3333, 1.0}
         assert torch.equal(before[..., ::4, ::4].repeat_interleave(4, -1).repeat_interleave(4, -2), before)

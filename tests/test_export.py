@@ -24,7 +24,7 @@ from consistency.export.parts import NETWORK, programs
 from consistency.export.programs import coefficients
 from consistency.export.tensorrt import TensorRT
 from consistency.export.torch_program import AOTInductor, TorchExport
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet

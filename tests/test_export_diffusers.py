@@ -18,6 +18,7 @@ from consistency.export import parts
 from consistency.export.diffusers import Diffusers, denoised
 from consistency.export.grid import grid_of
 from consistency.export.model import Model, frozen
+from consistency.model.condition import given_label
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
@@ -93,7 +94,7 @@ def shaken(net):
 
 
 def model(net=MLP, precond=BOUNDARY, sigmas=SIGMAS, pixels=(127.5, 127.5)):
-    config = {"_target_": "consistency.model.denoiser.Denoiser", "net": net, "precond": precond}
+    config = {"_target_": "consistency.model.maps.Denoiser", "net": net, "precond": precond}
     f = frozen(shaken(described("test", "model", config)))
     about = {"config": {"denoiser": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
     codec = Pixels(*pixels) if len(net["shape"]) == 3 else Points()
@@ -119,7 +120,7 @@ class OneGenerator:
 
 def expected(m, sigmas):
     draws, labels = OneGenerator(), torch.arange(3) if m.classes else None
-    return multistep(m.f, draws.normal(torch.empty(3, *m.shape)), sigmas, labels, draws)
+    return multistep(m.f, draws.normal(torch.empty(3, *m.shape)), sigmas, given_label(labels), draws)
 
 
 def index(folder):
@@ -296,7 +297,7 @@ class TestBack:
         assert all(torch.equal(here[name], there[name]) for name in here)
         x, sigma = torch.randn(2, *m.shape), torch.tensor([0.3, 40.0])
         label = torch.tensor([1, 0]) if m.classes else None
-        assert torch.equal(back(x, sigma, label), m.f(x, sigma, label))
+        assert torch.equal(back(x, sigma, given_label(label)), m.f(x, sigma, given_label(label)))
 
     @pytest.mark.parametrize("shift", ["scale_shift", pytest.param("default", marks=pytest.mark.slow)])
     def test_a_network_of_the_library(self, theirs, tmp_path, shift):
@@ -313,7 +314,7 @@ class TestBack:
         with torch.no_grad():
             truth = unet(x, t, label).sample
             assert truth.std() > 0.1
-            torch.testing.assert_close(f.net(x, t, label), truth, rtol=0, atol=1e-5)
+            torch.testing.assert_close(f.net(x, t, given_label(label)), truth, rtol=0, atol=1e-5)
 
     def test_a_network_of_the_library_with_other_settings(self, theirs, tmp_path):
         unet = theirs.UNet2DModel(**published("scale_shift"), **SMALL)

@@ -11,7 +11,7 @@ from consistency.errors import UserError
 from consistency.export.model import Model, frozen
 from consistency.export.programs import Sampler, coefficients
 from consistency.export.weights import Safetensors
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.sampling.samplers import multistep
 from consistency.tasks.schedule_file import Listed
 from consistency.tasks.schedules import keep

@@ -282,8 +282,8 @@ def test_what_always_goes_wrong_ends_and_the_last_good_checkpoint_stays(train, t
 def test_a_spike_that_comes_back_ends_with_its_sigma(train, tmp_path, monkeypatch):
     terms = ConsistencyTraining.terms
 
-    def spiking(self, x, label, k, draws):
-        loss, sigma = terms(self, x, label, k, draws)
+    def spiking(self, x, c, k, draws):
+        loss, sigma = terms(self, x, c, k, draws)
         return Terms(torch.where((k >= 120) & (sigma > 0.4) & (sigma < 0.9), 1000 * loss, loss), sigma)
 
     monkeypatch.setattr(ConsistencyTraining, "terms", spiking)

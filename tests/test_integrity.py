@@ -35,7 +35,7 @@ from consistency.metrics.card import Card, Memo
 from consistency.metrics.features import Extractor, classifier
 from consistency.metrics.features.digits import WEIGHTS as DIGITS
 from consistency.metrics.features.digits import DigitsFeatures
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.run import resume_from
@@ -60,7 +60,7 @@ from tests.damage import AGAIN, EQUAL, LONG, OTHER, REFUSED, Format, outcomes
 
 NET = {"_target_": "consistency.nets.mlp.MLP", "shape": [2], "width": 4, "blocks": 1}
 PRECOND = {"_target_": "consistency.model.precond.Boundary", "time_scale": 0.25}
-DENOISER = {"_target_": "consistency.model.denoiser.Denoiser", "net": NET, "precond": PRECOND}
+DENOISER = {"_target_": "consistency.model.maps.Denoiser", "net": NET, "precond": PRECOND}
 CONFIG = {name: {} for name in ("data", "metric", "module", "net", "sigma")} | {"denoiser": DENOISER}
 
 

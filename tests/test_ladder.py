@@ -10,7 +10,8 @@ import torch
 
 from consistency import watch
 from consistency.errors import UserError
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE
+from consistency.model.maps import Denoiser
 from consistency.sampling.samplers import multistep
 from consistency.sampling.search import Trials, search, widened
 from consistency.tasks import schedules, timing
@@ -218,7 +219,7 @@ class TestTask:
         found = solvers([1, 2, 3, 4, 8, 201], {"min": 0.002, "max": 80.0, "rho": 7.0})
         for name, recipe in found.items():
             calls = []
-            recipe(lambda x, sigma, label=None, calls=calls: calls.append(1) or x, torch.zeros(1, 2))
+            recipe(lambda x, sigma, c=NONE, calls=calls: calls.append(1) or x, torch.zeros(1, 2))
             assert name.lstrip("eulrhn") == str(len(calls))
 
     @pytest.mark.parametrize(("step", "said"), [(0.0, 0), (3.0, 1)])

@@ -11,8 +11,9 @@ from hydra import initialize_config_dir
 from consistency.build import build
 from consistency.errors import UserError
 from consistency.lit.consistency import copy_weights
+from consistency.model.condition import NONE
 from consistency.model.coordinates import Linear, Trigonometric
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.objectives.target import lerp
@@ -48,7 +49,7 @@ def learned(experiment, *words):
     for k in range(400):
         for group in optimizer.param_groups:
             group["lr"] = 5.0e-3 * module.rate(k)
-        loss = module.terms(loader.batch(k).x, None, k, StepDraws(0, k)).loss.mean()
+        loss = module.terms(loader.batch(k).x, NONE, k, StepDraws(0, k)).loss.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear, Trigonometric
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
 from consistency.sampling.samplers import onestep
 from consistency.tensor import expand, perturb
@@ -16,7 +17,7 @@ from tests.reference import golden
 class Net(nn.Module):
     """A network that is anything but small."""
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         return torch.sin(37 * x) * 1e4 + expand(noise, x)
 
 
@@ -69,7 +70,7 @@ def test_unit_variance_inside_and_out():
 
 def test_the_output_has_the_dtype_of_x_whatever_the_network_computes_in():
     class Half(nn.Module):
-        def forward(self, x, noise, label=None):
+        def forward(self, x, noise, c=NONE):
             assert noise.dtype == torch.float32
             return x.bfloat16()
 

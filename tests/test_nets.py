@@ -11,6 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import Denoiser
+from consistency.model.precond import EDM
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import (
@@ -116,7 +119,7 @@ def test_the_unet_is_edms(options, expected):
     edm_unet.fill(net)
     x, noise, label, augment = edm_unet.inputs()
     with torch.no_grad():
-        outputs = net(x, noise, label, augment), net(x, noise)
+        outputs = net(x, noise, Condition(label, augment)), net(x, noise)
     for output, golden in zip(outputs, expected, strict=True):
         assert output[:, :, 2, 3].flatten().tolist() == pytest.approx(golden, abs=2e-6)
 
@@ -422,7 +425,7 @@ def test_embeddings_never_go_below_float32(embedding):
 def test_neighbouring_noise_levels_differ_under_autocast(name, scale):
     """bfloat16 would give both levels of a late consistency pair the same embedding."""
     net = alive(NETS[name]())
-    told = scale * torch.tensor([0.821, 0.821 * 0.9977]).log(), *[None] * (2 if name in UNETS else 1)
+    told = scale * torch.tensor([0.821, 0.821 * 0.9977]).log(), NONE
     exact = net.conditioning(*told)
     assert not torch.equal(exact[0], exact[1])
     with torch.autocast("cpu", torch.bfloat16):
@@ -466,8 +469,8 @@ def test_starts_near_zero(name):
 def test_gradient_reaches_every_parameter(name):
     net = NETS[name](classes=3, **({"augment": 9} if name in UNETS else {}))
     x, noise = example(net, n=3)
-    extra = (torch.randn(3, 9),) if name in UNETS else ()
-    net(x, noise, torch.tensor([0, 1, 2]), *extra).sub(x).square().sum().backward()
+    c = Condition(torch.arange(3), torch.randn(3, 9) if name in UNETS else None)
+    net(x, noise, c).sub(x).square().sum().backward()
     dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
@@ -494,7 +497,9 @@ def test_deterministic(make):
 def test_noise_and_class_matter(make):
     net = alive(make(classes=3))
     x, noise = example(net)
-    y0, y1, none = (net(x, noise, label) for label in (torch.tensor([0, 0]), torch.tensor([0, 1]), None))
+    labels = torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([-1, -1])
+    y0, y1, none = (net(x, noise, Condition(label)) for label in labels)
+    assert torch.equal(none, net(x, noise))
     assert torch.equal(y0[0], y1[0])
     for a, b in [(y0[1], y1[1]), (y0[1], none[1]), (y1[1], none[1]), (none, net(x, noise + 0.5))]:
         assert (a - b).abs().max() > 1e-3
@@ -514,9 +519,9 @@ def test_dropout_in_training_only(make):
 
 @every_net
 def test_label_for_an_unconditional_network(make):
-    net = make()
-    with pytest.raises(UserError, match=r"^net\.classes is 0"):
-        net(*example(net), torch.tensor([0, 1]))
+    x, sigma = example(make())
+    with pytest.raises(UserError, match=r"takes no condition, and label was given: set net\.classes"):
+        Denoiser(make(), EDM())(x, sigma, Condition(torch.tensor([0, 1])))
 
 
 def test_a_modulation_that_may_divide_by_zero():
@@ -526,8 +531,8 @@ def test_a_modulation_that_may_divide_by_zero():
 
 def test_augmentation_label_for_a_network_without():
     net = NETS["ddpmpp"]()
-    with pytest.raises(UserError, match=r"^net\.augment is 0"):
-        net(*example(net), None, torch.zeros(2, 9))
+    with pytest.raises(UserError, match=r"takes no condition, and augment was given: set net\.augment"):
+        Denoiser(net, EDM())(*example(net), Condition(augment=torch.zeros(2, 9)))
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 12, 30)])

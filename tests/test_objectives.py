@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear, Trigonometric
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Velocity
 from consistency.objectives.denoising import Denoising
 from consistency.objectives.discrete import Discrete
@@ -34,7 +35,7 @@ class Tiny(nn.Module):
         super().__init__()
         self.layer, self.dropout, self.calls = nn.Linear(3, 2), nn.Dropout(dropout), []
 
-    def forward(self, x, noise, label=None):
+    def forward(self, x, noise, c=NONE):
         self.calls.append((x, noise, torch.is_grad_enabled(), self.training))
         return self.dropout(self.layer(torch.cat([x, noise[:, None]], 1)))
 
@@ -45,7 +46,7 @@ class Gaussian:
     def __init__(self, v):
         self.v = v
 
-    def denoise(self, x, sigma, label=None):
+    def denoise(self, x, sigma, c=NONE):
         return self.v**2 * x / (self.v**2 + expand(sigma, x) ** 2)
 
     def solve(self, x, start, end):
@@ -111,9 +112,9 @@ def test_edm_loss_is_unit_weight_on_the_network():
 def test_data_flow_keeps_the_noise():  # trap 2
     x, z = torch.randn(4, 2), torch.randn(4, 2)
     t, r = torch.full((4,), 2.0), torch.full((4,), 0.5)
-    x_r = DataFlow().step(perturb(x, z, t), t, r, x, z, None)
+    x_r = DataFlow().step(perturb(x, z, t), t, r, x, z, NONE)
     assert torch.equal(x_r, perturb(x, z, r))
-    assert torch.equal(DataFlow().velocity(x_r, r, x, z, None), z)
+    assert torch.equal(DataFlow().velocity(x_r, r, x, z, NONE), z)
 
 
 def test_data_flow_is_an_unbiased_estimate_of_the_exact_velocity():
@@ -123,7 +124,7 @@ def test_data_flow_is_an_unbiased_estimate_of_the_exact_velocity():
     x, z = v * torch.randn(400_000, 1).double(), torch.randn(400_000, 1).double()
     x_t = perturb(x, z, t)
     near = (x_t - 0.6).abs() < 0.02
-    exact = ExactFlow(Gaussian(v)).velocity(torch.tensor([[0.6]]).double(), t[:1], x, z, None)
+    exact = ExactFlow(Gaussian(v)).velocity(torch.tensor([[0.6]]).double(), t[:1], x, z, NONE)
     assert z[near].mean().item() == pytest.approx(exact.item(), abs=0.02)  # trap 4
 
 
@@ -131,14 +132,14 @@ def test_the_exact_flow_and_the_exact_function_leave_no_loss():
     v, eps = 0.5, 0.002
 
     class Exact(nn.Module):
-        def forward(self, x, sigma, label=None):
+        def forward(self, x, sigma, c=NONE):
             return Gaussian(v).solve(x, sigma, torch.full_like(sigma, eps))
 
     f = Exact()
     x = v * torch.randn(64, 2, dtype=torch.float64)
-    exact = discrete()(f, StopGradient(f), ExactFlow(Gaussian(v)), x, None, 0, StepDraws(0))
+    exact = discrete()(f, StopGradient(f), ExactFlow(Gaussian(v)), x, NONE, 0, StepDraws(0))
     assert exact.loss.max() < 1e-20
-    data = discrete()(f, StopGradient(f), DataFlow(), x, None, 0, StepDraws(0))
+    data = discrete()(f, StopGradient(f), DataFlow(), x, NONE, 0, StepDraws(0))
     assert data.loss.max() > 1e-4  # the one-sample velocity has variance
 
 
@@ -154,7 +155,7 @@ def test_golden_pair():
 def test_target_is_stopped_cleaner_and_in_training_mode(dropout):
     net = Tiny(dropout)
     f = Denoiser(net, Boundary()).train()
-    terms = discrete()(f, StopGradient(f), DataFlow(), torch.randn(8, 2), None, 0, StepDraws(0))
+    terms = discrete()(f, StopGradient(f), DataFlow(), torch.randn(8, 2), NONE, 0, StepDraws(0))
     (_, noise_t, grad_t, mode_t), (_, noise_r, grad_r, mode_r) = net.calls
     assert (noise_r < noise_t).all()  # trap 3
     assert (grad_t, grad_r) == (True, False)  # trap 7
@@ -184,11 +185,11 @@ def test_shared_masks_make_the_loss_vanish_where_the_pair_coincides():
     """With one mask for both ends a network that ignores its input has no loss, whatever its dropout."""
 
     class Noise(nn.Module):
-        def forward(self, x, sigma, label=None):
+        def forward(self, x, sigma, c=NONE):
             return nn.functional.dropout(torch.ones_like(x), 0.5)
 
     f = Noise()
-    terms = discrete()(f, StopGradient(f), DataFlow(), torch.randn(64, 2), None, 0, StepDraws(0))
+    terms = discrete()(f, StopGradient(f), DataFlow(), torch.randn(64, 2), NONE, 0, StepDraws(0))
     assert terms.loss.max() == 0
 
 
@@ -196,11 +197,11 @@ def test_gradient_is_that_of_the_student_alone():
     f = Denoiser(Tiny(), Boundary())
     target = EMATarget(f, decay.Constant(0.5))
     x = torch.randn(16, 2)
-    discrete()(f, target, DataFlow(), x, None, 0, StepDraws(3)).loss.mean().backward()
+    discrete()(f, target, DataFlow(), x, NONE, 0, StepDraws(3)).loss.mean().backward()
     assert all(p.grad is None for p in target.parameters())
     with_copy = [p.grad.clone() for p in f.parameters()]
     f.zero_grad()
-    discrete()(f, StopGradient(f), DataFlow(), x, None, 0, StepDraws(3)).loss.mean().backward()
+    discrete()(f, StopGradient(f), DataFlow(), x, NONE, 0, StepDraws(3)).loss.mean().backward()
     for a, p in zip(with_copy, f.parameters(), strict=True):  # equal, while the copy still equals f
         assert torch.equal(a, p.grad)
 
@@ -233,7 +234,7 @@ def test_denoising_is_minimised_by_the_posterior_mean():
 
     def loss(scale):
         exact = Gaussian(0.5)
-        return objective(lambda y, s, *_: scale * exact.denoise(y, s), x, None, 0, StepDraws(0)).loss.mean()
+        return objective(lambda y, s, *_: scale * exact.denoise(y, s), x, NONE, 0, StepDraws(0)).loss.mean()
 
     assert loss(1.0) < loss(1.02)
     assert loss(1.0) < loss(0.98)
@@ -241,7 +242,7 @@ def test_denoising_is_minimised_by_the_posterior_mean():
 
 def test_uniform_law_and_lognormal_law_weigh_noise_levels_differently():
     f = Denoiser(Tiny(), Boundary())
-    args = (f, StopGradient(f), DataFlow(), torch.randn(4000, 2), None, 0, StepDraws(0))
+    args = (f, StopGradient(f), DataFlow(), torch.randn(4000, 2), NONE, 0, StepDraws(0))
     uniform, lognormal = discrete(noise=UniformCells())(*args), discrete()(*args)
     assert uniform.sigma.median() > 2 * lognormal.sigma.median()
 

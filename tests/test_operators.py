@@ -10,6 +10,7 @@ import torch
 from consistency.errors import UserError
 from consistency.lit.data.digits import Digits
 from consistency.metrics.distortion import psnr, ssim
+from consistency.model.condition import NONE
 from consistency.sampling.classical import (
     PseudoInverse,
     TotalVariation,
@@ -335,7 +336,7 @@ class Seen:
     def __init__(self):
         self.x, self.sigma = [], []
 
-    def __call__(self, x, sigma, label=None):
+    def __call__(self, x, sigma, c=NONE):
         self.x.append(x)
         self.sigma += [sigma[0].item()]
         return torch.zeros_like(x)
@@ -376,7 +377,7 @@ class TestEditing:
 
     def test_guesses_stay_among_pixels(self):
         class Loud(Seen):
-            def __call__(self, x, sigma, label=None):
+            def __call__(self, x, sigma, c=NONE):
                 return super().__call__(x, sigma) + 7
 
         made = redraw(Loud(), torch.zeros(1, 1, 4, 4), Plan([1.0], low=-0.5, high=0.9), StepDraws(0))
@@ -421,7 +422,7 @@ class TestEditing:
 
     def test_a_walk_passes_its_stops(self):
         stops = [numbers(i, 2, 1, 4, 4) for i in range(3)]
-        frames = walk(lambda x, sigma, label: x / sigma.reshape(-1, 1, 1, 1), stops, 5, 80.0)
+        frames = walk(lambda x, sigma, c: x / sigma.reshape(-1, 1, 1, 1), stops, 5, 80.0)
         assert len(frames) == 11
         for frame, stop in zip(frames[::5], stops, strict=True):
             assert torch.allclose(frame, stop)

@@ -9,6 +9,7 @@ from consistency.build import build
 from consistency.errors import UserError
 from consistency.lit import hardware
 from consistency.lit.hardware import check_hardware
+from consistency.model.condition import given_label
 from consistency.schedule.draws import StepDraws
 from tests.sessions import composed
 
@@ -36,7 +37,9 @@ def test_every_parameter_that_is_trained_has_a_gradient(net, experiment, conditi
     module._trainer = SimpleNamespace(datamodule=data, global_rank=0)
     module.setup("fit")
     x, label = data.data.x[:8], data.data.label
-    terms = module.terms(data.codec.encode(x), None if label is None else label[:8], 5, StepDraws(0, 5))
+    terms = module.terms(
+        data.codec.encode(x), given_label(None if label is None else label[:8]), 5, StepDraws(0, 5)
+    )
     terms.loss.mean().backward()
     assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]

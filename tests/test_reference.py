@@ -14,6 +14,7 @@ from consistency.lit.data.digits import Digits
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.lit.data.points import Moons, Ring
+from consistency.model.condition import NONE, Condition, given_label
 from consistency.objectives import reference
 from consistency.objectives.flow import DataFlow
 from consistency.objectives.reference import Reference, ReferenceFlow
@@ -42,7 +43,7 @@ def noised(x, t, seed=0):
 
 def mean(flow, x_t, t, x, label=None):
     """The end of a step to r = 0."""
-    return flow.step(x_t, t, torch.zeros_like(t), x, x, label)
+    return flow.step(x_t, t, torch.zeros_like(t), x, x, given_label(label))
 
 
 # --- the posterior mean -----------------------------------------------------------------------------------
@@ -59,10 +60,10 @@ def test_over_all_data_it_is_the_exact_flow(data, dtype, close):
     found = mean(flow, x_t, t, x)
     assert found.dtype == dtype
     assert (found - exact).abs().max() < close
-    velocity, wanted = flow.velocity(x_t, t, x, z, None), (x_t.double() - exact.double()) / expand(t, exact)
+    velocity, wanted = flow.velocity(x_t, t, x, z, NONE), (x_t.double() - exact.double()) / expand(t, exact)
     assert (velocity - wanted).abs().mul(expand(t, x_t)).max() < close
     r = 0.7 * t
-    end = flow.step(x_t, t, r, x, z, None)
+    end = flow.step(x_t, t, r, x, z, NONE)
     error = end.double() - (x_t.double() + expand(r - t, wanted) * wanted)
     assert (error / expand(1 + t, error)).abs().max() < close
 
@@ -74,7 +75,7 @@ def test_blocks_do_not_matter(monkeypatch, block):
     t = LEVELS
     x_t, z = noised(data[: len(t)], t)
     for own in (True, False):
-        arguments = (x_t, t, data[: len(t)], z, label[: len(t)])
+        arguments = (x_t, t, data[: len(t)], z, Condition(label[: len(t)]))
         monkeypatch.setattr(reference, "BLOCK", 64 * 50)
         expected = ReferenceFlow(data, label, own).velocity(*arguments)
         monkeypatch.setattr(reference, "BLOCK", block)
@@ -101,14 +102,15 @@ def test_a_reference_that_cannot_be_meant_leaves_the_flow_of_the_data(dtype):
     """Of another class, or beyond reach of the noise: the own sample has all the weight."""
     x = RING.sample(len(LEVELS), generator()).to(dtype)
     label = torch.zeros(len(x), dtype=torch.long)
+    c = Condition(label)
     t, r = LEVELS, 0.4 * LEVELS
     x_t, z = noised(x, t)
     foreign, far = ReferenceFlow(x.flip(0), label + 1), ReferenceFlow(x + 1e6, None)
     rounding = 8 * torch.finfo(dtype).eps
     for flow in (foreign, far):
-        error = flow.step(x_t, t, r, x, z, label) - DataFlow().step(x_t, t, r, x, z, label)
+        error = flow.step(x_t, t, r, x, z, c) - DataFlow().step(x_t, t, r, x, z, c)
         assert (error / expand(1 + t, error)).abs().max() < rounding
-        slope = flow.velocity(x_t, t, x, z, label) - z
+        slope = flow.velocity(x_t, t, x, z, c) - z
         assert (slope * expand(t / (1 + t), slope)).abs().max() < rounding
         assert torch.equal(mean(flow, x_t, t, x, label), x)
 
@@ -118,9 +120,9 @@ def test_mixed_precision_does_not_reach_it():
     t = LEVELS
     x_t, z = noised(data[: len(t)], t)
     flow = ReferenceFlow(data[8:], None)
-    plain = flow.velocity(x_t, t, data[: len(t)], z, None)
+    plain = flow.velocity(x_t, t, data[: len(t)], z, NONE)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = flow.velocity(x_t, t, data[: len(t)], z, None)
+        mixed = flow.velocity(x_t, t, data[: len(t)], z, NONE)
     assert torch.equal(plain, mixed)
 
 
@@ -267,11 +269,11 @@ def test_few_data_are_all_taken_each_once():
     number, mirrored = pixels(data, part)
     assert part.whole
     assert number.tolist() == list(range(100))
-    assert torch.equal(part.label, number % 7)
+    assert torch.equal(part.c.label, number % 7)
     assert not mirrored.any()
     assert data.some(4096, 5, CPU) is part  # encoded once
     flow = Reference(100).given(lambda n: data.some(n, 0, CPU))
-    assert (flow.own, flow.x is part.x, flow.label is part.label) == (False, True, True)
+    assert (flow.own, flow.x is part.x, flow.label is part.c.label) == (False, True, True)
 
 
 def test_mirror_images_are_data_too():
@@ -283,7 +285,7 @@ def test_mirror_images_are_data_too():
     part = data.some(199, 0, CPU)  # one too few
     number, mirrored = pixels(data, part)
     assert not part.whole
-    assert torch.equal(part.label, number % 7)
+    assert torch.equal(part.c.label, number % 7)
     assert abs(mirrored.float().mean() - 0.5) < 5 * 0.5 / 199**0.5
     assert Reference(199).given(lambda n: data.some(n, 0, CPU)).own
 
@@ -294,7 +296,7 @@ def test_a_part_is_drawn_from_all_with_its_labels():
     for k in range(200):
         part = data.some(50, k, CPU)
         number, _ = pixels(data, part)
-        assert torch.equal(part.label, number % 7)
+        assert torch.equal(part.c.label, number % 7)
         counts += torch.bincount(number, minlength=100)
     assert (counts - 100).abs().max() < 5 * 100**0.5
 
@@ -312,7 +314,7 @@ def test_a_part_is_a_function_of_seed_and_step():
 def test_points_are_served_as_they_are():
     data = Ring(points=50, batch_size=8)
     assert torch.equal(data.some(50, 0, CPU).x, data.data.x)
-    assert data.some(50, 0, CPU).label is None
+    assert data.some(50, 0, CPU).c.label is None
     moons = Moons(points=50, batch_size=8, conditional=True)
     assert torch.equal(moons.some(64, 0, CPU).label, moons.data.label)
 
@@ -352,11 +354,11 @@ def served(data, n):
 )
 def test_a_recipe_learns_with_it(words):
     data, module = built(*words)
-    x, label = served(data, 16)
+    x, c = served(data, 16)
     optimizer = module.optimizer(module.denoiser.parameters())
     before = [p.detach().clone() for p in module.denoiser.parameters()]
     for k in range(3):
-        loss = module.terms(x, label, k, StepDraws(0, STEPS, 0, k)).loss.mean()
+        loss = module.terms(x, c, k, StepDraws(0, STEPS, 0, k)).loss.mean()
         assert loss.isfinite()
         optimizer.zero_grad()
         loss.backward()
@@ -368,12 +370,12 @@ def test_two_processes_learn_from_the_loss_of_one():
     data, module = built("experiment=ict_digits", "flow.size=100")
     x, _ = served(data, 32)
     with torch.no_grad():
-        whole = module.terms(x, None, 4, StepDraws(0, STEPS, 0, 4)).loss
+        whole = module.terms(x, NONE, 4, StepDraws(0, STEPS, 0, 4)).loss
         halves = [
             module.terms(part, None, 4, StepDraws(0, STEPS, 0, 4, rank=rank, world=2)).loss
             for rank, part in enumerate(x.split(16))
         ]
-        other = module.terms(x, None, 5, StepDraws(0, STEPS, 0, 4)).loss
+        other = module.terms(x, NONE, 5, StepDraws(0, STEPS, 0, 4)).loss
     assert torch.allclose(torch.cat(halves), whole, rtol=1e-4, atol=1e-9)
     assert not torch.allclose(other, whole, rtol=1e-2)
 
@@ -386,7 +388,7 @@ def test_all_of_the_digits_are_the_exact_flow():
     x_t, z = noised(x, t)
     flow = module.flow.given(lambda n: data.some(n, 0, CPU))
     exact = Mixture.finite(data.codec.encode(data.real())).denoise(x_t, t)
-    assert torch.allclose(flow.velocity(x_t, t, x, z, None), (x_t - exact) / 1.3, atol=1e-5)
+    assert torch.allclose(flow.velocity(x_t, t, x, z, NONE), (x_t - exact) / 1.3, atol=1e-5)
 
 
 WORDS = [*SMALL[1:], "flow=reference", "flow.size=200", "data.sample_batch=32", "curriculum.s1=40"]

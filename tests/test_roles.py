@@ -2,7 +2,7 @@
 
 import pytest
 
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.tasks.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as read
 from tests.sessions import checkpoint, session

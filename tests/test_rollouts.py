@@ -25,7 +25,8 @@ from consistency.lit.data.origin import difference, origin
 from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.rollouts import Maker, Store
 from consistency.model import solvers
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary
 from consistency.nets.mlp import MLP
 from consistency.objectives.discrete import Discrete
@@ -306,9 +307,9 @@ def test_files_that_are_missing_or_cut_are_named(tmp_path, spoil, match):
 
 def test_what_is_served_is_what_the_teacher_rolls_out(tmp_path):
     store = filled(tmp_path / "s")
-    x_t, t, x_r, r, label = store.draw(4096, StepDraws(0, 1), CPU)
-    assert (x_t.dtype, t.dtype, r.dtype, label) == (torch.float32, torch.float64, torch.float64, None)
-    assert torch.equal(x_r, FLOW.step(x_t, t, r, x_t, x_t, None))
+    x_t, t, x_r, r, c = store.draw(4096, StepDraws(0, 1), CPU)
+    assert (x_t.dtype, t.dtype, r.dtype, c.label) == (torch.float32, torch.float64, torch.float64, None)
+    assert torch.equal(x_r, FLOW.step(x_t, t, r, x_t, x_t, NONE))
     grid = objective().pairs.grid(18)
     i = torch.searchsorted(grid, t)
     assert torch.equal(grid[i], t)
@@ -323,7 +324,7 @@ def test_labels_stay_with_their_images(tmp_path):
     near = torch.cdist(pair.x_t, data.data.x).argmin(1)  # noise of the least level moves no point far
     calm = pair.t < 0.01
     assert calm.sum() > 100
-    assert (data.data.label[near] == pair.label)[calm].all()
+    assert (data.data.label[near] == pair.c.label)[calm].all()
 
 
 def test_images_are_encoded(tmp_path):
@@ -382,7 +383,7 @@ def test_the_teacher_goes_once_the_store_is_full(tmp_path):
         gc.enable()
     for ours, theirs in zip(student.denoiser.parameters(), net().parameters(), strict=True):
         assert torch.equal(ours, theirs)  # where it starts
-    student.terms(torch.zeros(8, 2), None, 0, StepDraws(0)).loss.mean().backward()
+    student.terms(torch.zeros(8, 2), NONE, 0, StepDraws(0)).loss.mean().backward()
     assert all(name.startswith("denoiser.") for name in student.state_dict())
 
 
@@ -395,9 +396,9 @@ def test_the_loss_is_that_of_live_distillation_in_the_mean(tmp_path):
     with torch.no_grad():
         x = RING.data.x[torch.arange(n) % 1000]
         cached = student.objective.compare(student.denoiser, student.target, everything(store))
-        served = student.terms(x, None, 0, StepDraws(7))
+        served = student.terms(x, NONE, 0, StepDraws(7))
         live = student.objective(
-            student.denoiser, student.target, TeacherFlow(DENOISER), x, None, 0, StepDraws(3)
+            student.denoiser, student.target, TeacherFlow(DENOISER), x, NONE, 0, StepDraws(3)
         )
     for terms in (cached, served):
         for ours, theirs in ((terms.loss, live.loss), (terms.sigma.log(), live.sigma.log())):

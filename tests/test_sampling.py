@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from consistency.errors import UserError
+from consistency.model.condition import Condition
 from consistency.model.coordinates import DDPM, Linear
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Velocity
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import (
@@ -26,7 +27,7 @@ from tests.reference import golden
 
 
 def gaussian(v):
-    return lambda x, sigma, label: v**2 * x / (v**2 + expand(sigma, x) ** 2)
+    return lambda x, sigma, c: v**2 * x / (v**2 + expand(sigma, x) ** 2)
 
 
 @pytest.mark.parametrize("v", golden.GAUSSIAN_END)
@@ -40,7 +41,7 @@ def test_solvers_end_where_the_golden_table_says(v):
 
 @pytest.mark.parametrize("N", golden.MIXTURE_END)
 def test_heun_on_the_two_point_mixture(N):
-    def D(x, sigma, label):
+    def D(x, sigma, c):
         return torch.tensor([[golden.mixture_denoiser(x.item(), sigma.item())]], dtype=torch.float64)
 
     z = torch.full((1, 1), 24 / 80, dtype=torch.float64)
@@ -61,7 +62,7 @@ def test_orders_of_convergence_towards_the_exact_end():
 def test_network_calls():
     calls = []
 
-    def D(x, sigma, label):
+    def D(x, sigma, c):
         calls.append(sigma[0].item())
         return torch.zeros_like(x)
 
@@ -79,12 +80,12 @@ def test_network_calls():
 def test_one_step_starts_from_the_highest_level_and_takes_the_label():  # trap 16
     seen = {}
 
-    def f(x, sigma, label):
-        seen.update(x=x, sigma=sigma, label=label)
+    def f(x, sigma, c):
+        seen.update(x=x, sigma=sigma, label=c.label)
         return x
 
     z, label = torch.randn(4, 2), torch.arange(4)
-    onestep(f, z, [80.0], label)
+    onestep(f, z, [80.0], Condition(label))
     assert torch.equal(seen["x"], 80 * z)
     assert seen["sigma"].tolist() == [80.0] * 4
     assert seen["label"] is label
@@ -93,7 +94,7 @@ def test_one_step_starts_from_the_highest_level_and_takes_the_label():  # trap 1
 def test_multistep_renoises_with_the_variance_that_is_missing():
     seen = []
 
-    def f(x, sigma, label):
+    def f(x, sigma, c):
         seen.append(x)
         return torch.zeros_like(x)
 
@@ -118,7 +119,7 @@ def test_multistep_without_draws_is_refused():
 def test_exact_consistency_function_samples_the_data_in_one_and_in_two_steps():
     v, eps = 0.5, 0.002
 
-    def f(x, sigma, label):
+    def f(x, sigma, c):
         return x * expand(((v**2 + eps**2) / (v**2 + sigma**2)).sqrt(), x)
 
     z = torch.randn(50_000, 1)
@@ -130,7 +131,7 @@ def test_exact_consistency_function_samples_the_data_in_one_and_in_two_steps():
 def test_solvers_keep_float64_inside_and_the_dtype_outside():
     dtypes = set()
 
-    def D(x, sigma, label):
+    def D(x, sigma, c):
         dtypes.add((x.dtype, sigma.dtype))
         return x * 0
 

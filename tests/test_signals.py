@@ -19,6 +19,7 @@ from consistency.lit.callbacks.signals import Signals, excerpt, follows_teacher
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
 from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
+from consistency.model.condition import Condition
 from consistency.run import check_metric
 from consistency.tasks.gap import Gap
 from consistency.tasks.session import Session
@@ -30,7 +31,7 @@ from tests.test_user import GAPS
 
 RING = Mixture.ring()
 PROBE = Probe(0.002, 80.0, count=48, levels=8, batch=48)
-SOME = Excerpt(RING.sample(100, torch.Generator().manual_seed(0)).float(), None)
+SOME = Excerpt(RING.sample(100, torch.Generator().manual_seed(0)).float())
 
 
 def along(density=RING, teacher=None, some=SOME, probe=PROBE):
@@ -54,20 +55,20 @@ def exact():
 class TestKnownFunctions:
     @pytest.mark.parametrize("density", [RING, Mixture.gaussian(0.5)])
     def test_the_exact_function_has_no_gap(self, density):
-        gaps = PROBE.measure(lambda x, sigma, label: end(density, x, sigma), along(density))
+        gaps = PROBE.measure(lambda x, sigma, c: end(density, x, sigma), along(density))
         assert gaps.source == "exact"
         assert gaps.boundary == 0
         assert max(gaps.curves["self"] + gaps.curves["trajectory"]) < 1e-4
         assert gaps.curves["reconstruction"][-1] > 0.1  # noise as strong as this has hidden the sample
 
     def test_a_constant_added_is_a_gap_to_the_trajectory_and_none_to_itself(self, exact):
-        gaps = PROBE.measure(lambda x, sigma, label: end(RING, x, sigma) + 0.25, exact)
+        gaps = PROBE.measure(lambda x, sigma, c: end(RING, x, sigma) + 0.25, exact)
         assert gaps.curves["trajectory"] == pytest.approx([0.25] * 8, abs=1e-4)
         assert gaps.boundary == pytest.approx(0.25, rel=1e-6)
         assert max(gaps.curves["self"]) < 1e-4
 
     def test_the_identity_moves_as_the_trajectory_does(self, exact):
-        gaps = PROBE.measure(lambda x, sigma, label: x, exact)
+        gaps = PROBE.measure(lambda x, sigma, c: x, exact)
         assert gaps.curves["self"] == pytest.approx([rms(d) for d in exact.x_sigma.diff(dim=0)], rel=1e-6)
         moved = [rms(x - exact.x_sigma[0]) for x in exact.x_sigma]
         assert gaps.curves["trajectory"] == pytest.approx(moved, rel=1e-6)
@@ -99,7 +100,7 @@ class TestTrajectories:
         errors = []
         for substeps in (4, 8, 16):
             probe = Probe(0.002, 80.0, 48, 8, substeps)
-            followed = along(None, lambda x, sigma, label: RING(x.double(), sigma), probe=probe)
+            followed = along(None, lambda x, sigma, c: RING(x.double(), sigma), probe=probe)
             assert followed.source == "teacher"
             errors.append(rms(followed.x_sigma[0] - exact.x_sigma[0]))
         assert 3 < errors[0] / errors[1] < 6
@@ -114,22 +115,22 @@ class TestTrajectories:
     def test_the_posterior_mean_is_that_of_the_class(self):
         x, sigma = torch.randn(30, 2).double(), torch.full((30,), 0.5).double()
         label = torch.arange(30) % 2
-        D = posterior(Excerpt(SOME.x, torch.arange(100) % 2))
+        D = posterior(Excerpt(SOME.x, Condition(torch.arange(100) % 2)))
         for c in (0, 1):
             own = Mixture.finite(SOME.x[c::2]).denoise(x, sigma)
-            assert torch.allclose(D(x, sigma, label)[label == c], own[label == c])
+            assert torch.allclose(D(x, sigma, Condition(label))[label == c], own[label == c])
         assert torch.allclose(posterior(SOME)(x, sigma), Mixture.finite(SOME.x)(x, sigma))
 
     def test_f_and_the_teacher_are_told_the_class(self):
-        some, seen = Excerpt(SOME.x, torch.arange(100) % 10), []
+        some, seen = Excerpt(SOME.x, Condition(torch.arange(100) % 10)), []
 
-        def f(x, sigma, label):
-            seen.append(label)
+        def f(x, sigma, c):
+            seen.append(c.label)
             return 0 * x
 
         PROBE.measure(f, along(None, f, some))
         assert len(seen) > 2 * PROBE.levels
-        assert all(torch.equal(label, some.label[:48]) for label in seen)
+        assert all(torch.equal(label, some.c.label[:48]) for label in seen)
 
     def test_the_same_numbers_give_the_same_points_and_no_other_random_number_moves(self, exact):
         state = torch.get_rng_state()
@@ -143,7 +144,7 @@ class TestTrajectories:
     def test_the_batch_moves_no_number(self, exact):
         parts = []
 
-        def f(x, sigma, label):
+        def f(x, sigma, c):
             parts.append(len(x))
             return RING(x, sigma)
 
@@ -153,7 +154,7 @@ class TestTrajectories:
         assert two.means() == pytest.approx(one.means(), rel=1e-5)
 
     def test_few_samples_are_taken_again_with_other_noise(self):
-        paths = along(some=Excerpt(SOME.x[:5], None))
+        paths = along(some=Excerpt(SOME.x[:5]))
         assert torch.equal(paths.x[:5], paths.x[5:10])
         assert not torch.equal(paths.z[:5], paths.z[5:10])
 
@@ -167,8 +168,8 @@ class TestExcerpt:
         assert torch.equal(
             some.x.flatten(1).sum(1).sort()[0], data.codec.encode(data.real()).flatten(1).sum(1).sort()[0]
         )
-        assert torch.equal(some.label.bincount(), data.data.label.bincount())
-        assert not torch.equal(some.label, data.data.label)  # files in the order of their classes do no harm
+        assert torch.equal(some.c.label.bincount(), data.data.label.bincount())
+        assert not torch.equal(some.c.label, data.data.label)  # files may be in order
 
     def test_of_many_a_bounded_part(self):
         index = PROBE.pool(100_000)

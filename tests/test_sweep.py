@@ -19,6 +19,7 @@ from consistency.lit.callbacks.evaluation import OracleGap
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.loader import Batch
 from consistency.metrics.judge import Transport
+from consistency.model.condition import NONE
 from consistency.schedule.draws import StepDraws
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown
@@ -269,7 +270,7 @@ class Watched:
         for part in range(parts):
             batch = self.data.on_after_batch_transfer(Batch(self.data.real()[:4], None), 0)
             self.costs.on_train_batch_start(self.trainer, self.module, batch, part)
-            self.module.terms(batch.x, None, 0, StepDraws(0)).loss.mean().backward()
+            self.module.terms(batch.x, NONE, 0, StepDraws(0)).loss.mean().backward()
             if part == parts - 1:
                 self.optimizer.step()
                 self.trainer.global_step += 1

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE, Condition
 from consistency.model.coordinates import VP
 from consistency.model.precond import EDM, Epsilon
 from consistency.nets.adm import ADM
@@ -162,8 +163,8 @@ def openai_file(tmp_path):
 def pixels(D, conditional=True):
     """What the goldens are, in float64, with labels and without."""
     x, sigma, label = reference.inputs()
-    labels = (label, None) if conditional else (None,)
-    return [D.double()(x, sigma, y)[:, :, 2, 3].flatten().tolist() for y in labels]
+    conditions = (Condition(label), NONE) if conditional else (NONE,)
+    return [D.double()(x, sigma, c)[:, :, 2, 3].flatten().tolist() for c in conditions]
 
 
 # Against their own code

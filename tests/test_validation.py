@@ -20,6 +20,7 @@ from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.fidelity import between_halves, see
 from consistency.metrics.reference import reference
 from consistency.metrics.signals import Excerpt, Probe
+from consistency.model.condition import Condition
 from consistency.model.portions import WORK, in_portions, portion
 from consistency.process import stops
 from consistency.truth.oracle import Mixture
@@ -144,12 +145,12 @@ class TestPieces:
             reference(images, DigitsFeatures(), None)
 
     def test_signals_and_their_trajectories_are(self, listener):
-        probe, some = Probe(0.002, 80.0, count=12, levels=4, batch=4), Excerpt(torch.randn(30, 2), None)
+        probe, some = Probe(0.002, 80.0, count=12, levels=4, batch=4), Excerpt(torch.randn(30, 2))
         paths = probe.trajectories(probe.source(None, None, some), some)
         assert listener.asked > 3 * probe.substeps
         listener.asked = 0
         with watch.part("outer", 1):
-            probe.measure(in_portions(lambda x, sigma, label: x, 4, watch.tick), paths)
+            probe.measure(in_portions(lambda x, sigma, c: x, 4, watch.tick), paths)
         assert listener.asked > probe.calls // 4
 
     def test_an_exact_trajectory_is(self, listener):
@@ -160,13 +161,13 @@ class TestPieces:
 
 class TestPortions:
     def test_portions_are_the_whole(self):
-        x, sigma, label, seen = torch.randn(7, 2), torch.rand(7), torch.arange(7), []
+        x, sigma, c, seen = torch.randn(7, 2), torch.rand(7), Condition(torch.arange(7)), []
 
-        def f(x, sigma, label):
-            return x * (sigma if isinstance(sigma, float) else sigma[:, None]) + label[:, None]
+        def f(x, sigma, c):
+            return x * (sigma if isinstance(sigma, float) else sigma[:, None]) + c.label[:, None]
 
-        assert torch.equal(in_portions(f, 3, seen.append)(x, sigma, label), f(x, sigma, label))
-        assert torch.equal(in_portions(f, 3, seen.append)(x, 2.0, label), f(x, 2.0, label))
+        assert torch.equal(in_portions(f, 3, seen.append)(x, sigma, c), f(x, sigma, c))
+        assert torch.equal(in_portions(f, 3, seen.append)(x, 2.0, c), f(x, 2.0, c))
         assert seen == [3, 3, 1] * 2
 
     def test_a_large_network_takes_few_samples_at_a_time_on_a_cpu(self):
@@ -178,7 +179,7 @@ class TestPortions:
         net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).eval()
         net.precond = None
         state = torch.get_rng_state()
-        f = paced(lambda x, sigma, label: x, SimpleNamespace(shape=(4,), classes=0))
+        f = paced(lambda x, sigma, c: x, SimpleNamespace(shape=(4,), classes=0))
         assert torch.equal(f(torch.ones(3, 4), torch.ones(3)), torch.ones(3, 4))
         assert torch.equal(torch.get_rng_state(), state)
 
@@ -209,8 +210,8 @@ class TestSizes:
         assert probe.fitting((3, 4096, 4096)).count == 1
         assert len(probe.pool(5000, (3, 32, 32))) == 2048
         assert len(probe.pool(5000, (3, 256, 256))) == 341
-        tiny, some = Probe(0.002, 80.0, count=3, levels=2, substeps=1), Excerpt(torch.randn(2, 2**24), None)
-        paths = tiny.trajectories(probe.source(None, lambda x, sigma, label: x, some), some)
+        tiny, some = Probe(0.002, 80.0, count=3, levels=2, substeps=1), Excerpt(torch.randn(2, 2**24))
+        paths = tiny.trajectories(probe.source(None, lambda x, sigma, c: x, some), some)
         assert paths.x_sigma.shape == (2, 2, 2**24)
         assert "2 trajectories in place of 3: no more of samples of this size fit" in capsys.readouterr().err
 

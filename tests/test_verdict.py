@@ -210,7 +210,7 @@ def test_nor_in_a_sweep(tmp_path):
 
 @pytest.mark.parametrize("data", ["digits", "ring"])
 def test_samples_that_are_never_finite_are_said(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(samplers, "denoised", lambda f, x, sigma, label: x * math.nan)
+    monkeypatch.setattr(samplers, "denoised", lambda f, x, sigma, c: x * math.nan)
     steps = ["trainer.max_steps=20", "trainer.val_check_interval=10", "optimized_metric=1step"]
     result = train_here(tmp_path, f"experiment=ict_{data}", *TINY, *steps)
     assert result["verdict"]["fault"] == "it ended with samples that are not finite"

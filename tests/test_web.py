@@ -27,7 +27,8 @@ from consistency.export.web.described import described, lists, plan
 from consistency.export.web.noise import EDITS, SAMPLES, PageDraws, normals, philox
 from consistency.export.web.packing import constants, packed, unpacked
 from consistency.export.web.runtime import FILES, Release
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
@@ -42,8 +43,10 @@ ABOUT = {"experiment": "ict_none", "step": 7, "weights": "ema", "weights_sha256"
 class Formula(nn.Module):
     """A network that is two lines in any language."""
 
-    def forward(self, x, noise, label=None):
-        shift = noise if label is None else noise + 0.3 * label
+    takes = ("label",)
+
+    def forward(self, x, noise, c=NONE):
+        shift = noise if c.label is None else noise + 0.3 * c.label
         return torch.tanh(0.7 * x + shift[:, None, None, None])
 
 

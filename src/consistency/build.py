@@ -30,7 +30,7 @@ from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
 from consistency.lit.footprint import TRAINING, check_network
 from consistency.lit.module import Module
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.result import commit, device_name
 from consistency.schema.options import check_threads
 from consistency.schema.rules import PLACE, effect

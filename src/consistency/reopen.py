@@ -20,7 +20,7 @@ from consistency.files.registry import packages
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.teachers.checkpoint import fitting
 
 USED = frozenset(["data", "denoiser", "metric", "module", "sigma", "seed", "threads", "compile"])
@@ -134,7 +134,7 @@ def check_sampler(what: str, sampler: Any) -> None:
         sampler: anything.
     """
     try:
-        inspect.signature(sampler).bind(None, None, label=None, draws=None)
+        inspect.signature(sampler).bind(None, None, c=None, draws=None)
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} is no sampler ({error}); use the checkpoint as it was written") from error
 

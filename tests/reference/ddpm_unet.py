@@ -124,7 +124,7 @@ def ddim(net: nn.Module, z: Tensor, indices: list[int]) -> Tensor:
     bars = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     x = z
     for j, bar in zip(indices, [*(bars[i] for i in indices[1:]), torch.tensor(1.0)], strict=True):
-        eps = net(x, torch.full((len(x),), float(j), dtype=x.dtype), None)
+        eps = net(x, torch.full((len(x),), float(j), dtype=x.dtype))
         clean = (x - (1 - bars[j]).sqrt() * eps) / bars[j].sqrt()
         x = bar.sqrt() * clean + (1 - bar).sqrt() * eps
     return x

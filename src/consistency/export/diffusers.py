@@ -19,6 +19,7 @@ from consistency.export.diffusers_page import PIXELS, page
 from consistency.export.grid import RHO, Grid, grid_of
 from consistency.export.model import Model, Run, Written
 from consistency.export.parts import library
+from consistency.model.condition import given_label
 from consistency.model.precond import EDM, Boundary
 from consistency.sampling.samplers import multistep, visits
 from consistency.teachers import unet2d
@@ -180,7 +181,7 @@ def difference(pipe: Any, model: Model, timesteps: Sequence[int]) -> float:
     )
     draws, sigmas = Stream(0), pipe.scheduler.sigmas[:-1].double().tolist()
     z = draws.normal(torch.empty(BATCH, *model.shape))
-    own = multistep(model.f, z, sigmas, labels, draws, model.sigma_min)
+    own = multistep(model.f, z, sigmas, given_label(labels), draws, model.sigma_min)
     return (found[-1] - own).abs().max().item()
 
 

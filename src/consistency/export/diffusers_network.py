@@ -12,7 +12,8 @@ from diffusers.models.modeling_utils import ModelMixin  # the pipeline looks for
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.teachers.diffusers import described
 from consistency.teachers.schedulers import TIME_SCALE
@@ -79,6 +80,6 @@ class Network(ModelMixin, ConfigMixin):
         gain = (c.out / out).where(here, torch.zeros(()).double())
         x = expand(c.inp / there.inp, sample) * sample
         noise = c.noise.to(sample.device, torch.promote_types(sample.dtype, torch.float32))
-        F = self.net(x, noise, None if class_labels is None else class_labels.long())
+        F = self.net(x, noise, given_label(None if class_labels is None else class_labels.long()))
         F = expand(skip, sample) * sample + expand(gain, sample) * F.to(sample.dtype)
         return UNet2DOutput(sample=F) if return_dict else (F,)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import Pixels
 from consistency.export.programs import Sampler
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
 Run = Callable[..., Tensor]  # (*Inputs) -> images or points, decoded

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from consistency.export.model import Model, Run, Written
 from consistency.export.parts import EXAMPLE, NETWORK, Program, about, dynamic, library, quiet, written
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import Denoiser
 
 LARGEST = 1_900_000_000  # bytes of weights in one file; the format ends at 2 GiB
 
@@ -79,10 +80,11 @@ class Halved(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = copy.deepcopy(net).half()
+        self.takes: tuple[str, ...] = getattr(net, "takes", ())
 
-    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
         """F, float32 like x."""
-        return self.net(x.half(), noise, label).float()
+        return self.net(x.half(), noise, c).float()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Precond
 from consistency.sampling.samplers import visits
 
@@ -48,7 +49,7 @@ class Sampler(nn.Module):
         for k in range(len(self.added)):
             x = x + self.added[k] * z[:, k]
             noise = self.noise[k].expand(x.shape[0])  # len(x) would be a constant in an export
-            F = self.net(self.inp[k] * x, noise, label)
+            F = self.net(self.inp[k] * x, noise, given_label(label))
             x = self.skip[k] * x + self.out[k] * F
         return x if self.decoder is None else self.decoder(x)
 
@@ -66,7 +67,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """F, like x, of the scaled x [B, ...], c_noise [B] and label [B] or None."""
-        return self.net(x, noise, label)
+        return self.net(x, noise, given_label(label))
 
 
 def coefficients(precond: Precond, sigmas: Sequence[float]) -> list[dict[str, float]]:

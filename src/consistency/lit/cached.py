@@ -10,6 +10,7 @@ from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.data.rollouts import Store
 from consistency.lit.distillation import Distillation
+from consistency.model.condition import Condition
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
@@ -57,7 +58,7 @@ class CachedDistillation(Distillation):
         finally:
             strategy.broadcast(news)
 
-    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each of as many rollouts as x has samples."""
         return self.discrete.compare(self.denoiser, self.target, self.store.draw(len(x), draws, x.device))
 

@@ -10,7 +10,7 @@ from consistency.codec.codec import Codec
 from consistency.codec.identity import digest
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, without_augmentation
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target

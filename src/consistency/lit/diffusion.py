@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module, without_augmentation
+from consistency.model.condition import Condition
 from consistency.objectives.denoising import Denoising
 from consistency.schedule.draws import Draws, StepDraws
 from consistency.tensor import Terms
@@ -35,9 +36,9 @@ class Diffusion(Module):
             if labels is None:
                 without_augmentation(self.denoiser.net)
 
-    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample."""
-        return self.objective(self.denoiser, x, label, k, draws)
+        return self.objective(self.denoiser, x, c, k, draws)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
         """The posterior mean E[x_0 | x]."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from consistency.errors import UserError, check_call
 from consistency.lit.consistency import Consistency, check_codec
 from consistency.lit.data.module import data_of
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
@@ -70,12 +71,12 @@ class ConsistencyDistillation(Distillation):
         """Keep it, a plain attribute."""
         self.flow = flow
 
-    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
-        return self.objective(self.denoiser, self.target, self.flow, x, label, k, draws)
+        return self.objective(self.denoiser, self.target, self.flow, x, c, k, draws)
 
 
-def nobody(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+def nobody(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
     """In place of a teacher that is not there yet."""
     return x
 

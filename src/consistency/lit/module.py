@@ -15,7 +15,8 @@ from consistency.lit.data.module import data_of
 from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.condition import Condition
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -34,7 +35,7 @@ class Module(LightningModule):
         denoiser: the function that learns.
         optimizer: parameters -> optimiser.
         rate: factor on the learning rate as a function of the step.
-        samplers: how images are made, by name; each is called as (f, z, label=, draws=); None for none.
+        samplers: how images are made, by name; each is called as (f, z, c=, draws=); None for none.
         seed: every random number of the run follows from it.
     """
 
@@ -59,7 +60,7 @@ class Module(LightningModule):
         self.slower = 1.0  # factor on the learning rate, set by the guard of a run that went back
 
     @abstractmethod
-    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample of x [B, ...] at optimiser step k."""
 
     @abstractmethod
@@ -96,7 +97,7 @@ class Module(LightningModule):
         rank, world = self.trainer.global_rank, self.trainer.world_size
         seed_dropout(key(self.seed, DROPOUT, part, rank, k), self.device)
         draws = StepDraws(self.seed, STEPS, part, k, rank=rank, world=world)
-        terms = self.terms(batch.x, batch.label, k, draws)
+        terms = self.terms(batch.x, batch.c, k, draws)
         self.seen = [*(self.seen if part else ()), Terms(terms.loss.detach(), terms.sigma)]
         loss = terms.loss.mean()
         self.log("train/loss", loss.detach(), **SHOWN, sync_dist=world > 1, batch_size=len(batch.x))
@@ -111,7 +112,7 @@ class Module(LightningModule):
         """Samples [B, ...] by name of the sampler."""
         f = self.paced()
         return {
-            name: sampler(f, request.z, label=request.label, draws=request.draws.fork())
+            name: sampler(f, request.z, c=request.c, draws=request.draws.fork())
             for name, sampler in self.samplers.items()
         }
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from consistency.lit.data.module import DataModule
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import given_label
+from consistency.model.maps import DenoiserLike
 from consistency.model.portions import in_portions, portion
 from consistency.watch import tick
 
@@ -37,4 +38,5 @@ def largest(f: nn.Module, data: DataModule) -> int:
     like = next(f.parameters())
     x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)
     label = torch.zeros(1, dtype=torch.long, device=like.device) if data.classes else None
-    return portion(f, lambda: f(x, 1.0, label), like.device)
+    c = given_label(label)
+    return portion(f, lambda: f(x, 1.0, c), like.device)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from consistency.errors import UserError, at_least, check_call, positive
+from consistency.model.condition import NONE, Condition
 from consistency.schedule.draws import ImageDraws
 
 
@@ -38,11 +39,11 @@ def check_samplers(samplers: Mapping[str, Callable[..., Tensor]]) -> None:
         z = torch.zeros(1, 2)
         check_call(f"samplers.{name}", sampler, same, z)
         try:
-            sampler(same, z, label=None, draws=ImageDraws(0, [0]))
+            sampler(same, z, c=NONE, draws=ImageDraws(0, [0]))
         except (ValueError, OverflowError, ZeroDivisionError) as error:
             raise UserError(f"samplers.{name}: {error}") from error
 
 
-def same(x: Tensor, sigma: Any, label: Tensor | None = None) -> Tensor:
+def same(x: Tensor, sigma: Any, c: Condition = NONE) -> Tensor:
     """x."""
     return x

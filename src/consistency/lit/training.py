@@ -8,7 +8,8 @@ from torch import Tensor
 from consistency.errors import check_call
 from consistency.lit.consistency import Consistency, check_codec
 from consistency.lit.data.module import data_of
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import Condition
+from consistency.model.maps import DenoiserLike
 from consistency.objectives.flow import TrainingFlow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
@@ -38,7 +39,7 @@ class ConsistencyTraining(Consistency):
             check_codec(D, data_of(self.trainer).codec)
             self.start_from(D)
 
-    def terms(self, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
         flow = self.flow.given(lambda n: data_of(self.trainer).some(n, k, x.device))
-        return self.objective(self.denoiser, self.target, flow, x, label, k, draws)
+        return self.objective(self.denoiser, self.target, flow, x, c, k, draws)

@@ -8,7 +8,7 @@ their ends, and against the data. Shapes: L levels, B trajectories, x_σ [L, B, 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, repeat
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from consistency.errors import at_least, within
 from consistency.model import solvers
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import DenoiserLike
 from consistency.objectives.reference import ReferenceFlow
 from consistency.process.notices import notice
 from consistency.sampling.samplers import level
@@ -47,14 +48,14 @@ class Excerpt(NamedTuple):
     """Training samples as the network sees them: trajectories begin at the first, all stand for the data."""
 
     x: Tensor  # [M, ...]
-    label: Tensor | None  # long [M]
+    c: Condition = NONE  # of each
 
 
 class Source(NamedTuple):
     """Whose trajectories they are: exact, teacher or data."""
 
     name: str
-    solve: Callable[[Tensor, float, float, Tensor | None], Tensor]  # (x at t, t, r, label) -> x at r
+    solve: Callable[[Tensor, float, float, Condition], Tensor]  # (x at t, t, r, c) -> x at r
 
 
 class Trajectories(NamedTuple):
@@ -65,7 +66,7 @@ class Trajectories(NamedTuple):
     x_sigma: Tensor  # [L, B, ...], float32, on the CPU
     x: Tensor  # [B, ...]
     z: Tensor  # [B, ...]
-    label: Tensor | None  # long [B]
+    c: Condition  # of each
 
 
 @dataclass(frozen=True)
@@ -158,17 +159,17 @@ class Probe:
             size = f"no more of samples of this size fit into {KEPT // 2**20} MiB"
             notice(f"{count} trajectories in place of {self.count}: {size}")
         row = (torch.arange(count) % len(some.x)).to(some.x.device)
-        x, label = some.x[row], None if some.label is None else some.label[row]
+        x, c = some.x[row], some.c.rows(row)
         z = torch.randn(x.shape, generator=self._generator()).to(x.device)
         sigma = geometric(self.sigma_min, self.sigma_max, self.levels)
         now = perturb(x.double(), z.double(), level(self.sigma_max, x))
         at = [now.float().cpu()]
         with part("trajectories", self.levels - 1):
             for t, r in pairwise(sigma.flip(0).tolist()):
-                now = source.solve(now, t, r, label)
+                now = source.solve(now, t, r, c)
                 at.append(now.float().cpu())
                 tick(1)
-        return Trajectories(source.name, sigma, torch.stack(at[::-1]), x, z, label)
+        return Trajectories(source.name, sigma, torch.stack(at[::-1]), x, z, c)
 
     @torch.no_grad()
     def measure(self, f: DenoiserLike, paths: Trajectories) -> Gaps:
@@ -189,7 +190,7 @@ class Probe:
 def exact(density: Mixture, steps: int) -> Source:
     """The flow of a known density, by so many steps from a level to the next."""
 
-    def solve(x: Tensor, t: float, r: float, label: Tensor | None) -> Tensor:
+    def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
         return density.solve(x, level(t, x), level(r, x), steps)
 
     return Source("exact", solve)
@@ -198,9 +199,9 @@ def exact(density: Mixture, steps: int) -> Source:
 def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
     """The flow of a denoiser, by Heun's method, steps evenly spaced in ln σ."""
 
-    def solve(x: Tensor, t: float, r: float, label: Tensor | None) -> Tensor:
+    def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
         for a, b in pairwise(geometric(t, r, substeps + 1).tolist()):
-            x = solvers.heun(D, x, level(a, x), level(b, x), label)
+            x = solvers.heun(D, x, level(a, x), level(b, x), c)
             tick()
         return x
 
@@ -209,19 +210,19 @@ def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
 
 def posterior(some: Excerpt) -> DenoiserLike:
     """E[x_0 | x_σ] if these samples were all of the data; of those of the same class, where there are any."""
-    flow = ReferenceFlow(some.x, some.label, own=False)
-    return lambda x, sigma, label=None: flow.mean(x, sigma, x, label)
+    flow = ReferenceFlow(some.x, some.c.label, own=False)
+    return lambda x, sigma, c=NONE: flow.mean(x, sigma, x, c)
 
 
 def squared(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tensor]:
     """Squared differences at each level [L], summed over some of the trajectories; no `self` at the first."""
-    x, z, label = paths.x[rows], paths.z[rows], None if paths.label is None else paths.label[rows]
+    x, z, c = paths.x[rows], paths.z[rows], paths.c.rows(rows)
     path, below = paths.x_sigma[:, rows], None
     found: dict[str, list[Tensor]] = {name: [] for name in LOOKS}
     for sigma, at in zip(paths.sigma.tolist(), path, strict=True):
         s = level(sigma, x)
-        y = f(at.to(x.device), s, label)
-        back = f(perturb(x, z, s).float(), s, label)
+        y = f(at.to(x.device), s, c)
+        back = f(perturb(x, z, s).float(), s, c)
         found["self"].append(distance(y, y if below is None else below))
         found["trajectory"].append(distance(y, path[0].to(x.device)))
         found["reconstruction"].append(distance(back, x))
@@ -237,12 +238,11 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 def by_parts(f: DenoiserLike, batch: int) -> DenoiserLike:
     """f for so many samples at a time, in float32."""
 
-    def parts(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        labels = repeat(None) if label is None else label.split(batch)
-        split = zip(x.float().split(batch), sigma.split(batch), labels, strict=False)
-        return torch.cat([f(*part) for part in split]).to(x.dtype)
+    def in_parts(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
+        parts = [slice(first, first + batch) for first in range(0, len(x), batch)]
+        return torch.cat([f(x[rows].float(), sigma[rows], c.rows(rows)) for rows in parts]).to(x.dtype)
 
-    return parts
+    return in_parts
 
 
 def figure(gaps: Gaps) -> "Figure":

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import DenoiserLike
 
 WORK = 10**11  # floating-point operations of a call on a CPU: seconds, even where others are at work
 
@@ -23,13 +23,13 @@ def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> Deno
         done: called after each call with its number of samples.
     """
 
-    def portions(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        labels = repeat(None) if label is None else label.split(most)
-        levels = sigma.split(most) if isinstance(sigma, Tensor) else repeat(sigma)  # of all samples alike
+    def portions(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
         found: list[Tensor] = []
-        for some, level, classes in zip(x.split(most), levels, labels, strict=False):
-            found.append(f(some, level, classes))
-            done(len(some))
+        for first in range(0, len(x), most):
+            rows = slice(first, first + most)
+            level = sigma[rows] if isinstance(sigma, Tensor) else sigma  # of all samples alike
+            found.append(f(x[rows], level, c.rows(rows)))  # type: ignore[arg-type]
+            done(len(found[-1]))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     return portions

@@ -1,1 +1,1 @@
-"""What computes? Networks, called as net(x [B, ...], c_noise [B], label [B] or None) -> like x."""
+"""What computes? Networks, called as net(x [B, ...], c_noise [B], c) -> like x."""

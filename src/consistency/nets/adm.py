@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.ddpm import Conditioning, check_divides
 from consistency.nets.layers import (
     Attention,
@@ -120,11 +121,11 @@ def decoder(
 class ADM(nn.Module):
     """ADM as EDM and OpenAI's consistency models have it: resampling in residual blocks, heads of equal size.
 
-    Called as net(x [B, C, H, W], c_noise [B], label [B] or None) -> like x. By default ImageNet 64x64's.
+    Called as net(x [B, C, H, W], c_noise [B], c) -> like x. By default ImageNet 64x64's.
 
     Args:
         shape: (C, H, W) of an image.
-        classes: number of classes, 0 for an unconditional network. No label then means no class.
+        classes: number of classes, 0 for an unconditional network. Label -1, or no label, means no class.
         channels: width in units of which `multipliers` are given.
         multipliers: channels of each level. Each level halves the resolution.
         blocks: residual blocks per level in the encoder; the decoder has one more.
@@ -170,7 +171,7 @@ class ADM(nn.Module):
         make = partial(Block, width=width, dropout=dropout, **common)
         embedding = embedding or PositionalEmbedding(channels, shift=0, flip=True)
         n = levels[0].width
-        self.size = tuple(shape[1:])
+        self.size, self.takes = tuple(shape[1:]), takes(label=classes)
         self.conditioning = Conditioning(embedding, width, classes)
         self.conditioning.layer0.reset_parameters()
         self.conditioning.layer1.reset_parameters()
@@ -182,9 +183,9 @@ class ADM(nn.Module):
             GroupNorm(n, groups, EPS), nn.SiLU(), zero(Conv2d(n, shape[0], 3, padding=1))
         )
 
-    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F(x [B, C, H, W], c_noise [B], label [B] or None), like x."""
-        emb, h = self.conditioning(noise, label), self.stem(x)
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
+        """F(x [B, C, H, W], c_noise [B], c), like x."""
+        emb, h = self.conditioning(noise, c), self.stem(x)
         skips = [h]
         for block in self.encoder:
             h = block(h, emb)

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from consistency.errors import UserError, positive, within
+from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.layers import (
     Embedding,
     GroupNorm,
@@ -24,7 +25,7 @@ from consistency.nets.unet import Level, resolutions_of
 
 
 class Conditioning(nn.Module):
-    """What the network is told besides the image, in one vector: (noise [B], label) -> [B, width].
+    """What the network is told besides the image, in one vector: (noise [B], c) -> [B, width].
 
     It is computed in full precision: bfloat16 cannot tell neighbouring indices apart.
 
@@ -40,18 +41,16 @@ class Conditioning(nn.Module):
         self.layer0, self.layer1 = linear(embedding.channels, width), linear(width, width)
         self.label = nn.Embedding(classes, width) if classes else None
 
-    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        """The vector [B, width] of the noise index [B] and label [B] or None."""
+    def forward(self, noise: Tensor, c: Condition) -> Tensor:
+        """The vector [B, width] of the noise index [B] and the class."""
         with without_autocast(noise):
             features = self.embedding(noise).to(self.layer0.weight.dtype)
-            return F.silu(self.layer1(F.silu(self.layer0(features))) + self._class(label))
+            return F.silu(self.layer1(F.silu(self.layer0(features))) + self._class(c.label))
 
     def _class(self, label: Tensor | None) -> Tensor | float:
-        if label is None:
+        if label is None or self.label is None:
             return 0.0
-        if self.label is None:
-            raise UserError("net.classes is 0 but labels were given: set it to the number of classes")
-        return self.label(label)
+        return self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # zeros for label -1
 
 
 class Attention(nn.Module):
@@ -172,12 +171,12 @@ def double(channels: int) -> nn.Sequential:
 class DDPMUNet(nn.Module):
     """DDPM's U-Net; the defaults are those of google/ddpm-cifar10-32.
 
-    Called as net(x [B, C, H, W], noise [B], label [B] or None) -> like x. `noise` is the index of the level,
+    Called as net(x [B, C, H, W], noise [B], c) -> like x. `noise` is the index of the level,
     from 0 to T - 1 and not necessarily whole.
 
     Args:
         shape: (C, H, W) of an image.
-        classes: number of classes, 0 for an unconditional network. No label then means no class.
+        classes: number of classes, 0 for an unconditional network. Label -1, or no label, means no class.
         channels: of the first level.
         multipliers: channels of each level, in units of `channels`. Each level halves the resolution.
         blocks: residual blocks per level on the way down; on the way up there is one more.
@@ -219,6 +218,7 @@ class DDPMUNet(nn.Module):
         check_divides(levels, "groups", groups)
         check_divides(levels, "head_channels", head_channels or 1)
         self.size, self.head_channels, self.padding = tuple(shape[1:]), head_channels, padding
+        self.takes = takes(label=classes)
         norm, width = partial(GroupNorm, groups=groups, eps=eps), 4 * channels
         make = partial(Block, norm=norm, width=width, dropout=dropout, head_channels=head_channels)
         self.conditioning = Conditioning(embedding or PositionalEmbedding(channels), width, classes)
@@ -229,9 +229,9 @@ class DDPMUNet(nn.Module):
         n = levels[0].width
         self.head = nn.Sequential(norm(n), nn.SiLU(), conv(n, shape[0], 3, gain=1e-5))
 
-    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F(x [B, C, H, W], noise [B], label [B] or None), like x."""
-        emb = self.conditioning(noise, label)
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
+        """F(x [B, C, H, W], noise [B], c), like x."""
+        emb = self.conditioning(noise, c)
         skips = [self.stem(x)]
         for stage in self.down:
             skips += stage(skips[-1], emb)

@@ -184,16 +184,11 @@ class FourierEmbedding(nn.Module):
 
 
 def one_hot(label: Tensor | None, classes: int, noise: Tensor) -> Tensor:
-    """Classes as EDM feeds them, [B, classes]: one-hot rows times √classes, zeros for no class.
-
-    Raises:
-        UserError: a label for an unconditional network.
-    """
+    """Classes as EDM feeds them, [B, classes]: one-hot rows times √classes, zeros for label -1 or none."""
     if label is None:
         return noise.new_zeros(noise.shape[0], classes)  # len(noise) would be a constant in an export
-    if not classes:
-        raise UserError("net.classes is 0 but labels were given: set it to the number of classes")
-    return F.one_hot(label, classes).to(noise.dtype) * math.sqrt(classes)
+    rows = F.one_hot(label.clamp(min=0), classes) * (label >= 0)[:, None]
+    return rows.to(noise.dtype) * math.sqrt(classes)
 
 
 def normalise(x: Tensor, axis: int, eps: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from consistency.errors import within
+from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.layers import LayerNorm, at_least_float32, check_size, linear, one_hot, waves
 
 
@@ -52,11 +53,11 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """Called as net(x [B, ...], c_noise [B], label [B] or None) -> like x.
+    """Called as net(x [B, ...], c_noise [B], c) -> like x.
 
     Args:
         shape: of one sample: (D,) or (C, H, W).
-        classes: number of classes, 0 for an unconditional network. No label then means no class.
+        classes: number of classes, 0 for an unconditional network. Label -1, or no label, means no class.
         width: units of each layer.
         blocks: residual blocks, of two layers each.
         dropout: probability of dropping a unit in training.
@@ -78,16 +79,17 @@ class MLP(nn.Module):
         check_size(dropout, blocks, width=width, frequencies=frequencies)
         within("net", 1e-6, 1e6, fmax=fmax)
         n, self.classes = math.prod(shape), classes
+        self.takes = takes(label=classes)
         self.embedding = LogEmbedding(frequencies, fmax)
         features = self.embedding.channels + classes
         self.stem = linear(n, width)
         self.blocks = nn.ModuleList([Block(width, features, dropout) for _ in range(blocks)])
         self.head = nn.Sequential(LayerNorm(width), nn.SiLU(), linear(width, n, gain=1e-5))
 
-    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F(x [B, ...], c_noise [B], label [B] or None), like x."""
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
+        """F(x [B, ...], c_noise [B], c), like x."""
         emb = self.embedding(noise)
-        emb = torch.cat([emb, one_hot(label, self.classes, emb[:, 0])], 1).to(self.stem.weight.dtype)
+        emb = torch.cat([emb, one_hot(c.label, self.classes, emb[:, 0])], 1).to(self.stem.weight.dtype)
         h = self.stem(x.flatten(1))
         for block in self.blocks:
             h = block(h, emb)

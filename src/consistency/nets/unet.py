@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from consistency.errors import UserError, within
+from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.layers import (
     Attention,
     Down,
@@ -31,7 +32,7 @@ HALF = math.sqrt(0.5)  # the sum of two unit-variance branches, times this, has 
 
 
 class Conditioning(nn.Module):
-    """What a U-Net is told besides the image, in one vector: (noise [B], label, augment) -> [B, width].
+    """What a U-Net is told besides the image, in one vector: (noise [B], c) -> [B, width].
 
     It is computed in full precision: bfloat16 cannot tell neighbouring noise levels apart.
 
@@ -49,11 +50,11 @@ class Conditioning(nn.Module):
         self.augment = linear(augment, embedding.channels, bias=False) if augment else None
         self.layer0, self.layer1 = linear(embedding.channels, width), linear(width, width)
 
-    def forward(self, noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
-        """The vector [B, width] of c_noise [B], label [B] or None, augment [B, n] or None."""
+    def forward(self, noise: Tensor, c: Condition) -> Tensor:
+        """The vector [B, width] of c_noise [B], and the class and augmentation of c."""
         with without_autocast(noise):
             features = self.embedding(noise).to(self.layer0.weight.dtype)
-            features = features + self._class(label, features) + self._augmentation(augment, features)
+            features = features + self._class(c.label, features) + self._augmentation(c.augment, features)
             return F.silu(self.layer1(F.silu(self.layer0(features))))
 
     def of_augmentation(self) -> nn.Module:
@@ -65,10 +66,8 @@ class Conditioning(nn.Module):
         return self.label(row) if self.label else 0.0
 
     def _augmentation(self, augment: Tensor | None, features: Tensor) -> Tensor | float:
-        if augment is None:
+        if augment is None or self.augment is None:
             return 0.0
-        if self.augment is None:
-            raise UserError("net.augment is 0 but augmentation labels were given: set it to their length")
         return self.augment(augment.to(features))
 
 
@@ -243,11 +242,11 @@ def patched(shape: Sequence[int], patch: int) -> Sequence[int]:
 class UNet(nn.Module):
     """DDPM++ by default; NCSN++ with a FourierEmbedding, taps (1, 3, 3, 1) and the input pyramid.
 
-    Called as net(x [B, C, H, W], c_noise [B], label [B] or None, augment [B, n] or None) -> like x.
+    Called as net(x [B, C, H, W], c_noise [B], c) -> like x.
 
     Args:
         shape: (C, H, W) of an image.
-        classes: number of classes, 0 for an unconditional network. No label then means no class.
+        classes: number of classes, 0 for an unconditional network. Label -1, or no label, means no class.
         channels: of the first level.
         multipliers: channels of each level, in units of `channels`. Each level halves the resolution.
         blocks: residual blocks per level in the encoder; the decoder has one more.
@@ -285,7 +284,7 @@ class UNet(nn.Module):
         check_size(dropout, blocks, channels=channels)
         check_levels(channels, multipliers)
         within("net", 0, 1024, augment=augment)
-        self.augment, self.patch = augment, patch
+        self.augment, self.patch, self.takes = augment, patch, takes(label=classes, augment=augment)
         n_image, *_ = shape = patched(shape, patch)
         resolutions = resolutions_of(shape, len(multipliers), patch)
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
@@ -297,10 +296,8 @@ class UNet(nn.Module):
         n = levels[0].width
         self.head = nn.Sequential(GroupNorm(n), nn.SiLU(), conv(n, n_image, 3, gain=1e-5))
 
-    def forward(
-        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None
-    ) -> Tensor:
-        """F(x [B, C, H, W], c_noise [B], label [B] or None, augment [B, n] or None), like x."""
-        emb = self.conditioning(noise, label, augment)
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
+        """F(x [B, C, H, W], c_noise [B], c), like x."""
+        emb = self.conditioning(noise, c)
         h = self.encoder(F.pixel_unshuffle(x, self.patch), emb)
         return F.pixel_shuffle(self.head(self.decoder(h, emb)), self.patch)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import at_least, positive
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import Condition
+from consistency.model.maps import Denoiser
 from consistency.objectives.balance import Balance
 from consistency.objectives.bound import Bound
 from consistency.objectives.derivative import Derivative
@@ -53,31 +54,29 @@ class Continuous(nn.Module):
         self.weight, self.sigma_data, self.sigma_min, self.warmup = weight, sigma_data, sigma_min, warmup
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...] at optimiser step k."""
         sigma = self.noise.sample(len(x), draws, x.device)
         z = draws.normal(x)
         x_t = perturb(x, z, sigma)
-        v = flow.velocity(x_t, sigma, x, z, label)
+        v = flow.velocity(x_t, sigma, x, z, c)
         with torch.no_grad(), same_dropout(x.device):  # the next forward draws the same masks
-            change = self.change(target(f), x_t, sigma, v, label, self.ramp(k))
-        y = f(x_t, sigma, label)
+            change = self.change(target(f), x_t, sigma, v, c, self.ramp(k))
+        y = f(x_t, sigma, c)
         unit = expand(f.precond(sigma).out, x)  # of y, when the network says 1
         g = self.bound(-self.sigma_data * change / unit)
         w, lam = self.balance(sigma), self.weight(sigma, torch.zeros_like(sigma))
         d = ((y - y.detach()) / unit - g).flatten(1).square().mean(1)  # in value, only g is left
         return Terms(w.exp() * lam * d - w, sigma)
 
-    def change(
-        self, f: Denoiser, x_t: Tensor, sigma: Tensor, v: Tensor, label: Tensor | None, r: float
-    ) -> Tensor:
+    def change(self, f: Denoiser, x_t: Tensor, sigma: Tensor, v: Tensor, c: Condition, r: float) -> Tensor:
         """df/d ln σ [B, ...] along the velocity v = dx/dσ; at r < 1, partly what diffusion makes of it.
 
         Diffusion's part is cos²t (f - D̂), with D̂ = x - σv what the flow takes for clean data.
         """
         dx = expand(sigma, x_t) * v
-        y, dy = self.derivative(f, x_t, sigma, label, dx, sigma)
+        y, dy = self.derivative(f, x_t, sigma, c, dx, sigma)
         cos2 = self.sigma_data**2 / (self.sigma_data**2 + sigma**2)
         return torch.lerp(expand(cos2, x_t) * (y - (x_t - dx)), dy, r) if r < 1 else dy
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import Condition
+from consistency.model.maps import Denoiser
 from consistency.objectives.augmentation import Augmentation, NoAugmentation
 from consistency.objectives.distance import Distance
 from consistency.objectives.weighting import Weight
@@ -30,11 +31,11 @@ class Denoising:
     weight: Weight
     augmentation: Augmentation = field(default_factory=NoAugmentation)
 
-    def __call__(self, D: Denoiser, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Terms:
+    def __call__(self, D: Denoiser, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
         sigma = self.noise.sample(len(x), draws, x.device)
         x, how = self.augmentation(x, draws)
-        D_x = D(perturb(x, draws.normal(x), sigma), sigma, label, how)
+        D_x = D(perturb(x, draws.normal(x), sigma), sigma, c._replace(augment=how))
         return Terms(self.weight(sigma, torch.zeros_like(sigma)) * self.distance(D_x, x), sigma)
 
     def mass(self, edges: Tensor, k: int) -> Tensor:

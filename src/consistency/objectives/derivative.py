@@ -1,6 +1,6 @@
 """How fast does f change along a path? A forward-mode derivative, or the difference of two calls.
 
-Each is (f, x, σ, label, dx, dσ) -> f(x, σ) and its rate of change where x and σ change at rates dx and dσ.
+Each is (f, x, σ, c, dx, dσ) -> f(x, σ) and its rate of change where x and σ change at rates dx and dσ.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import Condition
+from consistency.model.maps import DenoiserLike
 from consistency.nets.layers import without_autocast
 from consistency.tensor import same_dropout
 
 
 class Derivative(Protocol):
-    """(f, x [B, ...], σ [B], label, dx [B, ...], dσ [B]) -> f and df, each like x."""
+    """(f, x [B, ...], σ [B], c, dx [B, ...], dσ [B]) -> f and df, each like x."""
 
     def __call__(
-        self, f: DenoiserLike, x: Tensor, sigma: Tensor, label: Tensor | None, dx: Tensor, dsigma: Tensor
+        self, f: DenoiserLike, x: Tensor, sigma: Tensor, c: Condition, dx: Tensor, dsigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """f(x, σ) and ∂f/∂x dx + ∂f/∂σ dσ."""
         ...
@@ -37,11 +38,11 @@ class ForwardMode:
     float32: bool = False
 
     def __call__(
-        self, f: DenoiserLike, x: Tensor, sigma: Tensor, label: Tensor | None, dx: Tensor, dsigma: Tensor
+        self, f: DenoiserLike, x: Tensor, sigma: Tensor, c: Condition, dx: Tensor, dsigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """f(x, σ) and its rate of change."""
         with eager(f), without_autocast(x) if self.float32 else nullcontext():
-            y, dy, *_ = torch.func.jvp(lambda x, s: f(x, s, label), (x, sigma), (dx, dsigma))
+            y, dy, *_ = torch.func.jvp(lambda x, s: f(x, s, c), (x, sigma), (dx, dsigma))
         return y, dy
 
 
@@ -65,14 +66,14 @@ class CentralDifferences:
             raise UserError(f"derivative.h={self.h} must lie between 0 and 1: σ - h σ must stay positive")
 
     def __call__(
-        self, f: DenoiserLike, x: Tensor, sigma: Tensor, label: Tensor | None, dx: Tensor, dsigma: Tensor
+        self, f: DenoiserLike, x: Tensor, sigma: Tensor, c: Condition, dx: Tensor, dsigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """f(x, σ) and its rate of change, both calls under the same dropout masks."""
         with without_autocast(x) if self.float32 else nullcontext():
             check_full_precision(x, f)
             with same_dropout(x.device):
-                ahead = f(x + self.h * dx, sigma + self.h * dsigma, label)
-            behind = f(x - self.h * dx, sigma - self.h * dsigma, label)
+                ahead = f(x + self.h * dx, sigma + self.h * dsigma, c)
+            behind = f(x - self.h * dx, sigma - self.h * dsigma, c)
         return (ahead + behind) / 2, (ahead - behind) / (2 * self.h)
 
 

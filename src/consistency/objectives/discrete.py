@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import Condition
+from consistency.model.maps import Denoiser
 from consistency.objectives.distance import Distance
 from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
@@ -17,7 +18,7 @@ from consistency.tensor import Terms, perturb, same_dropout
 
 
 class Objective(Protocol):
-    """(f, target, flow, x, label, k, draws) -> Terms: what consistency methods minimise."""
+    """(f, target, flow, x, c, k, draws) -> Terms: what consistency methods minimise."""
 
     @property
     def sigma_min(self) -> float:
@@ -25,7 +26,7 @@ class Objective(Protocol):
         ...
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...] at optimiser step k."""
         ...
@@ -46,7 +47,7 @@ class Rollout(NamedTuple):
     t: Tensor  # [B], float64
     x_r: Tensor  # [B, ...]
     r: Tensor  # [B], float64; 0 <= r < t
-    label: Tensor | None  # [B]
+    c: Condition  # of each
 
 
 @dataclass(frozen=True)
@@ -69,25 +70,25 @@ class Discrete:
         return self.pairs.sigma_min
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and t of each sample of x [B, ...] at optimiser step k."""
-        return self.compare(f, target, self.rollout(flow, x, label, k, draws))
+        return self.compare(f, target, self.rollout(flow, x, c, k, draws))
 
-    def rollout(self, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws) -> Rollout:
+    def rollout(self, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws) -> Rollout:
         """Noise x, and follow the flow to the lower level."""
         t, r = self.pairs(len(x), k, draws, x.device)  # [B], [B]; 0 <= r < t
         z = draws.normal(x)  # one noise for both ends
         x_t = perturb(x, z, t)
-        return Rollout(x_t, t, flow.step(x_t, t, r, x, z, label), r, label)
+        return Rollout(x_t, t, flow.step(x_t, t, r, x, z, c), r, c)
 
     def compare(self, f: Denoiser, target: Target, pair: Rollout) -> Terms:
         """How far the two ends are mapped from each other."""
-        x_t, t, x_r, r, label = pair
+        x_t, t, x_r, r, c = pair
         with same_dropout(x_t.device):  # the next forward draws the same masks, on CPU and on GPU
-            y_t = f(x_t, t, label)
+            y_t = f(x_t, t, c)
         with torch.no_grad():
-            y_r = target(f)(x_r, r, label)
+            y_r = target(f)(x_r, r, c)
         return Terms(self.weight(t, r) * self.distance(y_t, y_r), t)
 
     def mass(self, edges: Tensor, k: int) -> Tensor:

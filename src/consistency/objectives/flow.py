@@ -13,7 +13,8 @@ from torch import Tensor
 
 from consistency.errors import within
 from consistency.model import solvers
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import DenoiserLike
 from consistency.model.solvers import Solver
 from consistency.tensor import expand
 
@@ -21,11 +22,11 @@ from consistency.tensor import expand
 class Flow(Protocol):
     """The velocity of x_t, and a step along it from t down to r."""
 
-    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """dx/dσ [B, ...] at x_t = x + t z, noise level t [B]."""
         ...
 
-    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """x_r [B, ...] for r [B] below t."""
         ...
 
@@ -34,7 +35,7 @@ class Excerpt(NamedTuple):
     """Samples as training serves them: encoded, mirrored where it mirrors."""
 
     x: Tensor  # [n, ...]
-    label: Tensor | None  # long [n]
+    c: Condition  # of each
     whole: bool  # whether these are all there are, each once; else drawn independently
 
 
@@ -54,11 +55,11 @@ class DataFlow:
         """Itself: the batch is all it needs."""
         return self
 
-    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """z."""
         return z
 
-    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """x + r z: the same clean image and the same noise, at another level."""
         return x + expand(r, x) * z
 
@@ -83,15 +84,15 @@ class TeacherFlow:
         within("flow", 1, 1000, substeps=self.substeps)
 
     @torch.no_grad()
-    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """(x_t - D(x_t, t)) / t."""
-        return solvers.slope(self.teacher, x_t, t, label)
+        return solvers.slope(self.teacher, x_t, t, c)
 
     @torch.no_grad()
-    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """Where the solver ends at r."""
         for start, end in between(t, r, self.substeps):
-            x_t = self.solver(self.teacher, x_t, start, end, label)
+            x_t = self.solver(self.teacher, x_t, start, end, c)
         return x_t
 
 
@@ -104,7 +105,7 @@ def between(t: Tensor, r: Tensor, substeps: int, rho: float = 7.0) -> list[tuple
 class Solution(Protocol):
     """A density whose probability-flow ODE is known, such as `truth.oracle.Mixture`."""
 
-    def denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
         """E[x_0 | x_σ = x]."""
         ...
 
@@ -123,10 +124,10 @@ class ExactFlow:
 
     density: Solution
 
-    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """(x_t - D(x_t, t)) / t."""
-        return solvers.slope(self.density.denoise, x_t, t, label)
+        return solvers.slope(self.density.denoise, x_t, t, c)
 
-    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """The exact solution at r."""
         return self.density.solve(x_t, t, r)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from consistency.errors import at_least
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import Condition
+from consistency.model.maps import Denoiser
 from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
@@ -41,27 +42,25 @@ class PseudoObjective:
         at_least("objective", 0, sigma_min=self.sigma_min)
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
-        x_t, sigma, v = self.place(flow, x, label, draws)
+        x_t, sigma, v = self.place(flow, x, c, draws)
         with torch.no_grad(), same_dropout(x.device):
-            slope = self.slope(target(f), x_t, sigma, v, label)
-        y = f(x_t, sigma, label)
+            slope = self.slope(target(f), x_t, sigma, v, c)
+        y = f(x_t, sigma, c)
         return Terms(2 * self.weigh(sigma) * (y * slope).flatten(1).mean(1), sigma)
 
-    def place(
-        self, flow: Flow, x: Tensor, label: Tensor | None, draws: Draws
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def place(self, flow: Flow, x: Tensor, c: Condition, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Noise x: x_t [B, ...], σ [B], and where the flow goes from there, dx/dσ [B, ...]."""
         sigma, z = self.noise.sample(len(x), draws, x.device), draws.normal(x)
         x_t = perturb(x, z, sigma)
-        return x_t, sigma, flow.velocity(x_t, sigma, x, z, label)
+        return x_t, sigma, flow.velocity(x_t, sigma, x, z, c)
 
-    def slope(self, f: Denoiser, x_t: Tensor, sigma: Tensor, v: Tensor, label: Tensor | None) -> Tensor:
+    def slope(self, f: Denoiser, x_t: Tensor, sigma: Tensor, v: Tensor, c: Condition) -> Tensor:
         """df/dσ [B, ...] along the velocity v: that by ln σ, which stays small, divided by σ."""
         scale = expand(sigma, x_t)
-        return self.derivative(f, x_t, sigma, label, scale * v, sigma)[1] / scale
+        return self.derivative(f, x_t, sigma, c, scale * v, sigma)[1] / scale
 
     def weigh(self, sigma: Tensor) -> Tensor:
         """λ(σ) [B]."""
@@ -84,9 +83,9 @@ class SlopeNorm(PseudoObjective):
     """
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, label: Tensor | None, k: int, draws: Draws
+        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
-        x_t, sigma, v = self.place(flow, x, label, draws)
-        slope = self.slope(f, x_t, sigma, v, label)
+        x_t, sigma, v = self.place(flow, x, c, draws)
+        slope = self.slope(f, x_t, sigma, v, c)
         return Terms(self.weigh(sigma) * torch.linalg.vector_norm(slope.flatten(1), dim=1), sigma)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import at_least
+from consistency.model.condition import Condition
 from consistency.objectives.flow import Excerpt
 from consistency.tensor import expand, squared_norm
 
@@ -36,18 +37,18 @@ class ReferenceFlow:
     own: bool = True
 
     @torch.no_grad()
-    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """(x_t - x̄)/t."""
-        mean = self.mean(x_t, t, x, label)
+        mean = self.mean(x_t, t, x, c)
         return ((x_t - mean) / expand(t, mean)).to(x_t.dtype)
 
     @torch.no_grad()
-    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, label: Tensor | None) -> Tensor:
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """x_t + (r - t)(x_t - x̄)/t, written so that r = 0 gives x̄ itself."""
-        mean = self.mean(x_t, t, x, label)
+        mean = self.mean(x_t, t, x, c)
         return (mean + expand(r / t, mean) * (x_t - mean)).to(x_t.dtype)
 
-    def mean(self, x_t: Tensor, t: Tensor, x: Tensor, label: Tensor | None) -> Tensor:
+    def mean(self, x_t: Tensor, t: Tensor, x: Tensor, c: Condition) -> Tensor:
         """x̄ [B, ...] in float64, for t [B] > 0, by blocks of the reference so that memory is bounded."""
         y, precision = x_t.double().flatten(1), t.to(x_t.device).double()[:, None] ** -2
         average = self._start(y, precision, x.double().flatten(1))
@@ -55,8 +56,8 @@ class ReferenceFlow:
         for first in range(0, len(self.x), rows):
             block = self.x[first : first + rows].double().flatten(1)
             logit = precision * (y @ block.T - squared_norm(block) / 2)  # without what all of them share
-            if self.label is not None and label is not None:
-                logit.masked_fill_(label[:, None] != self.label[first : first + rows], -torch.inf)
+            if self.label is not None and c.label is not None:
+                logit.masked_fill_(c.label[:, None] != self.label[first : first + rows], -torch.inf)
             average = average.joined(logit, block)
         return (average.sum / average.mass).reshape(x_t.shape)
 
@@ -98,4 +99,4 @@ class Reference:
     def given(self, some: Callable[[int], Excerpt]) -> ReferenceFlow:
         """The flow over `size` samples of the data."""
         part = some(self.size)
-        return ReferenceFlow(part.x, part.label, own=not part.whole)
+        return ReferenceFlow(part.x, part.c.label, own=not part.whole)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.schedule.decay import Decay
 
 

@@ -11,7 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import DenoiserLike
 from consistency.sampling.operators import LinearOperator, consistent
 from consistency.sampling.samplers import denoised, fresh
 from consistency.schedule.draws import Draws
@@ -54,7 +55,7 @@ def restore(
     y: Tensor,
     plan: Plan,
     draws: Draws,
-    label: Tensor | None = None,
+    c: Condition = NONE,
 ) -> Tensor:
     """Images that fit measurements y [B, ...]: where those are exact, so is the fit of what comes back.
 
@@ -63,33 +64,31 @@ def restore(
     """
     x = A.pseudo_inverse(y)
     for tau in plan.sigmas:
-        x = consistent(A, renoised(f, x, tau, plan, draws, label), y, plan.spread(tau))
+        x = consistent(A, renoised(f, x, tau, plan, draws, c), y, plan.spread(tau))
     return x
 
 
 @torch.no_grad()
-def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None = None) -> Tensor:
+def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition = NONE) -> Tensor:
     """Images like x, down from the plan's first level: SDEdit (2108.01073) where x is a stroke painting.
 
     With a single level this makes variations of x, larger ones the higher it is.
     """
     for tau in plan.sigmas:
-        x = renoised(f, x, tau, plan, draws, label)
+        x = renoised(f, x, tau, plan, draws, c)
     return x
 
 
-def renoised(
-    f: DenoiserLike, x: Tensor, tau: float, plan: Plan, draws: Draws, label: Tensor | None
-) -> Tensor:
+def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: Plan, draws: Draws, c: Condition) -> Tensor:
     """f of x re-noised to level τ, inside the range of pixels."""
     tau, added = fresh(tau, plan.sigma_min)
-    return denoised(f, x + added * draws.normal(x), tau, label).clamp(plan.low, plan.high)
+    return denoised(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
 
 
 @torch.no_grad()
-def denoise(f: DenoiserLike, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
+def denoise(f: DenoiserLike, x: Tensor, sigma: float, c: Condition = NONE) -> Tensor:
     """f(x, σ) of images that carry noise of the true level σ already: one call."""
-    return denoised(f, x, sigma, label)
+    return denoised(f, x, sigma, c)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -110,7 +109,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def walk(
-    f: DenoiserLike, stops: Sequence[Tensor], frames: int, sigma: float, label: Tensor | None = None
+    f: DenoiserLike, stops: Sequence[Tensor], frames: int, sigma: float, c: Condition = NONE
 ) -> list[Tensor]:
     """Images along the way from noise to noise, one call each.
 
@@ -119,10 +118,10 @@ def walk(
         stops: unit noise [B, ...] that is passed, at least two.
         frames: from a stop to the next, the latter not counted.
         sigma: level of the noise.
-        label: classes of the samples, [B].
+        c: classes of the samples, [B].
 
     Returns:
         Images [B, ...] of every frame, those of all stops among them.
     """
     path = [slerp(a, b, i / frames) for a, b in pairwise(stops) for i in range(frames)]
-    return [denoise(f, sigma * z, sigma, label) for z in [*path, stops[-1]]]
+    return [denoise(f, sigma * z, sigma, c) for z in [*path, stops[-1]]]

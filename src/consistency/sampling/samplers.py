@@ -1,4 +1,4 @@
-"""From noise to images. A sampler is (f, z [B, ...], sigmas [S], label, draws) -> [B, ...].
+"""From noise to images. A sampler is (f, z [B, ...], sigmas [S], c, draws) -> [B, ...].
 
 z is unit noise, sigmas fall from the starting level, f is any denoiser. No gradient is kept.
 """
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from consistency.errors import UserError, within
 from consistency.model import solvers
+from consistency.model.condition import NONE, Condition
 from consistency.model.coordinates import Coordinate, times
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import karras_grid
@@ -22,14 +23,14 @@ MOST_CALLS = 10_000  # of the network, for a sample
 
 
 class Sampler(Protocol):
-    """(f, z, sigmas, label, draws) -> [B, ...]."""
+    """(f, z, sigmas, c, draws) -> [B, ...]."""
 
     def __call__(
         self,
         f: DenoiserLike,
         z: Tensor,
         sigmas: Sequence[float],
-        label: Tensor | None = None,
+        c: Condition = NONE,
         draws: Draws | None = None,
     ) -> Tensor:
         """Samples made from unit noise z."""
@@ -40,7 +41,7 @@ class Recipe(Protocol):
     """A sampler with its σ chosen."""
 
     def __call__(
-        self, f: DenoiserLike, z: Tensor, *, label: Tensor | None = None, draws: Draws | None = None
+        self, f: DenoiserLike, z: Tensor, *, c: Condition = NONE, draws: Draws | None = None
     ) -> Tensor:
         """Samples made from unit noise z."""
         ...
@@ -51,12 +52,12 @@ def onestep(
     f: DenoiserLike,
     z: Tensor,
     sigmas: Sequence[float],
-    label: Tensor | None = None,
+    c: Condition = NONE,
     draws: Draws | None = None,
 ) -> Tensor:
     """f(T z, T) with T = sigmas[0]: one network call."""
     check_sigmas(sigmas)
-    return denoised(f, sigmas[0] * z, sigmas[0], label)
+    return denoised(f, sigmas[0] * z, sigmas[0], c)
 
 
 @torch.no_grad()
@@ -64,7 +65,7 @@ def multistep(
     f: DenoiserLike,
     z: Tensor,
     sigmas: Sequence[float],
-    label: Tensor | None = None,
+    c: Condition = NONE,
     draws: Draws | None = None,
     sigma_min: float = 0.002,
 ) -> Tensor:
@@ -72,11 +73,11 @@ def multistep(
 
     As many network calls as sigmas. `draws` supplies the fresh noise; levels below ε are raised to it.
     """
-    x = onestep(f, z, sigmas, label)
+    x = onestep(f, z, sigmas, c)
     if len(sigmas) > 1 and draws is None:
         raise UserError("multistep sampling with more than one σ needs draws for the fresh noise")
     for tau, added in (fresh(sigma, sigma_min) for sigma in sigmas[1:]):
-        x = denoised(f, x + added * draws.normal(x), tau, label)  # type: ignore[union-attr]
+        x = denoised(f, x + added * draws.normal(x), tau, c)  # type: ignore[union-attr]
     return x
 
 
@@ -97,14 +98,14 @@ def euler(
     D: DenoiserLike,
     z: Tensor,
     sigmas: Sequence[float],
-    label: Tensor | None = None,
+    c: Condition = NONE,
     draws: Draws | None = None,
 ) -> Tensor:
     """The probability-flow ODE by Euler's method, as many network calls as sigmas; ends at σ = 0.
 
     On the levels of a DDPM this is deterministic DDIM (2010.02502), on those of a flow its Euler sampler.
     """
-    return integrate(solvers.euler, D, z, sigmas, label)
+    return integrate(solvers.euler, D, z, sigmas, c)
 
 
 @torch.no_grad()
@@ -112,11 +113,11 @@ def heun(
     D: DenoiserLike,
     z: Tensor,
     sigmas: Sequence[float],
-    label: Tensor | None = None,
+    c: Condition = NONE,
     draws: Draws | None = None,
 ) -> Tensor:
     """Heun's second-order method without churn (2206.00364, algorithm 1): 2S - 1 network calls; ends at 0."""
-    return integrate(solvers.heun, D, z, sigmas, label)
+    return integrate(solvers.heun, D, z, sigmas, c)
 
 
 @torch.no_grad()
@@ -124,7 +125,7 @@ def ddim(
     D: DenoiserLike,
     z: Tensor,
     sigmas: Sequence[float],
-    label: Tensor | None = None,
+    c: Condition = NONE,
     draws: Draws | None = None,
     eta: float = 0.0,
 ) -> Tensor:
@@ -142,27 +143,25 @@ def ddim(
     for sigma, following in steps(sigmas):
         fresh = eta * following * (1 - (following / sigma) ** 2) ** 0.5
         kept = (following**2 - fresh**2) ** 0.5
-        x = solvers.euler(in_dtype_of(z, D), x, level(sigma, x), level(kept, x), label)
+        x = solvers.euler(in_dtype_of(z, D), x, level(sigma, x), level(kept, x), c)
         if fresh:
             x = x + fresh * draws.normal(z).double()  # type: ignore[union-attr]
     return x.to(z.dtype)
 
 
-def integrate(
-    solver: Solver, D: DenoiserLike, z: Tensor, sigmas: Sequence[float], label: Tensor | None
-) -> Tensor:
+def integrate(solver: Solver, D: DenoiserLike, z: Tensor, sigmas: Sequence[float], c: Condition) -> Tensor:
     """The probability-flow ODE from sigmas[0] z to 0, in float64; the last step, to 0, is Euler's."""
     check_falling(sigmas)
     x = z.double() * sigmas[0]
     for sigma, following in steps(sigmas):
         step = solver if following > 0 else solvers.euler
-        x = step(in_dtype_of(z, D), x, level(sigma, x), level(following, x), label)
+        x = step(in_dtype_of(z, D), x, level(sigma, x), level(following, x), c)
     return x.to(z.dtype)
 
 
 def in_dtype_of(z: Tensor, D: DenoiserLike) -> DenoiserLike:
     """D for a float64 state: the network sees the dtype of z."""
-    return lambda x, sigma, label=None: D(x.to(z.dtype), sigma, label).double()
+    return lambda x, sigma, c=NONE: D(x.to(z.dtype), sigma, c).double()
 
 
 def karras_sigmas(
@@ -210,9 +209,9 @@ def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     return list(zip(sigmas, [*sigmas[1:], 0.0], strict=True))
 
 
-def denoised(f: DenoiserLike, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
-    """f(x, σ, label) at one σ for all samples."""
-    return f(x, sigma, label) if isinstance(f, Denoiser) else f(x, level(sigma, x), label)
+def denoised(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
+    """f(x, σ, c) at one σ for all samples."""
+    return f(x, sigma, c) if isinstance(f, Denoiser) else f(x, level(sigma, x), c)
 
 
 def level(sigma: float, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What may be done to an image, as `edit=` has it: (f, x, plan, draws, label) -> before, after."""
+"""What may be done to an image, as `edit=` has it: (f, x, plan, draws, c) -> before, after."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,8 @@ from typing import ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from consistency.errors import UserError, at_least, called, positive
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import Condition
+from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
 from consistency.sampling.operators import BoxSuperResolution, Maker, measure
 from consistency.sampling.samplers import karras_sigmas
@@ -24,14 +25,14 @@ class Changed(NamedTuple):
 
 
 class Change(Protocol):
-    """(f, x, plan, draws, label) -> before, after."""
+    """(f, x, plan, draws, c) -> before, after."""
 
     @property
     def of_pixels(self) -> bool:
         """Whether it means something for pixels alone, and not for what another codec makes of images."""
         ...
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Change images x [B, C, H, W]."""
         ...
 
@@ -47,11 +48,11 @@ class Restore:
     operator: Maker
     of_pixels: ClassVar[bool] = True
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
         A = called("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
-        return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, label))
+        return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, c))
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ class Stroke:
         """Where it paints itself: a painting that is given may be encoded."""
         return self.squares > 0
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
         if self.squares and (self.squares < 2 or any(side % self.squares for side in x.shape[-2:])):
             size = "x".join(map(str, x.shape[-2:]))
             raise UserError(f"task.change.squares={self.squares} must be 0, or 2 or more and divide {size}")
         painting = painted(x, self.squares, plan) if self.squares else x
-        return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, label))
+        return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, c))
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Vary:
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: x."""
         check_sigma(self.sigma, plan)
-        return Changed(x, redraw(f, x, replace(plan, sigmas=[self.sigma]), draws, label))
+        return Changed(x, redraw(f, x, replace(plan, sigmas=[self.sigma]), draws, c))
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ class Denoise:
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, label: Tensor | None) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the noisy image."""
         check_sigma(self.sigma, plan)
         noisy = x + self.sigma * draws.normal(x) if self.add else x
-        return Changed(noisy, denoise(f, noisy, self.sigma, label))
+        return Changed(noisy, denoise(f, noisy, self.sigma, c))
 
 
 def painted(x: Tensor, squares: int, plan: Plan, levels: int = 4) -> Tensor:

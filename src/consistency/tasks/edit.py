@@ -20,7 +20,7 @@ from consistency.table import Table
 from consistency.tasks.changes import Change, Changed, plan_of
 from consistency.tasks.files import png
 from consistency.tasks.inputs import Given, Inputs, check_pixels, inputs
-from consistency.tasks.requests import check_labels, check_samples, distance, judging, labels_of
+from consistency.tasks.requests import check_labels, check_samples, classes_of, distance, judging
 from consistency.tasks.session import Outcome, Session
 
 
@@ -93,10 +93,10 @@ class Edit:
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
             x = t.data.codec.encode(given.u[list(sources)]).to(t.module.device)
-            label = labels_of(asked, numbers, t.data.classes, x.device)
+            c = classes_of(asked, numbers, t.data.classes, x.device)
             with session.fabric.autocast():
                 draws = ImageDraws(self.seed, [marks[i] + s for i, s in which])
-                changed = self.change(t.f, x, plan, draws, label)
+                changed = self.change(t.f, x, plan, draws, c)
             yield Made(which, Changed(*(part.cpu() for part in changed)))
 
     def _table(self, session: Session, given: Inputs, rows: list[list[Tensor]]) -> Table:
@@ -127,7 +127,7 @@ class Edit:
 
 
 def one(label: int | None, classes: int) -> list[int] | None:
-    """The class that was asked for, if any, as `labels_of` takes it; others than the model's are refused."""
+    """The class that was asked for, if any, as `classes_of` takes it; others than the model's are refused."""
     if label is None:
         return None
     check_labels(f"task.label={label}", [label], classes)

@@ -18,7 +18,8 @@ from consistency.export.parts import DECODER, NETWORK, Program, programs
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
 from consistency.schedule.draws import ImageDraws
@@ -216,11 +217,13 @@ def own(model: Model, name: str, recipe: Recipe | None) -> Expected:
     """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
     decoder = model.decoder() or nn.Identity()
     if recipe is None:
-        return decoder if name == DECODER else model.f.net
+        if name == DECODER:
+            return decoder
+        return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)
-        return decoder(recipe(model.f, draws.normal(z), label=label, draws=draws))
+        return decoder(recipe(model.f, draws.normal(z), c=given_label(label), draws=draws))
 
     return samples
 

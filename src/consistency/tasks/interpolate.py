@@ -18,7 +18,7 @@ from consistency.sampling.editing import walk
 from consistency.schedule.draws import ImageDraws
 from consistency.tasks.edit import one
 from consistency.tasks.inputs import Given, check_images
-from consistency.tasks.requests import labels_of
+from consistency.tasks.requests import classes_of
 from consistency.tasks.session import Outcome, Session
 
 FORMATS = (".png", ".webp", ".gif")
@@ -70,9 +70,9 @@ class Interpolate:
         z = self._noise(t.data.shape).to(device)  # [samples, stops, ...]
         stops = [*z.unbind(1), z[:, 0]]
         asked = one(self.label, t.data.classes)
-        label = labels_of(asked, range(self.samples), t.data.classes, device)
+        c = classes_of(asked, range(self.samples), t.data.classes, device)
         with session.fabric.autocast():
-            frames = walk(t.f, stops, self.frames, t.config.sigma.max, label)
+            frames = walk(t.f, stops, self.frames, t.config.sigma.max, c)
         images = [t.data.codec.decode(frame).cpu() for frame in frames]
         animation, picture = session.directory / self.animation, session.directory / "grid.png"
         if rank() == 0:

@@ -25,7 +25,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of
 from consistency.tasks.inputs import Given, check_pixels, inputs, spread_over
-from consistency.tasks.requests import bar, check_samples, distance, judging, labels_of
+from consistency.tasks.requests import bar, check_samples, classes_of, distance, judging
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
@@ -166,10 +166,10 @@ class Invert:
         plan = plan_of(t, 2, karras_sigmas(calls + 1, sigma.min, begin, sigma.rho)[:-1])
 
         def solve(y: Tensor, index: Sequence[int]) -> Tensor:
-            label = labels_of(None, index, t.data.classes, y.device)
+            c = classes_of(None, index, t.data.classes, y.device)
             seeds = range(self.seed + 1, self.seed + 1 + means)  # other noise than was measured
             with session.fabric.autocast():
-                made = [restore(t.f, A, y, plan, ImageDraws(seed, index), label) for seed in seeds]
+                made = [restore(t.f, A, y, plan, ImageDraws(seed, index), c) for seed in seeds]
             return torch.stack(made).mean(0)
 
         how = {"sigmas": list(plan.sigmas), "seed": self.seed, "means": means}

@@ -20,7 +20,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import markdown
 from consistency.tasks import schedules
 from consistency.tasks.ladder_page import Rung, Speed, chart, is_speed, tables
-from consistency.tasks.requests import MOST, bar, check_samples, judged, labels_of
+from consistency.tasks.requests import MOST, bar, check_samples, classes_of, judged
 from consistency.tasks.schedule_file import Listed, Lists, Origin
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.teacher import teacher_of
@@ -202,7 +202,7 @@ class Ladder:
         def run(n: int) -> object:
             z = torch.randn(n, *t.data.shape, device=device)
             with session.fabric.autocast():
-                return recipe(t.f, z, label=labels_of([0], range(n), t.data.classes, device), draws=Fresh())
+                return recipe(t.f, z, c=classes_of([0], range(n), t.data.classes, device), draws=Fresh())
 
         latency = seconds(lambda: run(1), device, 20, self.patience)
         batch = best_batch(run, device, self.largest, self.patience)

@@ -14,6 +14,7 @@ from consistency.lit.data.loader import RequestLoader
 from consistency.metrics.card import Number, plausible
 from consistency.metrics.judge import Judge
 from consistency.metrics.processes import rank, world
+from consistency.model.condition import NONE, Condition
 from consistency.process.capacity import check_memory
 from consistency.sampling.samplers import Recipe
 from consistency.tasks.session import Session
@@ -69,21 +70,21 @@ def sampled(
         for done, index in enumerate(loader.batches, 1):
             if not known(index):
                 draws, z, _ = loader.request(index)
-                label = labels_of(labels, index, t.data.classes, device)
+                c = classes_of(labels, index, t.data.classes, device)
                 with session.fabric.autocast():
-                    x = recipe(t.f, z.to(device), label=label, draws=draws.fork())
+                    x = recipe(t.f, z.to(device), c=c, draws=draws.fork())
                 yield Part(index, x)
             advance(done)
 
 
-def labels_of(
+def classes_of(
     labels: Sequence[int] | None, index: Sequence[int], classes: int, device: torch.device
-) -> Tensor | None:
-    """Classes of samples by their numbers, long [b]: those asked for in turn, or all; None without any."""
+) -> Condition:
+    """Classes of samples by their numbers: those asked for in turn, or all; nothing of a model without."""
     if not classes:
-        return None
+        return NONE
     asked = range(classes) if labels is None else labels
-    return torch.tensor([asked[i % len(asked)] for i in index], device=device)
+    return Condition(torch.tensor([asked[i % len(asked)] for i in index], device=device))
 
 
 def check_labels(key: str, labels: Sequence[int], classes: int) -> None:

@@ -14,7 +14,7 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.maps import DenoiserLike
 from consistency.sampling.samplers import Recipe
 from consistency.table import Table
 

@@ -7,7 +7,7 @@ import torch
 from consistency.errors import UserError
 from consistency.lit.consistency import check_codec
 from consistency.lit.distillation import Distillation
-from consistency.model.denoiser import Denoiser, DenoiserLike
+from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.tasks.session import Trained
 from consistency.tensor import weights_sha256
 from consistency.truth.oracle import Mixture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.files.config import FileConfig
 from consistency.files.paths import A_CHECKPOINT
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.quoting import path_argument
 from consistency.teachers.debugged import debug_of

@@ -16,7 +16,7 @@ from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
 from consistency.files.config import checked
 from consistency.files.paths import shown
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.teachers import unet2d
 from consistency.teachers.schedulers import read_scheduler
 from consistency.teachers.shards import WEIGHTS, read_json, read_safetensors, read_weights

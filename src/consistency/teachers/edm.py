@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.files.paths import shown
 from consistency.model.coordinates import VP
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.model.denoiser import Denoiser
+from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Attention, Up

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
+from consistency.model.condition import NONE, Condition
 from consistency.tensor import expand
 from consistency.watch import tick
 
@@ -23,7 +24,7 @@ TINY = torch.finfo(torch.float64).tiny  # instead of a variance of 0, whose loga
 class Mixture:
     """Σ_k w_k N(m_k, s² I): one Gaussian (K = 1), a ring of them, or a finite data set (s = 0).
 
-    It is a denoiser: call it as (x, σ, label). The label is not looked at.
+    It is a denoiser: call it as (x, σ, c). The condition is not looked at.
 
     Args:
         weights: w [K], positive; they need not sum to one.
@@ -71,7 +72,7 @@ class Mixture:
         z = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=means.device)
         return means + self.std * z
 
-    def denoise(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
         """D(x, σ) = E[x_0 | x_σ = x], for σ [B] >= 0; at σ = 0 and s = 0 the nearest data point."""
         return by_blocks(self.to(x.device)._posterior_mean, x, sigma.to(x.device).double(), rows=self._rows())
 

@@ -14,6 +14,7 @@ from consistency.export.programs import Sampler
 from consistency.export.web.described import Row, lists, plan
 from consistency.export.web.noise import SAMPLES, PageDraws, normals
 from consistency.export.web.packing import constants, floats, unpacked
+from consistency.model.condition import given_label
 from consistency.sampling.editing import restore
 from consistency.sampling.masks import left_half
 from consistency.sampling.operators import Inpainting
@@ -31,7 +32,7 @@ def checked(model: Model) -> dict[str, Any]:
     y = made[1][:COMPLETED].clamp(edit.low, edit.high)
     A = Inpainting(model.shape, left_half)
     draws = PageDraws(SEED, range(COMPLETED))
-    completed = restore(model.f, A, A.forward(y), edit, draws, model.labels(COMPLETED))
+    completed = restore(model.f, A, A.forward(y), edit, draws, given_label(model.labels(COMPLETED)))
     mask = A.known.expand(model.shape).flatten().int().tolist()
     return {
         "seed": SEED,

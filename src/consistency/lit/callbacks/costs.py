@@ -14,7 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from consistency.lit.data.loader import Batch
 from consistency.lit.module import Module
-from consistency.model.denoiser import Denoiser
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import Denoiser
 from consistency.nets.layers import has_tangent
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import ImageDraws
@@ -130,7 +131,7 @@ def calls_of(sampler: Recipe, z: Tensor) -> int:
     """How often a sampler calls f."""
     seen = []
 
-    def f(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def f(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
         seen.append(sigma)
         return x
 

@@ -10,7 +10,8 @@ from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
 from consistency.lit.pacing import paced, uncounted
 from consistency.metrics.signals import Excerpt, Probe, Trajectories, figure
-from consistency.model.denoiser import DenoiserLike
+from consistency.model.condition import given_label
+from consistency.model.maps import DenoiserLike
 from consistency.objectives.flow import TeacherFlow
 
 
@@ -69,4 +70,4 @@ def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:
     """The training samples that a probe takes, encoded, never mirrored."""
     index = probe.pool(len(data.data), data.shape)
     x, label = data.data.x.index_select(0, index).to(device), data.data.label
-    return Excerpt(data.codec.encode(x), None if label is None else label[index].to(device))
+    return Excerpt(data.codec.encode(x), given_label(label).rows(index).to(device))

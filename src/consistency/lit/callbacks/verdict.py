@@ -171,7 +171,7 @@ def made(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tens
         requests = (there(trainer, request) for request in loader)
         with part("samples of the verdict", calls * count):
             D = module.paced()
-            return torch.cat([sampler(D, r.z, label=r.label, draws=r.draws).float().cpu() for r in requests])
+            return torch.cat([sampler(D, r.z, c=r.c, draws=r.draws).float().cpu() for r in requests])
 
 
 def there(trainer: Trainer, request: Request) -> Request:

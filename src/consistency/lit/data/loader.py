@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from consistency.model.condition import NONE, Condition, given_label
 from consistency.schedule.draws import FLIPS, ORDER, ImageDraws, key
 
 
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
     """Samples to learn from."""
 
     x: Tensor  # [b, ...]
-    label: Tensor | None  # long [b]
+    c: Condition = NONE  # of each
 
 
 class Request(NamedTuple):
@@ -42,7 +43,7 @@ class Request(NamedTuple):
 
     draws: ImageDraws  # goes on after z
     z: Tensor  # unit noise [b, ...]
-    label: Tensor | None  # long [b]
+    c: Condition = NONE  # of each
 
 
 class StepLoader:
@@ -92,7 +93,7 @@ class StepLoader:
         x, label = self.data.x[index], self.data.label
         if self.flip:
             x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(-1), x)
-        return Batch(x, None if label is None else label[index])
+        return Batch(x, given_label(label).rows(index))
 
     # A batch is a function of its step, and the step is in the checkpoint: there is nothing to save. The two
     # methods say so to Lightning, which warns of loaders without them.
@@ -162,4 +163,5 @@ class RequestLoader:
         """Noise and labels of the samples with these numbers."""
         draws = ImageDraws(self.seed, index)
         z = draws.normal(torch.empty(len(index), *self.shape))
-        return Request(draws, z, torch.tensor(index) % self.classes if self.classes else None)
+        label = torch.tensor(index) % self.classes if self.classes else None
+        return Request(draws, z, given_label(label))

@@ -15,6 +15,7 @@ from consistency.codec.pixels import Pixels, name_of
 from consistency.codec.points import Points
 from consistency.errors import UserError, at_least, positive, within
 from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
+from consistency.model.condition import given_label
 from consistency.objectives.flow import Excerpt
 from consistency.process.capacity import check_memory
 from consistency.schedule.draws import REFERENCES, StepDraws
@@ -213,7 +214,7 @@ class DataModule(LightningDataModule):
         if self.flip:
             mirrored = (number >= len(self.data)).to(device)
             x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(-1), x)
-        return self._encoded(Batch(x, None if label is None else label[index].to(device)))
+        return self._encoded(Batch(x, given_label(label).rows(index).to(device)))
 
     def _encoded(self, batch: Batch) -> Batch:
         return batch._replace(x=self.codec.encode(batch.x))

@@ -29,6 +29,7 @@ from consistency.lit.data.lock import locked
 from consistency.lit.data.module import DataModule
 from consistency.lit.data.npy import mapped
 from consistency.lit.data.origin import Origin, difference, origin
+from consistency.model.condition import given_label
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws
@@ -93,12 +94,13 @@ class Maker:
 
     def __call__(self, c: int, n: int) -> Columns:
         """The first n pairs of chunk c."""
-        x, label = (None if part is None else part[:n].to(self.device) for part in self.loader.batch(c))
-        assert x is not None
-        x, label = self.data.on_after_batch_transfer(Batch(x, label), 0)  # type: ignore[misc]
-        pair = self.objective.rollout(self.flow, x, label, 0, StepDraws(self.seed, ROLLOUTS, c))
+        x, given = self.loader.batch(c)
+        batch = Batch(x[:n].to(self.device), given.rows(slice(n)).to(self.device))
+        batch = self.data.on_after_batch_transfer(batch, 0)
+        pair = self.objective.rollout(self.flow, *batch, 0, StepDraws(self.seed, ROLLOUTS, c))  # type: ignore[misc]
+        columns = {**pair._asdict(), "label": pair.c.label}
         kinds = {name: kind for name, (_, kind) in self.layout().items()}
-        return {name: np.ascontiguousarray(getattr(pair, name).cpu(), kind) for name, kind in kinds.items()}
+        return {name: np.ascontiguousarray(columns[name].cpu(), kind) for name, kind in kinds.items()}
 
 
 class Store:
@@ -167,7 +169,8 @@ class Store:
         """n pairs at random, with replacement, on `device`."""
         index = (draws.uniform(n, CPU) * self.count).long().clamp(max=self.count - 1).numpy()
         rows = {name: torch.from_numpy(column[index]).to(device) for name, column in self._columns.items()}
-        return Rollout(**{"label": None, **rows})
+        label = rows.pop("label", None)
+        return Rollout(**rows, c=given_label(label))
 
     def _complete(self, make: Maker, manifest: Manifest, beat: Callable[[], object]) -> None:
         """Append chunks until there are all. What was there must be whole, or hours would be lost on it."""
@@ -232,7 +235,7 @@ class Store:
 
     def _map(self, manifest: Manifest) -> None:
         """See the files as arrays."""
-        present = [name for name in Rollout._fields if name != "label" or manifest.origin[f"data.{name}"]]
+        present = [name for name in KINDS if name != "label" or manifest.origin[f"data.{name}"]]
         try:
             self._columns = {name: mapped(self._file(name)) for name in present}
         except (OSError, ValueError) as error:
@@ -290,7 +293,7 @@ class Store:
 def digest(rows: Columns) -> str:
     """A hash of the bytes of a chunk."""
     found = sha256()
-    for name in Rollout._fields:
+    for name in KINDS:
         if name in rows:
             found.update(rows[name].data)
     return found.hexdigest()
