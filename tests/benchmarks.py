@@ -84,7 +84,7 @@ def step(net: str, x: Tensor, *words: str) -> Callable[[], object]:
     """One step of a method."""
     c = compose("train", [f"experiment={words[0]}_cifar10", f"net={net}", *words[1:]])
     c.net.shape, c.net.classes = SHAPE, 0
-    f, objective, flow = make(c.denoiser), make(c.objective), make(c.flow)
+    f, objective, flow = make(c.model), make(c.objective), make(c.flow)
     target = make(c.target)(f)
     return lambda: objective(f, target, flow, x, NONE, 10**6, StepDraws(0)).loss.mean().backward()
 
@@ -93,7 +93,7 @@ def denoiser(net: str, shape: Sequence[int] = SHAPE, experiment: str = "edm_cifa
     """An untrained one."""
     c = compose("train", [f"experiment={experiment}", f"net={net}"])
     c.net.shape, c.net.classes = list(shape), 0
-    return make(c.denoiser)
+    return make(c.model)
 
 
 def overhead(*nets: str) -> None:

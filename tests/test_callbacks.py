@@ -22,12 +22,12 @@ class Trainer(SimpleNamespace):
 
 
 def module():
-    return SimpleNamespace(denoiser=nn.Linear(2, 2))
+    return SimpleNamespace(model=nn.Linear(2, 2))
 
 
 def step(trainer, callback, m):
     with torch.no_grad():
-        for p in m.denoiser.parameters():
+        for p in m.model.parameters():
             p += 1
     trainer.global_step += 1
     callback.on_train_batch_end(trainer, m, None, None, 0)
@@ -36,7 +36,7 @@ def step(trainer, callback, m):
 def test_averages_follow_their_decays():
     ema = EMA({"fast": decay.Constant(0.5), "slow": decay.Constant(0.9)}, evaluate="slow")
     trainer, m = Trainer(), module()
-    start = m.denoiser.weight.detach().clone()
+    start = m.model.weight.detach().clone()
     ema.on_fit_start(trainer, m)
     for _ in range(2):
         step(trainer, ema, m)
@@ -60,15 +60,15 @@ def test_the_average_is_seen_by_validation_and_by_nothing_else(end):
     trainer, m = Trainer(), module()
     ema.on_fit_start(trainer, m)
     step(trainer, ema, m)
-    raw, average = m.denoiser.weight.detach().clone(), ema.averages["ema"]["weight"].clone()
+    raw, average = m.model.weight.detach().clone(), ema.averages["ema"]["weight"].clone()
     assert not torch.equal(raw, average)
     ema.on_validation_start(trainer, m)
-    assert torch.equal(m.denoiser.weight, average)
+    assert torch.equal(m.model.weight, average)
     getattr(ema, end)(trainer, m, *([] if end == "on_validation_end" else [ValueError()]))
-    assert torch.equal(m.denoiser.weight, raw)
+    assert torch.equal(m.model.weight, raw)
     assert torch.equal(ema.averages["ema"]["weight"], average)
     ema.on_exception(trainer, m, ValueError())  # a second exception swaps nothing
-    assert torch.equal(m.denoiser.weight, raw)
+    assert torch.equal(m.model.weight, raw)
 
 
 def test_averages_survive_a_checkpoint_to_the_bit():
@@ -83,7 +83,7 @@ def test_averages_survive_a_checkpoint_to_the_bit():
     step(trainer, ema, m)
     trainer.global_step -= 1
     with torch.no_grad():
-        for p in m.denoiser.parameters():
+        for p in m.model.parameters():
             p -= 1
     step(trainer, other, m)
     assert torch.equal(other.averages["ema"]["weight"], ema.averages["ema"]["weight"])

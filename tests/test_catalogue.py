@@ -193,7 +193,7 @@ def step(module, data):
     strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda v: v)
     module._trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, datamodule=data)
     for role in {"teacher", "start"} & {name for name, value in vars(module).items() if value is not None}:
-        setattr(module, role, partial(Denoiser, copy.deepcopy(module.denoiser.net), meaning(module)))
+        setattr(module, role, partial(Denoiser, copy.deepcopy(module.model.net), meaning(module)))
     module.setup("fit")
     optimizer = module.configure_optimizers()
     batch = data.on_after_batch_transfer(data.train_dataloader().batch(0), 0)
@@ -205,7 +205,7 @@ def step(module, data):
 
 def meaning(module):
     """What the network of a student's teacher means."""
-    kind = module.denoiser.precond
+    kind = module.model.precond
     return EDM() if isinstance(kind, Boundary) else getattr(kind, "precond", kind)
 
 

@@ -14,7 +14,7 @@ from consistency.table import Table
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
 from consistency.tensor import weights_sha256
 
-GOOD = {"state_dict": {"denoiser.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}
+GOOD = {"state_dict": {"model.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}
 
 
 def averaged():
@@ -25,7 +25,7 @@ def averaged():
 def test_what_is_written_comes_back(tmp_path):
     AtomicCheckpointIO().save_checkpoint(GOOD, tmp_path / "sub" / "last.ckpt")
     back = AtomicCheckpointIO().load_checkpoint(tmp_path / "sub" / "last.ckpt")
-    assert torch.equal(back["state_dict"]["denoiser.w"], torch.ones(2))
+    assert torch.equal(back["state_dict"]["model.w"], torch.ones(2))
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["last.ckpt"]
 
 

@@ -244,13 +244,13 @@ class TestTasks:
     def test_its_card_names_the_codec(self, opened, ckpt, tmp_path):
         t = opened.trained
         found = {n["card"]["model"]["denoiser_sha256"] for n in Fidelity(count=8)(opened).numbers}
-        meaning = [OmegaConf.to_container(t.config.denoiser), digest(CODEC)]
+        meaning = [OmegaConf.to_container(t.config.model), digest(CODEC)]
         assert found == {sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()}
 
     def test_the_card_of_pixels_is_as_ever(self, ckpt, tmp_path):
         t = opened_at(tmp_path, ckpt)
-        meaning = [OmegaConf.to_container(t.config.denoiser), t.data.offset, t.data.scale]
-        found = protocol.model(None, 0, "", t.config.denoiser, t.data)["denoiser_sha256"]
+        meaning = [OmegaConf.to_container(t.config.model), t.data.offset, t.data.scale]
+        found = protocol.model(None, "", 0, "", t.config.model, t.data)["denoiser_sha256"]
         assert found == sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def test_gaps_and_ladders_are_measured(self, opened):

@@ -76,10 +76,10 @@ def taught(module, data):
     """The module in a run, with a teacher at hand: its own network, as the teacher's kind would have it."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda v: v)
     module._trainer = SimpleNamespace(strategy=strategy, is_global_zero=True, datamodule=data)
-    kind = module.denoiser.precond
+    kind = module.model.precond
     precond = EDM() if isinstance(kind, Boundary) else getattr(kind, "precond", kind)
     for asks in {"teacher", "start"} & {name for name, value in vars(module).items() if value is not None}:
-        setattr(module, asks, partial(Denoiser, copy.deepcopy(module.denoiser.net), precond))
+        setattr(module, asks, partial(Denoiser, copy.deepcopy(module.model.net), precond))
     module.setup("fit")
     return module
 
@@ -90,8 +90,8 @@ def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
     config = composed(f"experiment={experiment}", *small)
     data, module = build(config)
     taught(module, data)
-    optimizer = module.optimizer(module.denoiser.parameters())
-    before = [p.detach().clone() for p in module.denoiser.parameters()]
+    optimizer = module.optimizer(module.model.parameters())
+    before = [p.detach().clone() for p in module.model.parameters()]
     for k in range(2):
         x = data.codec.encode(data.real()[:4])
         module.train()
@@ -100,7 +100,7 @@ def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    moved = [not torch.equal(p, b) for p, b in zip(module.denoiser.parameters(), before, strict=True)]
+    moved = [not torch.equal(p, b) for p, b in zip(module.model.parameters(), before, strict=True)]
     assert any(moved)
 
 

@@ -150,7 +150,7 @@ def test_what_may_change_is_one_change_under_the_key_where_it_stands(old, word, 
         ("target=ema", "target is EMATarget here and StopGradient"),
         ("pairs=linear", "pairs is TimePairs here and GridPairs"),
         ("flow=reference", "flow is "),
-        ("denoiser=edm", "denoiser.precond is EDM here and Boundary in run_dir=X: give denoiser=edm"),
+        ("precond=edm", "denoiser.precond is EDM here and Boundary in run_dir=X: give precond=edm"),
         ("ema.images=1", "ema.images is 1 here and 40000"),
         ("ema=constant", "ema is Constant here and HalfLife in run_dir=X: give ema=half_life"),
         ("callbacks.ema=null", "callbacks.ema is null here and {...}"),
@@ -159,8 +159,8 @@ def test_what_may_change_is_one_change_under_the_key_where_it_stands(old, word, 
     ],
 )
 def test_what_would_be_another_run_is_refused_by_name(old, words, said):
-    if words == "denoiser=edm":
-        said = "denoiser.precond is EDM here and Boundary in run_dir=X: give denoiser=boundary"
+    if words == "precond=edm":
+        said = "denoiser.precond is EDM here and Boundary in run_dir=X: give precond=boundary"
     with pytest.raises(UserError) as refused:
         go_on(old, words)
     assert str(refused.value).startswith(said)

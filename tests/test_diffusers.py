@@ -403,11 +403,11 @@ def test_a_network_of_this_project_brings_its_settings(tmp_path):
         ([1], "describes no denoiser"),
         ({}, "describes no denoiser"),
         ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "would call consistency.nets.mlp.MLP"),
-        (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "denoiser.net makes no"),
+        (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "model.net makes no"),
         (PLAIN | {"precond": "${sigma.nowhere}"}, "denoiser.precond in its config refers"),
         (
             PLAIN | {"net": {"_target_": "os.system", "command": "false"}},
-            "would call os.system (denoiser.net)",
+            "would call os.system (model.net)",
         ),
         (PLAIN | {"net": {**PLAIN["net"], "width": 16}}, "net.stem.weight"),
     ],

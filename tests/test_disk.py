@@ -29,7 +29,7 @@ from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL, run
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-GOOD = {"state_dict": {"denoiser.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}
+GOOD = {"state_dict": {"model.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from consistency.lit.distillation import ConsistencyDistillation
 from consistency.model import solvers
 from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.objectives.discrete import Discrete
@@ -53,7 +53,7 @@ def distillation(teacher, student, target=StopGradient, flow=TeacherFlow, **opti
             GridPairs(Constant(18), UniformCells(), student.precond.lowest or 0.002), SquaredL2(), Uniform()
         ),
         target=target,
-        denoiser=student,
+        model=student,
         optimizer=lambda parameters: torch.optim.RAdam(parameters, lr=1e-3),
         rate=Flat(),
         samplers={},
@@ -148,7 +148,7 @@ def test_fewer_than_one_substep_is_refused():
     ],
 )
 def test_a_student_starts_as_its_teachers_jump_to_the_lowest_level(teacher, student, tolerance):
-    D, f = Denoiser(net(), teacher), Denoiser(MLP((2,), width=16, blocks=1), student)
+    D, f = Denoiser(net(), teacher), Consistency(MLP((2,), width=16, blocks=1), student)
     module = distillation(D, f)
     module.setup("fit")
     for sigma in (0.5, 5.0, 80.0):
@@ -160,7 +160,7 @@ def test_a_student_starts_as_its_teachers_jump_to_the_lowest_level(teacher, stud
 
 
 def test_the_moving_target_starts_from_the_teacher_too():
-    D, f = Denoiser(net(), EDM()), Denoiser(MLP((2,), width=16, blocks=1), Boundary())
+    D, f = Denoiser(net(), EDM()), Consistency(MLP((2,), width=16, blocks=1), Boundary())
     module = distillation(D, f, target=lambda f: EMATarget(f, decay.Constant(0.95)))
     module.setup("fit")
     for name, weight in D.state_dict().items():
@@ -168,7 +168,7 @@ def test_the_moving_target_starts_from_the_teacher_too():
 
 
 def test_a_student_may_start_afresh():
-    D, f = Denoiser(net(), EDM()), Denoiser(MLP((2,), width=8, blocks=1), Boundary())
+    D, f = Denoiser(net(), EDM()), Consistency(MLP((2,), width=8, blocks=1), Boundary())
     before = copy.deepcopy(f.state_dict())
     distillation(D, f, initialise=False).setup("fit")
     assert all(torch.equal(before[name], weight) for name, weight in f.state_dict().items())
@@ -176,14 +176,13 @@ def test_a_student_may_start_afresh():
 
 def test_nothing_is_distilled_from_a_consistency_function():
     """Whose x - f(x, σ) leads to the end of a trajectory, and not along it."""
-    f = Denoiser(net(), Boundary())
-    f.is_consistency = True
-    with pytest.raises(UserError, match=r"^teacher\.path is of a consistency model.* start=teacher"):
-        distillation(f, Denoiser(net(), Boundary())).setup("fit")
+    f = Consistency(net(), Boundary())
+    with pytest.raises(UserError, match=r"^teacher\.path is a consistency function.* start=teacher"):
+        distillation(f, Consistency(net(), Boundary())).setup("fit")
 
 
 def test_evaluation_does_not_call_the_teacher():
-    module = distillation(None, Denoiser(net(), Boundary()))
+    module = distillation(None, Consistency(net(), Boundary()))
     module.teacher = lambda: pytest.fail("called")
     module.setup("validate")
 
@@ -198,7 +197,7 @@ def test_evaluation_does_not_call_the_teacher():
     ],
 )
 def test_a_student_of_another_kind_is_refused(teacher, student, width, match):
-    module = distillation(Denoiser(net(), teacher), Denoiser(MLP((2,), width=width, blocks=1), student))
+    module = distillation(Denoiser(net(), teacher), Consistency(MLP((2,), width=width, blocks=1), student))
     with pytest.raises(UserError, match=match):
         module.setup("fit")
 
@@ -207,7 +206,7 @@ def test_a_student_of_another_kind_is_refused(teacher, student, width, match):
 
 
 def test_the_teacher_is_no_part_of_the_module():
-    D, f = Denoiser(net(), EDM()), Denoiser(net(), Boundary())
+    D, f = Denoiser(net(), EDM()), Consistency(net(), Boundary())
     module = distillation(D, f)
     module.setup("fit")
     theirs = {id(t) for t in [*D.parameters(), *D.buffers()]}
@@ -215,20 +214,20 @@ def test_the_teacher_is_no_part_of_the_module():
     assert not theirs & {id(p) for group in groups for p in group["params"]}  # nor in the optimiser
     assert not theirs & {id(p) for p in module.parameters()}  # what DDP puts into buckets
     assert not theirs & {id(b) for b in module.buffers()}  # what DDP broadcasts
-    assert all(name.startswith("denoiser.") for name in module.state_dict())  # what a checkpoint holds
+    assert all(name.startswith("model.") for name in module.state_dict())  # what a checkpoint holds
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in f.parameters())
 
 
 def test_the_teacher_is_frozen_and_in_evaluation_mode():  # trap 7
     D = Denoiser(MLP((2,), width=16, blocks=1, dropout=0.5), EDM()).train()
-    module = distillation(D, Denoiser(MLP((2,), width=16, blocks=1, dropout=0.5), Boundary()))
+    module = distillation(D, Consistency(MLP((2,), width=16, blocks=1, dropout=0.5), Boundary()))
     module.setup("fit")
     module.train()
     assert not D.training
     assert not any(p.requires_grad for p in D.parameters())
     module.terms(torch.randn(8, 2), NONE, 0, StepDraws(0)).loss.mean().backward()
     assert all(p.grad is None for p in D.parameters())
-    assert any(p.grad is not None for p in module.denoiser.parameters())
+    assert any(p.grad is not None for p in module.model.parameters())
 
 
 class Stack(nn.Module):
@@ -265,7 +264,7 @@ def test_peak_memory_is_what_paper_says():
 
     def work():
         D = Denoiser(Stack(width, layers), EDM())
-        module = distillation(D, Denoiser(Stack(width, layers), Boundary()))
+        module = distillation(D, Consistency(Stack(width, layers), Boundary()))
         module.setup("fit")
         optimizer = module.configure_optimizers()
         for k in range(2):
@@ -305,7 +304,7 @@ def test_one_command_trains_a_teacher_and_its_student(both, tmp_path):
     assert {"teacher/SW2/heun35", "SW2/4step"} <= both.result["metrics"].keys()
     assert both.result["steps"] == 4
     kept = torch.load(both.directory / "checkpoints/last.ckpt", weights_only=True)
-    assert all(name.startswith("denoiser.") for name in kept["state_dict"])
+    assert all(name.startswith("model.") for name in kept["state_dict"])
     averaged = kept["callbacks"]["EMA"]["averages"]["ema"]
     assert sum(t.numel() for t in averaged.values()) == both.result["parameters"]
     path = f"teacher.path={both.directory}/teacher"
@@ -453,4 +452,4 @@ def test_what_eighteen_levels_leave_of_the_ring(solver, left):
 
 def test_distillation_without_a_teachers_flow_is_refused():
     with pytest.raises(UserError, match="flow=teacher"):
-        distillation(Denoiser(net(), EDM()), Denoiser(net(), Boundary()), flow=DataFlow())
+        distillation(Denoiser(net(), EDM()), Consistency(net(), Boundary()), flow=DataFlow())

@@ -24,7 +24,7 @@ from consistency.export.parts import NETWORK, programs
 from consistency.export.programs import coefficients
 from consistency.export.tensorrt import TensorRT
 from consistency.export.torch_program import AOTInductor, TorchExport
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
@@ -74,7 +74,7 @@ def model(shape=(1, 4, 4), classes=0, net=SMALL, sigmas=(80.0, 0.8)):
     made = net(shape=shape, classes=classes)
     for p in made.parameters():
         p.data += 0.1 * torch.randn_like(p)
-    f = Denoiser(made, Boundary())
+    f = Consistency(made, Boundary())
     frozen(f)
     codec = Pixels() if len(shape) == 3 else Points()
     return Model(f, shape, classes, {"few": sigmas}, 0.002, codec, {"experiment": "none", "step": 7})

@@ -333,7 +333,7 @@ class TestBack:
         Diffusers()(model(), tmp_path)
         file = tmp_path / "unet" / "config.json"
         config, mark = json.loads(file.read_text()), tmp_path / "called"
-        config["denoiser"]["net"] = {"_target_": "os.system", "command": f"touch {mark}"}
+        config["model"]["net"] = {"_target_": "os.system", "command": f"touch {mark}"}
         file.write_text(json.dumps(config))
         with pytest.raises(UserError, match=r"would call os\.system"):
             diffusers(tmp_path, torch.nn.Identity())

@@ -72,7 +72,7 @@ def denoiser():
 def content(step=20, **changes):
     """What a run saves, on a tiny network."""
     f = denoiser()
-    state = OrderedDict((f"denoiser.{name}", tensor) for name, tensor in f.state_dict().items())
+    state = OrderedDict((f"model.{name}", tensor) for name, tensor in f.state_dict().items())
     average = {name: p.detach() + 1 for name, p in f.named_parameters()}
     moments = {
         i: {"step": torch.tensor(20.0), "exp_avg": p.detach() * 2} for i, p in enumerate(f.parameters())
@@ -361,7 +361,7 @@ def test_where_none_is_whole_the_run_cannot_go_on(tmp_path):
 def test_a_run_that_diverged_is_refused_and_gone_on_with_from_before(tmp_path, capsys):
     kept = run_of(tmp_path, last=30, step00000010=10)
     bad = content(30)
-    bad["state_dict"]["denoiser.net.stem.bias"][1] = float("nan")
+    bad["state_dict"]["model.net.stem.bias"][1] = float("nan")
     write(kept / "last.ckpt", bad)
     words = r"NaN or infinity in denoiser\.net\.stem\.bias.*; use the older checkpoint .*step=00000010"
     with pytest.raises(UserError, match=words):
@@ -405,7 +405,7 @@ def edited(*keys, to):
 
 
 AVERAGE = ("callbacks", "EMA", "averages", "ema")
-STEM = "denoiser.net.stem.bias"
+STEM = "model.net.stem.bias"
 SEGMENT = {"steps": [0, 20], "seconds": 1.5, "batch_size": 16, "lr": 1e-3, "commit": None, "changed": {}}
 LOOP: list = []
 LOOP.append(LOOP)

@@ -44,7 +44,7 @@ def learned(experiment, *words):
     )
     module.setup("fit")
     optimizer = module.optimizer([p for p in module.parameters() if p.requires_grad])
-    average = copy.deepcopy(module.denoiser)
+    average = copy.deepcopy(module.model)
     loader = data.train_dataloader()
     for k in range(400):
         for group in optimizer.param_groups:
@@ -53,8 +53,8 @@ def learned(experiment, *words):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        module.target.update(module.denoiser, k)
-        lerp(average.parameters(), module.denoiser.parameters(), 0.01)
+        module.target.update(module.model, k)
+        lerp(average.parameters(), module.model.parameters(), 0.01)
     generator = torch.Generator().manual_seed(0)
     x = 80 * torch.randn(1024, 2, generator=generator, dtype=torch.float64)
     sigma = torch.full((1024,), 80.0, dtype=torch.float64)

@@ -7,7 +7,7 @@ from torch import nn
 from consistency.errors import UserError
 from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear, Trigonometric
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
 from consistency.sampling.samplers import onestep
 from consistency.tensor import expand, perturb
@@ -50,7 +50,7 @@ def test_input_and_noise_scaling():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_boundary_condition_holds_bitwise(shape, dtype):
     x = torch.randn(shape, dtype=dtype)
-    f = Denoiser(Net(), Boundary(sigma_min=0.002))
+    f = Consistency(Net(), Boundary(sigma_min=0.002))
     assert torch.equal(f(x, torch.full((5,), 0.002, dtype=torch.float64)), x)
     D = Denoiser(Net(), EDM())
     assert torch.equal(D(x, torch.zeros(5, dtype=torch.float64)), x)

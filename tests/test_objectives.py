@@ -9,7 +9,7 @@ from torch import nn
 from consistency.errors import UserError
 from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear, Trigonometric
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.model.precond import EDM, Boundary, Epsilon, Velocity
 from consistency.objectives.denoising import Denoising
 from consistency.objectives.discrete import Discrete
@@ -154,7 +154,7 @@ def test_golden_pair():
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_target_is_stopped_cleaner_and_in_training_mode(dropout):
     net = Tiny(dropout)
-    f = Denoiser(net, Boundary()).train()
+    f = Consistency(net, Boundary()).train()
     terms = discrete()(f, StopGradient(f), DataFlow(), torch.randn(8, 2), NONE, 0, StepDraws(0))
     (_, noise_t, grad_t, mode_t), (_, noise_r, grad_r, mode_r) = net.calls
     assert (noise_r < noise_t).all()  # trap 3
@@ -194,7 +194,7 @@ def test_shared_masks_make_the_loss_vanish_where_the_pair_coincides():
 
 
 def test_gradient_is_that_of_the_student_alone():
-    f = Denoiser(Tiny(), Boundary())
+    f = Consistency(Tiny(), Boundary())
     target = EMATarget(f, decay.Constant(0.5))
     x = torch.randn(16, 2)
     discrete()(f, target, DataFlow(), x, NONE, 0, StepDraws(3)).loss.mean().backward()
@@ -207,7 +207,7 @@ def test_gradient_is_that_of_the_student_alone():
 
 
 def test_ema_target_follows_the_law_and_copies_buffers():  # traps 6 and 10
-    f = Denoiser(Tiny(), Boundary())
+    f = Consistency(Tiny(), Boundary())
     f.net.register_buffer("steps", torch.zeros((), dtype=torch.long))
     target = EMATarget(f, decay.Adaptive(Constant(3), s0=2, mu0=0.9))
     mu = math.exp(2 * math.log(0.9) / 3)
@@ -241,7 +241,7 @@ def test_denoising_is_minimised_by_the_posterior_mean():
 
 
 def test_uniform_law_and_lognormal_law_weigh_noise_levels_differently():
-    f = Denoiser(Tiny(), Boundary())
+    f = Consistency(Tiny(), Boundary())
     args = (f, StopGradient(f), DataFlow(), torch.randn(4000, 2), NONE, 0, StepDraws(0))
     uniform, lognormal = discrete(noise=UniformCells())(*args), discrete()(*args)
     assert uniform.sigma.median() > 2 * lognormal.sigma.median()

@@ -43,7 +43,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(net, experiment, conditi
     terms.loss.mean().backward()
     assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
     frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
-    assert frozen == (["denoiser.net.conditioning.augment.weight"] if "augmentation" in net else [])
+    assert frozen == (["model.net.conditioning.augment.weight"] if "augmentation" in net else [])
 
 
 # --- devices -----------------------------------------------------------------------------------------------

@@ -355,15 +355,15 @@ def served(data, n):
 def test_a_recipe_learns_with_it(words):
     data, module = built(*words)
     x, c = served(data, 16)
-    optimizer = module.optimizer(module.denoiser.parameters())
-    before = [p.detach().clone() for p in module.denoiser.parameters()]
+    optimizer = module.optimizer(module.model.parameters())
+    before = [p.detach().clone() for p in module.model.parameters()]
     for k in range(3):
         loss = module.terms(x, c, k, StepDraws(0, STEPS, 0, k)).loss.mean()
         assert loss.isfinite()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert any(not torch.equal(p, b) for p, b in zip(module.denoiser.parameters(), before, strict=True))
+    assert any(not torch.equal(p, b) for p, b in zip(module.model.parameters(), before, strict=True))
 
 
 def test_two_processes_learn_from_the_loss_of_one():

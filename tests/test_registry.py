@@ -67,14 +67,14 @@ class Written:
     def in_diffusers(self):
         place = self.folder / "diffusers"
         place.mkdir()
-        said = {"_class_name": "Network", "denoiser": self.content["config"]["denoiser"]}
+        said = {"_class_name": "Network", "denoiser": self.content["config"]["model"]}
         (place / "config.json").write_text(json.dumps(said))
         save_file({"x": torch.zeros(1)}, place / WEIGHTS)
         return self.taught("teacher=diffusers", f"teacher.path={place}")
 
     def exported(self):
         about = {"config": self.content["config"], "experiment": "ict_digits", "step": 7, "weights": "raw"}
-        state = {k.removeprefix("denoiser."): v for k, v in self.content["state_dict"].items()}
+        state = {k.removeprefix("model."): v for k, v in self.content["state_dict"].items()}
         write_exported(self.folder / "x.safetensors", state, {**about, "sigmas": {"1step": [80.0]}})
         return self.folder / "x.safetensors"
 
@@ -101,35 +101,35 @@ def created(mark):
 
 
 def resolver(config, mark):
-    config["denoiser"]["net"] = created(mark)
+    config["model"]["net"] = created(mark)
 
 
 def resolver_deep(config, mark):
-    config["denoiser"]["precond"]["sigma_data"] = created(mark)
+    config["model"]["precond"]["sigma_data"] = created(mark)
 
 
 def switched(config, mark):
     """One target when it is checked, another once the shape of the data has been written in between."""
     config["net"]["shape"] = [1, "os.mkdir", 8]
-    node = config["denoiser"]["net"]
+    node = config["model"]["net"]
     node["_target_"] = "${oc.select:net.shape.1," + MLP + "}"
     node["path"] = str(mark)
 
 
 def plain_call(config, mark):
-    config["denoiser"]["net"] = {"_target_": "os.mkdir", "path": str(mark)}
+    config["model"]["net"] = {"_target_": "os.mkdir", "path": str(mark)}
 
 
 def through_ours(config, mark):
-    config["denoiser"]["net"] = {"_target_": "consistency.console.os.mkdir", "path": str(mark)}
+    config["model"]["net"] = {"_target_": "consistency.console.os.mkdir", "path": str(mark)}
 
 
 def through_partial(config, mark):
-    config["denoiser"]["precond"] = {"_target_": "functools.partial", "_args_": ["os.mkdir", str(mark)]}
+    config["model"]["precond"] = {"_target_": "functools.partial", "_args_": ["os.mkdir", str(mark)]}
 
 
 def deferred(config, mark):
-    config["denoiser"]["net"] = {"_target_": "os.mkdir", "_partial_": True, "path": str(mark)}
+    config["model"]["net"] = {"_target_": "os.mkdir", "_partial_": True, "path": str(mark)}
 
 
 EXPLOITS = [resolver, resolver_deep, switched, plain_call, through_ours, through_partial, deferred]
@@ -225,7 +225,7 @@ def test_only_plain_data_with_targets_of_the_registry(value):
     [
         ("net", "consistency.metrics.perceptual.LPIPS"), ("metric", MLP), ("data", MLP), ("denoiser", MLP),
         ("samplers.1step", MLP), ("module.optimizer", "consistency.lit.data.rollouts.Store"),
-        ("denoiser.net", "consistency.metrics.features.inception.InceptionFeatures"),
+        ("model.net", "consistency.metrics.features.inception.InceptionFeatures"),
     ],
 )  # fmt: skip
 def test_a_group_holds_its_own_targets_alone(place, name, kept):
@@ -290,12 +290,12 @@ class TestTrust:
         self, form, name, kept, tmp_path, strangers, capfd
     ):
         content = copy.deepcopy(kept)
-        content["config"]["denoiser"]["net"]["_target_"] = name
+        content["config"]["model"]["net"]["_target_"] = name
         content["config"]["trust"] = ["strangers"]  # which is not for a file to say
         command = form(Written(tmp_path, content))
         assert call(*command) == 1
         err = capfd.readouterr().err
-        assert f"would call {name} (denoiser.net)" in err
+        assert f"would call {name} (model.net)" in err
         assert "trust=[strangers]" in err
         assert not strangers.exists()
         assert call(*command, "trust=[strangers]") == 0, capfd.readouterr().err
@@ -303,14 +303,14 @@ class TestTrust:
 
     def test_for_teachers_as_well(self, kept, tmp_path, strangers):
         content = copy.deepcopy(kept)
-        content["config"]["denoiser"]["net"]["_target_"] = "strangers.Net"
+        content["config"]["model"]["net"]["_target_"] = "strangers.Net"
         save_edited(content, tmp_path / "x.ckpt")
         with pytest.raises(UserError, match=r"^teacher.path=.*trust=\[strangers\]"):
             teacher(tmp_path / "x.ckpt")
         assert type(teacher(tmp_path / "x.ckpt", trust=["strangers"]).net).__name__ == "Net"
-        said = {"_class_name": "Network", "denoiser": content["config"]["denoiser"]}
+        said = {"_class_name": "Network", "denoiser": content["config"]["model"]}
         (tmp_path / "config.json").write_text(json.dumps(said))
-        state = {k.removeprefix("denoiser."): v for k, v in content["state_dict"].items()}
+        state = {k.removeprefix("model."): v for k, v in content["state_dict"].items()}
         save_file(state, tmp_path / WEIGHTS)
         seal(tmp_path)
         with pytest.raises(UserError, match=r"trust=\[strangers\]"):
@@ -508,7 +508,7 @@ class TestOverrides:
         with pytest.raises(UserError, match=r"is of another network: .*\(32.* there and \(16"):
             self.trained(kept, tmp_path, "+override.net.width=16")
         trained = self.trained(kept, tmp_path, "+override.net.dropout=0.25")
-        assert trained.config.denoiser.net.dropout == trained.written["net"]["dropout"] == 0.25
+        assert trained.config.model.net.dropout == trained.written["net"]["dropout"] == 0.25
         assert trained.written["teacher"]["weights"] is None
 
     def test_a_value_is_changed_wherever_it_is_referred_to(self, kept, tmp_path):
@@ -537,7 +537,7 @@ class TestOverrides:
             self.trained(kept, tmp_path, "metric=random_conv", "+override.metric.cache=x")
 
     def test_targets_of_the_command_line_are_the_users(self, kept, tmp_path):
-        word = "+override.denoiser.net._target_=tests.test_registry.Mine"
+        word = "+override.model.net._target_=tests.test_registry.Mine"
         assert isinstance(self.trained(kept, tmp_path, word).f.net, Mine)
 
     def test_its_values_are_plain_as_well(self, kept, tmp_path):

@@ -26,7 +26,7 @@ from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.rollouts import Maker, Store
 from consistency.model import solvers
 from consistency.model.condition import NONE
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, Boundary
 from consistency.nets.mlp import MLP
 from consistency.objectives.discrete import Discrete
@@ -355,7 +355,7 @@ def module(store, teacher, law=None):
         store=store,
         objective=law or objective(),
         target=StopGradient,
-        denoiser=Denoiser(net(1), Boundary()),
+        model=Consistency(net(1), Boundary()),
         optimizer=lambda parameters: torch.optim.RAdam(parameters, lr=1e-3),
         rate=Flat(),
         samplers={},
@@ -381,10 +381,10 @@ def test_the_teacher_goes_once_the_store_is_full(tmp_path):
         assert seen[0]() is None
     finally:
         gc.enable()
-    for ours, theirs in zip(student.denoiser.parameters(), net().parameters(), strict=True):
+    for ours, theirs in zip(student.model.parameters(), net().parameters(), strict=True):
         assert torch.equal(ours, theirs)  # where it starts
     student.terms(torch.zeros(8, 2), NONE, 0, StepDraws(0)).loss.mean().backward()
-    assert all(name.startswith("denoiser.") for name in student.state_dict())
+    assert all(name.startswith("model.") for name in student.state_dict())
 
 
 def test_the_loss_is_that_of_live_distillation_in_the_mean(tmp_path):
@@ -395,10 +395,10 @@ def test_the_loss_is_that_of_live_distillation_in_the_mean(tmp_path):
     student.setup("fit")
     with torch.no_grad():
         x = RING.data.x[torch.arange(n) % 1000]
-        cached = student.objective.compare(student.denoiser, student.target, everything(store))
+        cached = student.objective.compare(student.model, student.target, everything(store))
         served = student.terms(x, NONE, 0, StepDraws(7))
         live = student.objective(
-            student.denoiser, student.target, TeacherFlow(DENOISER), x, NONE, 0, StepDraws(3)
+            student.model, student.target, TeacherFlow(DENOISER), x, NONE, 0, StepDraws(3)
         )
     for terms in (cached, served):
         for ours, theirs in ((terms.loss, live.loss), (terms.sigma.log(), live.sigma.log())):

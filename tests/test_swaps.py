@@ -126,7 +126,7 @@ def test_what_was_set_for_the_old_part_is_dropped_and_said(words, gone, line):
             "data.batch_size=64 (default 128)",
         ),
         ("experiment=sct_digits method=ict", "noise.mean", -1.8, "noise.mean=-1.8 (default -1.1)"),
-        ("experiment=flow_cifar10 denoiser=edm", "denoiser.precond.time_scale", 1000, "(default 0.25)"),
+        ("experiment=flow_cifar10 precond=edm", "precond.time_scale", 1000, "(default 0.25)"),
     ],
 )
 def test_what_fits_the_new_part_is_kept_and_said(words, key, value, line):

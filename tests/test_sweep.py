@@ -308,13 +308,13 @@ class TestCalls:
     def test_after_an_exception_nobody_watches(self):
         watched = Watched("experiment=ict_digits")
         watched.step()
-        forward = type(watched.module.denoiser).forward
+        forward = type(watched.module.model).forward
         watched.costs.on_train_batch_start(
             watched.trainer, watched.module, SimpleNamespace(x=torch.zeros(4)), 0
         )
-        assert type(watched.module.denoiser).forward is not forward
+        assert type(watched.module.model).forward is not forward
         watched.costs.on_exception(watched.trainer, watched.module, ValueError())
-        assert type(watched.module.denoiser).forward is forward
+        assert type(watched.module.model).forward is forward
 
     def test_of_samplers_are_those_in_their_names(self):
         _, module = build(composed("experiment=edm_digits"))

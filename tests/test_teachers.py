@@ -564,7 +564,7 @@ def test_an_official_file_teaches_a_student_of_the_same_network(tmp_path, song_f
     assert taught.status == 0, taught.err
     student = torch.load(tmp_path / "cd/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     for name, tensor in edm(file, ddpmpp()).net.state_dict().items():  # it started there, and hardly moved
-        assert torch.allclose(student[f"denoiser.net.{name}"], tensor, atol=1e-6)
+        assert torch.allclose(student[f"model.net.{name}"], tensor, atol=1e-6)
     file.unlink()
     alone = run(
         "eval.py", tmp_path / "eval", "task.count=4", f"ckpt_path={tmp_path}/cd/checkpoints/last.ckpt"

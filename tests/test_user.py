@@ -73,7 +73,7 @@ def test_tensorboard_has_every_curve(digits):
 
 def test_the_checkpoint_holds_raw_and_averaged_weights_and_a_plain_config(digits):
     checkpoint = torch.load(digits.directory / "checkpoints" / "last.ckpt", weights_only=True)
-    raw = checkpoint["state_dict"]["denoiser.net.stem.weight"]
+    raw = checkpoint["state_dict"]["model.net.stem.weight"]
     average = checkpoint["callbacks"]["EMA"]["averages"]["ema"]["net.stem.weight"]
     assert raw.shape == average.shape
     assert not torch.equal(raw, average)

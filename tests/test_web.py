@@ -28,7 +28,7 @@ from consistency.export.web.noise import EDITS, SAMPLES, PageDraws, normals, phi
 from consistency.export.web.packing import constants, packed, unpacked
 from consistency.export.web.runtime import FILES, Release
 from consistency.model.condition import NONE
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
@@ -65,7 +65,7 @@ const network = () => new Network(given.model, { Tensor }, session);
 
 def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     """An untrained one; its pixels are not in [-1, 1]."""
-    f = Denoiser(net, Boundary())
+    f = Consistency(net, Boundary())
     frozen(f)
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
     codec = Pixels(100.0, 110.0) if len(shape) == 3 else Points()

@@ -30,7 +30,7 @@ from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
 from consistency.lit.footprint import TRAINING, check_network
 from consistency.lit.module import Module
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.result import commit, device_name
 from consistency.schema.options import check_threads
 from consistency.schema.rules import PLACE, effect
@@ -75,8 +75,8 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     check_network(lambda: part("net", config.net, nn.Module), TRAINING)
     if data.flip and not data.codec.visible:
         raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
-    denoiser = compiled(part("denoiser", config.denoiser, Denoiser), config.compile)
-    module = part("module", config.module, Module, denoiser=denoiser)
+    model = compiled(part("model", config.model, Map), config.compile)
+    module = part("module", config.module, Module, model=model)
     check_laws(module, data.codec)
     return data, module
 
@@ -99,11 +99,11 @@ def begin(seed: int, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def compiled(denoiser: Denoiser, wanted: bool) -> Denoiser:
-    """The denoiser, its network compiled in place if wanted: checkpoint keys stay what they are."""
+def compiled(model: Map, wanted: bool) -> Map:
+    """The model, its network compiled in place if wanted: checkpoint keys stay what they are."""
     if wanted:
-        denoiser.net.compile()
-    return denoiser
+        model.net.compile()
+    return model
 
 
 def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) -> Trainer:

@@ -87,8 +87,8 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     name, weights = weights_of(kept, config.weights)
     data, module = rebuilt(brought, config, changes, weights)
     check_codec(path, kept, data, changes)
-    check_averages(path, kept, module.denoiser)
-    module.denoiser.load_state_dict(weights)
+    check_averages(path, kept, module.model)
+    module.model.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)
     found = found_for(path, digest, trained.sigma.min) if config.found else {}
@@ -101,7 +101,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         written=written.plain(),
         data=data,
         module=module.eval(),
-        f=module.denoiser,
+        f=module.model,
         weights=name,
         weights_sha256=digest,
         samplers=module.samplers,
@@ -123,6 +123,7 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
         result |= {
             "experiment": t.experiment,
             **({"debug": said.removeprefix("debug=")} if (said := debug_of(t.written)) else {}),
+            "role": t.role,
             "steps": t.step,
             "images": outcome.images,
             "parameters": count(t.module),

@@ -20,10 +20,10 @@ from consistency.files.registry import packages
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.teachers.checkpoint import fitting
 
-USED = frozenset(["data", "denoiser", "metric", "module", "sigma", "seed", "threads", "compile"])
+USED = frozenset(["data", "model", "metric", "module", "sigma", "seed", "threads", "compile"])
 
 Changes = Mapping[str, Any]
 
@@ -79,15 +79,15 @@ def rebuilt(
     """
     net, source = brought.section("net"), brought.source
     shape, classes = net.get("shape"), net.get("classes")
-    if any(brought.section("denoiser", "net").get(key) != net.get(key) for key in ("shape", "classes")):
+    if any(brought.section("model", "net").get(key) != net.get(key) for key in ("shape", "classes")):
         raise UserError(
-            f"{source}: net and denoiser.net are for other data; use the checkpoint as it was written"
+            f"{source}: net and model.net are for other data; use the checkpoint as it was written"
         )
     begin(number(brought, "seed", 0), number(brought, "threads", None))
     data = brought.build("data")
-    denoiser = fitting(brought, weights, config.ckpt_path)
+    model = fitting(brought, weights, config.ckpt_path)
     expected(source, "data", data, DataModule)
-    expected(source, "denoiser", denoiser, Denoiser)
+    expected(source, "model", model, Map)
     if not is_shape(shape) or type(classes) is not int or classes < 0:
         raise UserError(
             f"{source}: net.shape and net.classes are no shape and no number of classes; "
@@ -95,7 +95,7 @@ def rebuilt(
         )
     data.write_below(Path(config.data_dir), named(changes, "data"))
     data.expect(shape, classes)
-    module = brought.build("module", denoiser=compiled(denoiser, brought.content.get("compile") is True))
+    module = brought.build("module", model=compiled(model, brought.content.get("compile") is True))
     expected(source, "module", module, Module)
     for name, sampler in module.samplers.items():
         check_sampler(f"{source}: module.samplers.{name} in its config", sampler)

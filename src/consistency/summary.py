@@ -36,7 +36,7 @@ from consistency.tensor import weights_sha256
 def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
     """What the run was and what came of it."""
     segments = next(iter(of_type(callbacks_of(trainer), History))).segments()
-    raw = module.denoiser.state_dict()
+    raw = module.model.state_dict()
     hashes = {"raw": weights_sha256(raw)}
     for ema in of_type(callbacks_of(trainer), EMA):
         hashes |= {name: weights_sha256({**raw, **kept}) for name, kept in ema.averages.items()}
@@ -45,6 +45,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
     return {
         "experiment": experiment(),
         **({"debug": said.removeprefix("debug=")} if (said := debug_of(config)) else {}),
+        "role": module.model.role,
         "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
         "numbers": [
@@ -82,7 +83,7 @@ def numbers(
     """The judge's numbers with their cards, by sampler; none where nobody judges."""
     data = data_of(trainer)
     ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
-    what = model(experiment(), trainer.global_step, hashes[ema], config.denoiser, data)
+    what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], config.model, data)
     program, found = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
         for name, recipe in module.samplers.items():
@@ -107,7 +108,7 @@ def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
 
 def count(module: Module) -> int:
     """Learned parameters of the network."""
-    return sum(p.numel() for p in module.denoiser.parameters())
+    return sum(p.numel() for p in module.model.parameters())
 
 
 def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:

@@ -97,7 +97,7 @@ def check_start(student: DictConfig, teacher: DictConfig) -> None:
         return
     try:
         check_same_meaning(
-            *(instantiate(config.denoiser.precond, _convert_="all") for config in (student, teacher))
+            *(instantiate(config.model.precond, _convert_="all") for config in (student, teacher))
         )
     except UserError as error:
         given = list(student.teacher_run.overrides)

@@ -17,7 +17,7 @@ from consistency.schema.rules import PART
 from consistency.schema.targets import parameters
 from consistency.teachers.debugged import debug_of
 
-NETWORK = ("net", "denoiser", "coordinate", "data")  # other weights fit another value
+NETWORK = ("net", "precond", "model", "coordinate", "data")  # other weights fit another value
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def component(model: Model) -> nn.Module:
     from consistency.export.diffusers_network import Network
 
     unet = Network(
-        denoiser=model.about["config"]["denoiser"],
+        denoiser=model.about["config"]["model"],
         sample_size=model.shape[-1],
         in_channels=model.shape[0],
         num_class_embeds=model.classes or None,

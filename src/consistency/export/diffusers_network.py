@@ -13,7 +13,6 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.teachers.diffusers import described
 from consistency.teachers.schedulers import TIME_SCALE
@@ -51,7 +50,7 @@ class Network(ModelMixin, ConfigMixin):
         sigma_min: float = 0.002,
     ) -> None:
         super().__init__()
-        f: Denoiser = described("unet", "config.json", denoiser)
+        f = described("unet", "config.json", denoiser)
         self.net, self.precond = f.net, f.precond
         self.scalings = Boundary(sigma_data, sigma_min)
 

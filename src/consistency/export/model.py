@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import Pixels
 from consistency.export.programs import Sampler
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
 Run = Callable[..., Tensor]  # (*Inputs) -> images or points, decoded
@@ -23,7 +23,7 @@ class Model:
     """A trained model on its way out.
 
     Args:
-        f: its denoiser with the weights that were asked for, in float32, frozen, on the CPU.
+        f: its map with the weights that were asked for, in float32, frozen, on the CPU.
         shape: of what networks see of a sample, (C, H, W) or (D,); people see `codec.decoded(shape)`.
         classes: that it knows, 0 of one without labels.
         sigmas: σ lists of its samplers, by name: `1step`; none of a teacher.
@@ -33,7 +33,7 @@ class Model:
         found: σ lists that were found for these weights, by name; some may have no sampler.
     """
 
-    f: Denoiser
+    f: Map
     shape: tuple[int, ...]
     classes: int
     sigmas: Mapping[str, Sequence[float]]
@@ -54,8 +54,8 @@ class Model:
             return self.codec
         return Pixels() if self.codec.visible else None
 
-    def with_denoiser(self, f: Denoiser) -> "Model":
-        """The same model with another denoiser."""
+    def with_map(self, f: Map) -> "Model":
+        """The same model with another map."""
         return replace(self, f=f)
 
     def programs(self) -> dict[str, Sampler]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from consistency.export.model import Model, Run, Written
 from consistency.export.parts import EXAMPLE, NETWORK, Program, about, dynamic, library, quiet, written
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Denoiser
 
 LARGEST = 1_900_000_000  # bytes of weights in one file; the format ends at 2 GiB
 
@@ -64,7 +63,7 @@ class Half:
 
     def model(self, model: Model) -> Model:
         """The model with a network of half the size."""
-        return model.with_denoiser(Denoiser(Halved(model.f.net), model.f.precond).eval())
+        return model.with_map(type(model.f)(Halved(model.f.net), model.f.precond).eval())
 
     def finish(self, path: Path) -> None:
         """Nothing."""

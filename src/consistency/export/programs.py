@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.model.precond import Precond
 from consistency.sampling.samplers import visits
 
@@ -33,7 +33,7 @@ class Sampler(nn.Module):
     added: Tensor
 
     def __init__(
-        self, f: Denoiser, sigmas: Sequence[float], sigma_min: float, decoder: nn.Module | None = None
+        self, f: Map, sigmas: Sequence[float], sigma_min: float, decoder: nn.Module | None = None
     ) -> None:
         super().__init__()
         if not sigmas:
@@ -61,7 +61,7 @@ class Network(nn.Module):
         f: any denoiser.
     """
 
-    def __init__(self, f: Denoiser) -> None:
+    def __init__(self, f: Map) -> None:
         super().__init__()
         self.net = f.net
 

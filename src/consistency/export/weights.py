@@ -48,7 +48,7 @@ class Safetensors:
         write_exported(path, state, portable({**model.about, "codec": digest(model.codec), "sigmas": sigmas}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])
-        return Written([path], model.with_denoiser(f).programs(), tolerance)
+        return Written([path], model.with_map(f).programs(), tolerance)
 
 
 def portable(node: Any) -> Any:

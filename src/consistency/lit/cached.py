@@ -60,7 +60,7 @@ class CachedDistillation(Distillation):
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each of as many rollouts as x has samples."""
-        return self.discrete.compare(self.denoiser, self.target, self.store.draw(len(x), draws, x.device))
+        return self.discrete.compare(self.model, self.target, self.store.draw(len(x), draws, x.device))
 
 
 def wait_for_first(strategy: Strategy) -> None:

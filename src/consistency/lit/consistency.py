@@ -10,7 +10,7 @@ from consistency.codec.codec import Codec
 from consistency.codec.identity import digest
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, without_augmentation
-from consistency.model.maps import Denoiser, DenoiserLike
+from consistency.model.maps import Consistency, DenoiserLike, Map
 from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target
@@ -20,20 +20,22 @@ from consistency.truth.oracle import Mixture
 PROBES = torch.tensor([1.0, 10.0, 50.0], dtype=torch.float64)  # σ at which preconditioners are compared
 
 
-class Consistency(Module):
+class ConsistencyModule(Module):
     """A consistency function f with its target; one hole left, `terms`.
 
     Args:
         objective: what is minimised.
         target: f -> whose output is the target.
-        **run: denoiser, optimizer, rate, samplers and seed of `Module`.
+        **run: model, optimizer, rate, samplers and seed of `Module`.
     """
 
-    def __init__(self, objective: Objective, target: Callable[[Denoiser], Target], **run: Any) -> None:
+    learns = Consistency
+
+    def __init__(self, objective: Objective, target: Callable[[Map], Target], **run: Any) -> None:
         super().__init__(**run)
-        without_augmentation(self.denoiser.net)
-        check_call("target", target, self.denoiser)
-        self.objective, self.target = objective, target(self.denoiser)
+        without_augmentation(self.model.net)
+        check_call("target", target, self.model)
+        self.objective, self.target = objective, target(self.model)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
         """The consistency function, down to the least noise of the objective."""
@@ -41,15 +43,15 @@ class Consistency(Module):
 
     def start_from(self, D: DenoiserLike) -> None:
         """Begin with the weights of a teacher, where it has any."""
-        if isinstance(D, Denoiser):
-            copy_weights(self.denoiser, D)
-            self.target.restart(self.denoiser)
+        if isinstance(D, Map):
+            copy_weights(self.model, D)
+            self.target.restart(self.model)
 
     def optimizer_step(self, *step: Any, **more: Any) -> None:
         """The optimiser's step, then the target's: here, so that no checkpoint falls between the two."""
         k = self.global_step
         super().optimizer_step(*step, **more)
-        self.target.update(self.denoiser, k)
+        self.target.update(self.model, k)
 
     def progress(self, k: int) -> dict[str, float]:
         """N(k), the stage or r(k), and μ(k)."""
@@ -77,7 +79,7 @@ def check_codec(teacher: DenoiserLike, codec: Codec) -> None:
         )
 
 
-def copy_weights(student: Denoiser, teacher: Denoiser) -> None:
+def copy_weights(student: Map, teacher: Map) -> None:
     """Copy the teacher's weights, if they mean to the student what they mean to the teacher.
 
     Raises:
@@ -97,7 +99,7 @@ def check_same_meaning(student: Precond, teacher: Precond) -> None:
     same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)
     if not (same and torch.allclose(ours.out, theirs.out, rtol=0.1)):
         raise UserError(
-            "denoiser: inputs or outputs mean something else to the student's network than to the teacher's: "
+            "precond: inputs or outputs mean something else to the student's network than to the teacher's: "
             "choose the teacher's kind (edm or boundary for edm, epsilon_jump for ddpm, velocity_jump for "
             "flow, trigflow for trigflow), or start afresh (distillation with module.initialise=false, "
             "training with start=scratch)"

@@ -9,6 +9,7 @@ from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module, without_augmentation
 from consistency.model.condition import Condition
+from consistency.model.maps import Denoiser
 from consistency.objectives.denoising import Denoising
 from consistency.schedule.draws import Draws, StepDraws
 from consistency.tensor import Terms
@@ -20,8 +21,10 @@ class Diffusion(Module):
 
     Args:
         objective: law of σ, distance and weight.
-        **run: denoiser, optimizer, rate, samplers and seed of `Module`.
+        **run: model, optimizer, rate, samplers and seed of `Module`.
     """
+
+    learns = Denoiser
 
     def __init__(self, objective: Denoising, **run: Any) -> None:
         super().__init__(**run)
@@ -32,13 +35,13 @@ class Diffusion(Module):
         if stage == "fit":
             x = torch.zeros(1, *data_of(self.trainer).shape)
             labels = self.objective.augmentation(x, StepDraws(0))[1]
-            check_labels(labels, self.denoiser.net)
+            check_labels(labels, self.model.net)
             if labels is None:
-                without_augmentation(self.denoiser.net)
+                without_augmentation(self.model.net)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample."""
-        return self.objective(self.denoiser, x, c, k, draws)
+        return self.objective(self.model, x, c, k, draws)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
         """The posterior mean E[x_0 | x]."""

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, check_call
-from consistency.lit.consistency import Consistency, check_codec
+from consistency.lit.consistency import ConsistencyModule, check_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Denoiser, DenoiserLike
+from consistency.model.maps import DenoiserLike, Map, as_denoiser
 from consistency.objectives.flow import Flow
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
 
 
-class Distillation(Consistency):
+class Distillation(ConsistencyModule):
     """A student that starts from its teacher's weights; two holes left, `follow` and `terms`.
 
     The teacher is called for when training begins, and only then: a checkpoint of the student is evaluated
@@ -27,7 +27,7 @@ class Distillation(Consistency):
         teacher: () -> D(x, σ).
         flow: D -> where x_t goes next.
         initialise: start from the teacher's weights, where it has any.
-        **run: objective and target of `Consistency`, and what `Module` takes.
+        **run: objective and target of `ConsistencyModule`, and what `Module` takes.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Distillation(Consistency):
         """Call the teacher; a checkpoint to go on from is read after this."""
         if stage != "fit":
             return
-        D = self.teacher()
-        check_codec(D, data_of(self.trainer).codec)
-        if isinstance(D, Denoiser):
-            check_denoises(D)
+        taught = self.teacher()
+        check_codec(taught, data_of(self.trainer).codec)
+        D = as_denoiser(taught, "teacher.path")
+        if isinstance(D, Map):
             check_lowest(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()
         if self.initialise:
@@ -73,7 +73,7 @@ class ConsistencyDistillation(Distillation):
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
-        return self.objective(self.denoiser, self.target, self.flow, x, c, k, draws)
+        return self.objective(self.model, self.target, self.flow, x, c, k, draws)
 
 
 def nobody(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
@@ -86,16 +86,7 @@ def on_device(D: Any, device: torch.device) -> Any:
     return D.to(device) if isinstance(D, torch.nn.Module) else D
 
 
-def check_denoises(teacher: Denoiser) -> None:
-    """Refuse to follow a consistency function: it points to the end of a trajectory, not along it."""
-    if teacher.is_consistency:
-        raise UserError(
-            "teacher.path is of a consistency model, and distillation needs a denoiser: name a run of edm, "
-            "ddpm or flow; or begin with these weights: start=teacher and a method without a teacher"
-        )
-
-
-def check_lowest(teacher: Denoiser, sigma_min: float) -> None:
+def check_lowest(teacher: Map, sigma_min: float) -> None:
     """Refuse noise below what the teacher has seen."""
     lowest = teacher.precond.lowest
     if sigma_min < lowest * (1 - 1e-6):

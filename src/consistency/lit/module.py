@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
 from consistency.model.condition import Condition
-from consistency.model.maps import Denoiser, DenoiserLike
+from consistency.model.maps import DenoiserLike, Map
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -32,16 +32,18 @@ class Module(LightningModule):
     """Batch -> terms -> loss; and samples, when asked for.
 
     Args:
-        denoiser: the function that learns.
+        model: the map that learns.
         optimizer: parameters -> optimiser.
         rate: factor on the learning rate as a function of the step.
         samplers: how images are made, by name; each is called as (f, z, c=, draws=); None for none.
         seed: every random number of the run follows from it.
     """
 
+    learns: ClassVar[type[Map]]  # the role of its model
+
     def __init__(
         self,
-        denoiser: Denoiser,
+        model: Map,
         optimizer: OptimizerFactory,
         rate: Rate,
         samplers: Mapping[str, Recipe | None],
@@ -49,7 +51,8 @@ class Module(LightningModule):
     ) -> None:
         super().__init__()
         check_names("samplers", samplers)
-        self.denoiser = denoiser
+        self.check_role(model)
+        self.model = model
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
         check_optimizer(optimizer)
@@ -58,6 +61,14 @@ class Module(LightningModule):
         self.given: list[dict[str, Any]] = []  # values of the config for each group of the optimiser
         self.largest: int | None = None  # samples of a network call outside training; not known yet
         self.slower = 1.0  # factor on the learning rate, set by the guard of a run that went back
+
+    def check_role(self, model: Map) -> None:
+        """Refuse a model that promises something else than this training teaches."""
+        if not isinstance(model, self.learns):
+            raise UserError(
+                f"model._target_ is a {model.role}, and {type(self).__name__} trains a {self.learns.role}: "
+                f"set model._target_=consistency.model.maps.{self.learns.__name__}, or choose another method"
+            )
 
     @abstractmethod
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
@@ -119,8 +130,8 @@ class Module(LightningModule):
     def paced(self) -> DenoiserLike:
         """The denoiser, in evaluation mode, for long work: see `consistency.lit.pacing`."""
         data = data_of(self.trainer)
-        self.largest = self.largest or largest(self.denoiser, data)
-        return paced(self.denoiser, data, most=self.largest)
+        self.largest = self.largest or largest(self.model, data)
+        return paced(self.model, data, most=self.largest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""

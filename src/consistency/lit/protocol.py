@@ -53,11 +53,15 @@ def plain(value: Any) -> Any:
 
 
 def model(
-    experiment: str | None, step: int, weights_sha256: str, denoiser: DictConfig, data: DataModule
+    experiment: str | None, role: str, step: int, weights_sha256: str, meaning: DictConfig, data: DataModule
 ) -> dict[str, Any]:
     """What is judged: the weights, and what they mean, in units of the data."""
-    meaning = [OmegaConf.to_container(denoiser, resolve=True), *marks(data.codec).values()]
-    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    about = [OmegaConf.to_container(meaning, resolve=True), *marks(data.codec).values()]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return {
-        "experiment": experiment, "step": step, "weights_sha256": weights_sha256, "denoiser_sha256": digest,
-    }  # fmt: skip
+        "experiment": experiment,
+        "role": role,
+        "step": step,
+        "weights_sha256": weights_sha256,
+        "denoiser_sha256": digest,
+    }

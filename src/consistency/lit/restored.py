@@ -21,14 +21,14 @@ def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapp
 
     Args:
         trainer: of the run, whose `ckpt_path` is read.
-        module: of the run, with a `denoiser`.
+        module: of the run, with a `model`.
         checkpoint: its content, which has the types that `teachers.contents` asks for.
 
     Raises:
         UserError: names the first part that does not fit.
     """
     path = Path(trainer.ckpt_path or "checkpoint")
-    check_averages(path, dict(checkpoint), module.get_submodule("denoiser"))
+    check_averages(path, dict(checkpoint), module.get_submodule("model"))
     fault = (
         _loops(trainer, checkpoint)
         or _callbacks(trainer, checkpoint["callbacks"])

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from consistency.errors import check_call
-from consistency.lit.consistency import Consistency, check_codec
+from consistency.lit.consistency import ConsistencyModule, check_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
@@ -15,13 +15,13 @@ from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
 
 
-class ConsistencyTraining(Consistency):
+class ConsistencyTraining(ConsistencyModule):
     """CT (2303.01469), iCT (2310.14189), ECT (2406.14548), sCT (2410.11081): one step, other parts in it.
 
     Args:
         flow: where x_t goes next, given the data.
         start: () -> a teacher, with whose weights training begins; None to begin afresh.
-        **run: objective and target of `Consistency`, and what `Module` takes.
+        **run: objective and target of `ConsistencyModule`, and what `Module` takes.
     """
 
     def __init__(
@@ -42,4 +42,4 @@ class ConsistencyTraining(Consistency):
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""
         flow = self.flow.given(lambda n: data_of(self.trainer).some(n, k, x.device))
-        return self.objective(self.denoiser, self.target, flow, x, c, k, draws)
+        return self.objective(self.model, self.target, flow, x, c, k, draws)

@@ -41,7 +41,6 @@ class Map(nn.Module):
     """
 
     role: ClassVar[str]  # as files have it
-    is_consistency = False
     codec_sha256: str | None = None
 
     def __init__(self, net: nn.Module, precond: Precond) -> None:

@@ -197,4 +197,4 @@ def check_level(name: str, value: float) -> None:
 
 def check_scale(time_scale: float) -> None:
     """Refuse a scale at which a network would see the same number at every noise level, or infinity."""
-    within("denoiser.precond", 1e-6, 1e6, time_scale=time_scale)
+    within("precond", 1e-6, 1e6, time_scale=time_scale)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from consistency.errors import at_least, positive
 from consistency.model.condition import Condition
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.objectives.balance import Balance
 from consistency.objectives.bound import Bound
 from consistency.objectives.derivative import Derivative
@@ -54,7 +54,7 @@ class Continuous(nn.Module):
         self.weight, self.sigma_data, self.sigma_min, self.warmup = weight, sigma_data, sigma_min, warmup
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+        self, f: Map, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...] at optimiser step k."""
         sigma = self.noise.sample(len(x), draws, x.device)
@@ -70,7 +70,7 @@ class Continuous(nn.Module):
         d = ((y - y.detach()) / unit - g).flatten(1).square().mean(1)  # in value, only g is left
         return Terms(w.exp() * lam * d - w, sigma)
 
-    def change(self, f: Denoiser, x_t: Tensor, sigma: Tensor, v: Tensor, c: Condition, r: float) -> Tensor:
+    def change(self, f: Map, x_t: Tensor, sigma: Tensor, v: Tensor, c: Condition, r: float) -> Tensor:
         """df/d ln σ [B, ...] along the velocity v = dx/dσ; at r < 1, partly what diffusion makes of it.
 
         Diffusion's part is cos²t (f - D̂), with D̂ = x - σv what the flow takes for clean data.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from consistency.model.condition import Condition
-from consistency.model.maps import Denoiser
+from consistency.model.maps import DenoiserLike
 from consistency.objectives.augmentation import Augmentation, NoAugmentation
 from consistency.objectives.distance import Distance
 from consistency.objectives.weighting import Weight
@@ -31,7 +31,7 @@ class Denoising:
     weight: Weight
     augmentation: Augmentation = field(default_factory=NoAugmentation)
 
-    def __call__(self, D: Denoiser, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
+    def __call__(self, D: DenoiserLike, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
         sigma = self.noise.sample(len(x), draws, x.device)
         x, how = self.augmentation(x, draws)

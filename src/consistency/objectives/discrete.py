@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from consistency.model.condition import Condition
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.objectives.distance import Distance
 from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
@@ -26,7 +26,7 @@ class Objective(Protocol):
         ...
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+        self, f: Map, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...] at optimiser step k."""
         ...
@@ -70,7 +70,7 @@ class Discrete:
         return self.pairs.sigma_min
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+        self, f: Map, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and t of each sample of x [B, ...] at optimiser step k."""
         return self.compare(f, target, self.rollout(flow, x, c, k, draws))
@@ -82,7 +82,7 @@ class Discrete:
         x_t = perturb(x, z, t)
         return Rollout(x_t, t, flow.step(x_t, t, r, x, z, c), r, c)
 
-    def compare(self, f: Denoiser, target: Target, pair: Rollout) -> Terms:
+    def compare(self, f: Map, target: Target, pair: Rollout) -> Terms:
         """How far the two ends are mapped from each other."""
         x_t, t, x_r, r, c = pair
         with same_dropout(x_t.device):  # the next forward draws the same masks, on CPU and on GPU

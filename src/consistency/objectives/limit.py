@@ -10,7 +10,7 @@ from torch import Tensor
 
 from consistency.errors import at_least
 from consistency.model.condition import Condition
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
@@ -42,7 +42,7 @@ class PseudoObjective:
         at_least("objective", 0, sigma_min=self.sigma_min)
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+        self, f: Map, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
         x_t, sigma, v = self.place(flow, x, c, draws)
@@ -57,7 +57,7 @@ class PseudoObjective:
         x_t = perturb(x, z, sigma)
         return x_t, sigma, flow.velocity(x_t, sigma, x, z, c)
 
-    def slope(self, f: Denoiser, x_t: Tensor, sigma: Tensor, v: Tensor, c: Condition) -> Tensor:
+    def slope(self, f: Map, x_t: Tensor, sigma: Tensor, v: Tensor, c: Condition) -> Tensor:
         """df/dσ [B, ...] along the velocity v: that by ln σ, which stays small, divided by σ."""
         scale = expand(sigma, x_t)
         return self.derivative(f, x_t, sigma, c, scale * v, sigma)[1] / scale
@@ -83,7 +83,7 @@ class SlopeNorm(PseudoObjective):
     """
 
     def __call__(
-        self, f: Denoiser, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+        self, f: Map, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
     ) -> Terms:
         """Loss and σ of each sample of x [B, ...]."""
         x_t, sigma, v = self.place(flow, x, c, draws)

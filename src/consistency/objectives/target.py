@@ -7,22 +7,22 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.schedule.decay import Decay
 
 
 class Target(Protocol):
     """Made from f once, asked for the target function at each step, stepped once per optimiser step."""
 
-    def __call__(self, f: Denoiser) -> Denoiser:
+    def __call__(self, f: Map) -> Map:
         """The function that supplies the target. The caller stops the gradient."""
         ...
 
-    def restart(self, f: Denoiser) -> None:
+    def restart(self, f: Map) -> None:
         """Begin again from f, whose weights have come from elsewhere."""
         ...
 
-    def update(self, f: Denoiser, k: int) -> None:
+    def update(self, f: Map, k: int) -> None:
         """Take notice of f after optimiser step k (k = 0 is the first)."""
         ...
 
@@ -34,17 +34,17 @@ class Target(Protocol):
 class StopGradient(nn.Module):
     """θ⁻ = sg θ: iCT and all that follow it (2310.14189, section 3.2); the same as μ = 0."""
 
-    def __init__(self, f: Denoiser) -> None:
+    def __init__(self, f: Map) -> None:
         super().__init__()
 
-    def __call__(self, f: Denoiser) -> Denoiser:
+    def __call__(self, f: Map) -> Map:
         """f itself, in the mode it is in, so that dropout masks can be shared."""
         return f
 
-    def restart(self, f: Denoiser) -> None:
+    def restart(self, f: Map) -> None:
         """Nothing to do."""
 
-    def update(self, f: Denoiser, k: int) -> None:
+    def update(self, f: Map, k: int) -> None:
         """Nothing to do."""
 
     def progress(self, k: int) -> dict[str, float]:
@@ -62,21 +62,21 @@ class EMATarget(nn.Module):
         mu: decay as a function of the step.
     """
 
-    def __init__(self, f: Denoiser, mu: Decay) -> None:
+    def __init__(self, f: Map, mu: Decay) -> None:
         super().__init__()
         self.mu = mu
         self.shadow = copy.deepcopy(f).requires_grad_(False)
 
-    def __call__(self, f: Denoiser) -> Denoiser:
+    def __call__(self, f: Map) -> Map:
         """f with θ⁻."""
         return self.shadow
 
-    def restart(self, f: Denoiser) -> None:
+    def restart(self, f: Map) -> None:
         """θ⁻ = θ."""
         self.shadow.load_state_dict(f.state_dict())
 
     @torch.no_grad()
-    def update(self, f: Denoiser, k: int) -> None:
+    def update(self, f: Map, k: int) -> None:
         """Move θ⁻ towards θ."""
         lerp(self.shadow.parameters(), f.parameters(), 1 - self.mu(k))
         for ours, theirs in zip(self.shadow.buffers(), f.buffers(), strict=True):

@@ -13,7 +13,7 @@ from consistency.errors import UserError, within
 from consistency.model import solvers
 from consistency.model.condition import NONE, Condition
 from consistency.model.coordinates import Coordinate, times
-from consistency.model.maps import Denoiser, DenoiserLike
+from consistency.model.maps import DenoiserLike, Map
 from consistency.model.solvers import Solver
 from consistency.schedule.draws import Draws
 from consistency.schedule.pairs import karras_grid
@@ -211,7 +211,7 @@ def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
 
 def denoised(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
     """f(x, σ, c) at one σ for all samples."""
-    return f(x, sigma, c) if isinstance(f, Denoiser) else f(x, level(sigma, x), c)
+    return f(x, sigma, c) if isinstance(f, Map) else f(x, level(sigma, x), c)
 
 
 def level(sigma: float, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ MADE_OF_PARTS = ("callbacks", "logger", "samplers")  # groups that hold parts by
 OPTIONAL = ("logger",)  # groups that a run can do without: ~logger
 LARGEST = 2**63 - 1
 OTHERS = 200  # characters of names in a message
-ADDED = {("module", "denoiser")}  # by `consistency.build`, when it builds
+ADDED = {("module", "model")}  # by `consistency.build`, when it builds
 
 
 def check_composed(config: DictConfig, entry: str) -> None:

@@ -19,7 +19,7 @@ from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map
 from consistency.process.notices import notice
 from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
 from consistency.schedule.draws import ImageDraws
@@ -186,7 +186,7 @@ def kind(recipe: Recipe) -> object:
 
 def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
     """A trained checkpoint as formats get it: a frozen copy in float32, on the CPU."""
-    if not isinstance(t.f, Denoiser):
+    if not isinstance(t.f, Map):
         raise UserError(
             f"ckpt_path={t.path} holds no network that can be exported: choose a run of a network"
         )
@@ -197,6 +197,7 @@ def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
         "step": t.step,
         "weights": t.weights,
         "weights_sha256": t.weights_sha256,
+        "role": t.role,
         "config": t.written,
     }
     sigmas = {name: levels(recipe) for name, recipe in recipes.items()}

@@ -9,7 +9,7 @@ import torch
 
 from consistency.errors import UserError, at_least, check_seed, within
 from consistency.files.atomic import write, write_text
-from consistency.lit.consistency import Consistency
+from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank
 from consistency.process.notices import notice
@@ -111,7 +111,7 @@ class Ladder:
     def _students(self, session: Session) -> Iterable[Rung]:
         """A rung for each number of calls, of a consistency function."""
         t = session.trained
-        if not isinstance(t.module, Consistency):
+        if not isinstance(t.module, ConsistencyModule):
             return
         if self.keep and self.search:
             from_first(lambda: schedules.check(t.path))
@@ -128,7 +128,7 @@ class Ladder:
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Solvers of the probability flow with as many calls, and as many as their own run took."""
         t = session.trained
-        student = isinstance(t.module, Consistency)
+        student = isinstance(t.module, ConsistencyModule)
         teacher = (teacher_of(t) if self.teacher else None) if student else t
         if teacher is None:
             return

@@ -54,10 +54,10 @@ class Report:
 
     def _parts(self, session: Session) -> dict[str, Task]:
         """Those that were asked for, and that suit what was trained: the ladder's σ lists come first."""
-        from consistency.lit.consistency import Consistency
+        from consistency.lit.consistency import ConsistencyModule
 
         found = {"ladder": self.ladder, "fidelity": self.fidelity, "sample": self.sample, "gap": self.gap}
-        student = isinstance(session.trained.module, Consistency)
+        student = isinstance(session.trained.module, ConsistencyModule)
         return {name: part for name, part in found.items() if part and (student or name != "gap")}
 
     def _page(self, session: Session, said: dict[str, Outcome]) -> str:
@@ -65,7 +65,7 @@ class Report:
         name = t.experiment or "a run"
         cut = debug_of(t.written)
         note = [f"A debug run ({cut}): its numbers are no result to compare."] if cut else []
-        head = [*note, f"step {t.step:,}, weights {t.weights}, {t.path}"]
+        head = [*note, f"A {t.role}: step {t.step:,}, weights {t.weights}, {t.path}"]
         return page(name, head, [*pictures(said), *measured(said), *history(session), about(session)])
 
 

@@ -14,7 +14,7 @@ from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
-from consistency.model.maps import DenoiserLike
+from consistency.model.maps import Denoiser, DenoiserLike, Map
 from consistency.sampling.samplers import Recipe
 from consistency.table import Table
 
@@ -60,6 +60,11 @@ class Trained:
     def judge(self) -> Judge:
         """Of its samples; made when it is first asked for, as it may need files of its own."""
         return self.make_judge()
+
+    @property
+    def role(self) -> str:
+        """Of f: `denoiser`, `consistency function` or `flow map`; a closed form is a denoiser."""
+        return self.f.role if isinstance(self.f, Map) else Denoiser.role
 
     @property
     def run(self) -> Path:
@@ -116,7 +121,7 @@ class Session:
     def card_of(self, how: dict[str, Any]) -> Card:
         """Of anything that is asked of the checkpoint: `how` is all that moves it."""
         t = self.trained
-        what = protocol.model(t.experiment, t.step, t.weights_sha256, t.config.denoiser, t.data)
+        what = protocol.model(t.experiment, t.role, t.step, t.weights_sha256, t.config.model, t.data)
         return Card(what, how, code(), self.commit)
 
 

@@ -7,7 +7,7 @@ import torch
 from consistency.errors import UserError
 from consistency.lit.consistency import check_codec
 from consistency.lit.distillation import Distillation
-from consistency.model.maps import Denoiser, DenoiserLike
+from consistency.model.maps import DenoiserLike, as_denoiser
 from consistency.tasks.session import Trained
 from consistency.tensor import weights_sha256
 from consistency.truth.oracle import Mixture
@@ -26,12 +26,11 @@ def teacher_of(trained: Trained) -> Trained | None:
     if taught is None:
         return None
     try:
-        D: DenoiserLike = taught()
+        f = taught()
+        D = as_denoiser(f, "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
         return None
-    if isinstance(D, Denoiser) and D.is_consistency:  # a training may start from one
-        return None
-    check_codec(D, trained.data.codec)
+    check_codec(f, trained.data.codec)
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.module.device).eval()
     return replace(trained, f=D, weights="teacher", weights_sha256=digest(D), experiment=None)

@@ -1,6 +1,6 @@
 """Checkpoints of this project, read as what they are: tensors and plain data, never code."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.files.config import FileConfig
 from consistency.files.paths import A_CHECKPOINT
-from consistency.model.maps import Denoiser
+from consistency.files.upgrade import PREFIX
+from consistency.model.maps import Map
 from consistency.process.notices import notice
 from consistency.quoting import path_argument
 from consistency.teachers.debugged import debug_of
@@ -20,8 +21,6 @@ from consistency.teachers.sealed import DamagedError, read_sealed
 from consistency.teachers.weights import outlined
 
 LAST = Path("checkpoints") / "last.ckpt"
-TRAINING = "consistency.lit."
-DENOISING = f"{TRAINING}diffusion.Diffusion"  # the only training there whose network is a denoiser
 GOOD, BEST = "good.ckpt", "best.ckpt"  # beside it
 
 
@@ -30,8 +29,8 @@ def checkpoint(
     weights: str | None = None,
     trust: Sequence[str] = (),
     debug: str | None = None,
-) -> Denoiser:
-    """The denoiser of a run.
+) -> Map:
+    """The model of a run, of any role.
 
     Args:
         path: a checkpoint, a file of exported weights, or the directory of a run, whose newest is taken.
@@ -53,26 +52,16 @@ def checkpoint(
         )
     state = weights_of(kept, weights)[1]
     D = fitting(kept["config"], state, file, "teacher.path")
-    if not isinstance(D, Denoiser):
-        raise UserError(
-            f"teacher.path={file} describes no denoiser: use a checkpoint written by this project"
-        )
+    if not isinstance(D, Map):
+        raise UserError(f"teacher.path={file} describes no model: use a checkpoint written by this project")
     check_averages(file, kept, D, "teacher.path")
     D.load_state_dict(state)
-    D.is_consistency = learns_consistency(kept["config"])
     D.codec_sha256 = kept.get("data", {}).get("codec")
     return D.requires_grad_(False).eval()
 
 
-def learns_consistency(config: FileConfig) -> bool:
-    """Whether the config of a file is of a run that trains a consistency function; not if it does not say."""
-    module = config.content.get("module")
-    target = str(module.get("_target_", "")) if isinstance(module, Mapping) else ""
-    return target.startswith(TRAINING) and target != DENOISING
-
-
 def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key: str = "ckpt_path") -> Any:
-    """The denoiser that the config of a file describes, built once it is known to fit the file's weights.
+    """The model that the config of a file describes, built once it is known to fit the file's weights.
 
     Args:
         config: of the file.
@@ -83,11 +72,11 @@ def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key:
     Raises:
         UserError: names the first tensor that differs.
     """
-    outline = outlined(lambda: config.build("denoiser"))
-    f = config.build("denoiser") if outline is None else outline
+    outline = outlined(lambda: config.build("model"))
+    f = config.build("model") if outline is None else outline
     if isinstance(f, nn.Module):
         check_fits(path, state, f, key)
-    return f if outline is None else config.build("denoiser")
+    return f if outline is None else config.build("model")
 
 
 def of_run(directory: Path, key: str) -> tuple[Path, dict[str, Any]]:
@@ -279,8 +268,7 @@ def weights_of(checkpoint: dict[str, Any], name: str | None = None) -> tuple[str
     Raises:
         UserError: the checkpoint has no such weights.
     """
-    prefix = "denoiser."
-    raw = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    raw = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
     ema = checkpoint["callbacks"].get("EMA", {"averages": {}, "evaluate": "raw"})
     kept = ema["averages"] if "exported" in checkpoint else {"raw": {}, **ema["averages"]}
     name = str(name or ema["evaluate"])

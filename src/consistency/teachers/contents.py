@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consistency.files.upgrade import PREFIX
+from consistency.model.maps import ROLES
 from consistency.teachers.counted import check_callbacks
 from consistency.teachers.values import MalformedError, count, expect, number, plain
 from consistency.tensor import finite
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-PREFIX = "denoiser."  # of its weights among a module's
 
 
 def check(content: Mapping[str, Any]) -> None:
@@ -25,6 +26,7 @@ def check(content: Mapping[str, Any]) -> None:
     count("global_step", content.get("global_step"))
     count("epoch", content.get("epoch", 0))
     expect("experiment", content.get("experiment"), str | None)
+    check_role(content.get("role"), content["config"])
     check_weights(content["state_dict"])
     plain("config", content["config"])
     expect("log", content.get("log", {}), dict)
@@ -34,6 +36,20 @@ def check(content: Mapping[str, Any]) -> None:
     check_callbacks(content["callbacks"])
     expect("data", content.get("data", {}), dict)
     _optimizers(content)
+
+
+def check_role(role: Any, config: Mapping[str, Any]) -> None:
+    """Refuse what a file says that its model is, where that is nothing known or not what its config builds.
+
+    Raises:
+        MalformedError: names the role.
+    """
+    model = config.get("model")
+    target = model.get("_target_") if isinstance(model, Mapping) else None
+    targets = {f"{kind.__module__}.{kind.__name__}": name for name, kind in ROLES.items()}
+    built = targets.get(target) if isinstance(target, str) else None
+    if role is not None and (role not in ROLES or (built is not None and role != built)):
+        raise MalformedError(f"is malformed: role={role!r:.40} is not that of its config, {built}")
 
 
 def check_weights(state: Mapping[str, Any], name: str = "") -> None:

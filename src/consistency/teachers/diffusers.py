@@ -16,7 +16,8 @@ from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
 from consistency.files.config import checked
 from consistency.files.paths import shown
-from consistency.model.maps import Denoiser
+from consistency.files.upgrade import mapped
+from consistency.model.maps import Consistency, Denoiser, Map
 from consistency.teachers import unet2d
 from consistency.teachers.schedulers import read_scheduler
 from consistency.teachers.shards import WEIGHTS, read_json, read_safetensors, read_weights
@@ -35,7 +36,7 @@ MODERN = (
 )
 
 
-def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Denoiser:
+def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Map:
     """The denoiser in a folder of diffusers, such as google/ddpm-cifar10-32, frozen.
 
     Args:
@@ -55,7 +56,7 @@ def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> De
     return READERS[said](Path(path), folder, config, net, trust).requires_grad_(False).eval()
 
 
-def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
+def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Map:
     """A UNet2DModel, which means what the scheduler beside it says."""
     if not isinstance(net, UNet):
         raise UserError(
@@ -66,9 +67,8 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
     levels = part(path, "scheduler", SCHEDULER) / SCHEDULER
     read = read_scheduler(levels, read_json(levels))
     load_weights(path, folder, net)
-    D = Denoiser(net, read.precond)
-    D.is_consistency = read.consistent
-    return D
+    role = Consistency if read.consistent else Denoiser
+    return role(net, read.precond)
 
 
 def check_pixels(path: Path) -> None:
@@ -87,7 +87,7 @@ def check_pixels(path: Path) -> None:
             )
 
 
-def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Denoiser:
+def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Map:
     """A network of this project, with settings of its own."""
     make = partial(described, "teacher.path", folder / "config.json", config.get("denoiser"), trust)
     outline, state = outlined(make), verified(path, folder, required=True)
@@ -95,18 +95,17 @@ def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequenc
         check_shapes(outline, state, folder / WEIGHTS)
     f = make()
     load_into(f, state, folder / WEIGHTS)
-    f.is_consistency = True  # all that is exported so
     return f
 
 
-READERS: dict[str, Callable[[Path, Path, Config, nn.Module, Sequence[str]], Denoiser]] = {
+READERS: dict[str, Callable[[Path, Path, Config, nn.Module, Sequence[str]], Map]] = {
     "UNet2DModel": pure,
     "Network": own,
 }
 
 
-def described(option: str, path: str | Path, config: Any, trust: Sequence[str] = ()) -> Denoiser:
-    """The denoiser that plain data describe, with weights yet to come.
+def described(option: str, path: str | Path, config: Any, trust: Sequence[str] = ()) -> Map:
+    """The model that plain data describe, with weights yet to come.
 
     Args:
         option: what names the file, for messages.
@@ -115,16 +114,14 @@ def described(option: str, path: str | Path, config: Any, trust: Sequence[str] =
         trust: packages whose classes it may name beside ours.
 
     Raises:
-        UserError: it would call anything but this project, or describes no denoiser of this version.
+        UserError: it would call anything but this project, or describes no model of this version.
     """
     source = f"{option}={path}"
     if isinstance(config, Mapping):
-        f = checked({"denoiser": {**config}}, source, trust).build("denoiser")
-        if isinstance(f, Denoiser):
+        f = checked({"model": mapped(config, "Consistency")}, source, trust).build("model")
+        if isinstance(f, Map):
             return f
-    raise UserError(
-        f"{source} describes no denoiser of this version in `denoiser`; export the checkpoint again"
-    )
+    raise UserError(f"{source} describes no model of this version in `denoiser`; export the checkpoint again")
 
 
 def part(path: Path, name: str, file: str) -> Path:

@@ -12,7 +12,8 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.files.atomic import replacing
 from consistency.files.checksum import content_sha256
-from consistency.teachers.contents import check_weights
+from consistency.files.upgrade import PREFIX, upgraded_config
+from consistency.teachers.contents import check_role, check_weights
 from consistency.teachers.values import MalformedError, count, levels, plain
 from consistency.teachers.weights import DAMAGE
 
@@ -21,7 +22,7 @@ KEY = "consistency"  # of the metadata
 LONGEST = 2**24  # characters of it that are read
 CHECKSUM = "sha256"  # likewise
 ABOUT = {"config": dict, "experiment": str | None, "step": int, "weights": str, "sigmas": dict}
-CONFIG = ("data", "denoiser", "metric", "module", "net", "sigma")  # sections without which nothing is built
+CONFIG = ("data", "model", "metric", "module", "net", "sigma")  # sections without which nothing is built
 
 
 def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -56,7 +57,7 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
         )
     verify(path, key, metadata, state)
     return {
-        "state_dict": {f"denoiser.{name}": tensor.float() for name, tensor in state.items()},
+        "state_dict": {f"{PREFIX}{name}": tensor.float() for name, tensor in state.items()},
         "config": about["config"],
         "callbacks": {"EMA": {"averages": {about["weights"]: {}}, "evaluate": about["weights"]}},
         "data": {"codec": about["codec"]} if "codec" in about else {},
@@ -102,6 +103,7 @@ def check_about(about: Mapping[str, Any]) -> None:
     """
     count("step", about["step"])
     plain("config", about["config"])
+    check_role(about.get("role"), about["config"])
     for name, sigmas in about["sigmas"].items():
         levels(f"sigmas.{name!r}", sigmas)
 
@@ -115,6 +117,7 @@ def told(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """What a file says of its weights; None where it says too little."""
     try:
         about = json.loads(metadata.get(KEY, "")[:LONGEST])
+        about["config"] = upgraded_config(about["config"])
         enough = all(isinstance(about[name], kind) for name, kind in ABOUT.items())
         enough &= all(isinstance(about["config"][section], dict) for section in CONFIG)
     except (ValueError, KeyError, TypeError, RecursionError):

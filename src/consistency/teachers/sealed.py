@@ -12,13 +12,15 @@ from typing import Any
 
 from consistency.files.checksum import content_sha256
 from consistency.files.pickles import load_tensors
+from consistency.files.upgrade import upgraded
 from consistency.process.notices import notice
 from consistency.teachers import archive
 from consistency.teachers.contents import check
 from consistency.teachers.values import MalformedError
 from consistency.teachers.weights import DAMAGE
 
-FORMAT = 2  # 1, without a checksum, did not say its number
+FORMAT = 3  # 2 did not say its role; 1, without a checksum, did not say its number
+READABLE = (2, 3)
 SLACK = 2**20
 TIMES = 4  # tensors that share numbers are hashed as often as they are named
 
@@ -48,6 +50,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state_dict", "config", "callbacks"} <= content.keys():
         raise DamagedError("is not a checkpoint of this project: it lacks state_dict and config")
     _verify(path, content)
+    content = upgraded(content)
     try:
         check(content)
     except MalformedError as fault:
@@ -79,8 +82,8 @@ def _verify(path: Path, content: dict[str, Any]) -> None:
         raise DamagedError(f"is malformed ({error}) and was not used") from error
     if not {"format", "sha256"} & content.keys():
         _verify_archive(path)
-    elif type(content.get("format")) is not int or content["format"] != FORMAT:
-        raise DamagedError(f"is damaged, or of a later version: its format is not {FORMAT}")
+    elif type(content.get("format")) is not int or content["format"] not in READABLE:
+        raise DamagedError(f"is damaged, or of a later version: its format is none of {READABLE}")
     elif type(content.get("sha256")) is not str or content["sha256"] != found:
         raise DamagedError("is damaged: its content is not what its checksum says")
 

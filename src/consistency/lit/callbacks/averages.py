@@ -42,7 +42,7 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Start from the current weights, unless a checkpoint brought the averages."""
-        weights = dict(pl_module.denoiser.named_parameters())
+        weights = dict(pl_module.model.named_parameters())
         for name in self.decays:
             kept = self.averages.get(name, weights)
             self.averages[name] = {n: kept[n].detach().to(w, copy=True) for n, w in weights.items()}
@@ -56,7 +56,7 @@ class EMA(Callback):
         if trainer.global_step == self.updates:
             return
         for name, decay in self.decays.items():
-            lerp(self.averages[name].values(), pl_module.denoiser.parameters(), 1 - decay(self.updates))
+            lerp(self.averages[name].values(), pl_module.model.parameters(), 1 - decay(self.updates))
         self.updates = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
@@ -90,7 +90,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def _swap(self, module: Module) -> None:
-        for name, weight in module.denoiser.named_parameters():
+        for name, weight in module.model.named_parameters():
             average = self.averages[self.evaluate][name]
             kept = weight.detach().clone()
             weight.copy_(average)

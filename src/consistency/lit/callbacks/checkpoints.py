@@ -217,7 +217,8 @@ class KeepConfig(Callback):
         return self.logged is None or rest(self.config) != rest(self.logged)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Add both."""
+        """Add all three, and what the model is."""
+        checkpoint["role"] = pl_module.model.role
         checkpoint["config"], checkpoint["experiment"] = self.config, self.experiment
         if self.data is not None:
             checkpoint["data"] = self.data

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from consistency.lit.data.loader import Batch
 from consistency.lit.module import Module
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Map, observed
 from consistency.nets.layers import has_tangent
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import ImageDraws
@@ -52,7 +52,7 @@ class Costs(Callback):
         if trainer.global_step != self.due:
             return
         if not self.samples:
-            self.watch.enter_context(calls_noted(lambda f, x: self._note(pl_module, f, x)))
+            self.watch.enter_context(observed(lambda f, x: self._note(pl_module, f, x)))
             self.peak = self.watch.enter_context(memory_watched(pl_module.device, self.compiled))
         self.samples += len(batch.x)
 
@@ -70,26 +70,10 @@ class Costs(Callback):
         """Watch no longer."""
         self.watch.close()
 
-    def _note(self, module: Module, f: Denoiser, x: Tensor) -> None:
+    def _note(self, module: Module, f: Map, x: Tensor) -> None:
         forward, jvp, teacher = KINDS
         ours = any(f is part for part in module.modules())  # a teacher is no part of the module
         self.through[(jvp if has_tangent(x) else forward) if ours else teacher] += len(x)
-
-
-@contextmanager
-def calls_noted(note: Callable[[Denoiser, Tensor], None]) -> Iterator[None]:
-    """note(f, x) at every call of any denoiser. Not by hooks, for which a compiler would begin anew."""
-    forward = Denoiser.forward
-
-    def noted(self: Denoiser, x: Tensor, *rest: Any, **more: Any) -> Tensor:
-        note(self, x)
-        return forward(self, x, *rest, **more)
-
-    Denoiser.forward = noted
-    try:
-        yield
-    finally:
-        Denoiser.forward = forward
 
 
 @contextmanager

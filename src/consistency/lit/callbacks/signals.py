@@ -3,7 +3,7 @@
 import torch
 from lightning import Callback, Trainer
 
-from consistency.lit.consistency import Consistency
+from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.distillation import ConsistencyDistillation, nobody
 from consistency.lit.loggers.base import log_picture
@@ -39,7 +39,7 @@ class Signals(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Measure on every process: all log, and all choose the best by, the same number."""
-        if not isinstance(pl_module, Consistency):
+        if not isinstance(pl_module, ConsistencyModule):
             return
         if self.kept is None:
             self.kept = self._trajectories(data_of(trainer), pl_module)

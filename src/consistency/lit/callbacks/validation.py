@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 from consistency.errors import UserError
 from consistency.lit.callbacks.costs import sampling_calls
 from consistency.lit.callbacks.signals import Signals
-from consistency.lit.consistency import Consistency
+from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
@@ -102,7 +102,7 @@ class Validation(Callback):
     def _begin(self, trainer: Trainer, module: Module) -> None:
         calls = sum(sampling_calls(module.samplers, data_of(trainer).shape).values())
         samples = sum(map(len, data_of(trainer).val_dataloader().batches))
-        signals = signals_of(trainer) if isinstance(module, Consistency) else None
+        signals = signals_of(trainer) if isinstance(module, ConsistencyModule) else None
         self.work = calls * samples
         if signals is not None:
             self.work += signals.probe.fitting(data_of(trainer).shape).calls

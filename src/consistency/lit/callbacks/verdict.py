@@ -92,12 +92,12 @@ class Verdict(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Look at the beginning, unless a checkpoint brought what was seen then."""
         if self.begin is None and trainer.global_step == 0:
-            self.weights = norm(pl_module.denoiser)
+            self.weights = norm(pl_module.model)
             self.begin = self.look(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Measure the weights: this callback stands before the one that puts their average in place."""
-        self.weights = norm(pl_module.denoiser)
+        self.weights = norm(pl_module.model)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Look again: the average of the weights is in place."""
@@ -165,7 +165,7 @@ def some(data: DataModule) -> Tensor:
 def made(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tensor:
     """The first samples of a validation, by the first sampler, all on this process [count, ...]."""
     name, sampler = next(iter(module.samplers.items()))
-    calls, f = sampling_calls({name: sampler}, data.shape)[name], module.denoiser
+    calls, f = sampling_calls({name: sampler}, data.shape)[name], module.model
     loader = RequestLoader(count, data.shape, min(data.sample_batch, count), data.seed, data.classes)
     with evaluating(f), eager(f), trainer.precision_plugin.val_step_context():
         requests = (there(trainer, request) for request in loader)
