@@ -399,12 +399,12 @@ def test_a_network_of_this_project_brings_its_settings(tmp_path):
 @pytest.mark.parametrize(
     ("denoiser", "words"),
     [
-        (None, "describes no denoiser"),
-        ([1], "describes no denoiser"),
-        ({}, "describes no denoiser"),
-        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "would call consistency.nets.mlp.MLP"),
+        (None, "describes no model"),
+        ([1], "describes no model"),
+        ({}, "describes no model"),
+        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "describes no model"),
         (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "model.net makes no"),
-        (PLAIN | {"precond": "${sigma.nowhere}"}, "denoiser.precond in its config refers"),
+        (PLAIN | {"precond": "${sigma.nowhere}"}, "model.precond in its config refers"),
         (
             PLAIN | {"net": {"_target_": "os.system", "command": "false"}},
             "would call os.system (model.net)",
