@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from consistency.build import make
+from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import tensorrt
 from consistency.export.model import Model, Written, frozen
@@ -76,9 +78,8 @@ def model(shape=(1, 4, 4), classes=0, net=SMALL, sigmas=(80.0, 0.8)):
         p.data += 0.1 * torch.randn_like(p)
     f = Consistency(made, Boundary())
     frozen(f)
-    return Model(
-        f, shape, classes, multisteps({"few": sigmas}), 0.002, 127.5, 127.5, {"experiment": "none", "step": 7}
-    )
+    codec, about = Pixels() if len(shape) == 3 else Points(), {"experiment": "none", "step": 7}
+    return Model(f, shape, classes, multisteps({"few": sigmas}), 0.002, codec, about)
 
 
 def error(made, run, name="few", batch=5):
@@ -170,7 +171,7 @@ class TestTask:
         exec(lines.removeprefix("python\n"), known)
         assert (known["u"].shape, known["u"].dtype) == ((16, 1, 8, 8), "uint8")
         t = exported.t
-        assert torch.equal(t.data.decode(torch.from_numpy(known["x"])), torch.from_numpy(known["u"]))
+        assert torch.equal(t.data.codec.decode(torch.from_numpy(known["x"])), torch.from_numpy(known["u"]))
 
     def test_the_folder_says_what_it_is(self, exported):
         said, t = json.loads((exported.folder / "model.json").read_text()), exported.t
@@ -232,7 +233,7 @@ class TestTask:
         )
         outcome = Export({"mirror": mirror}, **FAST)(session(tmp_path / "out", teacher))
         assert {name.split("/")[2] for name in outcome.metrics} == {"network"}
-        assert (mirror.seen[0].sigmas, mirror.seen[0].offset, mirror.seen[0].scale) == ({}, 0, 1)  # points
+        assert (mirror.seen[0].sigmas, mirror.seen[0].codec) == ({}, Points())
         assert "```" not in (tmp_path / "out" / "mirror" / "README.md").read_text()
 
     def test_a_teachers_solvers_are_exported_where_they_are_named(self, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import parts
 from consistency.export.diffusers import Diffusers, denoised
@@ -93,10 +95,11 @@ def shaken(net):
 
 
 def model(net=MLP, precond=BOUNDARY, sigmas=SIGMAS, pixels=(127.5, 127.5)):
-    config = {"_target_": "consistency.model.maps.Denoiser", "net": net, "precond": precond}
+    config = {"_target_": "consistency.model.maps.Consistency", "net": net, "precond": precond}
     f = frozen(shaken(described("test", "model", config)))
-    about = {"config": {"denoiser": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
-    return Model(f, tuple(net["shape"]), net.get("classes", 0), multisteps(sigmas), 0.002, *pixels, about)
+    about = {"config": {"model": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
+    codec = Pixels(*pixels) if len(net["shape"]) == 3 else Points()
+    return Model(f, tuple(net["shape"]), net.get("classes", 0), multisteps(sigmas), 0.002, codec, about)
 
 
 def sampled(pipe, m, **words):

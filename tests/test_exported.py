@@ -26,7 +26,7 @@ def outgoing(t, **sigmas):
     return Model(
         frozen(t.f), t.data.shape, t.data.classes,
         multisteps(sigmas or {"1step": [80.0], "2step": [80.0, 0.821]}),
-        t.config.sigma.min, t.data.offset, t.data.scale, about,
+        t.config.sigma.min, t.data.codec, about,
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_a_model_is_opened_without_its_data(exported, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Digits, "load", lambda self: pytest.fail("data were read"))
     t = session(tmp_path, exported).trained
-    assert (t.data.shape, t.data.classes, t.data.is_image) == ((1, 8, 8), 0, True)
+    assert (t.data.shape, t.data.classes, t.data.codec.visible) == ((1, 8, 8), 0, True)
 
 
 def test_data_that_are_not_what_the_checkpoint_says_are_refused(trained):

@@ -12,6 +12,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"files"},
     {"nets", "model"},
     {"schedule"},
+    {"codec"},
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},

@@ -346,7 +346,7 @@ class Seen:
 def few():
     """Five digits, whose exact denoiser is known."""
     data = Digits(images=5, batch_size=1)
-    return data.encode(data.real()), data.density
+    return data.codec.encode(data.real()), data.density
 
 
 class TestEditing:

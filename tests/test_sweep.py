@@ -176,7 +176,7 @@ class TestFewDigits:
 
     def test_the_density_is_that_of_the_images(self):
         data = Digits(batch_size=4, images=10)
-        x = data.encode(data.data.x)
+        x = data.codec.encode(data.data.x)
         near = data.density.denoise(x + 0.01, torch.full((10,), 0.01, dtype=torch.float64))
         assert torch.allclose(near, x, atol=1e-6)
         far = data.density.denoise(x, torch.full((10,), 1e4, dtype=torch.float64))

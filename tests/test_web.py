@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export.model import Model, frozen
 from consistency.export.web import Web, check, check_size, runtime
@@ -66,7 +68,8 @@ def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     f = Consistency(net, Boundary())
     frozen(f)
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
-    return Model(f, shape, classes, multisteps(sigmas), 0.002, 100.0, 110.0, ABOUT)
+    codec = Pixels(100.0, 110.0) if len(shape) == 3 else Points()
+    return Model(f, shape, classes, multisteps(sigmas), 0.002, codec, ABOUT)
 
 
 def mlp(shape=(1, 6, 4), classes=0, **more):
@@ -205,7 +208,7 @@ def test_pixels_are_rounded_as_python_rounds_them():
     globalThis.ImageData = class { constructor(w, h) { this.data = new Uint8ClampedArray(4 * w * h); } };
     return [...pixels(given.model, Float32Array.from(given.x)).data].filter((_, i) => i % 4 === 1)"""
     u = torch.tensor([-9.0, 0.0, 0.499, 0.501, 1.499, 1.501, 254.499, 254.501, 255.0, 300.0, *range(50, 64)])
-    x = (u - toy.offset) / toy.scale
+    x = toy.codec.encode(u)
     theirs = node(code, model=described(toy, 0), x=x.tolist())
     assert theirs == (u + 0.5).floor().clamp(0, 255).int().tolist()
 

@@ -23,7 +23,7 @@ from consistency.metrics.processes import rank
 from consistency.process.notices import notice
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, nothing_begun, settle
-from consistency.reopen import adapted, changed, judge, rebuilt, without
+from consistency.reopen import adapted, changed, check_codec, judge, rebuilt, without
 from consistency.result import commit, device_name, ending, environment, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
@@ -87,6 +87,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     OmegaConf.set_readonly(trained, True)
     name, weights = weights_of(kept, config.weights)
     data, module = rebuilt(brought, config, changes, weights)
+    check_codec(path, kept, data, changes)
     check_averages(path, kept, module.model)
     module.model.load_state_dict(weights)
     digest = weights_sha256(weights)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
-from consistency.export.diffusers_page import page
+from consistency.export.diffusers_page import PIXELS, page
 from consistency.export.grid import RHO, Grid, grid_of
 from consistency.export.model import Model, Run, Written, check_plain
 from consistency.export.parts import library
@@ -68,14 +69,17 @@ def check(model: Model) -> None:
     """Refuse what no pipeline can sample.
 
     Raises:
-        UserError: points, images that are not square, a teacher; a level that the scheduler hides.
+        UserError: points, images that are not square, another space than pixels, a teacher; a level that the
+            scheduler hides.
     """
-    _, *size = model.shape
+    shape = model.codec.decoded(model.shape)
+    _, *size = shape
     if len(size) != 2 or size[0] != size[1]:
         raise UserError(
-            f"export=diffusers needs square images, not data of shape {tuple(model.shape)}: "
+            f"export=diffusers needs square images, not data of shape {shape}: "
             "choose another format, such as export=onnx"
         )
+    pixels_of(model.codec, *PIXELS)
     if not model.sigmas:
         raise UserError(
             "export=diffusers needs a consistency model, and this has no sampler of one: choose "

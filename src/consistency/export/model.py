@@ -8,13 +8,16 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from consistency.codec.codec import Codec
+from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
+from consistency.export.programs import Decoded
 from consistency.model.maps import Map
 from consistency.sampling.programs import Program
 from consistency.sampling.samplers import MultiStep, OneStep, Sampler
 
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
-Run = Callable[..., Tensor]  # (*Inputs) -> images [B, *shape]
+Run = Callable[..., Tensor]  # (*Inputs) -> images or points, decoded
 CPU = torch.device("cpu")
 
 
@@ -24,12 +27,11 @@ class Model:
 
     Args:
         f: its map with the weights that were asked for, in float32, frozen, on the CPU.
-        shape: of a sample, (C, H, W) or (D,).
+        shape: of what networks see of a sample, (C, H, W) or (D,); people see `codec.decoded(shape)`.
         classes: that it knows, 0 of one without labels.
         samplers: to be exported, by name, such as `1step` or `heun35`.
         sigma_min: ε.
-        offset: of pixels, see `DataModule`: u = scale x + offset.
-        scale: of pixels.
+        codec: what x means, in whose units the network computes.
         about: what it is, as plain data: config, experiment, step, weights and their hash.
         found: σ lists that were found for these weights, by name; some may have no sampler.
     """
@@ -39,8 +41,7 @@ class Model:
     classes: int
     samplers: Mapping[str, Sampler]
     sigma_min: float
-    offset: float
-    scale: float
+    codec: Codec
     about: dict[str, Any] = field(default_factory=dict)
     found: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -54,15 +55,31 @@ class Model:
         """All σ lists that are known for these weights, by name."""
         return {**self.found, **{name: each.sigmas for name, each in self.samplers.items()}}
 
+    @property
+    def pixels(self) -> Pixels | None:
+        """How images x of a program become uint8; those of a codec's own are in [-1, 1]. None of points."""
+        if type(self.codec) is Pixels:
+            return self.codec
+        return Pixels() if self.codec.visible else None
+
     def with_map(self, f: Map) -> "Model":
         """The same model with another map."""
         return replace(self, f=f)
 
-    def programs(self) -> dict[str, Program]:
-        """Every sampler as a module, by name."""
-        return {name: sampler.program(self.f) for name, sampler in self.samplers.items()}
+    def programs(self) -> dict[str, Program | Decoded]:
+        """Every sampler as a module, by name; it ends with the codec's own program, where there is one."""
+        decoder = self.decoder()
+        made = {name: sampler.program(self.f) for name, sampler in self.samplers.items()}
+        return {
+            name: program if decoder is None else Decoded(program, decoder) for name, program in made.items()
+        }
 
-    def inputs(self, program: Program, batch: int, seed: int = 0) -> Inputs:
+    def decoder(self) -> nn.Module | None:
+        """What networks see -> images in [-1, 1] or points; None where they see these."""
+        made = self.codec.program()
+        return None if made is None else frozen(made)
+
+    def inputs(self, program: Program | Decoded, batch: int, seed: int = 0) -> Inputs:
         """Unit noise for a program, and labels if the model has classes; a function of the seed."""
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(batch, program.noises, *self.shape, generator=generator)

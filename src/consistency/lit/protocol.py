@@ -6,11 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from consistency.codec.identity import marks
+from consistency.codec.pixels import ROUNDING
 from consistency.lit.data.module import DataModule
 from consistency.metrics.judge import Judge
 from consistency.sampling.samplers import Sampler
-
-ROUNDING = "to the nearest level, as EDM's truncate(127.5 x + 128)"  # of `DataModule.decode`
 
 
 def protocol(
@@ -30,7 +30,7 @@ def protocol(
     labels = f"i mod {data.classes}" if data.classes else "none"
     about = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
     made = {"count": count, "seed": seed, "weights": weights, "precision": precision}
-    rounding = ROUNDING if data.is_image else "none: points"
+    rounding = ROUNDING if data.codec.visible else "none: points"
     return {**described(sampler), **made, "rounding": rounding, **about, **judge.protocol(count)}
 
 
@@ -49,7 +49,7 @@ def model(
     experiment: str | None, role: str, step: int, weights_sha256: str, meaning: DictConfig, data: DataModule
 ) -> dict[str, Any]:
     """What is judged: the weights, and what they mean, in units of the data."""
-    about = [OmegaConf.to_container(meaning, resolve=True), data.offset, data.scale]
+    about = [OmegaConf.to_container(meaning, resolve=True), *marks(data.codec).values()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment,

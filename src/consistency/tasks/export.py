@@ -9,11 +9,12 @@ from math import inf, isfinite
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from consistency.codec.program import check_program
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
-from consistency.export.parts import NETWORK, Program, programs
+from consistency.export.parts import DECODER, NETWORK, Program, programs
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
@@ -184,19 +185,23 @@ def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
         "role": t.role,
         "config": t.written,
     }
-    offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
     found = {name: sampler.sigmas for name, sampler in t.found.items()}
-    return Model(f, t.data.shape, t.data.classes, samplers, t.config.sigma.min, offset, scale, about, found)
+    codec, sigma_min = t.data.codec, t.config.sigma.min
+    check_program(codec, t.data.shape)
+    return Model(f, t.data.shape, t.data.classes, samplers, sigma_min, codec, about, found)
 
 
 def own(model: Model, name: str) -> Expected:
-    """What the model itself makes of a program's inputs: by the sampler of that name, or by its network."""
+    """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
+    decoder = model.decoder() or nn.Identity()
+    if name == DECODER:
+        return decoder
     if name not in model.samplers:
         return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)
-        return model.samplers[name](model.f, draws.normal(z), given_label(label), draws)
+        return decoder(model.samplers[name](model.f, draws.normal(z), given_label(label), draws))
 
     return samples
 

@@ -108,8 +108,9 @@ def bar(name: str | None, total: int) -> AbstractContextManager[Advance]:
 def judging(session: Session) -> Judge:
     """The judge of a checkpoint's samples, once it has seen the data."""
     t = session.trained
-    t.judge.check(t.data.shape, len(t.data.real()), MOST, "task.count")  # of a few, `distance` says nothing
-    t.judge.begin(t.data.real(), t.module.device)
+    real = t.data.real()
+    t.judge.check(t.data.stored_shape, len(real), MOST, "task.count")  # of a few, `distance` says nothing
+    t.judge.begin(real, t.module.device)
     return t.judge
 
 
@@ -135,13 +136,13 @@ def judged(
     Arguments are those of `sampled`.
     """
     t = session.trained
-    judge.check(t.data.shape, len(t.data.real()), count, "task.count")
+    judge.check(t.data.stored_shape, len(t.data.real()), count, "task.count")
     judge.begin(t.data.real(), t.module.device)
     card = session.card(sampler, judge, count, seed)
 
     def measure() -> dict[str, float]:
         for part in sampled(session, sampler, count, batch, seed, name):
-            judge.update(NAME, t.data.decode(part.x))
+            judge.update(NAME, t.data.codec.decode(part.x))
         found = judge.compute()
         return {metric.removesuffix(f"/{NAME}"): value for metric, value in found.items()}
 

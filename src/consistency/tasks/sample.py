@@ -71,7 +71,7 @@ class Sample:
 
     def _check(self, data: DataModule) -> None:
         """Before anything is written."""
-        if self.files and not data.is_image:
+        if self.files and not data.codec.visible:
             raise UserError(
                 "task.files=true writes images, and these samples are points: use task.array=true"
             )
@@ -101,7 +101,7 @@ class Sample:
             for part in sampled(
                 session, sampler, self.count, self.batch, self.seed, name, self._labels(), known
             ):
-                images = data.decode(part.x).cpu()
+                images = data.codec.decode(part.x).cpu()
                 for keeper in keepers:
                     keeper.keep(part.index, images)
                 shown.append(images if part.index.start < few else images[:0])
@@ -110,10 +110,10 @@ class Sample:
     def _keepers(self, session: Session, name: str) -> list[Keeper]:
         data, found = session.trained.data, list[Keeper]()
         if self.files:
-            found.append(Files(session.directory / name, data.shape))
+            found.append(Files(session.directory / name, data.stored_shape))
         if self.array:
-            dtype = torch.uint8 if data.is_image else torch.float32
-            found.append(Array(session.directory / f"{name}.npy", (self.count, *data.shape), dtype))
+            dtype = torch.uint8 if data.codec.visible else torch.float32
+            found.append(Array(session.directory / f"{name}.npy", (self.count, *data.stored_shape), dtype))
         return found
 
     def _labels(self) -> list[int] | None:
@@ -128,7 +128,7 @@ class Sample:
         if not self.nearest or len(real := session.trained.data.real()) < 2:
             return {}
         found: Neighbours = neighbours(shown[: self.nearest], real)
-        if session.trained.data.is_image:
+        if session.trained.data.codec.visible:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
             write(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
         return {f"memorised/{name}": found.memorised}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from consistency.errors import UserError
+from consistency.lit.consistency import check_codec
 from consistency.lit.distillation import Distillation
 from consistency.model.maps import DenoiserLike, as_denoiser
 from consistency.sampling.levels import karras_sigmas
@@ -26,15 +27,20 @@ def teacher_of(trained: Trained) -> Trained | None:
     """The denoiser that a student learned from, in the student's place; None without one.
 
     A checkpoint of a student does not need its teacher: what is gone is done without.
+
+    Raises:
+        UserError: the teacher that is named now has seen the data in another space.
     """
     module = trained.module
     taught = module.teacher if isinstance(module, Distillation) else getattr(module, "start", None)
     if taught is None:
         return None
     try:
-        D = as_denoiser(taught(), "teacher.path")  # a training may start from a consistency function
+        f = taught()
+        D = as_denoiser(f, "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
         return None
+    check_codec(f, trained.data.codec)
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.module.device).eval()
     return replace(

@@ -157,7 +157,7 @@ def some(data: DataModule) -> Tensor:
     """A few samples of the data, evenly spaced, as networks see them."""
     x = data.real()
     x = x[:: max(len(x) // SEEN, 1)][:SEEN]
-    return data.encode(x) if data.is_image else x
+    return data.codec.encode(x)
 
 
 @torch.no_grad()
