@@ -13,7 +13,8 @@ from consistency.schema.check import options
 WIDTH = 110
 FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
 USE = {
-    "train": "python train.py [-m] [experiment=NAME] [GROUP=NAME ...] [KEY=VALUE ...]",
+    "train": "python train.py [-m] [experiment=NAME] [GROUP=NAME ...] [KEY=VALUE ...]\n"
+    "python train.py [-m] method=NAME data=NAME budget=NAME [GROUP=NAME ...] [KEY=VALUE ...]",
     "eval": "python eval.py [-m] [task=NAME] ckpt_path=RUN [GROUP=NAME ...] [KEY=VALUE ...]",
 }
 
@@ -40,10 +41,11 @@ def usage() -> str:
         "",
         f"{first}=",
         *described(first),
+        *(["", "budget=", *described("budget")] if entry == "train" else []),
         "",
         "Groups; GROUP=NAME puts another part in place:",
     ]
-    rest = sorted(entry_groups(entry) - {first})
+    rest = sorted(entry_groups(entry) - {first, "budget"})
     width = max(map(len, rest)) + 4
     for group in rest:
         lines += aligned(f"  {group}=", ", ".join(options(group)), width)

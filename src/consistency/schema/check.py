@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -163,8 +164,12 @@ def required(entry: str) -> tuple[str, ...]:
 
 def spread(group: str) -> bool:
     """Whether the files of a group are spread over the whole config, as those of method and experiment."""
-    file = CONFIGS / group / f"{options(group)[0]}.yaml"
-    return group != "task" and file.read_text("utf-8").startswith("# @package _global_")
+    return group != "task" and spread_file(CONFIGS / group / f"{options(group)[0]}.yaml")
+
+
+def spread_file(file: Path) -> bool:
+    """Whether a file of a group is spread over the whole config."""
+    return file.read_text("utf-8").startswith("# @package _global_")
 
 
 def choice(group: str) -> str:
@@ -256,9 +261,12 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
 
 def option(group: str, name: str) -> Any:
     """What a file of a group describes, as far as it says what is called and how; null where it does not."""
-    node: Any = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
-    inherited = option(group, node.defaults[0]) if isinstance(node.get("defaults", [None])[0], str) else None
-    return node if "_target_" in node else inherited
+    file: Any = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    node = file.get(group, {}) if spread_file(CONFIGS / group / f"{name}.yaml") else file
+    if "_target_" in node:
+        return node
+    first = file.get("defaults", [None])[0]
+    return option(group, first.partition("@")[0]) if isinstance(first, str) and first != "_self_" else None
 
 
 def chosen(group: str, node: DictConfig) -> str:
