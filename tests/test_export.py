@@ -223,7 +223,7 @@ class TestTask:
 
     def test_a_teacher_is_exported_as_its_network(self, tmp_path):
         teacher, mirror = (
-            checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1"),
+            checkpoint(tmp_path, "method=edm", "data=ring", "budget=points", "net.width=32", "net.blocks=1"),
             Mirror(),
         )
         outcome = Export({"mirror": mirror}, **FAST)(session(tmp_path / "out", teacher))

@@ -204,7 +204,9 @@ class TestTask:
         )
 
     def test_a_teacher_has_solvers_and_no_list_is_looked_for(self, tmp_path):
-        teacher = checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1")
+        teacher = checkpoint(
+            tmp_path, "method=edm", "data=ring", "budget=points", "net.width=32", "net.blocks=1"
+        )
         names = set(SMALL(session(tmp_path / "out", teacher)).metrics)
         assert {"SW2/euler2", "SW2/heun3", "SW2/heun35", "SW2/ddim18"} <= names
         assert not teacher.with_suffix(".schedule.json").exists()

@@ -11,10 +11,10 @@ from tests.sessions import checkpoint, session
 @pytest.mark.parametrize(
     ("words", "consistent"),
     [
-        (["experiment=edm_ring"], False),
-        (["experiment=ddpm_ring"], False),
-        (["experiment=flow_ring"], False),
-        (["experiment=ict_ring"], True),
+        (["method=edm", "data=ring", "budget=points"], False),
+        (["experiment=ddpm_digits", "data=ring", "budget=points"], False),
+        (["experiment=flow_digits", "data=ring", "budget=points"], False),
+        (["method=ict", "data=ring", "budget=points"], True),
         (["experiment=sct_ring"], True),
         (["experiment=cd_ring"], True),
     ],
@@ -23,12 +23,12 @@ def test_a_checkpoint_says_what_its_run_has_learned(tmp_path, words, consistent)
     assert read(checkpoint(tmp_path, *words)).is_consistency is consistent
 
 
-@pytest.mark.parametrize(("experiment", "there"), [("edm_ring", True), ("ict_ring", False)])
-def test_only_a_denoiser_is_measured_as_the_teacher(tmp_path, experiment, there):
+@pytest.mark.parametrize(("method", "there"), [("edm", True), ("ict", False)])
+def test_only_a_denoiser_is_measured_as_the_teacher(tmp_path, method, there):
     """A training may start from either: solvers along x - f of the latter would be nonsense."""
     (tmp_path / "first").mkdir()
-    path = checkpoint(tmp_path / "first", f"experiment={experiment}")
-    begun = ["experiment=ict_ring", "start=teacher", f"teacher.path={path}"]
+    path = checkpoint(tmp_path / "first", f"method={method}", "data=ring", "budget=points")
+    begun = ["method=ict", "data=ring", "budget=points", "start=teacher", f"teacher.path={path}"]
     found = session(tmp_path / "out", checkpoint(tmp_path, *begun))
     assert isinstance(found.trained.module.start(), Denoiser)
     assert (teacher_of(found.trained) is not None) is there

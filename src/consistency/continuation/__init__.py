@@ -71,7 +71,7 @@ def compared(
 
     Args:
         config: as composed.
-        experiment: name of the run. Another name alone is no difference: one recipe may be written in two ways.
+        experiment: name of the run. Another name alone is no difference: a recipe may be written in two ways.
         checkpoint: to go on from; an old one is compared by what it has.
         where: it is, as an override, for messages.
         given: keys of the command line.
@@ -88,9 +88,10 @@ def compared(
     refused = [difference for difference in found if not difference.effect.allowed]
     there = checkpoint.get("experiment")
     if refused and there is not None and experiment != there:
+        line, theirs = again(), " ".join(overrides_of(there))
         raise UserError(
-            f"experiment is {experiment} here and {there} in {where}: give {' '.join(overrides_of(there))} to go "
-            f"on, and the other overrides of that run{f': {line}' if (line := again()) else ''}"
+            f"experiment is {experiment} here and {there} in {where}: give {theirs} to go on, and the other "
+            f"overrides of that run{f': {line}' if line else ''}"
         )
     if refused:
         raise UserError(refusal(refused, config, where))

@@ -25,9 +25,7 @@ WRITTEN = {  # experiments of older versions that were more than a method on dat
         "method=cd data=fashion_mnist budget=half_hour distance=pseudo_huber weight=inverse_gap "
         "trainer.max_steps=4000 trainer.val_check_interval=2000 teacher_run.experiment=edm_fashion_mnist"
     ),
-    "cd_moons": (
-        "method=cd data=moons budget=points weight=inverse_gap teacher_run.experiment=edm_moons"
-    ),
+    "cd_moons": ("method=cd data=moons budget=points weight=inverse_gap teacher_run.experiment=edm_moons"),
     "ct_continuous_ring": f"method=ct_continuous data=ring budget=points {SHORT}",
     "ct_digits": "method=ct data=digits budget=minute optimizer.lr=1e-3",
     "ct_digits64": "method=ct data=digits64 budget=minute optimizer.lr=1e-3",

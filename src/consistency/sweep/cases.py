@@ -12,8 +12,8 @@ def left_of(cases: Sequence[Command], given: Command) -> list[list[str]]:
 
     Args:
         cases: of the config.
-        given: overrides of the command line. One that says what a run is replaces the cases; any other replaces
-            that of the same key.
+        given: overrides of the command line. One that says what a run is replaces the cases; any other
+            replaces that of the same key.
     """
     keys = {each.lstrip("+~").partition("=")[0] for each in given}
     if keys & {*KEYS}:

@@ -66,7 +66,7 @@ class Row:
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
-    """Runs that differ in their seed alone make a row; rows of a method stand together, in the order of runs."""
+    """Runs that differ in their seed alone make a row; those of a method stand together."""
     found: dict[tuple[str, str], dict[tuple[str, ...], list[Run]]] = {}
     for run in runs:
         method, _, problem = run.recipe.rpartition("_")

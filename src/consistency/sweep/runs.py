@@ -76,7 +76,7 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        """Its experiment, with the method and data given in place of that experiment's; empty for the default."""
+        """Its experiment, with method and data as given in place of that experiment's; '' for the default."""
         given = {key: self.override(key) for key in KEYS}
         if not (given["experiment"] or given["budget"]):
             return ""

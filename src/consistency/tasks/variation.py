@@ -28,7 +28,9 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
         written: the run's config.
     """
     overrides = overrides_of(experiment) if experiment is not None else []
-    if not overrides or (experiment not in options("experiment") and overrides == [f"experiment={experiment}"]):
+    if not overrides or (
+        experiment not in options("experiment") and overrides == [f"experiment={experiment}"]
+    ):
         return None  # Hydra would read 5 as a number, and a,b as a sweep
     try:
         base = compose("train", overrides)
