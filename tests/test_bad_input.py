@@ -105,7 +105,7 @@ VALUES = [
     ),
     Case(
         "decay above 1",
-        "experiment=ct_cifar10 target.mu.mu0=1.5",
+        "method=ct data=digits budget=minute target.mu.mu0=1.5",
         "target.mu.mu0=1.5",
         "below 1",
     ),

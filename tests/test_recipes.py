@@ -7,6 +7,7 @@ from omegaconf import OmegaConf, open_dict
 
 from consistency.build import experiment
 from consistency.continuation import compared
+from consistency.continuation.again import command_of
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
 from consistency.schema.recipes import BUDGETS, WRITTEN, names, overrides_of, parts, without_file
@@ -109,6 +110,12 @@ def test_a_run_of_an_older_version_goes_on_with_the_command_of_today(name):
     other = composed("experiment=ict_digits", "net.width=8")
     with pytest.raises(UserError, match=f"give {' '.join(overrides_of(name))} to go on"):
         compared(other, experiment(), there, "run_dir=x", [])
+
+
+def test_the_command_that_goes_on_with_a_run_of_an_older_version_is_of_today(tmp_path):
+    (tmp_path / "result.json").write_text('{"overrides": ["experiment=ict_ring", "seed=1"]}')
+    line = command_of(tmp_path, ["experiment=ict_digits", "ckpt_path=last"])
+    assert line == "python train.py method=ict data=ring budget=points seed=1 ckpt_path=last"
 
 
 def test_a_report_knows_what_a_run_of_an_older_version_is_a_variation_of():

@@ -27,10 +27,10 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
         experiment: its name, as a checkpoint has it; None where it has none.
         written: the run's config.
     """
-    overrides = overrides_of(experiment) if experiment is not None else []
-    if not overrides or (
-        experiment not in options("experiment") and overrides == [f"experiment={experiment}"]
-    ):
+    if experiment is None:
+        return None
+    overrides = overrides_of(experiment)
+    if overrides == [f"experiment={experiment}"] and experiment not in options("experiment"):
         return None  # Hydra would read 5 as a number, and a,b as a sweep
     try:
         base = compose("train", overrides)
