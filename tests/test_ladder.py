@@ -209,7 +209,14 @@ class TestTask:
         )
 
     def test_the_families_of_a_teachers_own_samplers_are_measured_and_searched(self, tmp_path):
-        words = ["experiment=edm_ring", "net.width=32", "net.blocks=1", "samplers.ddim18=null"]
+        words = [
+            "method=edm",
+            "data=ring",
+            "budget=points",
+            "net.width=32",
+            "net.blocks=1",
+            "samplers.ddim18=null",
+        ]
         teacher = checkpoint(tmp_path, *words, "+samplers.heun35.s_churn=5")
         outcome = replace(SMALL, search=replace(FEW, budget=2))(session(tmp_path / "out", teacher))
         names = {name.removeprefix("SW2/") for name in outcome.metrics}
@@ -228,7 +235,9 @@ class TestTask:
         assert list(again.found["heun3"].sigmas) == cards["heun3"]["sigmas"]
 
     def test_without_a_search_a_teachers_levels_are_karras(self, tmp_path):
-        teacher = checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1")
+        teacher = checkpoint(
+            tmp_path, "method=edm", "data=ring", "budget=points", "net.width=32", "net.blocks=1"
+        )
         outcome = replace(SMALL, search=None)(session(tmp_path / "out", teacher))
         cards = {number["name"]: number["card"]["protocol"] for number in outcome.numbers}
         assert cards["heun3"]["sigmas"] == karras_sigmas(2)
