@@ -6,11 +6,12 @@ from dataclasses import asdict, replace
 import pytest
 from omegaconf import OmegaConf
 
+from consistency.files.configs import Package
 from consistency.lit import protocol
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.points import Moons
 from consistency.metrics import card as card_module
-from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown
+from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown, source_sha256
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.judge import Fidelity, Transport
 from consistency.model.coordinates import Linear
@@ -156,10 +157,12 @@ class TestDigest:
 
     def test_the_package_is_part_of_it(self, monkeypatch, tmp_path):
         (tmp_path / "one.py").write_text("x = 1\n")
-        monkeypatch.setattr(card_module, "PACKAGE", tmp_path)
-        before = code.__wrapped__()
+        monkeypatch.setattr(card_module, "OURS", Package("consistency", (tmp_path,)))
+        source_sha256.cache_clear()
+        before = code()
         (tmp_path / "one.py").write_text("x = 2\n")
-        after = code.__wrapped__()
+        source_sha256.cache_clear()
+        after = code()
         assert before["source_sha256"] != after["source_sha256"]
         assert before["torch"] == after["torch"]
 

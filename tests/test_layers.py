@@ -21,6 +21,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"summary", "reopen"},
     {"run"},
     {"evaluate"},
+    {"train", "eval"},
 ]
 ABOVE_TORCH = {"lightning", "hydra", "omegaconf", "tensorboard", "torchmetrics"}
 NETS = {"consistency", "torch", "einops"}

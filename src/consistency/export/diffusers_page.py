@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from consistency.export.grid import Grid
 from consistency.export.model import Model
+from consistency.files.configs import trusted
 from consistency.markup import code, literal
 from consistency.table import Table
 
@@ -46,6 +47,10 @@ def use(model: Model, grid: Grid, impure: str | None) -> Iterator[str]:
     yield "```python"
     if impure is not None:
         yield "import consistency.export.diffusers_network  # what a folder names is not imported"
+        if names := [package.name for package in trusted()]:
+            yield "from consistency.files.configs import trust"
+            yield ""
+            yield f"trust({names})  # other packages whose classes config.json may name"
     yield "from diffusers import ConsistencyModelPipeline"
     yield ""
     yield 'pipe = ConsistencyModelPipeline.from_pretrained(".")'

@@ -17,6 +17,7 @@ from consistency.files.registry import (
     PARTIAL,
     TARGET,
     TEACHER,
+    TEACHERS,
     UNBUILT,
     Place,
     Registry,
@@ -178,7 +179,7 @@ class Checker:
         if TARGET in node:
             self._check_target(node, place)
         children = {key: self.frozen(child, (*place, key)) for key, child in node.items()}
-        if "trust" in children and node.get(TARGET) in named((TEACHER,)):
+        if "trust" in children and (place in TEACHERS or node.get(TARGET) in named((TEACHER,))):
             children["trust"] = self.trust  # whom to trust is for the user to say, not for the file
         return MappingProxyType(children)
 

@@ -10,6 +10,7 @@ from consistency.files.registry import PARTIAL, TARGET
 
 FORMER_MAP = "consistency.model.denoiser.Denoiser"  # of both roles, up to format 2
 DENOISES = "consistency.lit.diffusion.Diffusion"  # the only training whose network was a denoiser
+BOARDS = {"consistency.lit.boards.Board": "consistency.lit.loggers.tensorboard.Board"}
 FORMER_PREFIX, PREFIX = "denoiser.", "model."  # of its weights among a module's
 SAMPLING = "consistency.sampling"
 FORMER = f"{SAMPLING}.samplers."  # where all samplers were functions
@@ -39,7 +40,7 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgraded_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run of any former version, as this version composes it."""
-    return samplers(with_role(dict(config)))
+    return samplers(with_loggers(with_role(dict(config))))
 
 
 def with_role(config: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +53,15 @@ def with_role(config: dict[str, Any]) -> dict[str, Any]:
     others = {key: node for key, node in config.items() if key != "denoiser"}
     precond = {"precond": former["precond"]} if "precond" in former else {}
     return {**others, **precond, "model": mapped(former, "Denoiser" if denoises else "Consistency")}
+
+
+def with_loggers(config: dict[str, Any]) -> dict[str, Any]:
+    """There was one logger, which had no name."""
+    only = config.get("logger")
+    target = only.get(TARGET) if isinstance(only, dict) else None
+    if not (isinstance(only, dict) and isinstance(target, str)):
+        return config
+    return {**config, "logger": {"tensorboard": {**only, TARGET: BOARDS.get(target, target)}}}
 
 
 def mapped(former: Mapping[str, Any], role: str) -> dict[str, Any]:
