@@ -10,7 +10,7 @@ import torch
 
 from consistency import watch
 from consistency.errors import UserError
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
@@ -161,7 +161,7 @@ class TestTask:
 
     def test_an_interrupted_search_goes_on(self, tmp_path, ckpt, monkeypatch):
         calls = []
-        forward = Denoiser.forward
+        forward = Consistency.forward
 
         def counted(self, *args, stop=None, **more):
             calls.append(1)
@@ -171,13 +171,13 @@ class TestTask:
 
         ladder = replace(SMALL, search=replace(FEW, seed=7), keep=False)
         with monkeypatch.context() as patch:
-            patch.setattr(Denoiser, "forward", lambda *a, **k: counted(*a, stop=30, **k))
+            patch.setattr(Consistency, "forward", lambda *a, **k: counted(*a, stop=30, **k))
             with pytest.raises(KeyboardInterrupt):
                 ladder(session(tmp_path, ckpt, tmp_path / "cache"))
         known = len(list((tmp_path / "cache").glob("*.json")))
         assert known > 3
         with monkeypatch.context() as patch:
-            patch.setattr(Denoiser, "forward", lambda *a, **k: counted(*a, **k))
+            patch.setattr(Consistency, "forward", lambda *a, **k: counted(*a, **k))
             calls.clear()
             resumed = ladder(session(tmp_path, ckpt, tmp_path / "cache"))
             with_memo = len(calls)
