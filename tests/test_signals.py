@@ -15,12 +15,12 @@ from consistency.build import build
 from consistency.errors import UserError
 from consistency.evaluate import opened
 from consistency.files.checksum import content_sha256
+from consistency.lit.callbacks.reports import check_metric
 from consistency.lit.callbacks.signals import Signals, excerpt, follows_teacher
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
 from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
 from consistency.model.condition import Condition
-from consistency.run import check_metric
 from consistency.tasks.measure.gap import Gap
 from consistency.tasks.session import Session
 from consistency.tensor import expand
