@@ -1,7 +1,7 @@
 """A checkpoint of commit 44be2db opens, samples the same points, and goes on with the same weights.
 
-Its paths were made relative. `44be2db.json` holds what that commit itself made of it: four samples, and the bias
-of the first layer when the run had gone on from step 30 to step 60.
+Its paths were made relative. `44be2db.json` holds what that commit made of it: four samples, and the bias of
+the first layer when the run had gone on from step 30 to step 60.
 """
 
 import json
