@@ -25,7 +25,7 @@ from tests.sessions import session, train_here
 from tests.test_swaps import CONFIGS, EXPERIMENTS
 
 SMALL = ["net.width=16", "net.blocks=1", "data.images=64", "trainer=cpu"]
-LAWS = ("curriculum", "rate", "net", "denoiser", "noise", "optimizer", "objective", "target", "distance")
+LAWS = ("curriculum", "rate", "net", "precond", "noise", "optimizer", "objective", "target", "distance")
 
 
 def plain(config, part):
