@@ -11,13 +11,13 @@ import torch
 from consistency import watch
 from consistency.errors import UserError
 from consistency.model.maps import Consistency
+from consistency.sampling.families import Family, families, named
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
 from consistency.sampling.search import Trials, search, widened
 from consistency.tasks.make.sample import chosen
 from consistency.tasks.measure import schedules, timing
-from consistency.tasks.measure.families import Family, families, named
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import Search, others, own_lists, series, sizes, spaced
 from consistency.tasks.measure.schedule_file import Listed, read
@@ -31,7 +31,7 @@ SMALL = Ladder(calls=(1, 2, 3), count=50, batch=25, search=FEW, largest=4, patie
 
 def lists_of(ckpt, trained):
     """What is kept for the weights of a checkpoint."""
-    return (read(schedules.path_of(ckpt), "") or {})[trained.weights_sha256]
+    return (read(schedules.path_of(ckpt), "") or {})[trained.provenance.weights_sha256]
 
 
 def bowl(levels):

@@ -1,8 +1,7 @@
 """What may be done to an image, as `edit=` has it: (f, x, plan, draws, c) -> before, after."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
@@ -11,10 +10,8 @@ from consistency.errors import UserError, at_least, called, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
-from consistency.sampling.levels import karras_sigmas
-from consistency.sampling.operators import BoxSuperResolution, Maker, measure
+from consistency.sampling.operators import BoxSuperResolution, Inpainting, Maker, measure
 from consistency.schedule.draws import Draws
-from consistency.tasks.session import Trained
 
 
 class Changed(NamedTuple):
@@ -53,6 +50,15 @@ class Restore:
         A = called("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
         return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, c))
+
+
+def inpaint(known: Tensor) -> Restore:
+    """Keeps the known pixels, and makes the others anew.
+
+    Args:
+        known: bool [H, W], true where a pixel stays as it is.
+    """
+    return Restore(partial(Inpainting, known=lambda shape: known))
 
 
 @dataclass(frozen=True)
@@ -144,21 +150,3 @@ def check_sigma(sigma: float, plan: Plan) -> None:
             f"task.change.sigma={sigma} must lie above {plan.sigma_min} and at most at {plan.sigma_max}, "
             "the levels of this model"
         )
-
-
-def plan_of(trained: Trained, levels: int, sigmas: Sequence[float] | None = None) -> Plan:
-    """The levels of an edit: Karras's of the run, or those given.
-
-    The last of Karras's is ε, where f(x, ε) = x needs no call.
-
-    Args:
-        trained: whose run, and whose range of valid values.
-        levels: of Karras's, ε included; at least 2.
-        sigmas: in their place, falling.
-    """
-    sigma = trained.config.sigma
-    chosen = karras_sigmas(levels, sigma.min, sigma.max, sigma.rho)[:-1] if sigmas is None else list(sigmas)
-    falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
-    if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
-        raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
-    return Plan(chosen, sigma.min, sigma.max, sigma.data, *trained.data.codec.range)
