@@ -47,6 +47,7 @@ def checkpoint(folder, *overrides):
         "config": plain,
         "callbacks": {},
         "global_step": 7,
+        "role": module.model.role,
         "experiment": "ict_digits",
     }
     AtomicCheckpointIO().save_checkpoint(kept, path)

@@ -28,7 +28,7 @@ from consistency.lit.data.points import Ring
 from consistency.metrics import protocol
 from consistency.metrics.fidelity import frechet
 from consistency.sampling.operators import Grey
-from consistency.sampling.samplers import onestep
+from consistency.sampling.samplers import OneStep
 from consistency.tasks.make.edit import Edit
 from consistency.tasks.make.export import Export
 from consistency.tasks.make.interpolate import Interpolate
@@ -74,9 +74,9 @@ def own(t, n=4, seed=0):
     """The first samples of a model by one call, as people see them; from the noise of task=sample."""
     from consistency.data.loader import RequestLoader
 
-    (request,) = RequestLoader(n, t.data.shape, n, seed)
+    (request,) = RequestLoader(n, t.shape, n, seed)
     with torch.no_grad():
-        return t.data.codec.decode(onestep(t.f, request.z, [80.0]))
+        return t.codec.decode(OneStep([80.0])(t.f, request.z))
 
 
 def images(folder):
@@ -245,7 +245,7 @@ class TestTasks:
     def test_its_card_names_the_codec(self, opened, ckpt, tmp_path):
         t = opened.trained
         found = {n["card"]["model"]["denoiser_sha256"] for n in Fidelity(count=8)(opened).numbers}
-        meaning = [t.provenance.config["model"], digest(CODEC)]
+        meaning = [{**t.provenance.config["model"], "_target_": FORMER_MAP}, digest(CODEC)]
         assert found == {sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()}
 
     def test_the_card_of_pixels_is_as_ever(self, ckpt, tmp_path):
@@ -355,7 +355,7 @@ class TestExport:
         )
         z = torch.randn(5, 1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
         with torch.no_grad():
-            expected = t.data.codec.decode(onestep(t.f, z[:, 0], [80.0]))
+            expected = t.codec.decode(OneStep([80.0])(t.f, z[:, 0]))
         run = onnxruntime.InferenceSession(out / "onnx" / "1step.onnx")
         (x,) = run.run(None, {"z": z.numpy()})
         assert x.shape == (5, 1, 8, 8)
@@ -371,7 +371,7 @@ class TestExport:
         Export({"onnx": Onnx()}, **FAST)(opened)
         z = torch.randn(3, 4, 4, 4)
         (x,) = onnxruntime.InferenceSession(out / "decoder.onnx").run(None, {"encoded": z.numpy()})
-        assert (Pixels().decode(torch.from_numpy(x)).int() - t.data.codec.decode(z).int()).abs().max() <= 1
+        assert (Pixels().decode(torch.from_numpy(x)).int() - t.codec.decode(z).int()).abs().max() <= 1
         said = json.loads((out / "model.json").read_text())
         assert said["codec"] == {**CODEC.about(), "shape": [1, 8, 8]}
         assert (said["shape"], said["pixels"]) == ([4, 4, 4], {"scale": 127.5, "offset": 127.5})
@@ -422,5 +422,5 @@ class TestExport:
         t = session(tmp_path, ckpt).trained
         made = Outgoing.of(t, t.samplers)
         assert made.decoder() is None
-        assert made.pixels is t.data.codec or made.pixels == t.data.codec
+        assert made.pixels is t.codec or made.pixels == t.codec
         assert outgoing(t.f, (2,), 0, {}, Points()).pixels is None

@@ -34,7 +34,7 @@ from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
 from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
-from consistency.tasks.make.export import Export, KnownNoise, model_of
+from consistency.tasks.make.export import Export, KnownNoise
 from consistency.tasks.measure.timing import side_by_side
 from tests.conftest import ROOT
 from tests.lists import multisteps
@@ -313,7 +313,7 @@ class TestFormats:
         assert make(config.task).formats == {"onnx_int8": Onnx(Int8()), "torch_export": TorchExport()}
 
     def test_variants_are_smaller_and_their_error_is_known(self, exported, tmp_path):
-        made = model_of(exported.t, {"few": exported.sampler})
+        made = Outgoing.of(exported.t, {"few": exported.sampler})
         full, half, int8 = exported.folder / "2step.onnx", tmp_path / "half.onnx", tmp_path / "int8.onnx"
         save(programs(Half().model(made))["few"], half, {})
         Int8().finish(Path(shutil.copy(full, int8)))

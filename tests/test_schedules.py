@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from consistency.errors import UserError
+from consistency.export.model import Outgoing
 from consistency.export.web.described import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
-from consistency.tasks.make.export import model_of
 from consistency.tasks.make.sample import chosen
 from consistency.tasks.measure import schedules
 from consistency.tasks.measure.fidelity import Fidelity
@@ -267,7 +267,7 @@ class TestExported:
         found = {f"{n}step": Listed([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
         schedules.keep(own, digest, found)
         t = session(tmp_path, own).trained
-        return model_of(t, chosen(t, None))
+        return Outgoing.of(t, chosen(t, None))
 
     def test_a_file_brings_lists_that_the_run_has_no_sampler_of(self, model, tmp_path, capsys):
         file = Safetensors()(model, tmp_path).files[0]
