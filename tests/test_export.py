@@ -18,7 +18,7 @@ from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import tensorrt
-from consistency.export.model import Written, frozen
+from consistency.export.model import Outgoing, Written, frozen
 from consistency.export.onnx import Full, Half, Int8, Onnx, read, save
 from consistency.export.parts import NETWORK, programs
 from consistency.export.programs import coefficients

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from consistency.files.experiments import experiments
     from consistency.library.model import Model
     from consistency.library.opening import load
-    from consistency.metrics.picture import picture as grid
+    from consistency.metrics.picture import grid
     from consistency.model.condition import Condition
     from consistency.model.maps import Consistency, Denoiser, FlowMap
 
@@ -34,30 +34,30 @@ __all__ = [
     "load",
 ]
 
-_PLACES = {
-    "Condition": "consistency.model.condition",
-    "Consistency": "consistency.model.maps",
-    "Denoiser": "consistency.model.maps",
-    "FlowMap": "consistency.model.maps",
-    "Model": "consistency.library.model",
-    "UserError": "consistency.errors",
-    "experiments": "consistency.files.experiments",
-    "grid": "consistency.metrics.picture",
-    "load": "consistency.library.opening",
+_PLACES = {  # module and name of each
+    "Condition": ("consistency.model.condition", "Condition"),
+    "Consistency": ("consistency.model.maps", "Consistency"),
+    "Denoiser": ("consistency.model.maps", "Denoiser"),
+    "FlowMap": ("consistency.model.maps", "FlowMap"),
+    "Model": ("consistency.library.model", "Model"),
+    "UserError": ("consistency.errors", "UserError"),
+    "experiments": ("consistency.files.experiments", "experiments"),
+    "grid": ("consistency.metrics.picture", "grid"),
+    "load": ("consistency.library.opening", "load"),
 }
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for."""
     if name == "edits":
-        return import_module("consistency.edits")
+        return import_module("consistency.edits")  # which makes it an attribute
     if name not in _PLACES:
         raise AttributeError(f"module 'consistency' has no attribute '{name}'")
-    found = getattr(import_module(_PLACES[name]), "picture" if name == "grid" else name)
-    globals()[name] = found
+    module, attribute = _PLACES[name]
+    globals()[name] = found = getattr(import_module(module), attribute)
     return found
 
 
 def __dir__() -> list[str]:
-    """Public names."""
+    """Public names, and the modules that are imported already."""
     return sorted({*globals(), *__all__})

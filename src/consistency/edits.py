@@ -1,9 +1,11 @@
 """What may be done to an image, as `edit=` has it: (f, x, plan, draws, c) -> before, after."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from consistency.errors import UserError, at_least, called, positive
@@ -58,7 +60,18 @@ def inpaint(known: Tensor) -> Restore:
     Args:
         known: bool [H, W], true where a pixel stays as it is.
     """
-    return Restore(partial(Inpainting, known=lambda shape: known))
+    return Restore(partial(Inpainting, known=partial(fitting, known)))
+
+
+def fitting(known: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mask, if it is one for images (C, H, W).
+
+    Raises:
+        UserError: it is of another type or size.
+    """
+    if known.dtype != torch.bool or tuple(known.shape) != tuple(shape[1:]):
+        raise UserError(f"known is {known.dtype} {list(known.shape)}, and must be bool {list(shape[1:])}")
+    return known
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class Model:
         change: Change,
         *,
         seed: int = 0,
-        label: int | None = None,
+        labels: int | Sequence[int] | None = None,
         levels: int = 40,
         batch: int = 64,
     ) -> Tensor:
@@ -153,7 +153,8 @@ class Model:
             images: uint8 [B, C, H, W], of the size of the model's samples.
             change: what is done, one of `consistency.edits`.
             seed: of the noise.
-            label: class of what is made; None takes all in turn. Of models with classes.
+            labels: class of each image, a list one after the other and again. Of models with classes, which
+                need it.
             levels: of Karras's σ list, which changes of several calls go through.
             batch: images a call.
 
@@ -165,7 +166,9 @@ class Model:
             pixels_of(self.codec, f"{type(change).__name__} changes", "use edits.Vary or edits.Stroke")
         at_least("edit()", batch=batch)
         check_seed("seed", seed)
-        wanted, plan = self.checked_labels(f"label={label}", label), self.plan(levels)
+        wanted, plan = self.checked_labels(f"labels={labels}", labels), self.plan(levels)
+        if self.classes and wanted is None:
+            raise UserError(f"this model has {self.classes} classes: name those of the images with labels=")
         made = []
         for first in range(0, len(images), batch):
             u = images[first : first + batch].cpu()
