@@ -15,7 +15,9 @@ from consistency.codec.identity import digest
 from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.edits import Denoise, Restore, Stroke, Vary, inpaint
+from consistency.files.upgrade import DIGITS
 from consistency.library.opening import samplers_of, sigma_of
+from consistency.lit.data.digits import Digits
 from consistency.model.maps import ROLES
 from consistency.sampling.operators import BoxSuperResolution
 from consistency.sampling.samplers import MultiStep
@@ -24,7 +26,7 @@ from consistency.tasks.make.edit import Edit
 from consistency.tasks.make.sample import Sample
 from consistency.teachers.checkpoint import read_named
 from tests.conftest import ROOT
-from tests.sessions import checkpoint, save_edited, session
+from tests.sessions import checkpoint, composed, save_edited, session
 
 WEIGHTS = ROOT / "data" / "weights"
 README = (ROOT / "README.md").read_text()
@@ -307,6 +309,8 @@ def test_names_of_classes_come_from_the_file(labelled, tmp_path):
 
 
 def test_what_networks_see_of_digits_was_said_by_their_class(labelled, tmp_path):
+    assert Digits(batch_size=1).codec == Pixels(**DIGITS)
+    assert {**DIGITS}.items() <= composed("train", "data=digits").data.items()
     content = torch.load(labelled, weights_only=True)
     for key in ("offset", "scale"):
         del content["config"]["data"][key]
