@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -45,7 +45,11 @@ class Restore:
     """
 
     operator: Maker
-    of_pixels: ClassVar[bool] = True
+
+    @property
+    def of_pixels(self) -> bool:
+        """What is measured are pixels."""
+        return True
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
@@ -115,10 +119,14 @@ class Vary:
     """
 
     sigma: float
-    of_pixels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whatever networks see may be noised."""
+        return False
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: x."""
@@ -137,10 +145,14 @@ class Denoise:
 
     sigma: float
     add: bool = False
-    of_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
+
+    @property
+    def of_pixels(self) -> bool:
+        """The noise is that of the pixels."""
+        return True
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the noisy image."""
