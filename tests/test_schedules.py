@@ -185,7 +185,7 @@ class TestLadder:
     def test_ladders_of_several_weights_do_not_meet(self, own, tmp_path, monkeypatch):
         """Hashes of weights stand for averages: this checkpoint has none."""
         with monkeypatch.context() as patch:
-            patch.setattr("consistency.evaluate.weights_sha256", lambda state: "b")
+            patch.setattr("consistency.library.opening.weights_sha256", lambda state: "b")
             replace(SMALL, calls=(1, 3))(session(tmp_path, own))
         replace(SMALL, calls=(2,))(session(tmp_path, own))
         assert session(tmp_path, own).trained.found.keys() == {"2step"}
