@@ -16,9 +16,9 @@ from consistency.sampling.classical import (
     TotalVariation,
     Wiener,
     adjoint_gradient,
-    gradient,
+    image_gradient,
 )
-from consistency.sampling.editing import Plan, denoise, redraw, restore, slerp, walk
+from consistency.sampling.editing import Plan, denoise, redraw, restore, slerp, walk_noise
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.masks import all_but_hole, left_half, scattered
 from consistency.sampling.operators import (
@@ -281,7 +281,7 @@ class TestBaselines:
 
     def test_the_gradient_has_an_adjoint(self):
         x, p = numbers(1, 2, 3, 5, 4), numbers(2, 2, 2, 3, 5, 4)
-        assert (gradient(x) * p).sum().item() == pytest.approx((x * adjoint_gradient(p)).sum().item())
+        assert (image_gradient(x) * p).sum().item() == pytest.approx((x * adjoint_gradient(p)).sum().item())
 
     def test_total_variation_fills_a_flat_hole(self):
         """Of all images that fit, the one with the shortest edges: here the flat one, which A⁺ misses."""
@@ -422,7 +422,7 @@ class TestEditing:
 
     def test_a_walk_passes_its_stops(self):
         stops = [numbers(i, 2, 1, 4, 4) for i in range(3)]
-        frames = walk(lambda x, sigma, c: x / sigma.reshape(-1, 1, 1, 1), stops, 5, 80.0)
+        frames = walk_noise(lambda x, sigma, c: x / sigma.reshape(-1, 1, 1, 1), stops, 5, 80.0)
         assert len(frames) == 11
         for frame, stop in zip(frames[::5], stops, strict=True):
             assert torch.allclose(frame, stop)

@@ -23,11 +23,11 @@ from sqlalchemy.pool import NullPool
 from consistency.errors import UserError
 from consistency.lit.callbacks import reports
 from consistency.sweep.child import Ended, Report
-from consistency.sweep.identity import settings
+from consistency.sweep.identity import override_settings
 from consistency.sweep.options import Options
 from consistency.sweep.runs import State, forget_fault, keep_fault, run_in, runs_of
 from consistency.sweep.search import Search, check_completed, verdict
-from consistency.sweep.space import corners, flat, overrides_of, parted
+from consistency.sweep.space import corners, flatten_params, split_space, trial_overrides
 from consistency.sweep.study import Trials
 from consistency.sweep.table import Table
 from consistency.sweep.trials import TrialsTable
@@ -54,7 +54,7 @@ def parsed(*lines):
 
 
 def space_of(*lines):
-    return parted([], parsed(*lines))[1]
+    return split_space([], parsed(*lines))[1]
 
 
 class Killed(BaseException):
@@ -140,13 +140,13 @@ def searched(directory, runs, lines=(RATE,), table=True, pruner=None, **changes)
     """A search with these runs, and its trials."""
     wanted = options(**changes)
     wanted.check()
-    fixed, space = parted([], parsed(*lines))
+    fixed, space = split_space([], parsed(*lines))
     directory.mkdir(exist_ok=True)
-    about = {"metric": "1step", "direction": wanted.direction, **settings(fixed)}
+    about = {"metric": "1step", "direction": wanted.direction, **override_settings(fixed)}
     storage = wanted.storage or str(directory / "study.log")
     trials = Trials.of(storage, wanted.study_name, about, space, wanted.proposer, pruner, directory)
     found = [run_in(path.parent) for path in directory.glob("*/overrides.json")]
-    known = {run.directory: settings(run.overrides) for run in found}
+    known = {run.directory: override_settings(run.overrides) for run in found}
     sweep = Sweep(directory, runs, lambda _, number: str(number), "1step", None, known)
     if table:
         sweep.table = TrialsTable(trials, "1step", Table())
@@ -205,22 +205,22 @@ class TestSpace:
         assert "\n" not in str(e.value)
 
     def test_the_command_line_replaces_the_config(self):
-        params = parsed(*(f"{key}={value}" for key, value in flat({"a": {"b": "1,2"}, "c": "3,4"})))
-        assert parted(params, parsed("x=1")) == (["x=1"], space_of("a.b=1,2", "c=3,4"))
-        assert parted(params, parsed("a.b=5")) == (["a.b=5"], space_of("c=3,4"))
-        assert parted(params, parsed("c=interval(0, 1)"))[1] == space_of("a.b=1,2", "c=interval(0, 1)")
+        params = parsed(*(f"{key}={value}" for key, value in flatten_params({"a": {"b": "1,2"}, "c": "3,4"})))
+        assert split_space(params, parsed("x=1")) == (["x=1"], space_of("a.b=1,2", "c=3,4"))
+        assert split_space(params, parsed("a.b=5")) == (["a.b=5"], space_of("c=3,4"))
+        assert split_space(params, parsed("c=interval(0, 1)"))[1] == space_of("a.b=1,2", "c=interval(0, 1)")
 
     def test_a_parameter_without_a_space_and_none_at_all_are_refused(self):
         with pytest.raises(
             UserError, match=r"hydra\.sweeper\.params: a=1 is no search space: write interval"
         ):
-            parted(parsed("a=1", "b=1,2"), [])
+            split_space(parsed("a=1", "b=1,2"), [])
         with pytest.raises(UserError, match="nothing to search: give a key a search space"):
-            parted(parsed("a=1,2"), parsed("a=1"))
+            split_space(parsed("a=1,2"), parsed("a=1"))
 
     def test_overrides_have_all_digits_and_text_stays_text(self):
         params = {"a": 0.1 + 0.2, "b": 1e-07, "c": 3, "d": "'x y'", "e": "null"}
-        read = {o.key_or_group: o.value() for o in parsed(*overrides_of(params))}
+        read = {o.key_or_group: o.value() for o in parsed(*trial_overrides(params))}
         assert read == {"a": 0.1 + 0.2, "b": 1e-07, "c": 3, "d": "x y", "e": None}
 
     def test_corners_have_every_choice(self):
@@ -237,7 +237,7 @@ class TestSearch:
         kinds = {trial.user_attrs["state"] for trial in made}
         assert {"finished", "diverged"} <= kinds
         for trial in made:
-            end = valley(overrides_of(trial.params))
+            end = valley(trial_overrides(trial.params))
             expected = (
                 TrialState.PRUNED if end.fault else TrialState.FAIL if end.failure else TrialState.COMPLETE
             )

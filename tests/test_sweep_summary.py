@@ -11,7 +11,7 @@ from consistency.sweep.outlook import best, named_steps
 from consistency.sweep.pool import Pool
 from consistency.sweep.runs import Run, State
 from consistency.sweep.seeds import over_seeds
-from consistency.sweep.table import COLUMNS, brief, text
+from consistency.sweep.table import COLUMNS, brief_table, table_text
 from consistency.sweep.work import Sweep
 
 
@@ -46,11 +46,11 @@ def test_a_mean_says_of_how_many_runs_it_is(tmp_path):
 def test_the_file_has_every_metric_and_the_terminal_those_that_fit(tmp_path):
     metrics = {f"FD(digits)/{n}step": 1.0 for n in range(9)} | {"gap/self": 2.0}
     some = [run(tmp_path, i, f"seed={i}", **metrics) for i in range(2)]
-    assert all(name in text(some) for name in metrics)
-    assert max(map(len, brief(some).splitlines())) <= COLUMNS
-    assert "FD(digits)/0step" in brief(some)
-    assert "gap/self" not in brief(some)
-    assert "1 ± 0" in brief(some)
+    assert all(name in table_text(some) for name in metrics)
+    assert max(map(len, brief_table(some).splitlines())) <= COLUMNS
+    assert "FD(digits)/0step" in brief_table(some)
+    assert "gap/self" not in brief_table(some)
+    assert "1 ± 0" in brief_table(some)
 
 
 def test_the_best_run_is_the_finished_one_with_the_lowest_value(runs):
@@ -64,8 +64,8 @@ def test_debug_runs_are_marked_and_never_the_best(runs):
     cut = [replace(run, result=run.result and {**run.result, "debug": "smoke"}) for run in runs]
     assert best(cut, "FD") is None
     assert best([*runs[:2], cut[2]], "FD") == "best         run 0, FD 1, with optimizer.lr=1e-3 seed=1"
-    assert "| finished (debug=smoke) |" in text(cut)
-    assert "debug" not in text(runs)
+    assert "| finished (debug=smoke) |" in table_text(cut)
+    assert "debug" not in table_text(runs)
 
 
 class TestTimeLeft:

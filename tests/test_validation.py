@@ -13,7 +13,7 @@ from consistency import watch
 from consistency.errors import UserError
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.progress import RunProgress
-from consistency.lit.callbacks.validation import Validation, plan_of
+from consistency.lit.callbacks.validation import Validation, pace_plan
 from consistency.lit.pace import Forecast, Pace, Plan
 from consistency.lit.pacing import paced
 from consistency.metrics.features.digits import DigitsFeatures
@@ -77,7 +77,7 @@ def listener():
 
 class TestParts:
     def test_a_line_every_ten_seconds_with_the_time_left(self, time, capsys):
-        with watch.part("samples", 100):
+        with watch.in_pieces("samples", 100):
             for _ in range(25):
                 time.passes(1)
                 watch.tick(4)
@@ -88,22 +88,22 @@ class TestParts:
 
     def test_short_parts_share_the_ten_seconds(self, time, capsys):
         for name in ("one", "two", "three"):
-            with watch.part(name, 4):
+            with watch.in_pieces(name, 4):
                 for _ in range(4):
                     time.passes(1)
                     watch.tick(1)
         assert capsys.readouterr().err == "three: 2/4, 0:00:02 left\n"
-        assert watch.spent() == {"one": 4, "two": 4, "three": 4}
+        assert watch.seconds_by_part() == {"one": 4, "two": 4, "three": 4}
 
     def test_before_the_first_piece_the_time_left_is_not_known(self, time, capsys):
-        with watch.part("reference", 8):
+        with watch.in_pieces("reference", 8):
             time.passes(11)
             watch.tick()
         assert capsys.readouterr().err == "reference: 0/8, unknown time left\n"
 
     def test_other_processes_write_nothing(self, time, capsys, monkeypatch):
         monkeypatch.setenv("RANK", "1")
-        with watch.part("samples", 2):
+        with watch.in_pieces("samples", 2):
             time.passes(20)
             watch.tick(1)
         assert capsys.readouterr().err == ""
@@ -111,12 +111,12 @@ class TestParts:
     def test_a_signal_ends_it_between_two_pieces_and_the_others_are_met_once(self, listener):
         done = []
         listener.stop_at = 3  # at the beginning, after the first piece, after the second
-        with pytest.raises(stops.Stopped), watch.part("samples", 5):  # noqa: PT012
+        with pytest.raises(stops.Stopped), watch.in_pieces("samples", 5):  # noqa: PT012
             for i in range(5):
                 done.append(i)
                 watch.tick(1)
         assert (done, listener.met) == ([0, 1], 0)
-        with watch.part("samples", 1):
+        with watch.in_pieces("samples", 1):
             watch.tick(1)
         assert listener.met == 1
 
@@ -128,7 +128,7 @@ class TestParts:
         monkeypatch.setattr(watch.sys.stderr, "isatty", lambda: True, raising=False)
         with watch.terminal() as bar:
             bar.add_task("training", total=3, left="", news="")
-            with watch.part("samples", 5):
+            with watch.in_pieces("samples", 5):
                 watch.tick(2)
                 assert [(task.description, task.completed) for task in bar.tasks][1] == ("samples", 2)
             assert [task.description for task in bar.tasks] == ["training"]
@@ -149,12 +149,12 @@ class TestPieces:
         paths = probe.trajectories(probe.source(None, None, some), some)
         assert listener.asked > 3 * probe.substeps
         listener.asked = 0
-        with watch.part("outer", 1):
+        with watch.in_pieces("outer", 1):
             probe.measure(Portions(lambda x, sigma, label: x, 4, watch.tick), paths)
         assert listener.asked > probe.calls // 4
 
     def test_an_exact_trajectory_is(self, listener):
-        with watch.part("exact", 1):
+        with watch.in_pieces("exact", 1):
             Mixture.ring().solve(torch.zeros(2, 2), torch.full((2,), 80.0), torch.full((2,), 0.002), steps=7)
         assert listener.asked == 8
 
@@ -318,7 +318,7 @@ class TestTheLine:
         clock.passes(10)
         callback.pace.validated()
         assert shown._left(trainer) == "0:09:00"
-        assert plan_of(trainer).validations == 9
+        assert pace_plan(trainer).validations == 9
 
 
 # --- runs -------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_the_share_of_validation_is_printed_and_kept(straight):
 def test_the_floor_is_the_same_as_without_progress():
     seen = torch.randn(64, 3)
     expected = between_halves(seen)
-    with watch.part("floor", 5):
+    with watch.in_pieces("floor", 5):
         assert between_halves(seen) == expected
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError, at_least, called, positive
+from consistency.errors import UserError, at_least, call_configured, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
@@ -53,7 +53,7 @@ class Restore:
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
-        A = called("operator", self.operator, x.shape[1:])
+        A = call_configured("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
         return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, c))
 

@@ -94,10 +94,12 @@ def pixels_of(codec: Codec, what: str, remedy: str) -> Pixels:
         UserError: networks of this model see something else; names the codec.
     """
     if type(codec) is not Pixels:  # what derives from it may be anything
-        raise UserError(f"{what} pixels, and this model sees what {name_of(codec)} makes of them: {remedy}")
+        raise UserError(
+            f"{what} pixels, and this model sees what {codec_name(codec)} makes of them: {remedy}"
+        )
     return codec
 
 
-def name_of(codec: Codec) -> str:
+def codec_name(codec: Codec) -> str:
     """The class of a codec, for messages."""
     return f"data.codec={type(codec).__name__}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from consistency.command.misread import added_groups, entry_groups
 from consistency.files.configs import options
 from consistency.files.experiments import described
-from consistency.process.entry import entry, typed
+from consistency.process.entry import current_entry, typed_entry
 
 WIDTH = 110
 FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
@@ -23,7 +23,7 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return any(argument in ("--help", "-h") for argument in arguments)
 
 
-def show() -> None:
+def show_help() -> None:
     """Print the help; whoever reads it may leave before its end."""
     try:
         print(usage(), flush=True)
@@ -33,10 +33,10 @@ def show() -> None:
 
 def usage() -> str:
     """The help of the entry point at work."""
-    name = entry()
+    name = current_entry()
     first = FIRST[name]
     lines = [
-        *(" ".join([*typed(), "[-m]", use, "[GROUP=NAME ...] [KEY=VALUE ...]"]) for use in USE[name]),
+        *(" ".join([*typed_entry(), "[-m]", use, "[GROUP=NAME ...] [KEY=VALUE ...]"]) for use in USE[name]),
         "",
         f"{first}=",
         *lines_of(first),
@@ -67,7 +67,7 @@ def aligned(name: str, text: str, width: int) -> list[str]:
 
 def config_of(first: str) -> list[str]:
     """How to see the config."""
-    command = f"  {' '.join(typed())} {first}=NAME"
+    command = f"  {' '.join(typed_entry())} {first}=NAME"
     ways = {
         f"{command} --cfg job": "all keys and values; --resolve fills in references",
         f"{command} --cfg job --package KEY": "those of a section",

@@ -74,7 +74,7 @@ def states(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
     return model.labelled(x, noise)
 
 
-def written(
+def write_programs(
     model: Outgoing, folder: Path, ending: str, write: Write, tolerance: float | None, how: How, **more: Any
 ) -> Written:
     """Every program of a model in a file of its own.
@@ -102,7 +102,7 @@ def written(
     return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
 
 
-def about(model: Outgoing, program: Program) -> dict[str, str]:
+def describe_program(model: Outgoing, program: Program) -> dict[str, str]:
     """What a program is, as text by key, for formats that can keep it."""
     sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
@@ -128,7 +128,7 @@ def dynamic(program: Program) -> tuple[dict[int, Any], ...]:
     return tuple({0: batch} for _ in program.names)
 
 
-def library(name: str, extra: str = "export") -> ModuleType:
+def optional_library(name: str, extra: str = "export") -> ModuleType:
     """An optional library.
 
     Raises:
@@ -141,7 +141,7 @@ def library(name: str, extra: str = "export") -> ModuleType:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_exporter_warnings() -> Iterator[None]:
     """Exporters warn of their own insides, which nobody here can change; the export is verified instead."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

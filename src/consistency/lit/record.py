@@ -28,7 +28,7 @@ class Rollback:
     @property
     def fault(self) -> str:
         """What happened, where."""
-        return f"{self.reason} at step {self.step}, {sigmas(self.low, self.high)}"
+        return f"{self.reason} at step {self.step}, {sigma_range(self.low, self.high)}"
 
     def __str__(self) -> str:
         where = "the beginning" if self.back_to == 0 else f"step {self.back_to} ({self.checkpoint})"
@@ -88,6 +88,6 @@ class Record:
             self.listed = [Rollback(**event) for event in state.get("events", [])]
 
 
-def sigmas(low: float, high: float) -> str:
+def sigma_range(low: float, high: float) -> str:
     """A range of noise levels in words."""
     return f"σ = {low:.3g}" if low == high else f"σ from {low:.3g} to {high:.3g}"

@@ -63,7 +63,7 @@ def go_back(fault: Diverged, trainer: Trainer, module: Module, directory: Path, 
     name = printable(state.path.name) if state.path else None
     rollback = Rollback(fault.step, fault.reason, fault.low, fault.high, name, state.step)
     tried = f"after {guard.record.count} rollbacks and with optimizer.lr={module.given[0]['lr']:g} times"
-    end = Spoiled(f"{fault}, {tried} {guard.factor:g}: {remedy(state, guard)}")
+    end = Spoiled(f"{fault}, {tried} {guard.factor:g}: {remedy_for_divergence(state, guard)}")
     end.__cause__ = fault
     guard.record.add(rollback, guard.rollbacks)
     if not guard.record.ended and trainer.is_global_zero:
@@ -109,7 +109,7 @@ def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory:
     )
 
 
-def history(checkpoint: Mapping[str, Any] | None) -> str | None:
+def rollback_line(checkpoint: Mapping[str, Any] | None) -> str | None:
     """A line for a run that goes on and has gone back before; None for any other."""
     record = Record.of(checkpoint) if checkpoint else Record()
     if not record.count:
@@ -133,7 +133,7 @@ def found(fault: Diverged, state: State) -> str:
     return f"{state.name} ({newest if state.step else none})"
 
 
-def remedy(state: State, guard: Guard) -> str:
+def remedy_for_divergence(state: State, guard: Guard) -> str:
     """What the user can do when a run has gone wrong once more than it may."""
     more = f"callbacks.guard.rollbacks={guard.record.count + 2}"
     return (

@@ -12,7 +12,7 @@ import torch
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import distance, moments
+from consistency.metrics.fidelity import feature_moments, frechet_distance
 from consistency.metrics.reference import Reference
 
 Plain = str | int | float | bool | None
@@ -36,7 +36,7 @@ class Frechet:
 
     def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
         """One number."""
-        return {extractor.metric_name: distance(moments(made.features), real.moments)}
+        return {extractor.metric_name: frechet_distance(feature_moments(made.features), real.moments)}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
         """Nothing to choose."""

@@ -24,7 +24,7 @@ from consistency.sampling.levels import level
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
-from consistency.watch import part, tick
+from consistency.watch import in_pieces, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +164,7 @@ class Probe:
         sigma = geometric(self.sigma_min, self.sigma_max, self.levels)
         now = perturb(x.double(), z.double(), level(self.sigma_max, x))
         at = [now.float().cpu()]
-        with part("trajectories", self.levels - 1):
+        with in_pieces("trajectories", self.levels - 1):
             for t, r in pairwise(sigma.flip(0).tolist()):
                 now = source.solve(now, t, r, c)
                 at.append(now.float().cpu())
@@ -175,7 +175,7 @@ class Probe:
     def measure(self, f: DenoiserLike, paths: Trajectories) -> Gaps:
         """All gaps of f along trajectories, a batch of them at a time."""
         sums = {name: torch.zeros(self.levels, dtype=torch.float64) for name in LOOKS}
-        with part("signals", 2 * self.levels * len(paths.x)):
+        with in_pieces("signals", 2 * self.levels * len(paths.x)):
             for first in range(0, len(paths.x), self.batch):
                 for name, squares in squared(f, paths, slice(first, first + self.batch)).items():
                     sums[name] += squares
@@ -223,14 +223,14 @@ def squared(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tens
         s = level(sigma, x)
         y = f(at.to(x.device), s, c)
         back = f(perturb(x, z, s).float(), s, c)
-        found["self"].append(distance(y, y if below is None else below))
-        found["trajectory"].append(distance(y, path[0].to(x.device)))
-        found["reconstruction"].append(distance(back, x))
+        found["self"].append(squared_distance(y, y if below is None else below))
+        found["trajectory"].append(squared_distance(y, path[0].to(x.device)))
+        found["reconstruction"].append(squared_distance(back, x))
         below = y
     return {name: torch.stack(squares).cpu() for name, squares in found.items()}
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Sum of the squared differences over samples and coordinates."""
     return (a.double() - b.double()).square().sum()
 

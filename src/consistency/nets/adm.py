@@ -20,7 +20,7 @@ from consistency.nets.layers import (
     PositionalEmbedding,
     Up,
     check_levels,
-    check_size,
+    check_sizes,
 )
 from consistency.nets.modulation import Added, Modulation, ScaleShift
 from consistency.nets.unet import Level, resolutions_of
@@ -160,7 +160,7 @@ class ADM(nn.Module):
     ) -> None:
         super().__init__()
         given = {} if groups is None else {"groups": groups}
-        check_size(dropout, blocks, channels=channels, head_channels=head_channels, **given)
+        check_sizes(dropout, blocks, channels=channels, head_channels=head_channels, **given)
         check_levels(channels, multipliers)
         resolutions, width = resolutions_of(shape, len(multipliers)), 4 * channels
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]

@@ -16,7 +16,7 @@ from consistency.nets.layers import (
     PositionalEmbedding,
     attend,
     check_levels,
-    check_size,
+    check_sizes,
     conv,
     linear,
     without_autocast,
@@ -209,7 +209,7 @@ class DDPMUNet(nn.Module):
     ) -> None:
         super().__init__()
         heads = {} if head_channels is None else {"head_channels": head_channels}
-        check_size(dropout, blocks, channels=channels, groups=groups, **heads)
+        check_sizes(dropout, blocks, channels=channels, groups=groups, **heads)
         check_levels(channels, multipliers)
         positive("net", eps=eps)
         within("net", 0, 1, padding=padding)

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from consistency.errors import positive
-from consistency.nets.layers import at_least_float32, normalise
+from consistency.nets.layers import at_least_float32, normalise_axis
 
 
 class Modulation(Protocol):
@@ -74,4 +74,4 @@ class DoublyNormalised:
 
 def pixel_norm(v: Tensor, eps: float) -> Tensor:
     """v [B, C, ...] with a mean square of 1 along the channels, but for eps (1710.10196, section 4.2)."""
-    return normalise(at_least_float32(v), 1, eps).to(v.dtype)
+    return normalise_axis(at_least_float32(v), 1, eps).to(v.dtype)

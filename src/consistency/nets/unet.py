@@ -20,7 +20,7 @@ from consistency.nets.layers import (
     PyramidDown,
     Up,
     check_levels,
-    check_size,
+    check_sizes,
     conv,
     linear,
     one_hot,
@@ -281,7 +281,7 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        check_size(dropout, blocks, channels=channels)
+        check_sizes(dropout, blocks, channels=channels)
         check_levels(channels, multipliers)
         within("net", 0, 1024, augment=augment)
         self.augment, self.patch, self.takes = augment, patch, takes(label=classes, augment=augment)

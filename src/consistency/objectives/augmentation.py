@@ -173,11 +173,11 @@ def warped(x: Tensor, motion: Motion) -> Tensor:
     """
     fine = doubled(doubled(reflected(reflected(x, 2), 3), 2), 3)
     fine = grid_sample(pad(fine, (0, 1, 0, 1), "circular"), lattice(x, motion), "bilinear", "border", True)
-    return halved(halved(fine, 2), 3)
+    return halve_axis(halve_axis(fine, 2), 3)
 
 
 def lattice(x: Tensor, motion: Motion) -> Tensor:
-    """Where the half-pixels that `halved` reads come from, in one period of the reflected x; in [-1, 1]."""
+    """Positions, in [-1, 1], of the half-pixels that `halve_axis` reads, in one period of the reflected x."""
     sides = x.new_tensor([x.shape[3], x.shape[2]], dtype=torch.float64)
     centre, period = (sides - 1) / 2, 2 * (sides - 1)
     i, j = (torch.arange(-5, 2 * n + 5, dtype=torch.float64, device=x.device) / 2 for n in x.shape[2:])
@@ -199,7 +199,7 @@ def doubled(x: Tensor, axis: int) -> Tensor:
     return torch.stack([even, odd], axis + 1).flatten(axis, axis + 1)
 
 
-def halved(x: Tensor, axis: int) -> Tensor:
+def halve_axis(x: Tensor, axis: int) -> Tensor:
     """The adjoint of `doubled`: pixel n from the half-pixels 2n - 5 to 2n + 6."""
     return weighted(SYM6, x.unfold(axis, len(SYM6), 2).unbind(-1))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.operators import LinearOperator, consistent
-from consistency.sampling.samplers import denoised, fresh
+from consistency.sampling.samplers import denoise_at, fresh
 from consistency.schedule.draws import Draws
 from consistency.tensor import expand
 
@@ -82,13 +82,13 @@ def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition = 
 def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: Plan, draws: Draws, c: Condition) -> Tensor:
     """f of x re-noised to level τ, inside the range of pixels."""
     tau, added = fresh(tau, plan.sigma_min)
-    return denoised(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
+    return denoise_at(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
 
 
 @torch.no_grad()
 def denoise(f: DenoiserLike, x: Tensor, sigma: float, c: Condition = NONE) -> Tensor:
     """f(x, σ) of images that carry noise of the true level σ already: one call."""
-    return denoised(f, x, sigma, c)
+    return denoise_at(f, x, sigma, c)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -108,7 +108,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
-def walk(
+def walk_noise(
     f: DenoiserLike, stops: Sequence[Tensor], frames: int, sigma: float, c: Condition = NONE
 ) -> list[Tensor]:
     """Images along the way from noise to noise, one call each.

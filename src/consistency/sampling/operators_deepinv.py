@@ -29,7 +29,7 @@ class Deepinv(Iterative):
         self, shape: Shape, physics: str, options: Mapping[str, Any], noise: float = 0.0, steps: int = 500
     ) -> None:
         super().__init__(noise, steps, TOLERANCE)
-        found = library()
+        found = deepinv_physics()
         linear = {name for name, kind in vars(found).items() if is_linear(kind, found)}
         if physics not in linear:
             raise UserError(f"operator.physics={physics} is not one of deepinv's: {nearest(physics, linear)}")
@@ -47,7 +47,7 @@ class Deepinv(Iterative):
         return self.physics.to(y.device).A_adjoint(y.float()).to(y.dtype)
 
 
-def library() -> ModuleType:
+def deepinv_physics() -> ModuleType:
     """deepinv.physics, imported when it is first asked for: it takes seconds."""
     try:
         return import_module("deepinv.physics")

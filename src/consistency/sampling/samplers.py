@@ -128,7 +128,7 @@ class Sampler(ABC):
         """
         if isinstance(f, Portions):
             return replace(f, f=self.map_of(f.f))
-        found = suited(f, self.role, self.title)
+        found = suited_map(f, self.role, self.title)
         if self.precond is None:
             return found
         if not isinstance(found, Map):
@@ -137,7 +137,7 @@ class Sampler(ABC):
 
     def estimate(self, f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
         """Clean data at one σ for all samples, clipped where that is asked for."""
-        return self.clipped(denoised(f, x, sigma, c))
+        return self.clipped(denoise_at(f, x, sigma, c))
 
     def clipped(self, x: Tensor) -> Tensor:
         """An estimate of clean data, inside [-1, 1] where that is asked for."""
@@ -284,12 +284,12 @@ def visits(sigmas: Sequence[float], sigma_min: float) -> list[tuple[float, float
     return [(first, first), *(fresh(sigma, sigma_min) for sigma in others)]
 
 
-def denoised(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
+def denoise_at(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
     """f(x, σ, c) at one σ for all samples."""
     return f(x, sigma, c) if isinstance(f, Denoiser | Consistency) else f(x, level(sigma, x), c)
 
 
-def suited(f: Any, role: type[Map], what: str) -> Any:
+def suited_map(f: Any, role: type[Map], what: str) -> Any:
     """f, if it is of a role or a function; the slice of a flow map that is of that role.
 
     Args:

@@ -50,7 +50,7 @@ class Trials:
         return min(self.known, key=self.known.__getitem__)
 
 
-def search(
+def search_levels(
     cost: Cost,
     size: int,
     counts: Iterable[int],
@@ -78,7 +78,7 @@ def search(
         with suppress(Spent):
             if count in known:
                 trials(known[count])
-            settle(trials, widened(best, count, size), size, scan)
+            settle_levels(trials, widened(best, count, size), size, scan)
         best = found[count] = trials.best
     return found
 
@@ -93,7 +93,7 @@ def widened(levels: Levels, count: int, size: int) -> Levels:
     return tuple(grown)
 
 
-def settle(trials: Trials, levels: Levels, size: int, scan: int) -> None:
+def settle_levels(trials: Trials, levels: Levels, size: int, scan: int) -> None:
     """Begin with the best, and move one level after the other, the lowest first, until none gains by it."""
     trials(levels)
     while True:
@@ -112,7 +112,7 @@ def descend(trials: Trials, levels: Levels, place: int, size: int, scan: int) ->
     def cost(index: int) -> float:
         return trials((*levels[:place], index, *levels[place + 1 :]))
 
-    seen = {index: cost(index) for index in {levels[place], *spread(low, high, scan)}}
+    seen = {index: cost(index) for index in {levels[place], *spread_indices(low, high, scan)}}
     while True:
         best = min(seen, key=lambda index: (seen[index], index))
         left = max((index for index in seen if index < best), default=low - 1)
@@ -129,7 +129,7 @@ def middles(left: int, best: int, right: int) -> list[int]:
     return [index for index in (below, above) if left < index < right and index != best]
 
 
-def spread(low: int, high: int, count: int) -> list[int]:
+def spread_indices(low: int, high: int, count: int) -> list[int]:
     """So many indices inside [low, high], evenly spaced, the ends excepted where there is room."""
     return (
         sorted({low + (high - low) * (2 * i + 1) // (2 * count) for i in range(count)}) if low <= high else []

@@ -16,8 +16,8 @@ from consistency.errors import UserError
 from consistency.process.entry import program
 from consistency.process.lifeline import VARIABLE
 from consistency.process.stops import STOPPING
-from consistency.sweep.identity import settings, shorter
-from consistency.sweep.runs import Run, State, keep_fault, plan, result_of, run_in
+from consistency.sweep.identity import override_settings, shorter
+from consistency.sweep.runs import Run, State, keep_fault, plan_run, result_of, run_in
 
 ENCODED = {"PYTHONIOENCODING": "utf-8"}  # of output that is read here
 STOPPED = {128 + signum for signum in STOPPING}  # exit statuses of a run that has saved and ended
@@ -75,7 +75,7 @@ class Child:
         with theirs:
             self.process = subprocess.Popen(
                 [*program(), *arguments],
-                env=environment(theirs.fileno(), beside + 1) | (ENCODED if beside else {}),
+                env=child_environment(theirs.fileno(), beside + 1) | (ENCODED if beside else {}),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=piped,
@@ -114,12 +114,12 @@ class Child:
             reader.join(timeout=5.0)  # a process that the run has started may still hold its streams
         self.line.close()
         try:
-            self.tell(Ended(judged(self.run, status, self.failure)))
+            self.tell(Ended(state_of_ended(self.run, status, self.failure)))
         except (UserError, OSError) as error:  # its files are gone or damaged: the other runs go on
             self.tell(Ended(replace(self.run, state=State.FAILED, result=None, reason=str(error))))
 
 
-def environment(line: int, together: int) -> dict[str, str]:
+def child_environment(line: int, together: int) -> dict[str, str]:
     """Of a run: its lifeline, and its share of the CPU unless that is given."""
     given = {**os.environ, VARIABLE: str(line)}
     if together > 1:
@@ -135,7 +135,7 @@ def copy(prefix: str, source: TextIO, sink: TextIO) -> None:
             sink.flush()
 
 
-def judged(run: Run, status: int, failure: dict[str, Any]) -> Run:
+def state_of_ended(run: Run, status: int, failure: dict[str, Any]) -> Run:
     """What has become of a run whose process has ended; why it failed is written down.
 
     Args:
@@ -145,8 +145,12 @@ def judged(run: Run, status: int, failure: dict[str, Any]) -> Run:
     """
     found = run_in(run.directory)
     ended = result_of(run.directory) if status == 0 and found.result is None else None
-    if ended is not None and not shorter(settings(run.overrides), settings(ended["overrides"])):
-        return plan(run.directory, ended["overrides"])  # nothing was left to do: it is what its result says
+    if ended is not None and not shorter(
+        override_settings(run.overrides), override_settings(ended["overrides"])
+    ):
+        return plan_run(
+            run.directory, ended["overrides"]
+        )  # nothing was left to do: it is what its result says
     if found.result is not None or status in STOPPED:
         return found
     if failure:

@@ -88,7 +88,7 @@ def problems(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def floor(rows: Sequence[Row], column: Column) -> float | None:
+def row_floor(rows: Sequence[Row], column: Column) -> float | None:
     """What a perfect model would have: the same for all runs, for the data and their number are."""
     values = [column.floor(result) for row in rows for result in row.results]
     return next((value for value in values if value is not None), None)

@@ -9,12 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from consistency.errors import UserError
 from consistency.sweep.child import Ended, Report
-from consistency.sweep.command import again
-from consistency.sweep.outlook import value_of
+from consistency.sweep.command import command_to_go_on
+from consistency.sweep.outlook import optimised_value
 from consistency.sweep.runs import Run, State, keep_fault, run_in
-from consistency.sweep.space import overrides_of
+from consistency.sweep.space import trial_overrides
 from consistency.sweep.study import REASON, STATE, Trials
-from consistency.sweep.work import Sweep, awaited, outcome
+from consistency.sweep.work import Sweep, awaited, outcome_of_run
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Search:
 
     def begin(self, trial: FrozenTrial) -> None:
         """Start the run of a trial, or go on with it. One that has ended, or is at work, is not repeated."""
-        run = self.sweep.find([*self.fixed, *overrides_of(trial.params)], set(self.trials.space))
+        run = self.sweep.find([*self.fixed, *trial_overrides(trial.params)], set(self.trials.space))
         run = run if run.directory in self.at_work else awaited(run)
         self.trials.note(trial.number, run.name)
         if run.directory in self.at_work:
@@ -76,8 +76,8 @@ class Search:
         if not run.is_settled and self.trials.should_prune(trial.number):
             run = self.prune(run, max(trial.intermediate_values))
         if run.is_settled:
-            given = " ".join(overrides_of(trial.params))
-            print(f"run {run.name:<8} {given}: {outcome(run, self.sweep.metric)}", flush=True)
+            given = " ".join(trial_overrides(trial.params))
+            print(f"run {run.name:<8} {given}: {outcome_of_run(run, self.sweep.metric)}", flush=True)
             self.tell(run, [trial.number])
             return
         self.at_work[run.directory] = [trial.number]
@@ -122,7 +122,7 @@ def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str
     A run that has diverged counts as pruned, not as failed: samplers learn from the former, and pass over the
     latter.
     """
-    value = value_of(run, metric)
+    value = optimised_value(run, metric)
     if run.state is State.FINISHED and value is not None and math.isfinite(value):
         return TrialState.COMPLETE, value, None
     if run.state is State.FINISHED:
@@ -139,7 +139,7 @@ def check_completed(trials: Trials, directory: Path) -> None:
         UserError: no trial has completed, some have failed, or some of this search are yet to end.
     """
     if trials.begun():
-        raise UserError(f"not all trials have ended; go on with {again(directory)}")
+        raise UserError(f"not all trials have ended; go on with {command_to_go_on(directory)}")
     made = trials.all()
     if not any(trial.state is TrialState.COMPLETE for trial in made):
         reason = next((t.user_attrs[REASON] for t in made if REASON in t.user_attrs), "")

@@ -83,12 +83,14 @@ def judging(session: Session) -> Judge:
     """The judge of a checkpoint's samples, once it has seen the data."""
     t = session.trained
     real = t.data.real()
-    t.judge.check(t.data.stored_shape, len(real), MOST, "task.count")  # of a few, `distance` says nothing
+    t.judge.check(
+        t.data.stored_shape, len(real), MOST, "task.count"
+    )  # of a few, `judge_distance` says nothing
     t.judge.begin(real, t.device)
     return t.judge
 
 
-def distance(judge: Judge, images: Tensor) -> float:
+def judge_distance(judge: Judge, images: Tensor) -> float:
     """What a judge, who has seen the data, says of uint8 images [M, C, H, W]; NaN of a single one."""
     if len(images) < 2:
         return float("nan")
@@ -96,7 +98,7 @@ def distance(judge: Judge, images: Tensor) -> float:
     return judge.compute()[f"{judge.main}/{NAME}"]
 
 
-def judged(
+def judge_samples(
     session: Session,
     judge: Judge,
     sampler: Sampler,

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
-from consistency.files.config import checked
-from consistency.files.paths import shown
-from consistency.files.upgrade import mapped
+from consistency.files.config import checked_config
+from consistency.files.paths import printable_path
+from consistency.files.upgrade import upgrade_denoiser
 from consistency.model.maps import Consistency, Denoiser, Map
 from consistency.teachers import unet2d
 from consistency.teachers.schedulers import read_scheduler
 from consistency.teachers.shards import WEIGHTS, read_json, read_safetensors, read_weights
 from consistency.teachers.unet2d import Config, UNet
-from consistency.teachers.values import brief
+from consistency.teachers.values import brief_value
 from consistency.teachers.weights import check_shapes, load_into, outlined
 
 CHECKSUM = "consistency_sha256"  # in the metadata of the tensors' file
@@ -52,7 +52,7 @@ def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Ma
     config, file = read_json(folder / "config.json"), folder / "config.json"
     said = str(config.get("_class_name", "UNet2DModel"))
     if said not in READERS:
-        raise UserError(f"teacher.path={file} is a {shown(said)}: only UNet2DModel is supported")
+        raise UserError(f"teacher.path={file} is a {printable_path(said)}: only UNet2DModel is supported")
     return READERS[said](Path(path), folder, config, net, trust).requires_grad_(False).eval()
 
 
@@ -118,7 +118,7 @@ def described(option: str, path: str | Path, config: Any, trust: Sequence[str] =
     """
     source = f"{option}={path}"
     if isinstance(config, Mapping):
-        f = checked({"model": mapped(config, "Consistency")}, source, trust).build("model")
+        f = checked_config({"model": upgrade_denoiser(config, "Consistency")}, source, trust).build("model")
         if isinstance(f, Map):
             return f
     raise UserError(f"{source} describes no model of this version in `denoiser`; export the checkpoint again")
@@ -141,7 +141,7 @@ def check_settings(file: Path, config: Config, net: UNet) -> None:
         UserError: the first field that disagrees with `net`, and the key that changes it.
     """
     check_sizes(file, config, net)
-    for field, value, ours, key in unet2d.differs(config, net):
+    for field, value, ours, key in unet2d.differing_field(config, net):
         if key is None:
             raise UserError(
                 f"teacher.path={file}: {field}={value} is not supported by {type(net).__name__}, only {ours}"
@@ -165,19 +165,21 @@ def check_sizes(file: Path, config: Config, net: UNet) -> None:
     for field, value in {"in_channels": into, "out_channels": out}.items():
         if value != channels:
             raise UserError(
-                f"teacher.path={file}: {field} is {brief(value)}, and the data have {channels} channels: use "
+                f"teacher.path={file}: {field} is {brief_value(value)}, and the data have "
+                f"{channels} channels: use "
                 "data like those that it was trained on"
             )
     said = config.get("sample_size")
     if said is not None and (list(said) if isinstance(said, list) else [said, said]) != size:
         raise UserError(
-            f"teacher.path={file}: sample_size is {brief(said)}, but images of the data are "
+            f"teacher.path={file}: sample_size is {brief_value(said)}, but images of the data are "
             f"{'x'.join(map(str, size))}: set data.resolution, or choose other data"
         )
     for field, value in config.items():
         if field not in unet2d.FIELDS and not field.startswith("_") and value not in (None, False):
             raise UserError(
-                f"teacher.path={file}: {shown(field)}={brief(value)} is not known, and may change what the "
+                f"teacher.path={file}: {printable_path(field)}={brief_value(value)} is not known, "
+                "and may change what the "
                 "network computes: where it does not, take it out of the file"
             )
 
@@ -189,7 +191,7 @@ def load_weights(path: Path, folder: Path, net: UNet) -> None:
         UserError: there are none, they are damaged, or of another network.
     """
     file = folder / WEIGHTS
-    state = {unet2d.renamed(name, MODERN): tensor for name, tensor in verified(path, folder).items()}
+    state = {unet2d.renamed_tensor(name, MODERN): tensor for name, tensor in verified(path, folder).items()}
     load_into(net, unet2d.here(net, state), file, unet2d.names(net))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.model.coordinates import VP
 from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Epsilon, Precond
@@ -17,7 +17,7 @@ from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
 from consistency.teachers.unpickle import Record, read_pkl
 from consistency.teachers.untold import by_width, check_groups, check_records
-from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, spelled
+from consistency.teachers.weights import DAMAGE, REMEDY, damaged_weights, load_into, rename_tensors, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
 
@@ -55,8 +55,10 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser:
     except UserError:
         raise
     except DAMAGE as error:
-        raise damaged(path) from error
-    state = renamed({name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names)
+        raise damaged_weights(path) from error
+    state = rename_tensors(
+        {name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names
+    )
     if isinstance(net, ADM) and LABEL in state:
         state[LABEL] = state[LABEL].mT  # theirs is a linear layer on one-hot rows
     load_into(net, state, path, names)
@@ -78,7 +80,8 @@ def known(name: str, table: Iterable[str], path: str | Path) -> str:
     """The name of a class of EDM's, if it is one of the table."""
     if name not in table:
         raise UserError(
-            f"teacher.path={path} holds a {shown(name)}, which is not read here; use a file with one of: "
+            f"teacher.path={path} holds a {printable_path(name)}, which is not read here; use a "
+            "file with one of: "
             f"{', '.join(table)}"
         )
     return name
@@ -173,7 +176,8 @@ def check_filters(net: nn.Module, file: dict[str, Tensor], path: str | Path) -> 
     for name, kernel in file.items():
         if name.endswith(FILTER) and not all(same(kernel[0, 0], k) for k in kernels):
             raise UserError(
-                f"teacher.path={path} is of another network: {shown(name)} is not that of net.taps; {REMEDY}"
+                f"teacher.path={path} is of another network: {printable_path(name)} is not that of "
+                f"net.taps; {REMEDY}"
             )
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.files.pickles import check_pickle, is_zip, load_tensors
 from consistency.teachers import archive
-from consistency.teachers.weights import DAMAGE, damaged, existing
+from consistency.teachers.weights import DAMAGE, damaged_weights, existing_file
 
 SCALARS = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
@@ -120,7 +120,7 @@ def record(meta: dict[str, Any]) -> Record:
     return Record(meta["class_name"], meta["state"])
 
 
-def number(dtype: DType, data: bytes) -> float:
+def numpy_number(dtype: DType, data: bytes) -> float:
     """A number of numpy's as Python's."""
     if type(dtype) is not DType or type(data) is not bytes:
         raise pickle.UnpicklingError("a number of neither type nor bytes")
@@ -133,16 +133,16 @@ def tensor(storage: Sealed, offset: int, size: tuple[int, ...], stride: tuple[in
     return Sealed(torch.as_strided(unsealed(storage, Tensor), size, stride, offset))
 
 
-def parameter(data: Sealed, *_: Any) -> Sealed:
+def unwrap_parameter(data: Sealed, *_: Any) -> Sealed:
     """A parameter is its tensor."""
     return Sealed(unsealed(data, Tensor))
 
 
-def numbers(path: Path, data: bytes) -> Sealed:
+def read_storage(path: Path, data: bytes) -> Sealed:
     """The numbers of a storage, flat. They come as a file within the file, read with equal suspicion."""
     try:
-        if is_zip(io.BytesIO(data)) and archive.fault(io.BytesIO(data), crc=True):
-            raise damaged(path)
+        if is_zip(io.BytesIO(data)) and archive.archive_fault(io.BytesIO(data), crc=True):
+            raise damaged_weights(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch deprecates the storages that it still writes
             found = load_tensors(io.BytesIO(data))
@@ -151,21 +151,21 @@ def numbers(path: Path, data: bytes) -> Sealed:
             flat = torch.empty(0, dtype=found.dtype).set_(found.untyped())
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
-        raise refused(
+        raise refuse_name(
             path, name[1] if name else "something other than numbers in place of a tensor"
         ) from error
     return Sealed(flat)
 
 
-def words(path: Path) -> dict[tuple[str, str], Any]:
+def allowed_names(path: Path) -> dict[tuple[str, str], Any]:
     """All that a pickle may name, made anew for each file: {(module, name): what it gets instead}."""
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): record,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
-        ("torch._utils", "_rebuild_parameter"): parameter,
-        ("torch.storage", "_load_from_bytes"): partial(numbers, path),
-        ("numpy.core.multiarray", "scalar"): number,
-        ("numpy._core.multiarray", "scalar"): number,
+        ("torch._utils", "_rebuild_parameter"): unwrap_parameter,
+        ("torch.storage", "_load_from_bytes"): partial(read_storage, path),
+        ("numpy.core.multiarray", "scalar"): numpy_number,
+        ("numpy._core.multiarray", "scalar"): numpy_number,
     }
     return {name: Word(function) for name, function in functions.items()} | {
         ("torch.nn.modules.container", "ModuleDict"): Record,
@@ -176,10 +176,10 @@ def words(path: Path) -> dict[tuple[str, str], Any]:
     }
 
 
-def refused(path: Path, name: str) -> UserError:
+def refuse_name(path: Path, name: str) -> UserError:
     """What to say of a file that names anything else."""
     return UserError(
-        f"teacher.path={path} would call {shown(name)} and was not loaded; use the file as published"
+        f"teacher.path={path} would call {printable_path(name)} and was not loaded; use the file as published"
     )
 
 
@@ -193,7 +193,7 @@ class Reader(pickle.Unpickler):
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         super().__init__(file)
-        self.path, self.words = path, words(path)
+        self.path, self.words = path, allowed_names(path)
 
     def find_class(self, module: str, name: str) -> Any:
         """The harmless namesake of a global.
@@ -202,7 +202,7 @@ class Reader(pickle.Unpickler):
             UserError: there is none.
         """
         if (module, name) not in self.words:
-            raise refused(self.path, f"{module}.{name}")
+            raise refuse_name(self.path, f"{module}.{name}")
         return self.words[module, name]
 
 
@@ -212,7 +212,7 @@ def read_pkl(path: str | Path) -> Any:
     Raises:
         UserError: the file is missing, damaged, or names anything that such files do not need.
     """
-    path = existing(path)
+    path = existing_file(path)
     try:
         with path.open("rb") as file:
             check_pickle(file)
@@ -221,4 +221,4 @@ def read_pkl(path: str | Path) -> Any:
     except UserError:
         raise
     except (pickle.UnpicklingError, *DAMAGE) as error:
-        raise damaged(path) from error
+        raise damaged_weights(path) from error

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.nets.layers import Attention, PositionalEmbedding
 from consistency.teachers.unpickle import Record
-from consistency.teachers.values import brief
+from consistency.teachers.values import brief_value
 from consistency.teachers.weights import REMEDY
 
 MOST = 32  # groups of a normalisation, in ADM and all that descends from it
@@ -83,8 +83,8 @@ def check_records(net: nn.Module, ema: Record, modules: Iterable[tuple[str, str]
         for field, value in settings(here.get(ours)).items():
             if not same(said.get(field, value), value):
                 raise UserError(
-                    f"teacher.path={path} is of another network: {shown(its)} has {field}="
-                    f"{brief(said[field])} there and {value} here; {REMEDY}"
+                    f"teacher.path={path} is of another network: {printable_path(its)} has {field}="
+                    f"{brief_value(said[field])} there and {value} here; {REMEDY}"
                 )
 
 

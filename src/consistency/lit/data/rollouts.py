@@ -21,8 +21,8 @@ import torch
 from consistency.codec.identity import marks
 from consistency.data.loader import Batch, StepLoader
 from consistency.data.lock import locked
-from consistency.data.npy import mapped
-from consistency.data.origin import Origin, difference, origin
+from consistency.data.npy import map_array
+from consistency.data.origin import Origin, describe_origin, first_difference
 from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
 from consistency.files.owned import reopened
@@ -81,9 +81,9 @@ class Maker:
         """All that the bytes of a store follow from."""
         made: Origin = {"version": VERSION, "count": count, "chunk": self.chunk, "seed": self.seed}
         for name, value in {"flip": self.data.flip, **marks(self.data.codec)}.items():
-            made |= origin(f"data.{name}", value)
-        laws = origin("pairs", self.objective.pairs) | origin("flow", self.flow)
-        return made | origin("data", self.data.data) | laws
+            made |= describe_origin(f"data.{name}", value)
+        laws = describe_origin("pairs", self.objective.pairs) | describe_origin("flow", self.flow)
+        return made | describe_origin("data", self.data.data) | laws
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and kind of a row of each column."""
@@ -183,7 +183,7 @@ class Store:
             for c, (first, end) in enumerate(spans[done:], done):
                 rows = make(c, end - first)
                 self._write(first, rows)
-                manifest.chunks.append(digest(rows))
+                manifest.chunks.append(chunk_digest(rows))
                 self._keep(manifest)
                 show(end)
                 beat()
@@ -193,7 +193,7 @@ class Store:
     def _asked_for(self, made_of: Origin) -> Manifest | None:
         """The manifest of a store that holds what is asked for, full or not; None where there is none."""
         manifest = self._read()
-        differs = manifest and difference(manifest.origin, made_of)
+        differs = manifest and first_difference(manifest.origin, made_of)
         if differs:
             raise self._refused(f"holds other pairs: {differs}")
         return manifest
@@ -237,7 +237,7 @@ class Store:
         """See the files as arrays."""
         present = [name for name in KINDS if name != "label" or manifest.origin[f"data.{name}"]]
         try:
-            self._columns = {name: mapped(self._file(name)) for name in present}
+            self._columns = {name: map_array(self._file(name)) for name in present}
         except (OSError, ValueError) as error:
             raise self._refused(f"is not whole ({error})") from error
         for name, column in self._columns.items():  # hashes are of the bytes alone, whatever they stand for
@@ -248,7 +248,7 @@ class Store:
     def _verify(self, manifest: Manifest) -> None:
         """Compare the finished chunks with their hashes."""
         for c, ((first, end), expected) in enumerate(zip(self._spans(), manifest.chunks, strict=False)):
-            if digest({name: column[first:end] for name, column in self._columns.items()}) != expected:
+            if chunk_digest({name: column[first:end] for name, column in self._columns.items()}) != expected:
                 raise self._refused(f"is damaged in chunk {c}, pairs {first} to {end - 1}")
 
     def _write(self, first: int, rows: Columns) -> None:
@@ -290,7 +290,7 @@ class Store:
             ) from error
 
 
-def digest(rows: Columns) -> str:
+def chunk_digest(rows: Columns) -> str:
     """A hash of the bytes of a chunk."""
     found = sha256()
     for name in KINDS:

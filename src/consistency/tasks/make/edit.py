@@ -10,7 +10,7 @@ from torch import Tensor
 
 from consistency.edits import Change, Changed
 from consistency.errors import within
-from consistency.files.atomic import write
+from consistency.files.atomic import write_file
 from consistency.library.model import image_mark
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
@@ -19,8 +19,8 @@ from consistency.sampling.editing import Plan
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.make.files import png
-from consistency.tasks.make.inputs import Given, Inputs, check_pixels, inputs
-from consistency.tasks.requests import check_samples, distance, judging
+from consistency.tasks.make.inputs import Given, Inputs, check_pixel_model, inputs
+from consistency.tasks.requests import check_samples, judge_distance, judging
 from consistency.tasks.session import Outcome, Session
 
 
@@ -71,7 +71,7 @@ class Edit:
         t = session.trained
         asked = t.checked_labels(f"task.label={self.label}", self.label)
         if self.change.of_pixels:
-            check_pixels(t, f"task.change={type(self.change).__name__} changes")
+            check_pixel_model(t, f"task.change={type(self.change).__name__} changes")
         plan = t.plan(self.levels, self.sigmas)
         if self.judged:  # what cannot be is refused before anything is made
             judging(session)
@@ -105,7 +105,7 @@ class Edit:
         shown, after = (torch.stack([row[i] for row in rows]) for i in (0, 1))
         lines = []
         for name, images in ((given.source, given.u), ("before", shown), ("after", after)):
-            far = distance(judge, images)
+            far = judge_distance(judge, images)
             lines.append([name, f"{far:.2f}", f"{psnr(images, given.u).mean():.2f}"])
         title = f"{type(self.change).__name__} of {len(given.u)} {given.source}, the first sample of each"
         return Table(["", judge.main, "PSNR [dB]"], lines, title)
@@ -116,9 +116,9 @@ class Edit:
         if rank() == 0:
             for i, (name, (_, *results)) in enumerate(zip(given.names, rows, strict=True)):
                 for s, image in enumerate(results):
-                    write(folder / f"{i:03d}-{name}-{s}.png", png(image).save)
+                    write_file(folder / f"{i:03d}-{name}-{s}.png", png(image).save)
             shown = torch.stack([torch.stack(row) for row in rows[: self.rows]])
-            write(strip, beside(given.u, shown, self.rows, least=480).save)
+            write_file(strip, beside(given.u, shown, self.rows, least=480).save)
         return Outcome(
             paths={"strip": str(strip), "images": str(folder)},
             images=self.samples * len(given.names),
