@@ -92,7 +92,7 @@ def test_all_levels_come_back_and_shapes_are_told(codec):
     assert torch.equal(codec.decode(z), LEVELS)
     assert tuple(z.shape[1:]) == codec.encoded((1, 8, 8))
     assert codec.decoded(z.shape[1:]) == (1, 8, 8)
-    json.dumps(codec.about())
+    json.dumps(codec.describe())
 
 
 def test_pixels_are_what_data_made_of_them():
@@ -151,7 +151,7 @@ class Doubled(Points):
     def decode(self, z):
         return z / 2
 
-    def about(self):
+    def describe(self):
         return {"codec": "Doubled"}
 
 
@@ -366,7 +366,7 @@ class TestExport:
         meta = run.get_modelmeta().custom_metadata_map
         u = torch.from_numpy(x) * float(meta["scale"]) + float(meta["offset"]) + 0.5
         assert (u.clamp(0, 255).byte().int() - expected.int()).abs().max() <= 1
-        assert json.loads(meta["codec"]) == CODEC.about()
+        assert json.loads(meta["codec"]) == CODEC.describe()
         program = torch.export.load(out / "torch" / "1step.pt2").module()
         assert (Pixels().decode(program(z)).int() - expected.int()).abs().max() <= 1
 
@@ -377,7 +377,7 @@ class TestExport:
         (x,) = onnxruntime.InferenceSession(out / "decoder.onnx").run(None, {"encoded": z.numpy()})
         assert (Pixels().decode(torch.from_numpy(x)).int() - t.codec.decode(z).int()).abs().max() <= 1
         said = json.loads((out / "model.json").read_text())
-        assert said["codec"] == {**CODEC.about(), "shape": [1, 8, 8]}
+        assert said["codec"] == {**CODEC.describe(), "shape": [1, 8, 8]}
         assert (said["shape"], said["pixels"]) == ([4, 4, 4], {"scale": 127.5, "offset": 127.5})
         assert said["programs"]["decoder"]["inputs"] == {"encoded": ["batch", 4, 4, 4]}
         page = (out / "README.md").read_text()

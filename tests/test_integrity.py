@@ -233,9 +233,8 @@ def sigma_lists(path, monkeypatch):
 
     def read():
         found = schedules.found_for(path / "last.ckpt", "a" * 64, {"1step": OneStep([80.0])}, 0.002)
-        return not found, {
-            name: {"sigmas": list(sampler.sigmas), **sampler.told} for name, sampler in found.items()
-        }
+        values = {k: {"sigmas": list(s.sigmas), **s.described_options} for k, s in found.items()}
+        return not found, values
 
     def same(value, good):  # left alone with a line where the hash of the weights was hit
         return not value or alike(value, good)

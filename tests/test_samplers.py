@@ -37,7 +37,7 @@ def ring(x, sigma, c=NONE):
 
 
 def title(sampler):
-    return "-".join([sampler.title, *(f"{k}={v}" for k, v in sampler.told.items())])
+    return "-".join([sampler.title, *(f"{k}={v}" for k, v in sampler.described_options.items())])
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 
 from consistency.errors import UserError
 from consistency.export.model import Outgoing
-from consistency.export.web.described import lists as page_lists
+from consistency.export.web.description import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep

@@ -22,7 +22,7 @@ from consistency.errors import UserError
 from consistency.export.model import frozen
 from consistency.export.web import Web, check_page_size, check_showable, runtime
 from consistency.export.web.beside import expected_samples
-from consistency.export.web.described import describe_model, edit_levels, lists
+from consistency.export.web.description import describe_model, edit_levels, lists
 from consistency.export.web.noise import EDITS, SAMPLES, PageDraws, normals, philox
 from consistency.export.web.packing import constants, packed, unpacked
 from consistency.export.web.runtime import FILES, Release

@@ -11,7 +11,7 @@ from consistency.codec.points import Points
 
 def codec_digest(codec: Codec) -> str:
     """SHA-256 of all that z depends on."""
-    return hashlib.sha256(json.dumps(codec.about(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(codec.describe(), sort_keys=True).encode()).hexdigest()
 
 
 def marks(codec: Codec) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def describe_program(model: Outgoing, program: Program) -> dict[str, str]:
     sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
     pixels = {"sigma_min": str(model.sigma_min), "offset": str(means.offset), "scale": str(means.scale)}
-    pixels["codec"] = json.dumps(model.codec.about(), sort_keys=True)
+    pixels["codec"] = json.dumps(model.codec.describe(), sort_keys=True)
     known = {
         k: str(model.about[k])
         for k in ("experiment", "step", "weights", "weights_sha256")

@@ -50,7 +50,7 @@ def protocol(
 
 def describe_sampler(sampler: Sampler) -> dict[str, Any]:
     """Sampler, network calls, σ list, and the options that make a difference."""
-    options = {key: to_json(value) for key, value in sampler.told.items()}
+    options = {key: to_json(value) for key, value in sampler.described_options.items()}
     return {"sampler": sampler.name, "nfe": sampler.nfe, "sigmas": list(sampler.sigmas), **options}
 
 

@@ -25,7 +25,7 @@ from consistency.nets.unet import Level, resolutions_of
 
 
 class Conditioning(nn.Module):
-    """What the network is told besides the image, in one vector: (noise [B], c) -> [B, width].
+    """The embedding of noise level and class, (c_noise [B], c) -> [B, width].
 
     It is computed in full precision: bfloat16 cannot tell neighbouring indices apart.
 
@@ -275,7 +275,7 @@ def _widths(n: int, level: Level, blocks: int) -> list[int]:
 
 
 def check_divides(levels: Sequence[Level], key: str, divisor: int) -> None:
-    """Refuse levels whose channels are no multiple of what `net.key` says."""
+    """Refuse levels whose channels are no multiple of the value of `net.key`."""
     for level in levels:
         if level.width % divisor:
             raise UserError(

@@ -17,7 +17,7 @@ class LogEmbedding(nn.Module):
 
     Args:
         frequencies: how many.
-        fmax: the highest, in radians per unit of c_noise: about how finely noise levels are told apart.
+        fmax: the highest, in radians per unit of c_noise: about how finely noise levels are resolved.
     """
 
     def __init__(self, frequencies: int, fmax: float) -> None:

@@ -1,4 +1,6 @@
-"""Training images moved about, and the network told how (2206.00364, appendix F.2, table 6).
+"""Augmented training images, with the label of the augmentation as an input of the network.
+
+Source: 2206.00364, appendix F.2, table 6.
 
 What is learned is the distribution of the moved images given the label of the move, so sampling with a label
 of zeros gives images that never were: the augmentation does not leak. The label has nine numbers, in the
@@ -42,10 +44,10 @@ SYM6 = (
 
 
 class Augmentation(Protocol):
-    """(x, draws) -> images to learn, and a label that says how they were made from x."""
+    """(x, draws) -> images to learn, and a label of how they were made from x."""
 
     def __call__(self, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        """Images [B, C, H, W], and labels [B, n] or None if there is nothing to say."""
+        """Images [B, C, H, W], and labels [B, n] or None without augmentation."""
         ...
 
 
@@ -119,7 +121,7 @@ class NonLeaky:
     def __call__(self, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Images [B, C, H, W] and labels [B, 9] in the dtype of x. Untouched images have labels of zeros."""
         if x.ndim != 4:
-            raise UserError("augmentation=edm moves images, and these data are points: say augmentation=none")
+            raise UserError("augmentation=edm moves images, and these data are points: set augmentation=none")
         moves = self.drawn(x, draws)
         return moved(x, moves, self.motion(moves, *x.shape[2:])), moves.label().to(x.dtype)
 

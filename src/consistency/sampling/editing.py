@@ -94,7 +94,7 @@ def denoise(f: DenoiserLike, x: Tensor, sigma: float, c: Condition = NONE) -> Te
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Unit noise between a and b [B, ...], along each sample's great circle; the ends are exactly a and b.
 
-    Linear interpolation would make noise too small in between, and f(σ z, σ) would see another σ.
+    Linear interpolation would make noise too small in between, and f(σ z, σ) would get an input of another σ.
     """
     if share in (0.0, 1.0):
         return b if share else a

@@ -26,8 +26,8 @@ class Family(NamedTuple):
 def families(samplers: Mapping[str, Sampler], sigma_min: float) -> list[Family]:
     """The families of a run's samplers, in their order.
 
-    One step is taken for multistep sampling with one level. A second family of a kind is told by the name of
-    its first sampler.
+    One step is taken for multistep sampling with one level. A second family of a kind has the name of its
+    first sampler added.
 
     Args:
         samplers: of the run, by name.

@@ -1,6 +1,6 @@
 """Solvers of a denoiser's probability flow, dx/dσ = (x - D(x, σ))/σ, from the first level down to σ = 0.
 
-The state is float64, and the network sees the dtype of z. The last step, to 0, ends at D.
+The state is float64, and inputs of the network have the dtype of z. The last step, to 0, ends at D.
 """
 
 from abc import abstractmethod
@@ -72,7 +72,7 @@ class Heun(Solver):
         s_churn: how much noise is added over all steps.
         s_min: the lowest level where that is done.
         s_max: the highest.
-        s_noise: standard deviation of the noise that is added, relative to what the level asks for.
+        s_noise: standard deviation of the noise that is added, relative to the noise that the level requires.
     """
 
     s_churn: float = 0.0

@@ -63,7 +63,7 @@ class Sampler(ABC):
             f: a map of `role`; or a function of the same arguments, which is taken for one.
             z: unit noise [B, ...].
             c: of the samples.
-            draws: fresh noise, where `fresh` says that some is needed.
+            draws: fresh noise, where `fresh` is true.
 
         Raises:
             UserError: a map of another role; fresh noise without draws.
@@ -88,7 +88,7 @@ class Sampler(ABC):
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "sigmas"}
 
     @property
-    def told(self) -> dict[str, Any]:
+    def described_options(self) -> dict[str, Any]:
         """The options that make a difference: those of `shown`, and others that are not the default."""
         usual = {each.name: each.default for each in fields(self)}
         return {k: v for k, v in self.options.items() if k in self.shown or v != usual[k]}
@@ -136,11 +136,11 @@ class Sampler(ABC):
         return preconditioned(found, self.precond)
 
     def estimate(self, f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
-        """Clean data at one σ for all samples, clipped where that is asked for."""
+        """Clean data at one σ for all samples, clipped if `clip` is set."""
         return self.clipped(denoise_at(f, x, sigma, c))
 
     def clipped(self, x: Tensor) -> Tensor:
-        """An estimate of clean data, inside [-1, 1] where that is asked for."""
+        """An estimate of clean data, inside [-1, 1] if `clip` is set."""
         return x.clamp(-1.0, 1.0) if self.clip else x
 
     @abstractmethod

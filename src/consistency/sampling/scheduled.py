@@ -86,14 +86,14 @@ class DPMSolver2(Scheduled):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of second order, on the noise that the network sees."""
+        """Of second order, on the estimated noise."""
         last = {"lower_order_final": True, "final_sigmas_type": "sigma_min"}
         return {"solver_order": 2, "algorithm_type": "dpmsolver", **last}
 
 
 @dataclass(frozen=True)
 class DEIS(Scheduled):
-    """DEIS in ln ρ (2204.13902), a multistep method on the noise that the network sees.
+    """DEIS in ln ρ (2204.13902), a multistep method on the estimated noise.
 
     Args:
         order: of the method, 1 to 3.

@@ -1,7 +1,7 @@
 """Which noise levels make the best few steps? Found by trying, on a grid of candidates.
 
 A list of S levels is a tuple of S indices into the grid, ascending, as σ falls; the first is 0, for σ_max.
-The cost of a list may be anything, such as a Fréchet distance on fixed noise: it is asked for once per list,
+The cost of a list may be anything, such as a Fréchet distance on fixed noise: it is computed once per list,
 is not taken to have one valley, and the answer is the best list that was tried, never a guess.
 """
 
@@ -18,7 +18,7 @@ class Spent(Exception):  # noqa: N818 - the search ends, nothing is wrong
 
 
 class Trials:
-    """The cost of each list, asked for once, and of no more than so many.
+    """The cost of each list, computed once, for a limited number of lists.
 
     A search is a function of the costs alone: if they are kept elsewhere, one that was stopped ends with the
     same lists.

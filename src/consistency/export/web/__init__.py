@@ -14,7 +14,7 @@ from consistency.export.model import Outgoing, Written, check_plain
 from consistency.export.onnx import save
 from consistency.export.parts import NETWORK, optional_library, programs
 from consistency.export.web.beside import expected_samples, read_back
-from consistency.export.web.described import PIXELS, describe_model
+from consistency.export.web.description import PIXELS, describe_model
 from consistency.export.web.packing import packed, script
 from consistency.export.web.runtime import PINNED, Release
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from consistency.export.model import Outgoing, Run
 from consistency.export.onnx import run_onnx
-from consistency.export.web.described import Row, edit_levels, lists
+from consistency.export.web.description import Row, edit_levels, lists
 from consistency.export.web.noise import SAMPLES, PageDraws, normals
 from consistency.export.web.packing import constants, floats, unpacked
 from consistency.model.condition import given_label

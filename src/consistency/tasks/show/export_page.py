@@ -102,7 +102,7 @@ def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[f
         **{key: value for key, value in model.about.items() if key != "config"},
         "shape": list(model.shape),
         "classes": model.classes,
-        "codec": {**model.codec.about(), "shape": list(model.codec.decoded(model.shape))},
+        "codec": {**model.codec.describe(), "shape": list(model.codec.decoded(model.shape))},
         "pixels": None if means is None else {"scale": means.scale, "offset": means.offset},
         "sigma_min": model.sigma_min,
         "programs": {
