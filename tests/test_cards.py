@@ -130,7 +130,7 @@ class TestDifferences:
         assert forbidding_differences(card, replace(card, model={"experiment": "cd_digits"})) == []
         assert (
             forbidding_differences(
-                card, of_plain(json.loads(json.dumps(Number({}, card).plain("2step")))).card
+                card, of_plain(json.loads(json.dumps(Number({}, card).to_plain("2step")))).card
             )
             == []
         )

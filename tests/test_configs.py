@@ -115,7 +115,7 @@ def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tm
     assert all(isinstance(key, str) for key in plain)
     check_config(OmegaConf.create(plain), "train")  # as a checkpoint brings it to an evaluation
     kept = KeepConfig({str(key): node for key, node in plain.items()}).config
-    assert checked_config(kept, "ckpt_path=x").plain() == kept
+    assert checked_config(kept, "ckpt_path=x").to_plain() == kept
     for name, node in config.callbacks.items():
         assert make(node) is not None, name
 

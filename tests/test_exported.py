@@ -81,7 +81,7 @@ def test_paths_below_the_working_directory_become_relative(trained, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     own = {"teacher": {"path": str(tmp_path / "runs" / "x")}, "more": ["elsewhere", 1]}
     model = outgoing(trained, {**trained.provenance.config, **own})
-    kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"].plain()
+    kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"].to_plain()
     assert kept["teacher"] == {"path": "runs/x"}
     assert kept["more"] == ["elsewhere", 1]
 

@@ -11,11 +11,11 @@ import torch
 from consistency import watch
 from consistency.errors import UserError
 from consistency.model.maps import Consistency
-from consistency.sampling.families import Family, families, named
+from consistency.sampling.families import Family, families_of, samplers_of_lists
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
-from consistency.sampling.search import Trials, search_levels, widened
+from consistency.sampling.search import CostMemo, search_levels, widened
 from consistency.schedule.sigma import Sigma
 from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure import schedules, timing
@@ -111,7 +111,7 @@ class TestSearch:
 
     def test_a_trial_is_not_repeated(self):
         calls = []
-        trials = Trials(lambda levels: calls.append(levels) or 1.0, budget=2)
+        trials = CostMemo(lambda levels: calls.append(levels) or 1.0, budget=2)
         assert trials((0, 1)) == trials((0, 1)) == 1.0
         assert calls == [(0, 1)]
         assert trials.best == (0, 1)
@@ -283,12 +283,12 @@ class TestFamilies:
             "churned": CHURNED,
             "heun1": Heun([80.0]),
         }
-        found = families(own, 0.002)
+        found = families_of(own, 0.002)
         assert found == [Family(own["2step"]), Family(HEUN), Family(CHURNED, " (churned)")]
         assert [each.title(each.like) for each in found] == ["2step", "heun3", "heun3 (churned)"]
         assert [series(each) for each in found] == ["student", "teacher, heun", "teacher, heun (churned)"]
-        assert families({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
-        clipped = families({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
+        assert families_of({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
+        clipped = families_of({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
         assert clipped == [Family(own["2step"]), Family(MultiStep([80.0], clip=True), " (clipped)")]
 
     def test_lists_are_for_the_samplers_whose_names_they_have(self):
@@ -297,7 +297,7 @@ class TestFamilies:
             "heun3": [80.0, 2.0], "heun5 (churned)": [80.0, 2.0, 1.0], "churned": [70.0, 1.0],
             "3step": [80.0, 2.0, 1.0], "1step": [70.0], "4step": [80.0], "euler2": [80.0, 1.0],
         }  # fmt: skip
-        assert named(lists, own, 0.002) == {
+        assert samplers_of_lists(lists, own, 0.002) == {
             "heun3": HEUN.with_sigmas([80.0, 2.0]),
             "heun5 (churned)": CHURNED.with_sigmas([80.0, 2.0, 1.0]),
             "churned": CHURNED.with_sigmas([70.0, 1.0]),

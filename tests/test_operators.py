@@ -18,7 +18,7 @@ from consistency.sampling.classical import (
     adjoint_gradient,
     image_gradient,
 )
-from consistency.sampling.editing import Plan, denoise, redraw, restore, slerp, walk_noise
+from consistency.sampling.editing import EditPlan, denoise, redraw, restore, slerp, walk_noise
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.masks import all_but_hole, left_half, scattered
 from consistency.sampling.operators import (
@@ -49,7 +49,7 @@ ANY = Random(0)
 SHAPES = [(3, 8, 8), *((3, 2 * ANY.randint(3, 9), 2 * ANY.randint(3, 9)) for _ in range(3))]
 GREY_BASIS = (0.44711344, 0.87807155, 0.17052838)  # first column of the colour basis of 2303.01469's editor
 
-SLOW = Plan(karras_sigmas(200))  # with few levels the first guess often decides
+SLOW = EditPlan(karras_sigmas(200))  # with few levels the first guess often decides
 
 
 def numbers(seed, *shape):
@@ -354,7 +354,7 @@ class TestEditing:
         """The editors of the first paper's notebook began without any (facts.md, trap 16)."""
         f, A = Seen(), Inpainting((1, 16, 16), left_half)
         y = A.forward(torch.full((8, 1, 16, 16), 0.5))
-        restore(f, A, y, Plan([80.0, 8.0, 0.8]), StepDraws(0))
+        restore(f, A, y, EditPlan([80.0, 8.0, 0.8]), StepDraws(0))
         assert f.sigma == [80, 8, 0.8]
         seen = [x.std().item() / sigma for x, sigma in zip(f.x[:2], f.sigma, strict=False)]
         assert seen == pytest.approx([1, 1], rel=0.1)
@@ -380,17 +380,17 @@ class TestEditing:
             def __call__(self, x, sigma, c=NONE):
                 return super().__call__(x, sigma) + 7
 
-        made = redraw(Loud(), torch.zeros(1, 1, 4, 4), Plan([1.0], low=-0.5, high=0.9), StepDraws(0))
+        made = redraw(Loud(), torch.zeros(1, 1, 4, 4), EditPlan([1.0], low=-0.5, high=0.9), StepDraws(0))
         assert made.unique().tolist() == [pytest.approx(0.9)]
 
     def test_redrawing_begins_where_it_is_told(self):
-        f, plan = Seen(), Plan([80.0, 8.0, 0.8])
+        f, plan = Seen(), EditPlan([80.0, 8.0, 0.8])
         redraw(f, torch.ones(1, 1, 4, 4), plan.begun_at(3.0), StepDraws(0))
         assert f.sigma == [3, 0.8]
 
     def test_the_least_level_has_no_root_of_a_negative_number(self):
         f = Seen()
-        redraw(f, torch.ones(1, 1, 2, 2), Plan([0.002, 0.001]), StepDraws(0))
+        redraw(f, torch.ones(1, 1, 2, 2), EditPlan([0.002, 0.001]), StepDraws(0))
         assert f.sigma == [0.002, 0.002]
         assert torch.stack(f.x).isfinite().all()
 

@@ -247,7 +247,7 @@ def test_what_was_checked_is_what_is_built_from():
     assert type(found.build("net")).__name__ == "MLP"
     with pytest.raises(TypeError):
         found.content["net"]["_target_"] = "os.mkdir"
-    found.plain()["net"]["_target_"] = "os.mkdir"
+    found.to_plain()["net"]["_target_"] = "os.mkdir"
     assert type(found.build("net")).__name__ == "MLP"
 
 

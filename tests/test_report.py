@@ -30,7 +30,7 @@ def number(value, model="a", **changes):
 def kept(path, **numbers):
     """A result.json with numbers by the name of their sampler."""
     path.mkdir()
-    plain = [one.plain(name) for name, some in numbers.items() for one in some]
+    plain = [one.to_plain(name) for name, some in numbers.items() for one in some]
     (path / "result.json").write_text(json.dumps({"numbers": plain}))
     return str(path)
 

@@ -22,11 +22,11 @@ from sqlalchemy.pool import NullPool
 
 from consistency.errors import UserError
 from consistency.lit.callbacks import reports
-from consistency.sweep.child import Ended, Report
+from consistency.sweep.child import Ended, ValidationReport
 from consistency.sweep.identity import override_settings
 from consistency.sweep.options import Options
-from consistency.sweep.runs import State, forget_fault, keep_fault, run_in, runs_of
-from consistency.sweep.search import Search, check_completed, verdict
+from consistency.sweep.runs import RunState, forget_fault, keep_fault, run_in, runs_of
+from consistency.sweep.search import SweepSearch, check_completed, verdict
 from consistency.sweep.space import corners, flatten_params, split_space, trial_overrides
 from consistency.sweep.study import Trials
 from consistency.sweep.table import Table
@@ -113,7 +113,7 @@ class Runs:
         run, reports = next(reversed(self.children.values()))
         if reports and run not in self.let:
             step, value = reports.pop(0)
-            return Report(run, step, value)
+            return ValidationReport(run, step, value)
         del self.children[run.directory]
         if run not in self.let:
             leave(run.directory, self.end(run.overrides))
@@ -126,7 +126,7 @@ class Runs:
 def leave(directory, end):
     """What a run leaves."""
     if end.failure:
-        return keep_fault(directory, State.FAILED, end.failure)
+        return keep_fault(directory, RunState.FAILED, end.failure)
     result = {"metrics": {"SW2/1step": end.value}, "seconds": 1.0, "verdict": {"fault": end.fault}}
     return (directory / "result.json").write_text(json.dumps(result))
 
@@ -150,7 +150,7 @@ def searched(directory, runs, lines=(RATE,), table=True, pruner=None, **changes)
     sweep = Sweep(directory, runs, lambda _, number: str(number), "1step", None, known)
     if table:
         sweep.table = TrialsTable(trials, "1step", Table())
-    Search(sweep, trials, fixed, wanted.n_trials).run()
+    SweepSearch(sweep, trials, fixed, wanted.n_trials).run()
     return trials
 
 
@@ -277,7 +277,7 @@ class TestSearch:
             assert trial.state is TrialState.PRUNED
             step = max(trial.intermediate_values)
             assert trial.user_attrs["reason"] == f"it lagged behind the other trials at step {step}"
-            assert run_in(tmp_path / trial.user_attrs["run"]).state is State.PRUNED
+            assert run_in(tmp_path / trial.user_attrs["run"]).state is RunState.PRUNED
         again = Runs()
         assert history(searched(tmp_path, again, pruner=pruner, n_trials=10)) == history(trials)
         assert again.started == []
@@ -289,8 +289,12 @@ class TestSearch:
             report=lambda *report: kept.append(report), should_prune=lambda number: len(kept) > 1
         )
         pool = Runs()
-        search = Search(SimpleNamespace(pool=pool), trials, [], 1, at_work={tmp_path: [0]})
-        for report in (Report(run, 10, None), Report(run, 10, 2.0), Report(run, 20, 9.0, last=True)):
+        search = SweepSearch(SimpleNamespace(pool=pool), trials, [], 1, at_work={tmp_path: [0]})
+        for report in (
+            ValidationReport(run, 10, None),
+            ValidationReport(run, 10, 2.0),
+            ValidationReport(run, 20, 9.0, last=True),
+        ):
             search.heard(report)
         assert kept == [(0, 10, 2.0)]
         assert pool.let == []
@@ -367,13 +371,13 @@ class TestGoingOn:
         trials = searched(tmp_path, again, n_trials=8)
         assert all(trial.state.is_finished() for trial in trials.all())
         assert len(trials.all()) == 8
-        assert len(again.started) == 8 - sum(state is not State.WAITING for state in states)
+        assert len(again.started) == 8 - sum(state is not RunState.WAITING for state in states)
         assert len({trial.user_attrs["run"] for trial in trials.all()}) == 8
 
     def test_a_run_that_ended_while_nobody_watched_is_not_repeated(self, tmp_path):
         with pytest.raises(Killed):
             searched(tmp_path, Runs(lives=2), n_trials=4)
-        (run,) = [run for run in runs_of(tmp_path) if run.state is State.WAITING]
+        (run,) = [run for run in runs_of(tmp_path) if run.state is RunState.WAITING]
         leave(run.directory, valley(run.overrides))
         again = Runs()
         trials = searched(tmp_path, again, n_trials=4)

@@ -27,7 +27,7 @@ from consistency.sweep.chart import method_chart
 from consistency.sweep.markdown import rows_markdown
 from consistency.sweep.oracle import show_oracle
 from consistency.sweep.rows import rows
-from consistency.sweep.runs import Run, State, keep_fault, plan_run, runs_of
+from consistency.sweep.runs import Run, RunState, keep_fault, plan_run, runs_of
 from consistency.truth.oracle import Mixture
 from tests.conftest import ROOT, SMALL, run
 from tests.test_configs import composed, taught
@@ -104,7 +104,7 @@ class TestTable:
         ended = sweep(tmp_path, "ict_ring", "cd_ring", "sct_ring")
         ended("ict_ring", 0, 0.1)
         ended("ict_ring", 1, None)  # as result.json has what was not finite
-        keep_fault(tmp_path / "1", State.FAILED, "teacher.path=x: no\nsuch file")
+        keep_fault(tmp_path / "1", RunState.FAILED, "teacher.path=x: no\nsuch file")
         (tmp_path / "2" / "checkpoints").mkdir()
         found = rows(runs_of(tmp_path))
         text = rows_markdown(found)

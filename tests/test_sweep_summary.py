@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 
 from consistency.sweep.outlook import best, named_steps
 from consistency.sweep.pool import Pool
-from consistency.sweep.runs import Run, State
+from consistency.sweep.runs import Run, RunState
 from consistency.sweep.seeds import over_seeds
 from consistency.sweep.table import COLUMNS, brief_table, table_text
 from consistency.sweep.work import Sweep
 
 
-def run(tmp_path, name, *overrides, state=State.FINISHED, seconds=10.0, **metrics):
-    result = {"metrics": metrics, "seconds": seconds} if state is State.FINISHED else None
+def run(tmp_path, name, *overrides, state=RunState.FINISHED, seconds=10.0, **metrics):
+    result = {"metrics": metrics, "seconds": seconds} if state is RunState.FINISHED else None
     return Run(tmp_path / str(name), overrides, state, result)
 
 
@@ -26,7 +26,7 @@ def runs(tmp_path):
         run(tmp_path, 0, "optimizer.lr=1e-3", "seed=1", FD=1.0),
         run(tmp_path, 1, "optimizer.lr=0.001", "seed=2", FD=3.0),
         run(tmp_path, 2, "optimizer.lr=0.002", "seed=1", FD=0.5),
-        run(tmp_path, 3, "optimizer.lr=0.002", "seed=2", state=State.FAILED),
+        run(tmp_path, 3, "optimizer.lr=0.002", "seed=2", state=RunState.FAILED),
     ]
 
 
@@ -75,17 +75,17 @@ class TestTimeLeft:
 
     def test_runs_that_have_ended_say_how_long_the_others_take(self, sweep, tmp_path, capsys):
         settled = [run(tmp_path, i, f"seed={i}", seconds=s) for i, s in enumerate((90.0, 110.0))]
-        waiting = [run(tmp_path, i, f"seed={i}", state=State.WAITING) for i in (2, 3, 4, 5)]
+        waiting = [run(tmp_path, i, f"seed={i}", state=RunState.WAITING) for i in (2, 3, 4, 5)]
         sweep().announce([*settled, *waiting])
         assert "4 to go, about 0:03:20 by the 2 before" in capsys.readouterr().out  # two at a time
 
     def test_without_any_the_steps_are_said_and_no_time_is_invented(self, sweep, tmp_path, capsys):
-        waiting = [run(tmp_path, i, f"seed={i}", state=State.WAITING) for i in (0, 1)]
+        waiting = [run(tmp_path, i, f"seed={i}", state=RunState.WAITING) for i in (0, 1)]
         sweep(steps=4000).announce(waiting)
         out = capsys.readouterr().out
         assert "4000 steps each; how long they take is known after the first" in out
         assert not re.search(r"\d:\d\d:\d\d", out)
-        given = [run(tmp_path, 0, "trainer.max_steps=20", state=State.WAITING)]
+        given = [run(tmp_path, 0, "trainer.max_steps=20", state=RunState.WAITING)]
         sweep(steps=4000).announce(given)
         assert "20 steps each" in capsys.readouterr().out
 

@@ -23,13 +23,13 @@ from consistency.process.lifeline import VARIABLE
 from consistency.process.naming import LOCK
 from consistency.quoting import quoted
 from consistency.sweep import child
-from consistency.sweep.child import Ended, Report, child_environment
+from consistency.sweep.child import Ended, ValidationReport, child_environment
 from consistency.sweep.command import command_to_go_on
 from consistency.sweep.foreign import Foreign
 from consistency.sweep.identity import found_among, override_settings, same_run, varied
 from consistency.sweep.outlook import optimised_value
 from consistency.sweep.pool import Pool
-from consistency.sweep.runs import Run, State, keep_fault, order, plan_run, run_in, runs_of
+from consistency.sweep.runs import Run, RunState, keep_fault, order, plan_run, run_in, runs_of
 from consistency.sweep.single import check_free, check_keys, check_no_run
 from consistency.sweep.table import Table, table_text
 from consistency.sweep.work import Sweep, conclude_sweep
@@ -186,15 +186,15 @@ class TestStates:
     def test_each(self, tmp_path):
         made = [plan_run(tmp_path / str(i), [f"seed={i}"]).directory for i in range(7)]
         (made[1] / "checkpoints").mkdir()
-        keep_fault(made[2], State.FAILED, "one\nline \x1b[31mred")
-        keep_fault(made[3], State.PRUNED, "worse than others")
+        keep_fault(made[2], RunState.FAILED, "one\nline \x1b[31mred")
+        keep_fault(made[3], RunState.PRUNED, "worse than others")
         result = {"metrics": {"FD/1step": None, "a": 1}, "seconds": 3}
         (made[4] / "result.json").write_text(json.dumps(result | {"overrides": ["seed=4", "run_dir=x"]}))
         (made[5] / "result.json").write_text(json.dumps(result | {"verdict": {"fault": "it ended worse"}}))
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
         (made[6] / LOCK).write_text(json.dumps(holder))
         runs = runs_of(tmp_path)
-        S = State
+        S = RunState
         wanted = [S.WAITING, S.STOPPED, S.FAILED, S.PRUNED, S.FINISHED, S.DIVERGED, S.RUNNING]
         assert states(runs) == wanted
         assert [run.is_settled for run in runs] == [False, False, False, True, True, True, False]
@@ -209,17 +209,17 @@ class TestStates:
         (tmp_path / "0" / "checkpoints").mkdir()
         result = {"metrics": {}, "overrides": ["seed=1", "trainer.max_steps=10"]}
         (tmp_path / "0" / "result.json").write_text(json.dumps(result))
-        assert run_in(tmp_path / "0").state is State.STOPPED
+        assert run_in(tmp_path / "0").state is RunState.STOPPED
 
     def test_a_number_that_another_process_has_since_is_nobody_at_work(self, tmp_path):
         plan_run(tmp_path / "0", ["seed=1"])
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2020-01-01 00:00:00"}
         (tmp_path / "0" / LOCK).write_text(json.dumps(holder))
-        assert run_in(tmp_path / "0").state is State.WAITING
+        assert run_in(tmp_path / "0").state is RunState.WAITING
 
     def test_no_state_but_those_without_a_result_is_believed(self, tmp_path):
         plan_run(tmp_path / "0", ["seed=1"])
-        for state in (State.FINISHED, State.RUNNING, State.WAITING):
+        for state in (RunState.FINISHED, RunState.RUNNING, RunState.WAITING):
             keep_fault(tmp_path / "0", state, "")
             with pytest.raises(UserError, match=r"failed\.json is damaged"):
                 run_in(tmp_path / "0")
@@ -247,7 +247,7 @@ class TestStates:
     def test_a_pipe_in_place_of_a_lock_is_not_read(self, tmp_path):
         plan_run(tmp_path / "0", ["seed=1"])
         os.mkfifo(tmp_path / "0" / LOCK)
-        assert run_in(tmp_path / "0").state is State.WAITING
+        assert run_in(tmp_path / "0").state is RunState.WAITING
 
     def test_a_run_and_a_sweep_do_not_share_a_directory(self, tmp_path):
         plan_run(tmp_path / "X" / "0", ["seed=1"])
@@ -306,7 +306,7 @@ class TestRuns:
     def test_all_run_and_each_has_its_state(self, fake, capfd):
         things = ["fail", "finish", "spoil", "diverge", "crash", "die"]
         runs = sweep(fake, *(f"do={thing}" for thing in things), table=Table())
-        S = State
+        S = RunState
         assert states(runs) == [S.FAILED, S.FINISHED, S.DIVERGED, S.DIVERGED, S.FAILED, S.FAILED]
         assert [run.reason for run in runs] == [
             "data.root=x: no such folder",
@@ -356,8 +356,8 @@ class TestRuns:
             known = {fake / "0": override_settings(["do=finish"])}
             made = Sweep(fake, processes, lambda overrides, number: str(number), known=known)
             (run,) = made.all([["do=finish"]], repeat=True)
-        assert (run.state, run.reason) == (State.FAILED, "ckpt_path=x is damaged")
-        assert run_in(fake / "0").state is State.FAILED
+        assert (run.state, run.reason) == (RunState.FAILED, "ckpt_path=x is damaged")
+        assert run_in(fake / "0").state is RunState.FAILED
 
     def test_values_that_come_in_several_batches_are_runs_of_their_own(self, fake):
         with pool(1, []) as processes:
@@ -368,7 +368,7 @@ class TestRuns:
 
     def test_a_run_whose_files_are_gone_hinders_no_other(self, fake):
         runs = sweep(fake, "do=vanish", "do=finish", size=1)
-        assert states(runs) == [State.FAILED, State.FINISHED]
+        assert states(runs) == [RunState.FAILED, RunState.FINISHED]
         assert "overrides.json cannot be read" in runs[0].reason
 
     def test_no_run_works_through_a_link_out_of_the_sweep(self, fake, tmp_path):
@@ -402,14 +402,14 @@ class TestRuns:
         error = JobReturn(status=JobStatus.FAILED, _return_value=UserError("holds a run already"))
         Foreign().on_job_end(config, error)
         assert run_in(tmp_path).overrides == ("seed=1",)
-        assert run_in(tmp_path).state is State.WAITING
+        assert run_in(tmp_path).state is RunState.WAITING
 
     def test_a_run_that_has_begun_goes_on_from_its_checkpoint(self, fake):
         plan_run(fake / "0", ["do=finish"])
         (fake / "0" / "checkpoints").mkdir()
         (fake / "0" / "checkpoints" / "last.ckpt").touch()
         (run,) = sweep(fake, "do=finish ckpt_path=last run_dir=elsewhere")
-        assert run.state is State.FINISHED
+        assert run.state is RunState.FINISHED
         assert run.overrides == ("do=finish",)
         assert (fake / "0" / "began").read_text().split() == [
             "do=finish", "hydra.mode=RUN", f"run_dir={fake}/0", "ckpt_path=last"
@@ -421,19 +421,19 @@ class TestRuns:
             '{"metrics": {}, "overrides": ["do=idle", "threads=1", "run_dir=x"]}'
         )
         (run,) = sweep(fake, "do=idle threads=2")
-        assert run.state is State.FINISHED
+        assert run.state is RunState.FINISHED
         assert run.overrides == ("do=idle", "threads=1")
 
     def test_reports_reach_the_sweep_and_letting_go_stops_a_run(self, fake):
         with pool(1, []) as processes:
             processes.start(plan_run(fake / "0", ["do=work"]))
             first, second = processes.wait(), processes.wait()
-            assert [type(e) for e in (first, second)] == [Report, Report]
+            assert [type(e) for e in (first, second)] == [ValidationReport, ValidationReport]
             assert [(e.step, e.value) for e in (first, second)] == [(10, 3.0), (20, None)]
             processes.let_go(first.run)
             ended = processes.wait()
             assert isinstance(ended, Ended)
-            assert ended.run.state is State.STOPPED
+            assert ended.run.state is RunState.STOPPED
             assert (fake / "0" / "checkpoints" / "last.ckpt").is_file()
 
     def test_no_run_is_left_behind_by_an_exception(self, fake, capfd):
@@ -453,7 +453,7 @@ class TestRuns:
             (fake / "0" / LOCK).write_text(json.dumps(holder))
             threading.Timer(0.5, lambda: (orphan.kill(), orphan.wait())).start()
             (run,) = sweep(fake, "do=finish")
-        assert run.state is State.FINISHED
+        assert run.state is RunState.FINISHED
         assert f"run 0        is at work still: waiting for process {orphan.pid}" in capfd.readouterr().out
 
     def test_no_less_than_one_at_a_time(self):
@@ -473,7 +473,7 @@ class TestRuns:
         assert child_environment(3, 2)["OMP_NUM_THREADS"] == "3"
 
     def test_the_value_of_a_run(self, tmp_path):
-        made = Run(tmp_path, (), State.FINISHED, {"metrics": {"FD/1step": 2.0, "FD/2step": None}})
+        made = Run(tmp_path, (), RunState.FINISHED, {"metrics": {"FD/1step": 2.0, "FD/2step": None}})
         assert optimised_value(made, "1step") == optimised_value(made, "FD/1step") == 2.0
         assert [optimised_value(made, name) for name in ("2step", "3step", None)] == [None] * 3
 
@@ -615,6 +615,6 @@ def test_runs_of_another_launcher_leave_the_same_files(tmp_path):
     options = ["method=ict", "data=moons", "budget=points", "threads=1", *SMALL, "trainer.max_steps=10"]
     swept = run("train.py", tmp_path, "-m", "hydra/launcher=basic", *options, "optimizer.lr=-1,1e-3")
     assert swept.status == 1
-    assert [each.state for each in runs_of(tmp_path)] == [State.FAILED, State.FINISHED]
+    assert [each.state for each in runs_of(tmp_path)] == [RunState.FAILED, RunState.FINISHED]
     assert "- run 0, failed: optimizer: Invalid learning rate: -1" in (tmp_path / "table.md").read_text()
     assert "error: 1 failed of 2 runs: try again with python" in swept.err

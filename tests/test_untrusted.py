@@ -24,7 +24,7 @@ from consistency.files import pickles
 from consistency.files.pickles import check_pickle, load_tensors
 from consistency.lit.data.folder import ImageFolder
 from consistency.metrics.features.inception import network
-from consistency.metrics.perceptual import Source
+from consistency.metrics.perceptual import WeightsFile
 from consistency.tasks.make.inputs import list_files, open_image, read_mask
 from consistency.tasks.show.compare import read_numbers as read_result
 from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_trained
@@ -75,7 +75,7 @@ READERS = {
     "openai": lambda path: openai(path, nn.Identity()),
     "edm": lambda path: edm(path, nn.Identity()),
     "inception": network,
-    "lpips": lambda path: Source(path).read(),
+    "lpips": lambda path: WeightsFile(path).read(),
 }
 
 

@@ -14,12 +14,12 @@ from consistency.errors import UserError
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.progress import RunProgress
 from consistency.lit.callbacks.validation import Validation, pace_plan
-from consistency.lit.pace import Forecast, Pace, Plan
+from consistency.lit.pace import Forecast, Pace, RemainingSteps
 from consistency.lit.pacing import paced
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.fidelity import between_halves, see
 from consistency.metrics.reference import reference
-from consistency.metrics.signals import Excerpt, Probe
+from consistency.metrics.signals import Probe, ProbeData
 from consistency.model.condition import Condition
 from consistency.model.portions import WORK, Portions, portion
 from consistency.process import stops
@@ -145,7 +145,7 @@ class TestPieces:
             reference(images, DigitsFeatures(), None)
 
     def test_signals_and_their_trajectories_are(self, listener):
-        probe, some = Probe(0.002, 80.0, count=12, levels=4, batch=4), Excerpt(torch.randn(30, 2))
+        probe, some = Probe(0.002, 80.0, count=12, levels=4, batch=4), ProbeData(torch.randn(30, 2))
         paths = probe.trajectories(probe.source(None, None, some), some)
         assert listener.asked > 3 * probe.substeps
         listener.asked = 0
@@ -210,7 +210,7 @@ class TestSizes:
         assert probe.fitting((3, 4096, 4096)).count == 1
         assert len(probe.pool(5000, (3, 32, 32))) == 2048
         assert len(probe.pool(5000, (3, 256, 256))) == 341
-        tiny, some = Probe(0.002, 80.0, count=3, levels=2, substeps=1), Excerpt(torch.randn(2, 2**24))
+        tiny, some = Probe(0.002, 80.0, count=3, levels=2, substeps=1), ProbeData(torch.randn(2, 2**24))
         paths = tiny.trajectories(probe.source(None, lambda x, sigma, c: x, some), some)
         assert paths.x_sigma.shape == (2, 2, 2**24)
         assert "2 trajectories in place of 3: no more of samples of this size fit" in capsys.readouterr().err
@@ -222,18 +222,18 @@ class TestPace:
         pace = Pace(clock, lambda: dict(parts))
         clock.passes(100)
         pace.trained(50)
-        assert pace.left(Plan(50, 150, 50)) == (200, False)
+        assert pace.left(RemainingSteps(50, 150, 50)) == (200, False)
         clock.passes(30)
         parts["reference"] = 20
         pace.validated()
         assert pace.each == 10
-        assert pace.left(Plan(50, 150, 50)) == (200 + 2 * 10, True)
+        assert pace.left(RemainingSteps(50, 150, 50)) == (200 + 2 * 10, True)
         assert pace.share() == 30 / 130
         assert pace.line() == "validation   1 in 30 s, 23% of the run: reference 20 s"
 
     def test_the_last_step_has_a_validation_due_or_not(self):
-        assert [Plan(k, 25, 10).validations for k in (0, 9, 10, 20, 24, 25)] == [3, 3, 2, 1, 1, 0]
-        assert [Plan(k, 20, 10).validations for k in (0, 10, 19, 20)] == [2, 1, 1, 0]
+        assert [RemainingSteps(k, 25, 10).validations for k in (0, 9, 10, 20, 24, 25)] == [3, 3, 2, 1, 1, 0]
+        assert [RemainingSteps(k, 20, 10).validations for k in (0, 10, 19, 20)] == [2, 1, 1, 0]
 
     def test_what_was_spent_goes_on_with_the_run(self):
         clock = Clock()
@@ -246,7 +246,7 @@ class TestPace:
         second.take(first.state())
         clock.passes(10)
         second.validated()
-        assert second.plain() == {"count": 2, "seconds": 20, "share": 0.4, "parts": {"samples": 20}}
+        assert second.to_plain() == {"count": 2, "seconds": 20, "share": 0.4, "parts": {"samples": 20}}
         assert second.step is None  # how fast this process is, it does not know yet
 
     def test_a_forecast_names_the_interval_that_keeps_the_share(self):
@@ -277,7 +277,7 @@ class TestTheLine:
         clock.passes(seconds_of_100_steps)
         callback.pace.trained(100)
         callback.work = 100
-        now = watch.Part("samples", 100, clock.now, watch.unseen)
+        now = watch.Work("samples", 100, clock.now, watch.unseen)
         clock.passes(seconds_of_a_tenth)
         now.done = 10
         callback._estimate(trainer, now)

@@ -83,7 +83,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     if cut := debug_of(kept["config"].content):
         notice(f"{path} is of a debug run ({cut}): its numbers are no result to compare")
     written, changes = changed(kept["config"], config)
-    check_config(OmegaConf.create(without(written.plain(), *UNBUILT)), "train")
+    check_config(OmegaConf.create(without(written.to_plain(), *UNBUILT)), "train")
     begin(number(written, "seed", 0), config.threads or number(written, "threads", None))
     model = opening.opened(path, kept, written, config.weights)
     if isinstance(model.f, Map):

@@ -41,7 +41,7 @@ def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Change
     if not changes:
         return brought, {}
     used = USED - ({"metric"} if config.get("metric") else set())
-    content = overridden(brought.plain(), changes, used)
+    content = overridden(brought.to_plain(), changes, used)
     return checked_config(content, brought.source, packages(config.trust), targets(changes)), changes
 
 
@@ -53,7 +53,7 @@ def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileCo
         changes: of the command line.
         config: of the evaluation.
     """
-    content = written.plain()
+    content = written.to_plain()
     metric = content.get("metric")
     if isinstance(metric, dict) and "cache" in metric and "cache" not in named(changes, "metric"):
         metric["cache"] = None if config.cache is None else str(Path(config.cache) / "reference")

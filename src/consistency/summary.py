@@ -57,13 +57,13 @@ def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: P
         "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
         "numbers": [
-            number.plain(name)
+            number.to_plain(name)
             for name, number in judged_numbers(config, trainer, module, metrics, hashes).items()
         ],
         "steps": trainer.global_step,
         "images": total_images(segments),
         **rollbacks(trainer),
-        "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
+        "verdict": verdict.to_plain() if (verdict := verdict_of(trainer)) else None,
         "seconds": total_seconds(segments),
         "validation": validation_cost(trainer),
         "segments": segments,
@@ -106,7 +106,7 @@ def judged_numbers(
 def validation_cost(trainer: Trainer) -> dict[str, Any] | None:
     """What validations have cost: seconds, in all and by part, and their share of the run."""
     validation = validation_of(trainer)
-    return None if validation is None else validation.pace.plain()
+    return None if validation is None else validation.pace.to_plain()
 
 
 def costs(trainer: Trainer, module: Module) -> dict[str, Any]:

@@ -23,7 +23,7 @@ SECONDS = 10.0  # between two lines where there is no terminal: with the longest
 
 
 @dataclass
-class Part:
+class Work:
     """Long work in pieces.
 
     Args:
@@ -37,7 +37,7 @@ class Part:
     name: str
     total: int
     begun: float
-    seen: Callable[["Part"], None]
+    seen: Callable[["Work"], None]
     done: int = 0
 
     def left(self, now: float) -> str:
@@ -51,7 +51,7 @@ class _Open:
     """The part that is at work, where it is shown, and what parts have taken so far."""
 
     def __init__(self) -> None:
-        self.part: Part | None = None
+        self.part: Work | None = None
         self.bar: Progress | None = None  # on the terminal
         self.task: TaskID | None = None
         self.shown: float | None = None  # when the last line was written, of any part or of training
@@ -61,12 +61,12 @@ class _Open:
 _open = _Open()
 
 
-def unseen(now: Part) -> None:
+def unseen(now: Work) -> None:
     """Nobody looks."""
 
 
 @contextmanager
-def in_pieces(name: str, total: int, seen: Callable[[Part], None] = unseen) -> Iterator[None]:
+def in_pieces(name: str, total: int, seen: Callable[[Work], None] = unseen) -> Iterator[None]:
     """Work whose pieces `tick` counts: shown with the time left, and stopped between two of them by a signal.
 
     Every process of a group must come to the same parts in the same order. Within one they must not wait for
@@ -78,7 +78,7 @@ def in_pieces(name: str, total: int, seen: Callable[[Part], None] = unseen) -> I
         total: pieces of this process.
         seen: looks at it after every piece.
     """
-    former, now = (_open.part, _open.task), Part(strip_controls(name), total, time.monotonic(), seen)
+    former, now = (_open.part, _open.task), Work(strip_controls(name), total, time.monotonic(), seen)
     _open.part = now
     try:
         with progress_bar(now):
@@ -128,7 +128,7 @@ def write_line(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(now: Part) -> Iterator[None]:
+def progress_bar(now: Work) -> Iterator[None]:
     """On a terminal a bar, below one that is open already."""
     if not (sys.stderr.isatty() and is_first()):
         yield

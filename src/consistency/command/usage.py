@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from consistency.command.misread import added_groups, entry_groups
 from consistency.files.configs import options
-from consistency.files.experiments import described
+from consistency.files.experiments import options_with_comments
 from consistency.process.entry import current_entry, typed_entry
 
 WIDTH = 110
@@ -53,7 +53,7 @@ def usage() -> str:
 
 def lines_of(group: str) -> Iterator[str]:
     """A line for each option of a group: its name, and the first comment of its file."""
-    found = dict(described(group))
+    found = dict(options_with_comments(group))
     width = max(map(len, found)) + 4
     for name, comment in found.items():
         yield f"  {name:<{width - 2}}{comment}".rstrip()

@@ -32,7 +32,7 @@ Named = tuple[list[str], np.ndarray]  # names of n files, and their images [n, C
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CacheManifest:
     """What a cache was made from, and what it must be."""
 
     fingerprint: str  # of the source
@@ -64,16 +64,16 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: Path) -> Manifest | None:
+def read_manifest(directory: Path) -> CacheManifest | None:
     """The manifest of a cache, None where there is none that agrees with its own checksum."""
     try:
         kept = json.loads(regular(directory / "manifest.json").read_text("utf-8"))
-        return Manifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
+        return CacheManifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: CacheManifest) -> None:
     """Write it with its checksum."""
     kept = asdict(manifest)
     text = json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2)
@@ -92,7 +92,7 @@ def cache_fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
     return None if is_whole(directory, manifest) else "is damaged"
 
 
-def is_whole(directory: Path, manifest: Manifest) -> bool:
+def is_whole(directory: Path, manifest: CacheManifest) -> bool:
     """Whether the arrays are what was written."""
     try:
         images, labels = file_checksum(directory / "images.npy"), file_checksum(directory / "labels.npy")
@@ -143,7 +143,7 @@ def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 def build_cache(
     directory: Path, mark: str, shape: tuple[int, ...], total: int, batches: Iterable[Named]
-) -> Manifest:
+) -> CacheManifest:
     """Write a cache of images that come with their names, of a source with `total` files."""
     partial = directory.with_name(directory.name + ".partial")
     discard(partial)  # of a run that was killed
@@ -153,7 +153,7 @@ def build_cache(
         known, label = np.unique(np.array(classes(kept) or [], dtype=str), return_inverse=True)
         np.save(partial / "labels.npy", label.astype(np.int64))
         sums = {name: file_checksum(partial / f"{name}.npy") for name in ("images", "labels")}
-        manifest = Manifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
+        manifest = CacheManifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
         write_manifest(partial, manifest)
         discard(directory)
         partial.replace(directory)

@@ -13,7 +13,7 @@ from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import (
     EXAMPLE,
     NETWORK,
-    Program,
+    ExportProgram,
     describe_program,
     dynamic,
     optional_library,
@@ -143,7 +143,7 @@ class Onnx:
         for name in ("onnx", "onnxscript", "onnxruntime"):
             optional_library(name)
 
-        def write(program: Program, path: Path) -> Run:
+        def write(program: ExportProgram, path: Path) -> Run:
             save(program, path, describe_program(model, program))
             self.precision.finish(path)
             return run_onnx(path)
@@ -164,12 +164,12 @@ def example_code(file: str, shape: tuple[int, ...], classes: int) -> str:
     )
 
 
-def output_of(program: Program) -> str:
+def output_of(program: ExportProgram) -> str:
     """Name of what a program makes: images x of a sampler, F of the network."""
     return "F" if program.name == NETWORK else "x"
 
 
-def save(program: Program, path: Path, metadata: dict[str, str]) -> None:
+def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
     """Write a program, with metadata."""
     with without_exporter_warnings():
         made = torch.onnx.export(

@@ -20,13 +20,13 @@ from torch import nn
 from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
 from consistency.export.model import Inputs, Outgoing, Run, Written
-from consistency.export.programs import Network
+from consistency.export.programs import RawNetwork
 
 NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
 EXAMPLE = 2  # samples; a batch of one would be taken for a constant
 
 
-class Program(NamedTuple):
+class ExportProgram(NamedTuple):
     """A module to export.
 
     Args:
@@ -42,21 +42,23 @@ class Program(NamedTuple):
     inputs: Callable[[int, int], Inputs]
 
 
-Write = Callable[[Program, Path], Run]  # a file, and what it does when it is read back
+Write = Callable[[ExportProgram, Path], Run]  # a file, and what it does when it is read back
 How = Callable[[str, tuple[int, ...], int], str]
 
 
-def programs(model: Outgoing) -> dict[str, Program]:
+def programs(model: Outgoing) -> dict[str, ExportProgram]:
     """All of a model, by name."""
     label = ("label",) if model.classes else ()
     found = {
-        name: Program(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
+        name: ExportProgram(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
         for name, sampler in model.programs().items()
     }
-    network = Program(NETWORK, Network(model.f).eval(), ("x", "noise", *label), partial(states, model))
+    network = ExportProgram(
+        NETWORK, RawNetwork(model.f).eval(), ("x", "noise", *label), partial(states, model)
+    )
     decoder = model.decoder()
     if decoder is not None:
-        found[DECODER] = Program(DECODER, decoder, ("encoded",), partial(encoded, model))
+        found[DECODER] = ExportProgram(DECODER, decoder, ("encoded",), partial(encoded, model))
     return {**found, NETWORK: network}
 
 
@@ -102,7 +104,7 @@ def write_programs(
     return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
 
 
-def describe_program(model: Outgoing, program: Program) -> dict[str, str]:
+def describe_program(model: Outgoing, program: ExportProgram) -> dict[str, str]:
     """What a program is, as text by key, for formats that can keep it."""
     sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
@@ -122,7 +124,7 @@ def sigmas_of(model: Outgoing, name: str) -> list[float]:
     return [] if sampler is None else list(sampler.sigmas)
 
 
-def dynamic(program: Program) -> tuple[dict[int, Any], ...]:
+def dynamic(program: ExportProgram) -> tuple[dict[int, Any], ...]:
     """Of its inputs, the first axis is a batch of any size."""
     batch = torch.export.Dim("batch", min=1)
     return tuple({0: batch} for _ in program.names)

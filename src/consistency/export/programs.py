@@ -10,7 +10,7 @@ from consistency.model.maps import Map
 from consistency.model.precond import Precond
 
 
-class Network(nn.Module):
+class RawNetwork(nn.Module):
     """F(c_in x, c_noise): D or f is c_skip x + c_out F, with coefficients that the model's file lists by σ.
 
     Args:

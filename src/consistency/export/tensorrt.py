@@ -14,7 +14,13 @@ from torch import Tensor
 from consistency.errors import UserError, at_least
 from consistency.export import onnx
 from consistency.export.model import Outgoing, Run, Written
-from consistency.export.parts import EXAMPLE, Program, describe_program, optional_library, write_programs
+from consistency.export.parts import (
+    EXAMPLE,
+    ExportProgram,
+    describe_program,
+    optional_library,
+    write_programs,
+)
 
 LEAST = 7  # samples that an export is verified with
 
@@ -49,7 +55,7 @@ class TensorRT:
                 "export=tensorrt builds for the GPU at hand, and there is none: choose export=onnx"
             )
 
-        def write(program: Program, path: Path) -> Run:
+        def write(program: ExportProgram, path: Path) -> Run:
             source = path.with_suffix(".onnx")
             onnx.save(program, source, describe_program(model, program))
             path.write_bytes(build_engine(trt, source, self.profile(program), self.tf32))
@@ -61,7 +67,7 @@ class TensorRT:
             model, folder, ".plan", write, self.tolerance, example_code_tensorrt, device=device
         )
 
-    def profile(self, program: Program) -> dict[str, list[tuple[int, ...]]]:
+    def profile(self, program: ExportProgram) -> dict[str, list[tuple[int, ...]]]:
         """Least, usual and largest shape of each input."""
         batches = (1, min(self.usual, self.largest), self.largest)
         given = zip(program.names, program.inputs(EXAMPLE, 0), strict=True)
@@ -98,7 +104,7 @@ def build_engine(trt: Any, source: Path, shapes: dict[str, list[tuple[int, ...]]
     return bytes(plan)
 
 
-def run_engine(trt: Any, path: Path, program: Program, largest: int) -> Run:
+def run_engine(trt: Any, path: Path, program: ExportProgram, largest: int) -> Run:
     """What an engine does, on torch's tensors and torch's stream."""
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
     context = engine.create_execution_context()

@@ -12,7 +12,7 @@ from consistency.errors import UserError
 from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import (
     EXAMPLE,
-    Program,
+    ExportProgram,
     describe_program,
     dynamic,
     without_exporter_warnings,
@@ -37,7 +37,7 @@ class TorchExport:
     def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`."""
 
-        def write(program: Program, path: Path) -> Run:
+        def write(program: ExportProgram, path: Path) -> Run:
             texts = describe_program(model, program)
             torch.export.save(traced(program), path, extra_files=texts)
             return torch.export.load(path).module()
@@ -75,7 +75,7 @@ class AOTInductor:
         )
 
 
-def traced(program: Program) -> ExportedProgram:
+def traced(program: ExportProgram) -> ExportedProgram:
     """A program as torch keeps it, without the places in our source files."""
     with without_exporter_warnings():
         made = torch.export.export(
@@ -86,7 +86,7 @@ def traced(program: Program) -> ExportedProgram:
     return made
 
 
-def compile_program(program: Program, path: Path) -> Run:
+def compile_program(program: ExportProgram, path: Path) -> Run:
     """Compile a program into a file, and load it."""
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 

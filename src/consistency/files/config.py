@@ -51,7 +51,7 @@ class FileConfig:
     content: Mapping[str, Any]
     registry: Registry
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """A copy as dicts and lists, which may be changed."""
         return thawed(self.content)
 

@@ -19,7 +19,7 @@ from consistency.files.config import FileConfig
 from consistency.files.registry import TARGET
 from consistency.library.model import Model, Provenance
 from consistency.process.notices import notice
-from consistency.sampling.families import named
+from consistency.sampling.families import samplers_of_lists
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.sigma import Sigma
 from consistency.teachers.checkpoint import map_of, read_named, weights_of
@@ -76,14 +76,14 @@ def opened(
     codec = codec_of(kept, shape, f"{key}={file}")
     own, sigma = samplers_of(used), sigma_of(used)
     check_samplers(own, f)
-    brought = named(kept.get("sigmas", {}), own, sigma.min)
+    brought = samplers_of_lists(kept.get("sigmas", {}), own, sigma.min)
     where = Provenance(
         path=file,
         step=kept["global_step"],
         experiment=kept.get("experiment"),
         weights=name,
         weights_sha256=weights_sha256(weights_of(kept, weights)[1]),
-        config=used.plain(),
+        config=used.to_plain(),
         classes=names_of(kept, classes),
     )
     samplers = taken_up(own, own, brought, str(file))

@@ -35,7 +35,7 @@ class Rollback:
         return f"{self.fault}: back to {where}"
 
 
-class Record:
+class RollbackRecord:
     """The rollbacks of a run so far.
 
     A checkpoint holds the record up to its own step. A run that goes back to one keeps the longer record.
@@ -49,7 +49,7 @@ class Record:
         self.logged: int | None = None  # rollbacks in the log; None where nothing has been logged yet
 
     @classmethod
-    def of(cls, checkpoint: Mapping[str, Any]) -> "Record":
+    def of(cls, checkpoint: Mapping[str, Any]) -> "RollbackRecord":
         """What a checkpoint knows of."""
         record = cls()
         record.load_state_dict({"rollbacks": 0} | checkpoint["callbacks"].get("Guard", {}))
@@ -61,7 +61,7 @@ class Record:
         self.count += 1
         self.listed.append(rollback)
 
-    def take(self, record: "Record") -> None:
+    def take(self, record: "RollbackRecord") -> None:
         """Take up the record of the run that has gone back."""
         self.count, self.listed, self.ended = record.count, list(record.listed), record.ended
 
@@ -70,14 +70,14 @@ class Record:
         missing = self.count - (self.logged or 0)
         return self.listed[-missing:] if missing else []
 
-    def plain(self) -> list[dict[str, Any]]:
+    def to_plain(self) -> list[dict[str, Any]]:
         """The list, as a checkpoint and JSON can hold it."""
         return [asdict(rollback) for rollback in self.listed]
 
     def state_dict(self) -> dict[str, Any]:
         """The record at this step."""
         logged = self.logged or 0
-        return {"rollbacks": self.count, "events": self.plain(), "ended": self.ended, "logged": logged}
+        return {"rollbacks": self.count, "events": self.to_plain(), "ended": self.ended, "logged": logged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the record of a checkpoint, unless it is from before the rollback that led to it."""

@@ -64,7 +64,7 @@ class Number(NamedTuple):
     values: dict[str, float]  # by name of the metric
     card: Card
 
-    def plain(self, name: str) -> dict[str, Any]:
+    def to_plain(self, name: str) -> dict[str, Any]:
         """As it stands in result.json, under the sampler's name."""
         return {"name": name, "values": self.values, "card": asdict(self.card)}
 

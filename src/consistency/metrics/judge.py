@@ -11,7 +11,7 @@ from consistency.errors import UserError, within
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.fidelity import merge_moments, see
 from consistency.metrics.processes import everybodys, from_first, undeal
-from consistency.metrics.reference import Reference, reference
+from consistency.metrics.reference import FeatureReference, reference
 from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
 from consistency.tensor import weights_sha256
@@ -81,7 +81,7 @@ class Fidelity:
     ) -> None:
         self.extractor, self.scores, self.cache = extractor, scores, cache
         self.made: dict[str, list[Seen]] = {}
-        self.real: Reference | None = None
+        self.real: FeatureReference | None = None
 
     @property
     def main(self) -> str:

@@ -31,7 +31,7 @@ KEPT = ("features", "mean", "cov", "floor")
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class FeatureReference:
     """The data, as seen by an extractor.
 
     Args:
@@ -50,7 +50,7 @@ class Reference:
         return len(self.features)
 
 
-def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Reference:
+def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> FeatureReference:
     """Of uint8 images [n, C, H, W]: from the cache, or else computed, by all processes together, and kept.
 
     Args:
@@ -68,7 +68,7 @@ def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Refer
         if path is not None and rank() == 0:
             write_reference(path, found)
     spread = Moments(found["mean"], found["cov"])
-    return Reference(found["features"], spread, found["floor"].item(), sha256)
+    return FeatureReference(found["features"], spread, found["floor"].item(), sha256)
 
 
 def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:

@@ -44,14 +44,14 @@ ENDS = {
 }
 
 
-class Excerpt(NamedTuple):
+class ProbeData(NamedTuple):
     """Training samples as the network sees them: trajectories begin at the first, all stand for the data."""
 
     x: Tensor  # [M, ...]
     c: Condition = NONE  # of each
 
 
-class Source(NamedTuple):
+class TrajectorySource(NamedTuple):
     """Whose trajectories they are: exact, teacher or data."""
 
     name: str
@@ -143,7 +143,9 @@ class Probe:
         most = max(self.fitting(shape).count, min(POOL, KEPT // (4 * math.prod(shape))))
         return torch.randperm(total, generator=self._generator())[:most]
 
-    def source(self, density: Mixture | None, teacher: DenoiserLike | None, some: Excerpt) -> Source:
+    def source(
+        self, density: Mixture | None, teacher: DenoiserLike | None, some: ProbeData
+    ) -> TrajectorySource:
         """The flow of the density where it is known, else the teacher's, else that of some of the data."""
         if density is not None:
             return exact(density, -(-STEPS // (self.levels - 1)))
@@ -152,7 +154,7 @@ class Probe:
         return followed("data", posterior(some), self.substeps)
 
     @torch.no_grad()
-    def trajectories(self, source: Source, some: Excerpt) -> Trajectories:
+    def trajectories(self, source: TrajectorySource, some: ProbeData) -> Trajectories:
         """From x + T z down to σ_min, for `count` samples; of fewer, one after the other and again."""
         count = self.fitting(some.x.shape[1:]).count
         if count < self.count:
@@ -187,16 +189,16 @@ class Probe:
         return torch.Generator().manual_seed(self.seed)
 
 
-def exact(density: Mixture, steps: int) -> Source:
+def exact(density: Mixture, steps: int) -> TrajectorySource:
     """The flow of a known density, by so many steps from a level to the next."""
 
     def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
         return density.solve(x, level(t, x), level(r, x), steps)
 
-    return Source("exact", solve)
+    return TrajectorySource("exact", solve)
 
 
-def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
+def followed(name: str, D: DenoiserLike, substeps: int) -> TrajectorySource:
     """The flow of a denoiser, by Heun's method, steps evenly spaced in ln σ."""
 
     def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
@@ -205,10 +207,10 @@ def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
             tick()
         return x
 
-    return Source(name, solve)
+    return TrajectorySource(name, solve)
 
 
-def posterior(some: Excerpt) -> DenoiserLike:
+def posterior(some: ProbeData) -> DenoiserLike:
     """E[x_0 | x_σ] if these samples were all of the data; of those of the same class, where there are any."""
     flow = ReferenceFlow(some.x, some.c.label, own=False)
     return lambda x, sigma, c=NONE: flow.mean(x, sigma, x, c)

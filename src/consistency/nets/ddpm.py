@@ -15,8 +15,8 @@ from consistency.nets.layers import (
     GroupNorm,
     PositionalEmbedding,
     attend,
-    check_levels,
-    check_sizes,
+    check_dropout_and_blocks,
+    check_multipliers,
     conv,
     linear,
     without_autocast,
@@ -209,8 +209,8 @@ class DDPMUNet(nn.Module):
     ) -> None:
         super().__init__()
         heads = {} if head_channels is None else {"head_channels": head_channels}
-        check_sizes(dropout, blocks, channels=channels, groups=groups, **heads)
-        check_levels(channels, multipliers)
+        check_dropout_and_blocks(dropout, blocks, channels=channels, groups=groups, **heads)
+        check_multipliers(channels, multipliers)
         positive("net", eps=eps)
         within("net", 0, 1, padding=padding)
         resolutions = resolutions_of(shape, len(multipliers))

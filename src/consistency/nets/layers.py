@@ -24,7 +24,7 @@ WIDEST = 2**24  # units of a layer; whether the whole fits into memory is seen b
 DEEPEST = 1000  # blocks of a level
 
 
-def check_sizes(dropout: float, blocks: int, **widths: int) -> None:
+def check_dropout_and_blocks(dropout: float, blocks: int, **widths: int) -> None:
     """Refuse a network without units or without blocks, or one that drops all of its units."""
     fraction("net", dropout=dropout)
     within("net", 1, DEEPEST, blocks=blocks)
@@ -38,7 +38,7 @@ def check_features(channels: int) -> None:
         raise UserError(f"net.embedding.channels={channels} must be even: half are sines, half cosines")
 
 
-def check_levels(channels: int, multipliers: Sequence[int]) -> None:
+def check_multipliers(channels: int, multipliers: Sequence[int]) -> None:
     """Refuse levels without channels, or none."""
     if not multipliers or not all(m >= 1 and channels * m <= WIDEST for m in multipliers):
         raise UserError(

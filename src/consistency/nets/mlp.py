@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from consistency.errors import within
 from consistency.model.condition import NONE, Condition, takes
-from consistency.nets.layers import LayerNorm, at_least_float32, check_sizes, linear, one_hot, waves
+from consistency.nets.layers import (
+    LayerNorm,
+    at_least_float32,
+    check_dropout_and_blocks,
+    linear,
+    one_hot,
+    waves,
+)
 
 
 class LogEmbedding(nn.Module):
@@ -76,7 +83,7 @@ class MLP(nn.Module):
         fmax: float = 16.0,
     ) -> None:
         super().__init__()
-        check_sizes(dropout, blocks, width=width, frequencies=frequencies)
+        check_dropout_and_blocks(dropout, blocks, width=width, frequencies=frequencies)
         within("net", 1e-6, 1e6, fmax=fmax)
         n, self.classes = math.prod(shape), classes
         self.takes = takes(label=classes)

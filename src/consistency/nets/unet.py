@@ -19,8 +19,8 @@ from consistency.nets.layers import (
     PositionalEmbedding,
     PyramidDown,
     Up,
-    check_levels,
-    check_sizes,
+    check_dropout_and_blocks,
+    check_multipliers,
     conv,
     linear,
     one_hot,
@@ -281,8 +281,8 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        check_sizes(dropout, blocks, channels=channels)
-        check_levels(channels, multipliers)
+        check_dropout_and_blocks(dropout, blocks, channels=channels)
+        check_multipliers(channels, multipliers)
         within("net", 0, 1024, augment=augment)
         self.augment, self.patch, self.takes = augment, patch, takes(label=classes, augment=augment)
         n_image, *_ = shape = patched(shape, patch)

@@ -20,7 +20,7 @@ from consistency.tensor import expand
 
 
 @dataclass(frozen=True)
-class Plan:
+class EditPlan:
     """Levels that an edit goes through, and what images are like.
 
     Args:
@@ -39,7 +39,7 @@ class Plan:
     low: float = -1.0
     high: float = 1.0
 
-    def begun_at(self, sigma: float) -> "Plan":
+    def begun_at(self, sigma: float) -> "EditPlan":
         """From another level on, through those below it."""
         return replace(self, sigmas=[sigma, *(tau for tau in self.sigmas if tau < sigma)])
 
@@ -53,7 +53,7 @@ def restore(
     f: DenoiserLike,
     A: LinearOperator,
     y: Tensor,
-    plan: Plan,
+    plan: EditPlan,
     draws: Draws,
     c: Condition = NONE,
 ) -> Tensor:
@@ -69,7 +69,7 @@ def restore(
 
 
 @torch.no_grad()
-def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition = NONE) -> Tensor:
+def redraw(f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition = NONE) -> Tensor:
     """Images like x, down from the plan's first level: SDEdit (2108.01073) where x is a stroke painting.
 
     With a single level this makes variations of x, larger ones the higher it is.
@@ -79,7 +79,7 @@ def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition = 
     return x
 
 
-def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: Plan, draws: Draws, c: Condition) -> Tensor:
+def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: EditPlan, draws: Draws, c: Condition) -> Tensor:
     """f of x re-noised to level τ, inside the range of pixels."""
     tau, added = fresh(tau, plan.sigma_min)
     return denoise_at(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)

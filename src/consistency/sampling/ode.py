@@ -16,7 +16,7 @@ from consistency.model import solvers
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.sampling.levels import check_falling, level, steps
-from consistency.sampling.samplers import Sampler, check_number
+from consistency.sampling.samplers import Sampler, check_option
 from consistency.schedule.draws import Draws
 
 Noise = Callable[[], Tensor]  # fresh unit noise like the state
@@ -98,10 +98,10 @@ class Heun(Solver):
 
     def _check(self) -> None:
         super()._check()
-        check_number("s_churn", self.s_churn, 0.0, 1e6)
-        check_number("s_min", self.s_min, 0.0, inf)
-        check_number("s_max", self.s_max, 0.0, inf)
-        check_number("s_noise", self.s_noise, 0.0, 10.0)
+        check_option("s_churn", self.s_churn, 0.0, 1e6)
+        check_option("s_min", self.s_min, 0.0, inf)
+        check_option("s_max", self.s_max, 0.0, inf)
+        check_option("s_noise", self.s_noise, 0.0, 10.0)
         if self.s_min > self.s_max:
             raise ArgumentError(f"s_min={self.s_min} must be at most s_max={self.s_max}")
 
@@ -145,7 +145,7 @@ class DDIM(Solver):
 
     def _check(self) -> None:
         super()._check()
-        check_number("eta", self.eta, 0.0, 1.0)
+        check_option("eta", self.eta, 0.0, 1.0)
 
     def _solve(self, D: DenoiserLike, x: Tensor, c: Condition, noise: Noise) -> Tensor:
         for sigma, following in steps(self.sigmas):

@@ -217,7 +217,7 @@ class MultiStep(Sampler):
 
     def _check(self) -> None:
         super()._check()
-        check_number("sigma_min", self.sigma_min, 0.0, 1e6)
+        check_option("sigma_min", self.sigma_min, 0.0, 1e6)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
         x = self.estimate(f, self.sigmas[0] * z, self.sigmas[0], c)
@@ -258,7 +258,7 @@ class Jumps(Sampler):
     def _check(self) -> None:
         super()._check()
         check_falling(self.sigmas)
-        check_number("gamma", self.gamma, 0.0, 1.0)
+        check_option("gamma", self.gamma, 0.0, 1.0)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
         x = z.double() * self.sigmas[0]
@@ -315,7 +315,7 @@ def preconditioned(f: Map, precond: Precond) -> Map:
     return FlowMap(f.net, precond, f.has_diagonal) if isinstance(f, FlowMap) else type(f)(f.net, precond)
 
 
-def check_number(name: str, value: float, least: float, most: float) -> None:
+def check_option(name: str, value: float, least: float, most: float) -> None:
     """Refuse an option outside [least, most], NaN among them.
 
     Raises:

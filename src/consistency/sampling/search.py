@@ -17,7 +17,7 @@ class Spent(Exception):  # noqa: N818 - the search ends, nothing is wrong
     """There may be no more trials."""
 
 
-class Trials:
+class CostMemo:
     """The cost of each list, computed once, for a limited number of lists.
 
     A search is a function of the costs alone: if they are kept elsewhere, one that was stopped ends with the
@@ -74,7 +74,7 @@ def search_levels(
     found: dict[int, Levels] = {}
     best: Levels = (0,)
     for count in sorted(set(counts)):
-        trials = Trials(cost, budget)
+        trials = CostMemo(cost, budget)
         with suppress(Spent):
             if count in known:
                 trials(known[count])
@@ -93,7 +93,7 @@ def widened(levels: Levels, count: int, size: int) -> Levels:
     return tuple(grown)
 
 
-def settle_levels(trials: Trials, levels: Levels, size: int, scan: int) -> None:
+def settle_levels(trials: CostMemo, levels: Levels, size: int, scan: int) -> None:
     """Begin with the best, and move one level after the other, the lowest first, until none gains by it."""
     trials(levels)
     while True:
@@ -104,7 +104,7 @@ def settle_levels(trials: Trials, levels: Levels, size: int, scan: int) -> None:
             return
 
 
-def descend(trials: Trials, levels: Levels, place: int, size: int, scan: int) -> None:
+def descend(trials: CostMemo, levels: Levels, place: int, size: int, scan: int) -> None:
     """Try one level between its neighbours: a few candidates, then the middles of the best one's valley."""
     low = levels[place - 1] + 1
     high = (*levels, size)[place + 1] - 1

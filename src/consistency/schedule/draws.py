@@ -30,8 +30,8 @@ class Draws(Protocol):
 def key(*parts: int) -> int:
     """A 31-bit seed for the stream that these numbers name.
 
-    Streams that differ in the last number alone never collide: torch's CPU generator keeps 32 bits of its seed,
-    so the last number is added rather than hashed.
+    Streams that differ in the last number alone never collide: torch's CPU generator keeps 32 bits of its
+    seed, so the last number is added rather than hashed.
     """
     *stream, index = parts
     return (int(np.random.SeedSequence(stream).generate_state(1)[0]) + index) % 2**31

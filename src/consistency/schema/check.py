@@ -68,11 +68,11 @@ def check_config(config: DictConfig, entry: str) -> None:
     """
     options, names = loaded(entry), known_sections(entry)
     for name in map(str, config):
-        check_known(name, name, names)
+        check_key(name, name, names)
         keys = options.get(name)
         if isinstance(keys, dict) and keys and OmegaConf.is_dict(config[name]):
             for key in map(str, config[name]):
-                check_known(f"{name}.{key}", key, keys)
+                check_key(f"{name}.{key}", key, keys)
     check_fields("", config, OPTIONS[entry])
     if "sigma" in config:
         check_fields("sigma.", config.sigma, Sigma)
@@ -203,7 +203,7 @@ def check_arguments(path: str, node: DictConfig) -> None:
             continue
         if key not in takes and (file := swaps.config_file_of(f"{path}.{key}")):
             raise UserError(not_taken(f"{path}.{key}", file, node))
-        check_known(f"{path}.{key}", key, takes)
+        check_key(f"{path}.{key}", key, takes)
         check_reference(f"{path}.{key}", key, text, node._get_root())
         check_kind(f"{path}.{key}", text, node[key], takes[key].hint, node._target_)
         if node[key] == "" and node._target_.startswith("consistency."):
@@ -297,7 +297,7 @@ def check_reference(path: str, key: str, text: Any, root: Any) -> None:
         raise UserError(f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there")
 
 
-def check_known(path: str, key: str, names: Iterable[str]) -> None:
+def check_key(path: str, key: str, names: Iterable[str]) -> None:
     """Refuse a key that is none of the names."""
     if key not in names:
         remedy = nearest(key, (n for n in names if not n.startswith("_")))

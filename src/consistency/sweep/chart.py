@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from consistency.sweep.rows import ONE_STEP, RMSE, RMSE_MEAN, TWO_STEPS, Column, Row, problems, row_floor
+from consistency.sweep.rows import (
+    ONE_STEP,
+    RMSE,
+    RMSE_MEAN,
+    TWO_STEPS,
+    Column,
+    MethodRow,
+    problems,
+    row_floor,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +64,7 @@ PANELS = (
 )
 
 
-def method_chart(rows: Sequence[Row]) -> "Figure":
+def method_chart(rows: Sequence[MethodRow]) -> "Figure":
     """A line of panels for every problem."""
     from matplotlib.figure import Figure
 
@@ -77,7 +86,7 @@ def method_chart(rows: Sequence[Row]) -> "Figure":
     return figure
 
 
-def draw_panel(axes: "Axes", panel: Panel, rows: Sequence[Row]) -> None:
+def draw_panel(axes: "Axes", panel: Panel, rows: Sequence[MethodRow]) -> None:
     """One panel; a method without numbers says so."""
     axes.set_title(panel.title, fontsize="medium")
     axes.grid(color="#eeeeee")
@@ -93,7 +102,7 @@ def draw_panel(axes: "Axes", panel: Panel, rows: Sequence[Row]) -> None:
         log_scale(axes, min(lowest or min(numbers), *numbers), max(numbers))
 
 
-def draw_dots(axes: "Axes", series: Series, rows: Sequence[Row]) -> list[float]:
+def draw_dots(axes: "Axes", series: Series, rows: Sequence[MethodRow]) -> list[float]:
     """Every seed, and a stroke through the mean of a method; the numbers, wherever they are drawn."""
     found = [(place, values) for place, row in enumerate(rows) if (values := row.values(series.column))]
     numbers = [value for _, values in found for value in values]

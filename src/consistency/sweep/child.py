@@ -17,14 +17,14 @@ from consistency.process.entry import program
 from consistency.process.lifeline import VARIABLE
 from consistency.process.stops import STOPPING
 from consistency.sweep.identity import override_settings, shorter
-from consistency.sweep.runs import Run, State, keep_fault, plan_run, result_of, run_in
+from consistency.sweep.runs import Run, RunState, keep_fault, plan_run, result_of, run_in
 
 ENCODED = {"PYTHONIOENCODING": "utf-8"}  # of output that is read here
 STOPPED = {128 + signum for signum in STOPPING}  # exit statuses of a run that has saved and ended
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """A run has validated.
 
     Args:
@@ -51,7 +51,7 @@ class Ended:
     run: Run
 
 
-Event = Report | Ended
+Event = ValidationReport | Ended
 
 
 class Child:
@@ -106,7 +106,9 @@ class Child:
                 if "failed" in said:
                     self.failure = said
                 else:
-                    self.tell(Report(self.run, said["step"], said["value"], said.get("last", False)))
+                    self.tell(
+                        ValidationReport(self.run, said["step"], said["value"], said.get("last", False))
+                    )
 
     def _await(self) -> None:
         status = self.process.wait()
@@ -116,7 +118,7 @@ class Child:
         try:
             self.tell(Ended(state_of_ended(self.run, status, self.failure)))
         except (UserError, OSError) as error:  # its files are gone or damaged: the other runs go on
-            self.tell(Ended(replace(self.run, state=State.FAILED, result=None, reason=str(error))))
+            self.tell(Ended(replace(self.run, state=RunState.FAILED, result=None, reason=str(error))))
 
 
 def child_environment(line: int, together: int) -> dict[str, str]:
@@ -154,9 +156,9 @@ def state_of_ended(run: Run, status: int, failure: dict[str, Any]) -> Run:
     if found.result is not None or status in STOPPED:
         return found
     if failure:
-        keep_fault(run.directory, State(failure["state"]), failure["failed"])
+        keep_fault(run.directory, RunState(failure["state"]), failure["failed"])
     elif status < 0:
-        keep_fault(run.directory, State.FAILED, f"its process was ended by {signal.Signals(-status).name}")
+        keep_fault(run.directory, RunState.FAILED, f"its process was ended by {signal.Signals(-status).name}")
     else:
-        keep_fault(run.directory, State.FAILED, f"its process ended with status {status} and no result")
+        keep_fault(run.directory, RunState.FAILED, f"its process ended with status {status} and no result")
     return run_in(run.directory)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from consistency.errors import UserError
 from consistency.process.rank import is_first
 from consistency.sweep.identity import same_run
-from consistency.sweep.runs import OVERRIDES, State, forget_fault, keep_fault, plan_run, read_overrides
+from consistency.sweep.runs import OVERRIDES, RunState, forget_fault, keep_fault, plan_run, read_overrides
 
 
 class Foreign(Callback):
@@ -45,10 +45,10 @@ def swept(config: DictConfig) -> bool:
     return config.hydra.mode == RunMode.MULTIRUN and is_first()
 
 
-def state_of(error: BaseException) -> State:
+def state_of(error: BaseException) -> RunState:
     """Of a run that ends so."""
     cause = users(error)
-    return State.FAILED if cause is None else State(cause.state)
+    return RunState.FAILED if cause is None else RunState(cause.state)
 
 
 def foreign_reason(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 
 from consistency.errors import UserError
 from consistency.sweep.identity import firm, override_settings
-from consistency.sweep.search import Search, check_completed
+from consistency.sweep.search import SweepSearch, check_completed
 from consistency.sweep.space import Space, corners, flatten_params, split_space, trial_overrides
 from consistency.sweep.study import Trials, without_optuna_advice
 from consistency.sweep.trials import TrialsTable
@@ -126,7 +126,7 @@ def search_trials(
             sweep.directory,
         )
         shown = sweep.table = TrialsTable(trials, metric, table)
-        Search(sweep, trials, fixed, options.n_trials).run()
+        SweepSearch(sweep, trials, fixed, options.n_trials).run()
     shown.show(Path(config.hydra.sweep.dir))
     check_completed(trials, Path(config.hydra.sweep.dir))
 

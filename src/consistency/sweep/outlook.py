@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.errors import UserError, strip_controls
 from consistency.files.configs import file_of
 from consistency.metrics.choice import pick
-from consistency.sweep.runs import Run, State
+from consistency.sweep.runs import Run, RunState
 from consistency.sweep.table import shared_overrides
 from consistency.watch import clock
 
@@ -55,7 +55,7 @@ def best(runs: Sequence[Run], metric: str | None) -> str | None:
     found = [
         (value, run)
         for run in runs
-        if run.state is State.FINISHED
+        if run.state is RunState.FINISHED
         and run.debug is None
         and (value := optimised_value(run, metric)) is not None
     ]

@@ -30,7 +30,7 @@ LARGEST = 1_000_000  # bytes of a file of a run that is read
 MOST, LONGEST = 1000, 20_000  # overrides of a command line, and their characters
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """What has become of a run."""
 
     WAITING = "not begun"
@@ -56,7 +56,7 @@ class Run:
 
     directory: Path
     overrides: tuple[str, ...]
-    state: State = State.WAITING
+    state: RunState = RunState.WAITING
     result: dict[str, Any] | None = None
     reason: str | None = None
 
@@ -103,7 +103,7 @@ class Run:
     @property
     def is_settled(self) -> bool:
         """Whether trying again would lead to the same end."""
-        return self.state in (State.FINISHED, State.DIVERGED, State.PRUNED)
+        return self.state in (RunState.FINISHED, RunState.DIVERGED, RunState.PRUNED)
 
 
 def split_override(override: str) -> tuple[str, str, str]:
@@ -148,16 +148,18 @@ def run_in(directory: Path) -> Run:
     """
     run = Run(directory, tuple(read_overrides(directory / OVERRIDES)))
     if is_at_work(directory):
-        return replace(run, state=State.RUNNING)
+        return replace(run, state=RunState.RUNNING)
     result = result_of(directory)
     if result is not None and same_run(result.get("overrides", run.overrides), run.overrides):
         fault = (result.get("verdict") or {}).get("fault")
-        return replace(run, state=State.DIVERGED if fault else State.FINISHED, result=result, reason=fault)
+        return replace(
+            run, state=RunState.DIVERGED if fault else RunState.FINISHED, result=result, reason=fault
+        )
     if (directory / FAULT).is_file():
         state, reason = read_fault(directory / FAULT)
         return replace(run, state=state, reason=reason)
     there = any((directory / name).is_dir() for name in ("checkpoints", "teacher"))
-    return replace(run, state=State.STOPPED if there else State.WAITING)
+    return replace(run, state=RunState.STOPPED if there else RunState.WAITING)
 
 
 def plan_run(directory: Path, overrides: Sequence[str]) -> Run:
@@ -170,7 +172,7 @@ def plan_run(directory: Path, overrides: Sequence[str]) -> Run:
     return run_in(directory)
 
 
-def keep_fault(directory: Path, state: State, reason: str) -> None:
+def keep_fault(directory: Path, state: RunState, reason: str) -> None:
     """Write down why a run has no result."""
     text = json.dumps({"state": state, "reason": strip_controls(reason)}, ensure_ascii=False) + "\n"
     write_text(directory / FAULT, text)
@@ -202,14 +204,14 @@ def is_command(found: Any) -> bool:
     return True
 
 
-def read_fault(path: Path) -> tuple[State, str]:
+def read_fault(path: Path) -> tuple[RunState, str]:
     """State and reason of a run without a result."""
     found = read_json(path)
     try:
-        state, reason = State(found["state"]), found["reason"]
+        state, reason = RunState(found["state"]), found["reason"]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_run_file(path) from error
-    if not isinstance(reason, str) or state not in (State.FAILED, State.DIVERGED, State.PRUNED):
+    if not isinstance(reason, str) or state not in (RunState.FAILED, RunState.DIVERGED, RunState.PRUNED):
         raise damaged_run_file(path)
     return state, strip_controls(reason)
 

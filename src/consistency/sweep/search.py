@@ -8,17 +8,17 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from consistency.errors import UserError
-from consistency.sweep.child import Ended, Report
+from consistency.sweep.child import Ended, ValidationReport
 from consistency.sweep.command import command_to_go_on
 from consistency.sweep.outlook import optimised_value
-from consistency.sweep.runs import Run, State, keep_fault, run_in
+from consistency.sweep.runs import Run, RunState, keep_fault, run_in
 from consistency.sweep.space import trial_overrides
 from consistency.sweep.study import REASON, STATE, Trials
 from consistency.sweep.work import Sweep, awaited, outcome_of_run
 
 
 @dataclass
-class Search:
+class SweepSearch:
     """A search in the directory of a sweep.
 
     Args:
@@ -45,7 +45,7 @@ class Search:
             if not self.sweep.pool.children:
                 break
             event = self.sweep.pool.wait()
-            self.heard(event) if isinstance(event, Report) else self.ended(event)
+            self.heard(event) if isinstance(event, ValidationReport) else self.ended(event)
         self.sweep.write()
 
     def next_of(self, waiting: list[FrozenTrial]) -> FrozenTrial | None:
@@ -84,7 +84,7 @@ class Search:
         place = f"trial {trial.number + 1} of {self.limit}{self.sweep.rest(self.left())}"
         self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))], place)
 
-    def heard(self, report: Report) -> None:
+    def heard(self, report: ValidationReport) -> None:
         """A run has validated; it ends early where it lags behind, unless it is about to end anyway."""
         directory = report.run.directory
         numbers = self.at_work.get(directory, [])
@@ -99,7 +99,7 @@ class Search:
 
     def prune(self, run: Run, step: int) -> Run:
         """Write down that a run ends early, so that no later command goes on with it."""
-        keep_fault(run.directory, State.PRUNED, f"it lagged behind the other trials at step {step}")
+        keep_fault(run.directory, RunState.PRUNED, f"it lagged behind the other trials at step {step}")
         return run_in(run.directory)
 
     def ended(self, event: Ended) -> None:
@@ -123,13 +123,13 @@ def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str
     latter.
     """
     value = optimised_value(run, metric)
-    if run.state is State.FINISHED and value is not None and math.isfinite(value):
+    if run.state is RunState.FINISHED and value is not None and math.isfinite(value):
         return TrialState.COMPLETE, value, None
-    if run.state is State.FINISHED:
+    if run.state is RunState.FINISHED:
         return TrialState.PRUNED, None, f"{metric} is not finite"
-    if run.state in (State.DIVERGED, State.PRUNED):
+    if run.state in (RunState.DIVERGED, RunState.PRUNED):
         return TrialState.PRUNED, None, run.reason
-    return TrialState.FAIL if run.state is State.FAILED else TrialState.RUNNING, None, run.reason
+    return TrialState.FAIL if run.state is RunState.FAILED else TrialState.RUNNING, None, run.reason
 
 
 def check_completed(trials: Trials, directory: Path) -> None:

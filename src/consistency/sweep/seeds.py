@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from consistency.sweep.identity import override_settings
-from consistency.sweep.runs import Run, State, split_override
+from consistency.sweep.runs import Run, RunState, split_override
 from consistency.table import Table
 
 SEED = "seed"
@@ -15,7 +15,7 @@ def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Finished runs that differ in their seed alone, where there are several; in the order of the runs."""
     found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
-        if run.state is State.FINISHED:
+        if run.state is RunState.FINISHED:
             rest = override_settings([each for each in run.overrides if split_override(each)[0] != SEED])
             found.setdefault(tuple(sorted(rest.items())), []).append(run)
     return [group for group in found.values() if len(group) > 1]

@@ -24,7 +24,17 @@ from consistency.sweep.command import command_to_go_on
 from consistency.sweep.identity import Settings, found_among, override_settings, varied
 from consistency.sweep.outlook import best, named_steps, optimised_value, outlook, own_overrides
 from consistency.sweep.pool import Pool
-from consistency.sweep.runs import RESULT, Run, State, is_at_work, is_sweep, order, plan_run, run_in, runs_of
+from consistency.sweep.runs import (
+    RESULT,
+    Run,
+    RunState,
+    is_at_work,
+    is_sweep,
+    order,
+    plan_run,
+    run_in,
+    runs_of,
+)
 from consistency.sweep.single import check_no_run
 from consistency.watch import clock
 
@@ -229,7 +239,7 @@ def outcome_of_run(run: Run, metric: str | None) -> str:
 def count_states(runs: Sequence[Run]) -> str:
     """How many are in which state, in words."""
     numbers = Counter(run.state for run in runs)
-    return ", ".join(f"{numbers[state]} {state}" for state in State if state in numbers)
+    return ", ".join(f"{numbers[state]} {state}" for state in RunState if state in numbers)
 
 
 def sweep_so_far(directory: Path) -> str:
@@ -257,7 +267,7 @@ def conclude_sweep(
     if line := best(runs_of(place), metric):
         print(line, flush=True)
     runs = [run for run in runs_of(place) if not only or run.directory in only]
-    lost = [run for run in runs if run.state is not State.FINISHED]
+    lost = [run for run in runs if run.state is not RunState.FINISHED]
     if lost:
         hopeless = all(run.is_settled for run in lost)
         remedy = "the table says why" if hopeless else f"try again with {command_to_go_on(place)}"

@@ -23,7 +23,7 @@ from consistency.watch import Advance, progress
 NAME = "samples"  # for the judge: one sampler at a time
 
 
-class Part(NamedTuple):
+class SampleRange(NamedTuple):
     """Some samples, and their numbers among all."""
 
     index: range
@@ -46,7 +46,7 @@ def sampled(
     name: str | None = "sampling",
     labels: Sequence[int] | None = None,
     known: Callable[[range], bool] = lambda index: False,
-) -> Iterator[Part]:
+) -> Iterator[SampleRange]:
     """This process's share of `count` samples, batch after batch, where the model is.
 
     Sample i is the same for every count, batch size and number of processes.
@@ -70,7 +70,7 @@ def sampled(
             if not known(index):
                 with session.fabric.autocast():
                     x = t.batch(sampler, index, seed, labels)
-                yield Part(index, x)
+                yield SampleRange(index, x)
             advance(done)
 
 

@@ -10,7 +10,7 @@ from consistency.files.upgrade import PREFIX
 from consistency.model.maps import ROLES
 from consistency.teachers.counted import check_callbacks
 from consistency.teachers.values import MalformedError, check_count, check_number, check_plain, expect
-from consistency.tensor import is_finite
+from consistency.tensor import all_finite
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -80,7 +80,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise MalformedError(f"holds {kind} in {name[:100]}, where weights are numbers with a fraction")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise MalformedError(f"has fewer numbers than the shape of {name[:100]} needs")
-    if not is_finite(tensor):
+    if not all_finite(tensor):
         raise MalformedError(f"holds NaN or infinity in {name[:100]}: the run that wrote it had diverged")
 
 

@@ -11,7 +11,7 @@ from consistency.teachers.values import (
     check_plain,
     check_text,
     expect,
-    is_finite,
+    is_finite_number,
 )
 
 MOST = 100_000  # segments
@@ -121,5 +121,5 @@ def _fact(name: str, value: Any) -> None:
     """A text, a number, a boolean or nothing: other fields are written for people alone."""
     if isinstance(value, str):
         check_text(name, value)
-    elif not (value is None or isinstance(value, bool) or is_finite(value)):
+    elif not (value is None or isinstance(value, bool) or is_finite_number(value)):
         raise MalformedError(f"is malformed: {name} is of type {type(value).__name__}, or not finite")

@@ -20,7 +20,7 @@ from consistency.files.upgrade import upgrade_denoiser
 from consistency.model.maps import Consistency, Denoiser, Map
 from consistency.teachers import unet2d
 from consistency.teachers.schedulers import read_scheduler
-from consistency.teachers.shards import WEIGHTS, read_json, read_safetensors, read_weights
+from consistency.teachers.shards import WEIGHTS, read_json_object, read_safetensors, read_weights
 from consistency.teachers.unet2d import Config, UNet
 from consistency.teachers.values import brief_value
 from consistency.teachers.weights import check_shapes, load_into, outlined
@@ -49,7 +49,7 @@ def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Ma
         UserError: a file is missing or damaged, says something else than `net`, or asks for what is not here.
     """
     folder = part(Path(path), "unet", "config.json")
-    config, file = read_json(folder / "config.json"), folder / "config.json"
+    config, file = read_json_object(folder / "config.json"), folder / "config.json"
     said = str(config.get("_class_name", "UNet2DModel"))
     if said not in READERS:
         raise UserError(f"teacher.path={file} is a {printable_path(said)}: only UNet2DModel is supported")
@@ -65,7 +65,7 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
     check_pixels(path)
     check_settings(folder / "config.json", config, net)
     levels = part(path, "scheduler", SCHEDULER) / SCHEDULER
-    read = read_scheduler(levels, read_json(levels))
+    read = read_scheduler(levels, read_json_object(levels))
     load_weights(path, folder, net)
     role = Consistency if read.consistent else Denoiser
     return role(net, read.precond)
@@ -78,7 +78,7 @@ def check_pixels(path: Path) -> None:
         UserError: names the component that stands between.
     """
     file = path / "model_index.json"
-    parts = read_json(file) if file.is_file() else {}
+    parts = read_json_object(file) if file.is_file() else {}
     for name in LATENT:
         if parts.get(name):
             raise UserError(
@@ -229,5 +229,8 @@ def verified(path: Path, folder: Path, required: bool = False) -> dict[str, Tens
 def checksum(path: Path, folder: Path, state: Mapping[str, Tensor]) -> str:
     """Of tensors, settings and noise levels."""
     levels = next((f for f in (path / "scheduler" / SCHEDULER, path / SCHEDULER) if f.is_file()), None)
-    said = {"config": read_json(folder / "config.json"), "scheduler": levels and read_json(levels)}
+    said = {
+        "config": read_json_object(folder / "config.json"),
+        "scheduler": levels and read_json_object(levels),
+    }
     return content_sha256({**said, "tensors": dict(state)})

@@ -15,7 +15,7 @@ from consistency.model.precond import EDM, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
-from consistency.teachers.unpickle import Record, read_pkl
+from consistency.teachers.unpickle import ModuleRecord, read_pkl
 from consistency.teachers.untold import by_width, check_groups, check_records
 from consistency.teachers.weights import DAMAGE, REMEDY, damaged_weights, load_into, rename_tensors, spelled
 
@@ -66,10 +66,10 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser:
     return Denoiser(net, precond).requires_grad_(False).eval()
 
 
-def averaged(content: Any, path: str | Path) -> Record:
+def averaged(content: Any, path: str | Path) -> ModuleRecord:
     """The network under `ema` of a file's content."""
     ema = content.get("ema") if isinstance(content, dict) else None
-    if not isinstance(ema, Record):
+    if not isinstance(ema, ModuleRecord):
         raise UserError(
             f"teacher.path={path} has no network under 'ema'; use a network-snapshot or published file of EDM"
         )
@@ -103,7 +103,7 @@ PRECONDS: dict[str, Callable[[dict[str, Any]], Precond]] = {
 }
 
 
-def pairs_of(net: nn.Module, ema: Record, path: str | Path) -> dict[str, str]:
+def pairs_of(net: nn.Module, ema: ModuleRecord, path: str | Path) -> dict[str, str]:
     """{our name: the file's name} of each module of `net` that holds tensors."""
     model = ema.state["_modules"]["model"]
     kind, modules = NETS[known(model.name, NETS, path)]

@@ -78,7 +78,7 @@ def weight_map(index: Path) -> dict[str, str]:
     Raises:
         UserError: it is damaged, or names something else.
     """
-    files = read_json(index).get("weight_map")
+    files = read_json_object(index).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise damaged_weights(index)
     for name in files.values():
@@ -114,7 +114,7 @@ def read_shards(folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
     return state
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path) -> dict[str, Any]:
     """A JSON file that holds one object."""
     try:
         if file.stat().st_size > LONGEST:

@@ -49,7 +49,7 @@ class Word(Sealed):
         return self.value(*args)
 
 
-class Record:
+class ModuleRecord:
     """A module as a file has it: the name of its class, and its state.
 
     Attributes:
@@ -59,7 +59,7 @@ class Record:
 
     __slots__ = ("name", "state")
 
-    def __new__(cls, name: str = "", state: dict[str, Any] | None = None) -> "Record":
+    def __new__(cls, name: str = "", state: dict[str, Any] | None = None) -> "ModuleRecord":
         """Built with no arguments by pickles, which fill it by `__setstate__`."""
         self = super().__new__(cls)
         self.name, self.state = str(name), {}
@@ -115,9 +115,9 @@ def unsealed(sealed: Any, kind: type) -> Any:
     return sealed.value
 
 
-def record(meta: dict[str, Any]) -> Record:
+def record(meta: dict[str, Any]) -> ModuleRecord:
     """A module of EDM, without its source code."""
-    return Record(meta["class_name"], meta["state"])
+    return ModuleRecord(meta["class_name"], meta["state"])
 
 
 def numpy_number(dtype: DType, data: bytes) -> float:
@@ -168,7 +168,7 @@ def allowed_names(path: Path) -> dict[tuple[str, str], Any]:
         ("numpy._core.multiarray", "scalar"): numpy_number,
     }
     return {name: Word(function) for name, function in functions.items()} | {
-        ("torch.nn.modules.container", "ModuleDict"): Record,
+        ("torch.nn.modules.container", "ModuleDict"): ModuleRecord,
         ("collections", "OrderedDict"): Plain,
         ("dnnlib.util", "EasyDict"): Plain,
         ("builtins", "set"): set,
@@ -207,7 +207,8 @@ class Reader(pickle.Unpickler):
 
 
 def read_pkl(path: str | Path) -> Any:
-    """The content of a file of EDM's: plain data, with a `Record` for each module. Nothing of it is executed.
+    """The content of a file of EDM's: plain data, with a `ModuleRecord` for each module. Nothing "
+    "of it is executed.
 
     Raises:
         UserError: the file is missing, damaged, or names anything that such files do not need.

@@ -9,7 +9,7 @@ from torch import nn
 from consistency.errors import UserError
 from consistency.files.paths import printable_path
 from consistency.nets.layers import Attention, PositionalEmbedding
-from consistency.teachers.unpickle import Record
+from consistency.teachers.unpickle import ModuleRecord
 from consistency.teachers.values import brief_value
 from consistency.teachers.weights import REMEDY
 
@@ -64,7 +64,9 @@ def check_groups(net: nn.Module, rule: Rule, path: str | Path, remedy: str) -> N
             )
 
 
-def check_records(net: nn.Module, ema: Record, modules: Iterable[tuple[str, str]], path: str | Path) -> None:
+def check_records(
+    net: nn.Module, ema: ModuleRecord, modules: Iterable[tuple[str, str]], path: str | Path
+) -> None:
     """Compare what the modules of an EDM file say of themselves; what they do not say is passed over.
 
     Args:
@@ -93,11 +95,11 @@ def same(said: Any, value: float) -> bool:
     return isinstance(said, bool | int | float) and abs(said - value) <= 1e-9 * abs(value)
 
 
-def records(record: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:
+def records(record: ModuleRecord, prefix: str = "") -> Iterator[tuple[str, ModuleRecord]]:
     """The modules within a module, by name."""
     modules = record.state.get("_modules")
     for name, module in modules.items() if isinstance(modules, Mapping) else ():
-        if isinstance(module, Record):
+        if isinstance(module, ModuleRecord):
             yield f"{prefix}{name}", module
             yield from records(module, f"{prefix}{name}.")
 

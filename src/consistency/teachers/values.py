@@ -31,7 +31,7 @@ def check_count(name: str, value: Any) -> None:
 def check_number(name: str, value: Any) -> None:
     """Refuse what is not a finite number, or a tensor of one; integers beyond float64 are refused too."""
     value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if not is_finite(value):
+    if not is_finite_number(value):
         raise MalformedError(f"is malformed: {name}={brief_value(value)} is no finite number")
 
 
@@ -74,7 +74,7 @@ def check_levels(name: str, value: Any) -> list[float]:
     return [float(sigma) for sigma in value]
 
 
-def is_finite(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     """Whether a value is an integer or a float that float64 holds; booleans are neither."""
     return type(value) in (int, float) and abs(value) < HUGE
 

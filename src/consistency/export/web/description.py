@@ -6,7 +6,7 @@ from typing import Any
 from consistency.codec.pixels import pixels_of
 from consistency.export.model import Outgoing
 from consistency.export.programs import coefficients
-from consistency.sampling.editing import Plan
+from consistency.sampling.editing import EditPlan
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import fresh, visits
 
@@ -44,12 +44,12 @@ def noise_settings(model: Outgoing) -> dict[str, float]:
     return {"sigma_min": model.sigma.min, "sigma_max": model.sigma.max, "rho": model.sigma.rho}
 
 
-def edit_levels(model: Outgoing) -> Plan:
+def edit_levels(model: Outgoing) -> EditPlan:
     """The levels of an edit: Karras's but for the last, ε, where f is the identity."""
     sigma = noise_settings(model)
     low, high = model.codec.range
     levels = karras_sigmas(LEVELS, **sigma)[:-1]
-    return Plan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
+    return EditPlan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
 
 
 def level_rows(model: Outgoing, sigmas: Sequence[float], blank: bool = True) -> list[Row]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from consistency.errors import UserError, positive, within
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
-from consistency.lit.record import Record, sigma_range
+from consistency.lit.record import RollbackRecord, sigma_range
 from consistency.metrics.spikes import Spikes
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
@@ -80,7 +80,7 @@ class Guard(Callback):
         self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
-        self.record = Record()
+        self.record = RollbackRecord()
         self.passed: int | None = None  # step of the last validation whose samples were judged good
         self.varied: list[str] = []  # samplers that have had half of the data's variance
         self.moments: dict[str, Tensor] = {}  # of the samples of a validation

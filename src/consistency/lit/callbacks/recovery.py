@@ -9,7 +9,7 @@ from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Guard, guard_of
 from consistency.lit.loggers.base import log, log_text
 from consistency.lit.module import Module
-from consistency.lit.record import Record, Rollback
+from consistency.lit.record import Rollback, RollbackRecord
 from consistency.lit.states import set_aside
 from consistency.metrics.processes import from_first
 from consistency.process.notices import notice
@@ -63,7 +63,7 @@ class Recovery(Callback):
 def count_rollbacks(path: Path) -> int:
     """How many rollbacks a checkpoint knows of; none if it is damaged."""
     try:
-        return Record.of(read_checkpoint(path)).count
+        return RollbackRecord.of(read_checkpoint(path)).count
     except UserError:
         return 0
 

@@ -11,9 +11,9 @@ from consistency.lit.callbacks.signals import Signals
 from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
-from consistency.lit.pace import Forecast, Pace, Plan
+from consistency.lit.pace import Forecast, Pace, RemainingSteps
 from consistency.process.notices import notice
-from consistency.watch import Part, clock, in_pieces, seconds_by_part
+from consistency.watch import Work, clock, in_pieces, seconds_by_part
 
 ENOUGH = 5.0  # seconds of a part by which the whole is estimated
 LEAST = 60.0  # seconds of all validations together, below which nothing is said of them
@@ -108,7 +108,7 @@ class Validation(Callback):
         self.sampling = in_pieces("samples", calls * samples, lambda now: self._estimate(trainer, now))
         self.sampling.__enter__()
 
-    def _estimate(self, trainer: Trainer, now: Part) -> None:
+    def _estimate(self, trainer: Trainer, now: Work) -> None:
         """Say early what validations will cost."""
         seconds = self.pace.now() - now.begun
         if self.said or seconds < ENOUGH or not now.done or self.pace.step is None:
@@ -131,10 +131,10 @@ class Validation(Callback):
         )
 
 
-def pace_plan(trainer: Trainer) -> Plan:
+def pace_plan(trainer: Trainer) -> RemainingSteps:
     """What is left of a run."""
     interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
-    return Plan(trainer.global_step, trainer.max_steps, max(interval, 1))
+    return RemainingSteps(trainer.global_step, trainer.max_steps, max(interval, 1))
 
 
 def signals_of(trainer: Trainer) -> Signals | None:

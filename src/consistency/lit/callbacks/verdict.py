@@ -133,7 +133,7 @@ class Verdict(Callback):
             )
         return None
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """Both looks, and the fault, for result.json."""
         looks = {"begin": self.begin, "end": self.end}
         return {name: look and asdict(look) for name, look in looks.items()} | {"fault": self.fault()}

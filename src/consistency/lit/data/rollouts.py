@@ -45,7 +45,7 @@ Columns = dict[str, np.ndarray]  # by field of Rollout, [n, ...]; no label where
 
 
 @dataclass
-class Manifest:
+class StoreManifest:
     """What a store is made of, and the hash of each finished chunk, in order."""
 
     origin: Origin
@@ -151,7 +151,9 @@ class Store:
         with self._written():
             self._check_room(make, self._asked_for(made_of))  # nothing has been written yet
             with locked(self.path, beat):
-                manifest = self._asked_for(made_of) or Manifest(made_of)  # another run may have filled it
+                manifest = self._asked_for(made_of) or StoreManifest(
+                    made_of
+                )  # another run may have filled it
                 if not manifest.chunks:
                     self._create(make)
                 self._complete(make, manifest, beat)
@@ -172,7 +174,7 @@ class Store:
         label = rows.pop("label", None)
         return Rollout(**rows, c=given_label(label))
 
-    def _complete(self, make: Maker, manifest: Manifest, beat: Callable[[], object]) -> None:
+    def _complete(self, make: Maker, manifest: StoreManifest, beat: Callable[[], object]) -> None:
         """Append chunks until there are all. What was there must be whole, or hours would be lost on it."""
         done, spans = len(manifest.chunks), self._spans()
         if done == len(spans):
@@ -190,7 +192,7 @@ class Store:
                 if signals:
                     raise Interrupted(signals[0])
 
-    def _asked_for(self, made_of: Origin) -> Manifest | None:
+    def _asked_for(self, made_of: Origin) -> StoreManifest | None:
         """The manifest of a store that holds what is asked for, full or not; None where there is none."""
         manifest = self._read()
         differs = manifest and first_difference(manifest.origin, made_of)
@@ -198,11 +200,11 @@ class Store:
             raise self._refused(f"holds other pairs: {differs}")
         return manifest
 
-    def _read(self) -> Manifest | None:
+    def _read(self) -> StoreManifest | None:
         """The manifest as it stands."""
         try:
             found = json.loads(regular(self.path / "manifest.json").read_text("utf-8"))
-            manifest = Manifest(dict(found["origin"]), list(found["chunks"]))
+            manifest = StoreManifest(dict(found["origin"]), list(found["chunks"]))
             if "data.label" not in manifest.origin or not all(isinstance(c, str) for c in manifest.chunks):
                 raise ValueError("no origin, or no hashes")
             return manifest
@@ -211,7 +213,7 @@ class Store:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._refused("has a damaged manifest.json") from error
 
-    def _check_room(self, make: Maker, manifest: Manifest | None) -> None:
+    def _check_room(self, make: Maker, manifest: StoreManifest | None) -> None:
         """Refuse what is larger than allowed, or than the room there is."""
         row = sum(np.dtype((kind, shape)).itemsize for shape, kind in make.layout().values())
         size, done = row * self.count, len(manifest.chunks) if manifest else 0
@@ -233,7 +235,7 @@ class Store:
             create(self._file(name))  # numpy would write through a link
             np.lib.format.open_memmap(self._file(name), mode="w+", dtype=kind, shape=(self.count, *shape))
 
-    def _map(self, manifest: Manifest) -> None:
+    def _map(self, manifest: StoreManifest) -> None:
         """See the files as arrays."""
         present = [name for name in KINDS if name != "label" or manifest.origin[f"data.{name}"]]
         try:
@@ -245,7 +247,7 @@ class Store:
             if column.dtype.str != KINDS[name] or column.shape != (self.count, *inner):
                 raise self._refused(f"has a damaged header in {name}.npy")
 
-    def _verify(self, manifest: Manifest) -> None:
+    def _verify(self, manifest: StoreManifest) -> None:
         """Compare the finished chunks with their hashes."""
         for c, ((first, end), expected) in enumerate(zip(self._spans(), manifest.chunks, strict=False)):
             if chunk_digest({name: column[first:end] for name, column in self._columns.items()}) != expected:
@@ -260,7 +262,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _keep(self, manifest: Manifest) -> None:
+    def _keep(self, manifest: StoreManifest) -> None:
         """Write the manifest, whole or not at all."""
         write_text(
             self.path / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"

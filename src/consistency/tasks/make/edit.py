@@ -15,7 +15,7 @@ from consistency.library.model import image_mark
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
-from consistency.sampling.editing import Plan
+from consistency.sampling.editing import EditPlan
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.make.files import png
@@ -84,7 +84,9 @@ class Edit:
         table = self._table(session, given, rows) if self.judged else None
         return self._kept(session.directory, given, rows, table)
 
-    def _made(self, session: Session, given: Inputs, plan: Plan, asked: list[int] | None) -> Iterator[Made]:
+    def _made(
+        self, session: Session, given: Inputs, plan: EditPlan, asked: list[int] | None
+    ) -> Iterator[Made]:
         """All results, a batch at a time."""
         t = session.trained
         marks = [image_mark(u) for u in given.u]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Outgoing, Run, Written
-from consistency.export.parts import DECODER, NETWORK, Program, programs
+from consistency.export.parts import DECODER, NETWORK, ExportProgram, programs
 from consistency.files.atomic import explain_write, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
@@ -28,7 +28,7 @@ from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure.timing import LONGEST, side_by_side
 from consistency.tasks.requests import bar
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.show.export_page import Measured, Row, describe, programs_table
+from consistency.tasks.show.export_page import Measured, ProgramRow, describe, programs_table
 
 BATCHES = (3, 7)  # of verification: other than what any format is written with
 LEVELS = 40  # at which coefficients are listed, besides those of samplers
@@ -69,7 +69,7 @@ class Export:
         t = session.trained
         model = Outgoing.of(t, exported(t, self.samplers))
         cases = {name: (program, model_output(model, name)) for name, program in programs(model).items()}
-        rows: list[Row] = []
+        rows: list[ProgramRow] = []
         for name, make in formats.items():
             rows += self._format(session, name, make, model, cases)
         return self._outcome(session, formats, rows)
@@ -80,8 +80,8 @@ class Export:
         name: str,
         make: Format,
         model: Outgoing,
-        cases: Mapping[str, tuple[Program, Expected]],
-    ) -> list[Row]:
+        cases: Mapping[str, tuple[ExportProgram, Expected]],
+    ) -> list[ProgramRow]:
         """Write, verify, publish, and then see how fast it is."""
         place = session.directory / name
         if place.exists() and not (place / "model.json").is_file():
@@ -106,14 +106,14 @@ class Export:
         finally:
             shutil.rmtree(partial_, ignore_errors=True)
         times = self._timed(name, runs, cases, out.device)
-        rows = [Row(name, part, sizes, errors[part], times[part]) for part in runs]
-        return rows or [Row(name, "", sizes, None, {})]
+        rows = [ProgramRow(name, part, sizes, errors[part], times[part]) for part in runs]
+        return rows or [ProgramRow(name, "", sizes, None, {})]
 
     def _timed(
         self,
         name: str,
         runs: Mapping[str, Run],
-        cases: Mapping[str, tuple[Program, Expected]],
+        cases: Mapping[str, tuple[ExportProgram, Expected]],
         device: torch.device,
     ) -> dict[str, dict[int, tuple[float, float]]]:
         """Seconds of each export and of the same program in eager mode, by batch."""
@@ -125,7 +125,9 @@ class Export:
                 advance(done)
         return found
 
-    def _seconds(self, run: Run, program: Program, batch: int, device: torch.device) -> tuple[float, float]:
+    def _seconds(
+        self, run: Run, program: ExportProgram, batch: int, device: torch.device
+    ) -> tuple[float, float]:
         module = copy.deepcopy(program.module).to(device)
         inputs = [x.to(device) for x in program.inputs(batch, 0)]
         with torch.inference_mode():
@@ -133,7 +135,9 @@ class Export:
             theirs, ours = side_by_side(calls, device, REPEATS, 2 * self.patience)
         return theirs, ours
 
-    def _outcome(self, session: Session, formats: Mapping[str, Format], rows: Sequence[Row]) -> Outcome:
+    def _outcome(
+        self, session: Session, formats: Mapping[str, Format], rows: Sequence[ProgramRow]
+    ) -> Outcome:
         shown: Table = programs_table(rows, self.batches)
         path = session.directory / "export.md"
         write_text(path, shown.markdown() + "\n")
@@ -184,7 +188,7 @@ def model_output(model: Outgoing, name: str) -> Expected:
 
 
 def check_programs(
-    name: str, runs: Mapping[str, Run], out: Written, cases: Mapping[str, tuple[Program, Expected]]
+    name: str, runs: Mapping[str, Run], out: Written, cases: Mapping[str, tuple[ExportProgram, Expected]]
 ) -> dict[str, Measured]:
     """How far each program of a format is from the model.
 
@@ -200,7 +204,7 @@ def check_programs(
 
 
 def verify_program(
-    name: str, part: str, run: Run, out: Written, program: Program, expected: Expected
+    name: str, part: str, run: Run, out: Written, program: ExportProgram, expected: Expected
 ) -> Measured:
     """How far a program that was read back is from the model.
 

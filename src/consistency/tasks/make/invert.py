@@ -114,7 +114,7 @@ class Invert:
             metrics={f"PSNR/{name}": number.values["PSNR"] for name, number in numbers.items()},
             paths={"strip": str(strip), "table": str(path)},
             images=len(problem.u) * len(methods),
-            numbers=[number.plain(name) for name, number in numbers.items()],
+            numbers=[number.to_plain(name) for name, number in numbers.items()],
             tables=[shown],
         )
 

@@ -53,7 +53,7 @@ class Fidelity:
             metrics=mean_numbers(found),
             paths={"table": str(path)},
             images=self.count * self.repeats * len(samplers),
-            numbers=[number.plain(name) for name, numbers in found.items() for number in numbers],
+            numbers=[number.to_plain(name) for name, numbers in found.items() for number in numbers],
             tables=shown,
             printed=1,  # the protocol is in the file
         )

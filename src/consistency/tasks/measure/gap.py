@@ -65,7 +65,7 @@ class Gap:
         return Outcome(
             metrics=means,
             paths={"picture": str(picture), "curves": str(numbers)},
-            numbers=[Number(means, card).plain("gap") | {"source": gaps.source}],
+            numbers=[Number(means, card).to_plain("gap") | {"source": gaps.source}],
         )
 
     def _probe(self, own: Probe) -> Probe:

@@ -15,7 +15,7 @@ from consistency.metrics.protocol import describe_sampler
 from consistency.model.maps import Consistency, Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
-from consistency.sampling.families import families
+from consistency.sampling.families import families_of
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import tables_markdown
@@ -77,7 +77,7 @@ class Ladder:
             metrics={f"{main}/{rung.name}": rung.number.values[main] for rung in rungs},
             paths={"table": str(table), "chart": str(picture)},
             images=self.count * len(rungs),
-            numbers=[rung.number.plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
+            numbers=[rung.number.to_plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
             tables=shown,
             printed=1,  # the protocol is in the file
         )
@@ -96,7 +96,7 @@ class Ladder:
         if self.keep and self.search:
             self._keep(session, lists)
         way = "found" if self.search else "spaced"
-        for family in families(t.samplers, t.sigma.min):
+        for family in families_of(t.samplers, t.sigma.min):
             for title, listed in lists.items():
                 sampler = family.like.with_sigmas(listed.sigmas)
                 if family.title(sampler) == title:
@@ -115,7 +115,7 @@ class Ladder:
         if not teacher.samplers:
             notice("the teacher is left out: its file does not say how it is sampled")
         sigma = t.sigma
-        for family in families(teacher.samplers, sigma.min):
+        for family in families_of(teacher.samplers, sigma.min):
             made = spaced(family, self.calls, sigma) | other_calls(
                 family, teacher.samplers, self.calls, sigma.min
             )
@@ -136,7 +136,9 @@ class Ladder:
     def _lists(self, session: Session) -> Lists:
         """σ lists of all families by title, and by what they were found."""
         t, how = session.trained, self.search or Search(budget=1)
-        asked = [(family, level_counts(family, self.calls)) for family in families(t.samplers, t.sigma.min)]
+        asked = [
+            (family, level_counts(family, self.calls)) for family in families_of(t.samplers, t.sigma.min)
+        ]
         total, done = how.budget * sum(len(counts) for _, counts in asked), itertools.count(1)
         tell = Outlook(
             "searching", total, "task.search.count, task.search.budget and task.calls make it less"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from consistency.library.opening import other_than, taken_up
 from consistency.process.notices import notice
-from consistency.sampling.families import named
+from consistency.sampling.families import samplers_of_lists
 from consistency.sampling.samplers import Sampler
 from consistency.tasks.measure.schedule_file import Lists, merge_lists, read_lists
 from consistency.tasks.session import Trained
@@ -59,7 +59,7 @@ def found_for(
         notice(f"{path} {reason} and was left alone: task=ladder finds new ones")
         return {}
     lists = kept.get(weights_sha256, {})
-    return named({name: each.sigmas for name, each in lists.items()}, own, sigma_min)
+    return samplers_of_lists({name: each.sigmas for name, each in lists.items()}, own, sigma_min)
 
 
 def with_found(trained: Trained, found: Mapping[str, Sampler]) -> Trained:

@@ -102,7 +102,7 @@ def read_numbers(path: Path) -> Numbers:
         kept = json.loads(regular(file).read_text("utf-8"))
         debug = kept.get("debug")
         found: Numbers = {}
-        for number in map(number_of, kept["numbers"]):
+        for number in map(parse_number, kept["numbers"]):
             found.setdefault(number["name"], []).append(of_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
@@ -119,7 +119,7 @@ def read_numbers(path: Path) -> Numbers:
     return found
 
 
-def number_of(number: dict[str, Any]) -> dict[str, Any]:
+def parse_number(number: dict[str, Any]) -> dict[str, Any]:
     """A number with its card, as it stands in result.json; NaN where a value is null.
 
     Raises:

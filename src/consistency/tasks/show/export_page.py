@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     spread: float  # standard deviation of what the model itself makes
 
 
-class Row(NamedTuple):
+class ProgramRow(NamedTuple):
     """One program of one format."""
 
     format: str
@@ -53,7 +53,7 @@ class Row(NamedTuple):
         return {f"error/{name}": self.measured.error, f"rms/{name}": self.measured.rms, **times}
 
 
-def programs_table(rows: Sequence[Row], batches: Sequence[int]) -> Table:
+def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
     """A row per program: size, errors, and milliseconds of a call, those of the eager module behind them."""
     head = ["format", "sampler", "MB", "max error", "RMS error", "spread"]
     lines = []

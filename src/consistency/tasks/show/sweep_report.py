@@ -14,7 +14,7 @@ from consistency.files.atomic import write_text
 from consistency.files.paths import is_name, regular
 from consistency.metrics.processes import rank
 from consistency.result import versions_and_commit
-from consistency.sweep.runs import Run, State, runs_of
+from consistency.sweep.runs import Run, RunState, runs_of
 from consistency.sweep.table import overview, shared_overrides
 from consistency.sweep.work import count_states
 from consistency.table import Table
@@ -84,7 +84,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     found = []
     for run in runs:
         own = " ".join(each for each in run.overrides if each not in common)
-        state = "" if run.state is State.FINISHED else f" ({run.state})"
+        state = "" if run.state is RunState.FINISHED else f" ({run.state})"
         state += f" ({run.debug})" if run.debug else ""
         found.append(short_text(f"{run.name}: {own}") + state)
     return found
@@ -98,7 +98,7 @@ def marked(table: Table, runs: Sequence[Run]) -> Table:
         values = {
             place: run.metrics[metric]
             for place, run in enumerate(runs)
-            if run.state is State.FINISHED and run.debug is None and metric in run.metrics
+            if run.state is RunState.FINISHED and run.debug is None and metric in run.metrics
         }
         if better is None or len(set(values.values())) < 2:
             continue
