@@ -110,14 +110,15 @@ def tree(tensors, model):
     return root
 
 
-def write_edm(path, tensors, model="SongUNet", precond="EDMPrecond", said=None, **state):
+def write_edm(path, tensors, model="SongUNet", precond="EDMPrecond", said=None, buffers=None, **state):
     """A network-snapshot of EDM: the network, its loss and the options of its data.
 
-    said: more of the state of some modules, {name: state}.
+    said: more of the state of some modules, {name: state}; buffers: of the preconditioner.
     """
     state = {"img_resolution": 8, "label_dim": 4, "sigma_data": 0.5, "sigma_max": float("inf")} | state
     ema = Persistent(precond, **state)
     ema._modules["model"] = root = tree(tensors, model)
+    ema._buffers.update(buffers or {})
     for name, more in (said or {}).items():
         *path_to, leaf = name.split(".")
         parent = root.get_submodule(".".join(path_to))
@@ -333,9 +334,11 @@ def test_the_wrong_net_for_openai(openai_file, net, message):
     one_line(error)
 
 
-@pytest.mark.parametrize("precond", ["VEPrecond", "iDDPMPrecond", "a\nb"])
+@pytest.mark.parametrize("precond", ["EDMPrecon", "torch.nn.Linear", "a\nb"])
 def test_other_preconditioners_of_edm(song_file, precond):
-    with pytest.raises(UserError, match=r"not read here.*EDMPrecond, VPPrecond") as error:
+    with pytest.raises(
+        UserError, match=r"not read here.*EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond"
+    ) as error:
         edm(song_file(precond=precond), ddpmpp())
     one_line(error)
 

@@ -17,6 +17,7 @@ from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike, Map
+from consistency.nets.adm import ADM
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Recipe
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -153,5 +154,5 @@ def without_augmentation(net: nn.Module) -> None:
 
     Such a parameter has no gradient and keeps its value; processes that train together would wait for one.
     """
-    if isinstance(net, UNet):
+    if isinstance(net, UNet | ADM):
         net.conditioning.of_augmentation().requires_grad_(False)
