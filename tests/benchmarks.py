@@ -22,7 +22,7 @@ from consistency.model.condition import NONE
 from consistency.model.maps import Denoiser
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.objectives.reference import ReferenceFlow
-from consistency.sampling.samplers import onestep
+from consistency.sampling.samplers import OneStep
 from consistency.schedule.draws import StepDraws
 from consistency.tensor import expand
 from tests.test_configs import CONFIGS
@@ -105,7 +105,7 @@ def overhead(*nets: str) -> None:
             for batch in batches:
                 z = torch.randn(batch, *shape)
                 noise = f.precond(torch.full((batch,), 80.0, dtype=torch.float64)).noise.float()
-                pair = partial(onestep, f, z, [80.0]), partial(f.net, z, noise)
+                pair = partial(OneStep([80.0]), f, z), partial(f.net, z, noise)
                 ours, bare, ratio = map(statistics.median, zip(*turns(*pair), strict=True))
                 print(
                     f"{name}, batch {batch}: {1e3 * ours:.3f} ms, network {1e3 * bare:.3f}, ratio {ratio:.3f}"

@@ -2,24 +2,25 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import partial
 
 import pytest
 from omegaconf import OmegaConf
 
+from consistency.files.configs import Package
 from consistency.lit import protocol
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.points import Moons
 from consistency.metrics import card as card_module
-from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown
+from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown, source_sha256
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.judge import Fidelity, Transport
-from consistency.model.condition import NONE
 from consistency.model.coordinates import Linear
-from consistency.sampling.samplers import heun, multistep, onestep
+from consistency.model.precond import Velocity
+from consistency.sampling.ode import Heun
+from consistency.sampling.samplers import MultiStep, OneStep
 from consistency.tasks.cards import card_tables
 
-TWO = partial(multistep, sigmas=[80.0, 0.821], sigma_min=0.002)
+TWO = MultiStep([80.0, 0.821])
 SHA, OTHER = "a" * 64, "b" * 64
 
 
@@ -85,7 +86,7 @@ def test_a_card_says_all_that_moves_a_number(card, judge):
 def test_points_are_not_rounded():
     data, judge = Moons(batch_size=8), Transport(projections=16)
     judge.begin(data.real(), data.real().device)
-    found = protocol.protocol(partial(onestep, sigmas=[80.0]), judge, data, 9, 0, "32-true", "raw")
+    found = protocol.protocol(OneStep([80.0]), judge, data, 9, 0, "32-true", "raw")
     assert found["rounding"] == "none: points"
     assert found["distance"] == "sliced Wasserstein-2, 16 directions"
     assert (found["nfe"], found["labels"], found["count"]) == (1, "none", 9)
@@ -97,14 +98,10 @@ def test_fewer_samples_shrink_what_is_drawn_from_them(data, judge):
 
 
 def test_whatever_a_sampler_was_given_stands_on_its_card():
-    plain = protocol.described(partial(heun, sigmas=[80.0, 1.0]), (2,))
-    assert plain == {"sampler": "heun", "nfe": 3, "sigmas": [80.0, 1.0]}
-
-    def along(f, z, c=NONE, draws=None, sigmas=(), coordinate=None):
-        return f(z, sigmas[0], c)
-
-    found = protocol.described(partial(along, sigmas=[80], coordinate=Linear()), (2,))
-    assert found == {"sampler": "along", "nfe": 1, "sigmas": [80.0], "coordinate": repr(Linear())}
+    assert protocol.described(Heun([80.0, 1.0])) == {"sampler": "heun", "nfe": 3, "sigmas": [80.0, 1.0]}
+    precond = Velocity(Linear())
+    found = protocol.described(OneStep([80], precond=precond))
+    assert found == {"sampler": "onestep", "nfe": 1, "sigmas": [80.0], "precond": repr(precond)}
     json.dumps(found)
 
 
@@ -160,10 +157,12 @@ class TestDigest:
 
     def test_the_package_is_part_of_it(self, monkeypatch, tmp_path):
         (tmp_path / "one.py").write_text("x = 1\n")
-        monkeypatch.setattr(card_module, "PACKAGE", tmp_path)
-        before = code.__wrapped__()
+        monkeypatch.setattr(card_module, "OURS", Package("consistency", (tmp_path,)))
+        source_sha256.cache_clear()
+        before = code()
         (tmp_path / "one.py").write_text("x = 2\n")
-        after = code.__wrapped__()
+        source_sha256.cache_clear()
+        after = code()
         assert before["source_sha256"] != after["source_sha256"]
         assert before["torch"] == after["torch"]
 

@@ -93,7 +93,7 @@ def test_every_experiment_learns_for_two_steps(experiment, tmp_path):
     optimizer = module.optimizer(module.model.parameters())
     before = [p.detach().clone() for p in module.model.parameters()]
     for k in range(2):
-        x = data.encode(data.real()[:4]) if data.is_image else data.real()[:4]
+        x = data.codec.encode(data.real()[:4])
         module.train()
         loss = module.terms(Batch(x).x, NONE, k, StepDraws(0, k)).loss.mean()
         assert loss.isfinite()

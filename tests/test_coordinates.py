@@ -10,7 +10,7 @@ from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, VP, Linear, Trigonometric
 from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Epsilon, Jump, Velocity
-from consistency.sampling.samplers import euler
+from consistency.sampling.ode import Euler
 
 COORDINATES = {
     "linear": Linear(),
@@ -233,9 +233,9 @@ def test_euler_is_the_same_step_in_every_coordinate(coordinate):
             velocity = x_t.alpha_rate[:, None] * clean + x_t.beta_rate[:, None] * eps
             return self.a * eps + self.b * velocity / coordinate.unit
 
-    exact = euler(truth, z, sigmas)
-    torch.testing.assert_close(euler(Denoiser(Net(1, 0), Epsilon(coordinate)), z, sigmas), exact)
-    torch.testing.assert_close(euler(Denoiser(Net(0, 1), Velocity(coordinate)), z, sigmas), exact)
+    exact = Euler(sigmas)(truth, z)
+    torch.testing.assert_close(Euler(sigmas)(Denoiser(Net(1, 0), Epsilon(coordinate)), z), exact)
+    torch.testing.assert_close(Euler(sigmas)(Denoiser(Net(0, 1), Velocity(coordinate)), z), exact)
 
 
 # Denoisers as consistency functions

@@ -133,18 +133,18 @@ def test_requests_without_classes_have_no_label_and_repeat():
 def test_all_levels_survive_encoding():
     module = Levels(batch_size=8)
     u = LEVELS.reshape(-1, 1, 1, 1)
-    x = module.encode(u)
+    x = module.codec.encode(u)
     assert (x.min(), x.max(), x.dtype) == (-1, 1, torch.float32)
-    assert torch.equal(module.decode(x), u)
-    assert torch.equal(module.decode(x.double()), u)
+    assert torch.equal(module.codec.decode(x), u)
+    assert torch.equal(module.codec.decode(x.double()), u)
     other = u.float() / 127.5 - 1  # as other encoders round it
-    assert torch.equal(module.decode(other), u)
+    assert torch.equal(module.codec.decode(other), u)
     assert (((other + 1) * 127.5).to(torch.uint8) != u).sum() == 63  # what this test is there to catch
 
 
 def test_decoding_rounds_to_the_nearest_level_and_clamps():
     x = torch.tensor([-7.0, -1, 0, 1, 7, 0.3 / 127.5 - 1, 0.7 / 127.5 - 1])
-    assert Levels(batch_size=8).decode(x).tolist() == [0, 0, 128, 255, 255, 0, 1]
+    assert Levels(batch_size=8).codec.decode(x).tolist() == [0, 0, 128, 255, 255, 0, 1]
 
 
 def test_labels_are_served_only_when_asked_for():
@@ -314,9 +314,9 @@ def test_moons_are_standardised():
 def test_points_are_neither_encoded_nor_decoded():
     ring = Ring(batch_size=4, points=64)
     batch = next(iter(ring.train_dataloader()))
-    assert ring.on_after_batch_transfer(batch, 0) is batch
+    assert ring.on_after_batch_transfer(batch, 0).x is batch.x
     x = torch.full((3, 2), 5.3)
-    assert ring.decode(x) is x
+    assert ring.codec.decode(x) is x
 
 
 def test_digits_have_mean_zero_and_std_one_half():
@@ -326,7 +326,7 @@ def test_digits_have_mean_zero_and_std_one_half():
     assert abs(x.mean()) < 1e-12
     assert abs(x.std(correction=0) - 0.5) < 1e-12
     assert len(digits.real().unique()) == 17
-    assert torch.equal(digits.decode(digits.encode(digits.real())), digits.real())
+    assert torch.equal(digits.codec.decode(digits.codec.encode(digits.real())), digits.real())
     assert torch.bincount(digits.data.label).min() > 170
 
 

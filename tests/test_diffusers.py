@@ -18,7 +18,7 @@ from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import PositionalEmbedding
 from consistency.nets.mlp import MLP
 from consistency.nets.unet import UNet
-from consistency.sampling.samplers import euler
+from consistency.sampling.ode import Euler
 from consistency.teachers.diffusers import diffusers, seal
 from tests.conftest import run
 from tests.reference import ddpm_unet, edm_unet
@@ -148,7 +148,7 @@ def test_samples_are_those_of_the_native_sampler(tmp_path):
     indices, z = list(range(900, -1, -100)), torch.randn(4, 3, 8, 8, dtype=torch.float64)
     sigmas = D.precond.coordinate.levels[indices]
     start = (1 + sigmas[0] ** -2).sqrt()  # 1/√(1-ᾱ)
-    ours, theirs = euler(D, start * z, sigmas.tolist()), ddpm_unet.ddim(D.net, z, indices)
+    ours, theirs = Euler(sigmas.tolist())(D, start * z), ddpm_unet.ddim(D.net, z, indices)
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
@@ -399,12 +399,12 @@ def test_a_network_of_this_project_brings_its_settings(tmp_path):
 @pytest.mark.parametrize(
     ("denoiser", "words"),
     [
-        (None, "describes no denoiser"),
-        ([1], "describes no denoiser"),
-        ({}, "describes no denoiser"),
-        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "would call consistency.nets.mlp.MLP"),
+        (None, "describes no model"),
+        ([1], "describes no model"),
+        ({}, "describes no model"),
+        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "describes no model"),
         (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "model.net makes no"),
-        (PLAIN | {"precond": "${sigma.nowhere}"}, "denoiser.precond in its config refers"),
+        (PLAIN | {"precond": "${sigma.nowhere}"}, "model.precond in its config refers"),
         (
             PLAIN | {"net": {"_target_": "os.system", "command": "false"}},
             "would call os.system (model.net)",

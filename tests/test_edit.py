@@ -268,7 +268,7 @@ class TestEdit:
         assert len(plan.sigmas) == 10
         assert plan.sigmas[0] == pytest.approx(80)
         assert plan.sigmas[-1] == pytest.approx(0.01672075323)
-        assert (plan.low, plan.high) == tuple(t.data.encode(torch.tensor([0, 255])).tolist())
+        assert (plan.low, plan.high) == tuple(t.data.codec.encode(torch.tensor([0, 255])).tolist())
 
 
 class TestInterpolate:

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from consistency.build import make
+from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import tensorrt
 from consistency.export.model import Model, Written, frozen
@@ -30,10 +32,12 @@ from consistency.nets.layers import FourierEmbedding
 from consistency.nets.mlp import MLP
 from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
+from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
 from consistency.tasks.export import Export, KnownNoise, model_of
 from consistency.tasks.timing import side_by_side
 from tests.conftest import ROOT
+from tests.lists import multisteps
 from tests.sessions import checkpoint, composed, session
 
 FORMATS = sorted(path.stem for path in (ROOT / "configs" / "export").glob("*.yaml"))
@@ -74,7 +78,8 @@ def model(shape=(1, 4, 4), classes=0, net=SMALL, sigmas=(80.0, 0.8)):
         p.data += 0.1 * torch.randn_like(p)
     f = Consistency(made, Boundary())
     frozen(f)
-    return Model(f, shape, classes, {"few": sigmas}, 0.002, 127.5, 127.5, {"experiment": "none", "step": 7})
+    codec, about = Pixels() if len(shape) == 3 else Points(), {"experiment": "none", "step": 7}
+    return Model(f, shape, classes, multisteps({"few": sigmas}), 0.002, codec, about)
 
 
 def error(made, run, name="few", batch=5):
@@ -122,7 +127,7 @@ def exported(tmp_path_factory):
     about = session(folder / "out", checkpoint(folder, "net.width=128"))
     outcome = Export({"onnx": Onnx(), "left out": None}, samplers=["2step"], **FAST)(about)
     t = about.trained
-    return SimpleNamespace(t=t, folder=about.directory / "onnx", outcome=outcome, recipe=t.samplers["2step"])
+    return SimpleNamespace(t=t, folder=about.directory / "onnx", outcome=outcome, sampler=t.samplers["2step"])
 
 
 class TestTask:
@@ -143,7 +148,7 @@ class TestTask:
     def test_files_make_the_samples_of_the_run(self, exported):
         z = torch.randn(5, 2, *exported.t.data.shape, generator=torch.Generator().manual_seed(3))
         run = onnxruntime.InferenceSession(exported.folder / "2step.onnx")
-        truth = exported.recipe(exported.t.f, z[:, 0], draws=KnownNoise(z[:, 1:]))
+        truth = exported.sampler(exported.t.f, z[:, 0], draws=KnownNoise(z[:, 1:]))
         made = torch.from_numpy(run.run(None, {"z": z.numpy()})[0])
         torch.testing.assert_close(made, truth, atol=1e-5, rtol=0)
         assert truth.std() > 0.1
@@ -166,7 +171,7 @@ class TestTask:
         exec(lines.removeprefix("python\n"), known)
         assert (known["u"].shape, known["u"].dtype) == ((16, 1, 8, 8), "uint8")
         t = exported.t
-        assert torch.equal(t.data.decode(torch.from_numpy(known["x"])), torch.from_numpy(known["u"]))
+        assert torch.equal(t.data.codec.decode(torch.from_numpy(known["x"])), torch.from_numpy(known["u"]))
 
     def test_the_folder_says_what_it_is(self, exported):
         said, t = json.loads((exported.folder / "model.json").read_text()), exported.t
@@ -175,7 +180,7 @@ class TestTask:
         assert said["pixels"] == {"scale": t.data.scale, "offset": t.data.offset}
         few = said["programs"]["2step"]
         assert few["inputs"] == {"z": ["batch", 2, 1, 8, 8]}
-        assert few["sigmas"] == list(exported.recipe.keywords["sigmas"])
+        assert few["sigmas"] == list(exported.sampler.sigmas)
         assert said["programs"]["network"]["inputs"] == {"x": ["batch", 1, 8, 8], "noise": ["batch"]}
         first = said["coefficients"][0]
         assert first == coefficients(t.f.precond, [80.0])[0]
@@ -228,10 +233,22 @@ class TestTask:
         )
         outcome = Export({"mirror": mirror}, **FAST)(session(tmp_path / "out", teacher))
         assert {name.split("/")[2] for name in outcome.metrics} == {"network"}
-        assert (mirror.seen[0].sigmas, mirror.seen[0].offset, mirror.seen[0].scale) == ({}, 0, 1)  # points
+        assert (mirror.seen[0].sigmas, mirror.seen[0].codec) == ({}, Points())
         assert "```" not in (tmp_path / "out" / "mirror" / "README.md").read_text()
-        with pytest.raises(UserError, match=r"task\.samplers=heun35 is a solver of many steps"):
-            Export({"mirror": mirror}, samplers=["heun35"])(session(tmp_path / "out", teacher))
+
+    def test_a_teachers_solvers_are_exported_where_they_are_named(self, tmp_path):
+        words = ["experiment=edm_ring", "net.width=16", "net.blocks=1", "samplers.heun35.sigmas.steps=4"]
+        teacher = checkpoint(tmp_path, *words)
+        about = session(tmp_path / "out", teacher)
+        Export({"onnx": Onnx()}, samplers=["heun35", "ddim18"], **FAST)(about)
+        read = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "heun35.onnx")
+        z = torch.randn(5, 1, 2)
+        (made,) = read.run(None, {"z": z.numpy()})
+        truth = about.trained.samplers["heun35"](about.trained.f, z[:, 0])
+        assert (torch.from_numpy(made) - truth).abs().max() < 1e-4
+        said = json.loads((tmp_path / "out" / "onnx" / "model.json").read_text())["programs"]
+        assert said.keys() == {"heun35", "ddim18", "network"}
+        assert said["heun35"]["sigmas"] == pytest.approx(karras_sigmas(4))
 
 
 class TestRefusals:
@@ -290,7 +307,7 @@ class TestFormats:
         assert make(config.task).formats == {"onnx_int8": Onnx(Int8()), "torch_export": TorchExport()}
 
     def test_variants_are_smaller_and_their_error_is_known(self, exported, tmp_path):
-        made = model_of(exported.t, {"few": exported.recipe})
+        made = model_of(exported.t, {"few": exported.sampler})
         full, half, int8 = exported.folder / "2step.onnx", tmp_path / "half.onnx", tmp_path / "int8.onnx"
         save(programs(Half().model(made))["few"], half, {})
         Int8().finish(Path(shutil.copy(full, int8)))
@@ -301,7 +318,7 @@ class TestFormats:
         assert sizes[2] < 0.4 * sizes[0]
         assert [kind.tolerance for kind in (Full(), Half(), Int8())] == [1e-4, None, None]
         kept = onnxruntime.InferenceSession(int8).get_modelmeta().custom_metadata_map
-        assert json.loads(kept["sigmas"]) == made.sigmas["few"]
+        assert json.loads(kept["sigmas"]) == list(made.sigmas["few"])
         assert b"programs.py" not in full.read_bytes()  # nothing of where it was made
 
     def test_a_conditional_image_network_with_all_parts(self, tmp_path):

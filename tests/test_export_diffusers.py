@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import parts
 from consistency.export.diffusers import Diffusers, denoised
@@ -20,10 +22,11 @@ from consistency.model.condition import given_label
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
-from consistency.sampling.samplers import multistep
+from consistency.sampling.samplers import MultiStep
 from consistency.teachers import unet2d
 from consistency.teachers.diffusers import described, diffusers
 from tests.conftest import run
+from tests.lists import multisteps
 from tests.sessions import checkpoint
 
 SIGMAS = {"1step": [80.0], "2step": [80.0, 0.821], "4step": [80.0, 24.4, 5.84, 0.661]}
@@ -92,10 +95,11 @@ def shaken(net):
 
 
 def model(net=MLP, precond=BOUNDARY, sigmas=SIGMAS, pixels=(127.5, 127.5)):
-    config = {"_target_": "consistency.model.maps.Denoiser", "net": net, "precond": precond}
+    config = {"_target_": "consistency.model.maps.Consistency", "net": net, "precond": precond}
     f = frozen(shaken(described("test", "model", config)))
-    about = {"config": {"denoiser": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
-    return Model(f, tuple(net["shape"]), net.get("classes", 0), sigmas, 0.002, *pixels, about)
+    about = {"config": {"model": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
+    codec = Pixels(*pixels) if len(net["shape"]) == 3 else Points()
+    return Model(f, tuple(net["shape"]), net.get("classes", 0), multisteps(sigmas), 0.002, codec, about)
 
 
 def sampled(pipe, m, **words):
@@ -117,7 +121,7 @@ class OneGenerator:
 
 def expected(m, sigmas):
     draws, labels = OneGenerator(), torch.arange(3) if m.classes else None
-    return multistep(m.f, draws.normal(torch.empty(3, *m.shape)), sigmas, given_label(labels), draws)
+    return MultiStep(sigmas)(m.f, draws.normal(torch.empty(3, *m.shape)), given_label(labels), draws)
 
 
 def index(folder):

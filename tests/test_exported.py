@@ -1,7 +1,6 @@
 """Weights in one file without code: taken for a checkpoint, and for nothing that they are not."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -9,23 +8,25 @@ from safetensors.torch import load_file, save_file
 
 from consistency.errors import UserError
 from consistency.export.model import Model, frozen
-from consistency.export.programs import Sampler, coefficients
+from consistency.export.programs import coefficients
 from consistency.export.weights import Safetensors
 from consistency.model.maps import Denoiser
-from consistency.sampling.samplers import multistep
+from consistency.sampling.samplers import MultiStep, OneStep
 from consistency.tasks.schedule_file import Listed
 from consistency.tasks.schedules import keep
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_checkpoint, read_trained
 from tests.conftest import ROOT
+from tests.lists import multisteps
 from tests.sessions import checkpoint, session
 
 
 def outgoing(t, **sigmas):
     about = {"experiment": t.experiment, "step": t.step, "weights": t.weights, "config": t.written}
     return Model(
-        frozen(t.f), t.data.shape, t.data.classes, sigmas or {"1step": [80.0], "2step": [80.0, 0.821]},
-        t.config.sigma.min, t.data.offset, t.data.scale, about,
+        frozen(t.f), t.data.shape, t.data.classes,
+        multisteps(sigmas or {"1step": [80.0], "2step": [80.0, 0.821]}),
+        t.config.sigma.min, t.data.codec, about,
     )  # fmt: skip
 
 
@@ -54,10 +55,8 @@ class Given:
 def test_a_program_is_the_sampler_with_its_noise_as_input(trained):
     sigmas = [80.0, 0.8, 0.001]  # the last is raised to ε
     z = torch.randn(5, 3, *trained.data.shape)
-    program = Sampler(trained.f, sigmas, 0.002)
-    assert torch.equal(program(z), multistep(trained.f, z[:, 0], sigmas, draws=Given(z)))
-    with pytest.raises(UserError, match="at least one"):
-        Sampler(trained.f, [], 0.002)
+    program = MultiStep(sigmas).program(trained.f)
+    assert torch.equal(program(z), MultiStep(sigmas)(trained.f, z[:, 0], draws=Given(z)))
 
 
 def test_coefficients_make_the_denoiser_from_its_network(trained):
@@ -95,13 +94,12 @@ def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     file = Safetensors()(outgoing(trained, **found), tmp_path).files[0]
     again = session(tmp_path / "eval", file).trained
     own, other = again.samplers["1step"], again.samplers["2step"]
-    assert own.func.__name__ == "onestep"  # its σ are the run's own
-    assert isinstance(other, partial)
-    assert other.keywords["sigmas"] == [80.0, 1.25]
-    keep(file, again.weights_sha256, {2: Listed([80.0, 1.5])})  # a search after the export
-    assert session(tmp_path / "eval", file).trained.samplers["2step"].keywords["sigmas"] == [80.0, 1.25]
+    assert own == OneStep([80.0])  # its σ are the run's own
+    assert other == MultiStep([80.0, 1.25])
+    keep(file, again.weights_sha256, {"2step": Listed([80.0, 1.5])})  # a search after the export
+    assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 1.25)
     later = session(tmp_path / "eval", file, overrides=["found=true"]).trained.samplers
-    assert later["2step"].keywords["sigmas"] == [80.0, 1.5]
+    assert later["2step"].sigmas == (80.0, 1.5)
 
 
 def test_half_the_bytes_and_how_far_off(trained, exported, tmp_path):
@@ -121,7 +119,7 @@ def test_a_model_is_opened_without_its_data(exported, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Digits, "load", lambda self: pytest.fail("data were read"))
     t = session(tmp_path, exported).trained
-    assert (t.data.shape, t.data.classes, t.data.is_image) == ((1, 8, 8), 0, True)
+    assert (t.data.shape, t.data.classes, t.data.codec.visible) == ((1, 8, 8), 0, True)
 
 
 def test_data_that_are_not_what_the_checkpoint_says_are_refused(trained):

@@ -302,21 +302,21 @@ class TestProtocol:
 
         extractor = DigitsFeatures()
         expected = edm_fid.fid(x.numpy(), digits()[0].numpy(), see)
-        assert self.distance(data.decode(x)) == pytest.approx(expected, rel=1e-5)
-        assert np.array_equal(data.decode(x).numpy(), edm_fid.rounded(x.numpy()))
+        assert self.distance(data.codec.decode(x)) == pytest.approx(expected, rel=1e-5)
+        assert np.array_equal(data.codec.decode(x).numpy(), edm_fid.rounded(x.numpy()))
 
     def test_truncation_damages_the_data_themselves(self, data):
         levels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1)
-        cut = torch.from_numpy(edm_fid.truncated(data.encode(levels).numpy()))
-        assert torch.equal(data.decode(data.encode(levels)), levels)
+        cut = torch.from_numpy(edm_fid.truncated(data.codec.encode(levels).numpy()))
+        assert torch.equal(data.codec.decode(data.codec.encode(levels)), levels)
         assert (cut != levels).sum() > 50
         real = digits()[0]
-        damaged = torch.from_numpy(edm_fid.truncated(data.encode(real).numpy()))
-        assert self.distance(data.decode(data.encode(real))) == pytest.approx(0, abs=1e-6)
+        damaged = torch.from_numpy(edm_fid.truncated(data.codec.encode(real).numpy()))
+        assert self.distance(data.codec.decode(data.codec.encode(real))) == pytest.approx(0, abs=1e-6)
         assert self.distance(damaged) > 1e-4
 
     def test_truncation_moves_the_figure(self, data, x):
-        right = self.distance(data.decode(x))
+        right = self.distance(data.codec.decode(x))
         wrong = self.distance(torch.from_numpy(edm_fid.truncated(x.numpy())))
         assert abs(wrong / right - 1) > 5e-3
 
@@ -327,7 +327,7 @@ class TestProtocol:
         assert self.distance(made, test) > 1.5 * self.distance(made, train)
 
     def test_fewer_samples_are_farther(self, data, x):
-        made = data.decode(x)
+        made = data.codec.decode(x)
         parts = [self.distance(part) for part in made.split(N // 4)]
         assert min(parts) > 1.1 * self.distance(made)
 

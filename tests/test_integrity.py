@@ -39,6 +39,7 @@ from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.run import resume_from
+from consistency.sampling.samplers import OneStep
 from consistency.tasks import compare, schedules
 from consistency.tasks.files import Array, Files
 from consistency.tasks.gap import is_gaps
@@ -224,12 +225,14 @@ def rollouts(path, monkeypatch):
 
 def sigma_lists(path, monkeypatch):
     origin = Origin("FD(digits)", 5.5, count=2000, seed=1, budget=30)
-    lists = {1: Listed([80.0]), 2: Listed([80.0, 0.821], origin)}
+    lists = {"1step": Listed([80.0]), "2step": Listed([80.0, 0.821], origin)}
     schedules.keep(path / "last.ckpt", "a" * 64, lists)
 
     def read():
-        found = schedules.found_for(path / "last.ckpt", "a" * 64, 0.002)
-        return not found, {name: recipe.keywords for name, recipe in found.items()}
+        found = schedules.found_for(path / "last.ckpt", "a" * 64, {"1step": OneStep([80.0])}, 0.002)
+        return not found, {
+            name: {"sigmas": list(sampler.sigmas), **sampler.told} for name, sampler in found.items()
+        }
 
     def same(value, good):  # left alone with a line where the hash of the weights was hit
         return not value or alike(value, good)

@@ -10,12 +10,15 @@ import torch
 
 from consistency import watch
 from consistency.errors import UserError
-from consistency.model.condition import NONE
 from consistency.model.maps import Denoiser
-from consistency.sampling.samplers import multistep
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.ode import DPMSolver, Euler, Heun
+from consistency.sampling.samplers import Jumps, MultiStep, OneStep
 from consistency.sampling.search import Trials, search, widened
 from consistency.tasks import schedules, timing
-from consistency.tasks.ladder import Ladder, Search, own_lists, solvers
+from consistency.tasks.families import Family, families, named
+from consistency.tasks.ladder import Ladder
+from consistency.tasks.ladder_lists import Search, others, own_lists, series, sizes, spaced
 from consistency.tasks.sample import chosen
 from consistency.tasks.schedule_file import Listed, read
 from tests.sessions import checkpoint, session
@@ -109,26 +112,26 @@ class TestSearch:
 class TestSchedules:
     def test_lists_are_for_the_weights_they_were_found_for(self, tmp_path, capsys):
         ckpt = tmp_path / "last.ckpt"
-        assert schedules.found_for(ckpt, "a", 0.002) == {}
-        assert schedules.keep(ckpt, "a", {2: Listed([80.0, 0.5])}) == tmp_path / "last.schedule.json"
-        recipe = schedules.found_for(ckpt, "a", 0.002)["2step"]
-        assert (recipe.func, recipe.keywords) == (multistep, {"sigmas": [80.0, 0.5], "sigma_min": 0.002})
-        assert schedules.found_for(ckpt, "b", 0.002) == {}
+        own = {"1step": OneStep([80.0])}
+        assert schedules.found_for(ckpt, "a", own, 0.002) == {}
+        assert schedules.keep(ckpt, "a", {"2step": Listed([80.0, 0.5])}) == tmp_path / "last.schedule.json"
+        assert schedules.found_for(ckpt, "a", own, 0.002) == {"2step": MultiStep([80.0, 0.5])}
+        assert schedules.found_for(ckpt, "b", own, 0.002) == {}
         assert "other weights" in capsys.readouterr().err
 
     def test_a_damaged_file_is_named(self, tmp_path):
         for text in ("{", "[]", '{"weights_sha256": "a", "sigmas": {"two": [1]}}'):
             (tmp_path / "last.schedule.json").write_text(text)
             with pytest.raises(UserError, match=r"last\.schedule\.json is damaged.*found=false"):
-                schedules.found_for(tmp_path / "last.ckpt", "a", 0.002)
+                schedules.found_for(tmp_path / "last.ckpt", "a", {}, 0.002)
 
     def test_the_runs_own_lists_lie_on_the_grid(self):
         grid = [80.0, 8.0, 0.8, 0.08]
         recipes = {
-            "2step": partial(multistep, sigmas=[80.0, 0.821]),
-            "odd": partial(multistep, sigmas=[7.0, 1]),
+            "2step": MultiStep([80.0, 0.821]),
+            "odd": MultiStep([7.0, 1]),
         }
-        assert own_lists(recipes, grid) == {2: (0, 2)}
+        assert own_lists(recipes.values(), grid) == {2: (0, 2)}
 
 
 class TestTask:
@@ -151,10 +154,10 @@ class TestTask:
         later = session(tmp_path, ckpt, overrides=["found=true"]).trained
         kept = lists_of(ckpt, later)
         found = {n["name"].removesuffix("-found"): n["card"]["protocol"]["sigmas"] for n in outcome.numbers}
-        assert {f"{n}step": kept[n].sigmas for n in (1, 2, 3)} == found
+        assert {f"{n}step": kept[f"{n}step"].sigmas for n in (1, 2, 3)} == found
         assert later.samplers.keys() == {"1step", "2step"}  # the run's own names
-        assert later.samplers["2step"].keywords["sigmas"] == found["2step"]
-        assert chosen(later, ["3step"])["3step"].keywords["sigmas"] == found["3step"]
+        assert list(later.samplers["2step"].sigmas) == found["2step"]
+        assert list(chosen(later, ["3step"])["3step"].sigmas) == found["3step"]
 
     def test_an_interrupted_search_goes_on(self, tmp_path, ckpt, monkeypatch):
         calls = []
@@ -196,7 +199,8 @@ class TestTask:
         student = checkpoint(tmp_path, *words)
         outcome = SMALL(session(tmp_path / "out", student))
         names = {name.removeprefix("SW2/") for name in outcome.metrics}
-        assert {"1step", "2step-found", "3step", "teacher euler2", "teacher heun3", "teacher heun35"} <= names
+        ours, theirs = {"1step", "2step-found", "3step"}, {"teacher heun3", "teacher heun35"}
+        assert names == ours | theirs  # the solver that the student follows
         hashes = {n["name"]: n["card"]["model"]["weights_sha256"] for n in outcome.numbers}
         assert len({hashes["1step"], hashes["teacher heun35"]}) == 2
         assert outcome.metrics["SW2/teacher heun35"] < outcome.metrics["SW2/1step"]  # exact against untrained
@@ -204,23 +208,36 @@ class TestTask:
             "teacher" in m for m in replace(SMALL, teacher=False)(session(tmp_path, student)).metrics
         )
 
-    def test_a_teacher_has_solvers_and_no_list_is_looked_for(self, tmp_path):
+    def test_the_families_of_a_teachers_own_samplers_are_measured_and_searched(self, tmp_path):
+        words = ["experiment=edm_ring", "net.width=32", "net.blocks=1", "samplers.ddim18=null"]
+        teacher = checkpoint(tmp_path, *words, "+samplers.heun35.s_churn=5")
+        outcome = replace(SMALL, search=replace(FEW, budget=2))(session(tmp_path / "out", teacher))
+        names = {name.removeprefix("SW2/") for name in outcome.metrics}
+        assert names == {
+            "euler2",
+            "euler3",
+            "heun3",
+            "heun35",
+            "euler18",
+        }  # no call alone; own ones as they are
+        cards = {number["name"]: number["card"]["protocol"] for number in outcome.numbers}
+        assert all(cards[name]["s_churn"] == 5 for name in ("heun3", "heun35"))
+        again = session(tmp_path / "again", teacher, overrides=["found=true"]).trained
+        assert {"euler2", "euler3", "heun3"} == again.found.keys()
+        assert chosen(again, ["heun3"])["heun3"].s_churn == 5
+        assert list(again.found["heun3"].sigmas) == cards["heun3"]["sigmas"]
+
+    def test_without_a_search_a_teachers_levels_are_karras(self, tmp_path):
         teacher = checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1")
-        names = set(SMALL(session(tmp_path / "out", teacher)).metrics)
-        assert {"SW2/euler2", "SW2/heun3", "SW2/heun35", "SW2/ddim18"} <= names
+        outcome = replace(SMALL, search=None)(session(tmp_path / "out", teacher))
+        cards = {number["name"]: number["card"]["protocol"] for number in outcome.numbers}
+        assert cards["heun3"]["sigmas"] == karras_sigmas(2)
         assert not teacher.with_suffix(".schedule.json").exists()
 
     def test_calls_that_cannot_be_are_refused(self, tmp_path, ckpt):
         for calls in ((), (0,), (13,)):
             with pytest.raises(UserError, match=r"task\.calls"):
                 replace(SMALL, calls=calls)(session(tmp_path, ckpt))
-
-    def test_solvers_take_as_many_calls_as_their_names_say(self):
-        found = solvers([1, 2, 3, 4, 8, 201], {"min": 0.002, "max": 80.0, "rho": 7.0})
-        for name, recipe in found.items():
-            calls = []
-            recipe(lambda x, sigma, c=NONE, calls=calls: calls.append(1) or x, torch.zeros(1, 2))
-            assert name.lstrip("eulrhn") == str(len(calls))
 
     @pytest.mark.parametrize(("step", "said"), [(0.0, 0), (3.0, 1)])
     def test_a_long_search_says_once_what_makes_it_less(
@@ -232,6 +249,59 @@ class TestTask:
         replace(SMALL, keep=False)(session(tmp_path, ckpt))
         remedy = "task.search.count, task.search.budget and task.calls make it less\n"
         assert capsys.readouterr().err.count(remedy) == said
+
+
+HEUN, CHURNED = Heun([80.0, 1.0]), Heun([80.0, 1.0], s_churn=4)
+
+
+class TestFamilies:
+    def test_samplers_of_a_family_differ_in_their_levels_alone(self):
+        own = {
+            "1step": OneStep([80.0]),
+            "2step": MultiStep([80.0, 1.0], sigma_min=0.01),
+            "4step": MultiStep([80.0, 9.0, 3.0, 1.0], sigma_min=0.01),
+            "heun3": HEUN,
+            "churned": CHURNED,
+            "heun1": Heun([80.0]),
+        }
+        found = families(own, 0.002)
+        assert found == [Family(own["2step"]), Family(HEUN), Family(CHURNED, " (churned)")]
+        assert [each.title(each.like) for each in found] == ["2step", "heun3", "heun3 (churned)"]
+        assert [series(each) for each in found] == ["student", "teacher, heun", "teacher, heun (churned)"]
+        assert families({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
+        clipped = families({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
+        assert clipped == [Family(own["2step"]), Family(MultiStep([80.0], clip=True), " (clipped)")]
+
+    def test_lists_are_for_the_samplers_whose_names_they_have(self):
+        own = {"heun3": HEUN, "churned": CHURNED, "1step": OneStep([80.0])}
+        lists = {
+            "heun3": [80.0, 2.0], "heun5 (churned)": [80.0, 2.0, 1.0], "churned": [70.0, 1.0],
+            "3step": [80.0, 2.0, 1.0], "1step": [70.0], "4step": [80.0], "euler2": [80.0, 1.0],
+        }  # fmt: skip
+        assert named(lists, own, 0.002) == {
+            "heun3": HEUN.with_sigmas([80.0, 2.0]),
+            "heun5 (churned)": CHURNED.with_sigmas([80.0, 2.0, 1.0]),
+            "churned": CHURNED.with_sigmas([70.0, 1.0]),
+            "3step": MultiStep([80.0, 2.0, 1.0]),
+            "1step": MultiStep([70.0]),
+        }  # neither a list of another length nor a family that the run has not
+
+    def test_solvers_take_as_many_calls_as_their_names_say(self):
+        calls, sigma = [1, 2, 3, 4, 8, 35], {"min": 0.002, "max": 80.0, "rho": 7.0}
+        for family in (Family(HEUN), Family(Euler([1.0])), Family(Jumps([1.0])), Family(DPMSolver([1.0]))):
+            made = spaced(family, calls, sigma)
+            assert len(made) == len(sizes(family, calls))
+            for name, sampler in made.items():
+                seen = []
+                sampler(lambda x, *rest, seen=seen: seen.append(1) or x, torch.zeros(1, 2))
+                assert len(seen) in calls
+                assert name == family.title(sampler)
+                assert str(len(seen)) in name
+        assert sizes(Family(HEUN), calls) == [2, 18]
+        assert sizes(Family(Jumps([1.0])), [1, 2]) == [1, 2]
+        assert others(Family(HEUN), {"a": HEUN, "b": Heun([80.0]), "c": CHURNED}, [1, 2], 0.002) == {
+            "a": HEUN
+        }
 
 
 class TestTiming:

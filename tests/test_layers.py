@@ -12,6 +12,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"files"},
     {"nets", "model"},
     {"schedule"},
+    {"codec"},
     {"objectives", "sampling", "truth"},
     {"metrics", "export", "teachers"},
     {"lit"},
@@ -21,6 +22,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"summary", "reopen"},
     {"run"},
     {"evaluate"},
+    {"train", "eval"},
 ]
 ABOVE_TORCH = {"lightning", "hydra", "omegaconf", "tensorboard", "torchmetrics"}
 NETS = {"consistency", "torch", "einops"}

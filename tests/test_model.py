@@ -9,7 +9,7 @@ from consistency.model.condition import NONE
 from consistency.model.coordinates import DDPM, Linear, Trigonometric
 from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, Boundary, Epsilon, Jump, Velocity
-from consistency.sampling.samplers import onestep
+from consistency.sampling.samplers import OneStep
 from consistency.tensor import expand, perturb
 from tests.reference import golden
 
@@ -124,5 +124,5 @@ def test_coefficients_of_one_level_are_evaluated_once():
 
     f = Denoiser(Net(), precond)
     for _ in range(3):
-        onestep(f, torch.randn(2, 3), [80.0])
+        OneStep([80.0])(f, torch.randn(2, 3))
     assert len(asked) == 1

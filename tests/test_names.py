@@ -32,6 +32,7 @@ from consistency.tasks.page import Section, page
 from consistency.tasks.variation import variation
 from consistency.teach import say as say_once
 from consistency.watch import progress
+from tests.lists import multisteps
 from tests.test_web import mlp
 
 HOSTILE = "a\x1b]0;title\x07\x1b[31mred\r\nb\u202ec\udcffd"
@@ -172,7 +173,7 @@ def hostile():
     name = "a|b\n# <script>\x1b[31m `c` [x](javascript:y)"
     m = mlp()
     about = {"experiment": name, "weights": name, "weights_sha256": name, "step": 7}
-    return replace(m, sigmas={name: [80.0, 0.8], "1step": [80.0]}, about=about)
+    return replace(m, samplers=multisteps({name: [80.0, 0.8], "1step": [80.0]}), about=about)
 
 
 def harmless(text):

@@ -19,6 +19,7 @@ from consistency.sampling.classical import (
     gradient,
 )
 from consistency.sampling.editing import Plan, denoise, redraw, restore, slerp, walk
+from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.masks import all_but_hole, left_half, scattered
 from consistency.sampling.operators import (
     LUMA,
@@ -32,7 +33,6 @@ from consistency.sampling.operators import (
 from consistency.sampling.operators_deepinv import Deepinv
 from consistency.sampling.operators_iterative import Radon, conjugate_gradients
 from consistency.sampling.operators_spectral import BicubicSuperResolution, Blur, MaskedFFT
-from consistency.sampling.samplers import karras_sigmas
 from consistency.schedule.draws import ImageDraws, StepDraws
 
 MAKERS = {
@@ -346,7 +346,7 @@ class Seen:
 def few():
     """Five digits, whose exact denoiser is known."""
     data = Digits(images=5, batch_size=1)
-    return data.encode(data.real()), data.density
+    return data.codec.encode(data.real()), data.density
 
 
 class TestEditing:

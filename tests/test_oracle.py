@@ -5,7 +5,8 @@ import torch
 
 import consistency.truth.oracle as oracle
 from consistency.errors import UserError
-from consistency.sampling.samplers import euler, heun, karras_sigmas
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.ode import Euler, Heun
 from consistency.truth.oracle import Mixture
 from tests.reference.mixtures import (
     GAUSSIAN_END,
@@ -169,7 +170,7 @@ class TestTrajectories:
         assert TWO_MODES(x, low).item() == pytest.approx(TWO_MODES_END, abs=2e-7)
 
     def test_samplers_run_on_it(self):
-        ends = [solver(TWO_MODES, column(0.3), karras_sigmas(18)).item() for solver in (heun, euler)]
+        ends = [kind(karras_sigmas(18))(TWO_MODES, column(0.3)).item() for kind in (Heun, Euler)]
         assert ends[0] == pytest.approx(TWO_MODES_HEUN_18, abs=1e-8)
         assert abs(ends[1] - TWO_MODES_END) > 0.01
 

@@ -38,7 +38,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(net, experiment, conditi
     module.setup("fit")
     x, label = data.data.x[:8], data.data.label
     terms = module.terms(
-        data.encode(x), given_label(None if label is None else label[:8]), 5, StepDraws(0, 5)
+        data.codec.encode(x), given_label(None if label is None else label[:8]), 5, StepDraws(0, 5)
     )
     terms.loss.mean().backward()
     assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []

@@ -26,6 +26,7 @@ from tests.waits import ended, until
 
 CPU = torch.device("cpu")
 DIGITS = Digits(batch_size=64)
+SEEN = DIGITS.codec.encode(DIGITS.real())
 LEVELS = torch.tensor([1e-3, 0.002, 0.02, 0.2, 0.5, 1, 2, 5, 20, 80, 300, 800], dtype=torch.float64)
 RING = Mixture.ring()
 
@@ -49,7 +50,7 @@ def mean(flow, x_t, t, x, label=None):
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("data", [RING.sample(4096, generator()), DIGITS.encode(DIGITS.real()).double()])
+@pytest.mark.parametrize("data", [RING.sample(4096, generator()), SEEN.double()])
 def test_over_all_data_it_is_the_exact_flow(data, dtype, close):
     t = LEVELS.repeat(4)
     x = data[torch.randint(len(data), (len(t),), generator=generator())].to(dtype)
@@ -69,7 +70,7 @@ def test_over_all_data_it_is_the_exact_flow(data, dtype, close):
 
 @pytest.mark.parametrize("block", [1, 64 * 7, 2**30])
 def test_blocks_do_not_matter(monkeypatch, block):
-    data = DIGITS.encode(DIGITS.real()[:200]).double()
+    data = DIGITS.codec.encode(DIGITS.real()[:200]).double()
     label = torch.arange(200) % 3
     t = LEVELS
     x_t, z = noised(data[: len(t)], t)
@@ -115,7 +116,7 @@ def test_a_reference_that_cannot_be_meant_leaves_the_flow_of_the_data(dtype):
 
 
 def test_mixed_precision_does_not_reach_it():
-    data = DIGITS.encode(DIGITS.real())
+    data = SEEN
     t = LEVELS
     x_t, z = noised(data[: len(t)], t)
     flow = ReferenceFlow(data[8:], None)
@@ -182,7 +183,7 @@ class RingPosterior:
 class DigitsPosterior:
     """The same for a finite set."""
 
-    data = Mixture.finite(DIGITS.encode(DIGITS.real()))
+    data = Mixture.finite(SEEN)
 
     def batch(self, n):
         return self.data.sample(n, generator())
@@ -258,7 +259,7 @@ class Marked(DataModule):
 
 def pixels(data, part):
     """Number of each sample and whether it is mirrored."""
-    u = data.decode(part.x)[:, 0, 0].long()
+    u = data.codec.decode(part.x)[:, 0, 0].long()
     return u.min(1).values, u[:, 1] == 255
 
 
@@ -336,8 +337,8 @@ def built(*words):
 
 
 def served(data, n):
-    x = data.data.x[:n]
-    return data.encode(x) if data.is_image else x, None if data.data.label is None else data.data.label[:n]
+    label = None if data.data.label is None else data.data.label[:n]
+    return data.codec.encode(data.data.x[:n]), label
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,7 @@ def test_all_of_the_digits_are_the_exact_flow():
     t = torch.full((8,), 1.3, dtype=torch.float64)
     x_t, z = noised(x, t)
     flow = module.flow.given(lambda n: data.some(n, 0, CPU))
-    exact = Mixture.finite(data.encode(data.real())).denoise(x_t, t)
+    exact = Mixture.finite(data.codec.encode(data.real())).denoise(x_t, t)
     assert torch.allclose(flow.velocity(x_t, t, x, z, NONE), (x_t - exact) / 1.3, atol=1e-5)
 
 

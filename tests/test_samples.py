@@ -160,7 +160,7 @@ class TestMemorisation:
 
     def test_copies_of_the_data_are_found(self, ckpt, tmp_path):
         data = session(tmp_path, ckpt).trained.data
-        shown = data.encode(data.real())
+        shown = data.codec.encode(data.real())
         outcome = self.drawn_by(lambda x, *_: shown[100 : 100 + len(x)], ckpt, tmp_path)
         assert outcome.metrics == {"memorised/1step": 1.0}
         with Image.open(outcome.paths["1step-nearest"]) as picture:

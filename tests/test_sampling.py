@@ -12,15 +12,9 @@ from consistency.model.coordinates import DDPM, Linear
 from consistency.model.maps import Denoiser
 from consistency.model.precond import Velocity
 from consistency.nets.unet import UNet
-from consistency.sampling.samplers import (
-    ddim,
-    euler,
-    even_sigmas,
-    heun,
-    karras_sigmas,
-    multistep,
-    onestep,
-)
+from consistency.sampling.levels import even_sigmas, karras_sigmas
+from consistency.sampling.ode import DDIM, Euler, Heun
+from consistency.sampling.samplers import MultiStep, OneStep
 from consistency.schedule.draws import ImageDraws, StepDraws
 from consistency.tensor import expand
 from tests.reference import golden
@@ -34,9 +28,9 @@ def gaussian(v):
 def test_solvers_end_where_the_golden_table_says(v):
     z = torch.ones(1, 1, dtype=torch.float64)
     _, heun18, heun40, euler18 = golden.GAUSSIAN_END[v]
-    assert heun(gaussian(v), z, karras_sigmas(18)).item() == pytest.approx(heun18, abs=1e-8)
-    assert heun(gaussian(v), z, karras_sigmas(40)).item() == pytest.approx(heun40, abs=1e-8)
-    assert euler(gaussian(v), z, karras_sigmas(18)).item() == pytest.approx(euler18, abs=1e-8)
+    assert Heun(karras_sigmas(18))(gaussian(v), z).item() == pytest.approx(heun18, abs=1e-8)
+    assert Heun(karras_sigmas(40))(gaussian(v), z).item() == pytest.approx(heun40, abs=1e-8)
+    assert Euler(karras_sigmas(18))(gaussian(v), z).item() == pytest.approx(euler18, abs=1e-8)
 
 
 @pytest.mark.parametrize("N", golden.MIXTURE_END)
@@ -45,7 +39,7 @@ def test_heun_on_the_two_point_mixture(N):
         return torch.tensor([[golden.mixture_denoiser(x.item(), sigma.item())]], dtype=torch.float64)
 
     z = torch.full((1, 1), 24 / 80, dtype=torch.float64)
-    assert heun(D, z, karras_sigmas(N)).item() == pytest.approx(golden.MIXTURE_END[N], abs=1e-8)
+    assert Heun(karras_sigmas(N))(D, z).item() == pytest.approx(golden.MIXTURE_END[N], abs=1e-8)
 
 
 def test_orders_of_convergence_towards_the_exact_end():
@@ -53,10 +47,10 @@ def test_orders_of_convergence_towards_the_exact_end():
     z = torch.ones(1, 1, dtype=torch.float64)
 
     def error(solver, N):  # the last, Euler, step to 0 is the same for both and shrinks with sigma_min
-        return abs(solver(gaussian(0.5), z, karras_sigmas(N)).item() - exact)
+        return abs(solver(karras_sigmas(N))(gaussian(0.5), z).item() - exact)
 
-    assert 1.8 < error(euler, 160) / error(euler, 320) < 2.3
-    assert 3.5 < error(heun, 80) / error(heun, 160) < 5
+    assert 1.8 < error(Euler, 160) / error(Euler, 320) < 2.3
+    assert 3.5 < error(Heun, 80) / error(Heun, 160) < 5
 
 
 def test_network_calls():
@@ -67,13 +61,13 @@ def test_network_calls():
         return torch.zeros_like(x)
 
     z = torch.randn(2, 3)
-    heun(D, z, karras_sigmas(18))
+    Heun(karras_sigmas(18))(D, z)
     assert len(calls) == 35
     calls.clear()
-    euler(D, z, karras_sigmas(18))
+    Euler(karras_sigmas(18))(D, z)
     assert len(calls) == 18
     calls.clear()
-    multistep(D, z, [80.0, 0.821], draws=ImageDraws(0, range(2)))
+    MultiStep([80.0, 0.821])(D, z, draws=ImageDraws(0, range(2)))
     assert calls == [80.0, 0.821]
 
 
@@ -81,14 +75,14 @@ def test_one_step_starts_from_the_highest_level_and_takes_the_label():  # trap 1
     seen = {}
 
     def f(x, sigma, c):
-        seen.update(x=x, sigma=sigma, label=c.label)
+        seen.update(x=x, sigma=sigma, c=c)
         return x
 
-    z, label = torch.randn(4, 2), torch.arange(4)
-    onestep(f, z, [80.0], Condition(label))
+    z, c = torch.randn(4, 2), Condition(torch.arange(4))
+    OneStep([80.0])(f, z, c)
     assert torch.equal(seen["x"], 80 * z)
     assert seen["sigma"].tolist() == [80.0] * 4
-    assert seen["label"] is label
+    assert seen["c"] is c
 
 
 def test_multistep_renoises_with_the_variance_that_is_missing():
@@ -99,7 +93,7 @@ def test_multistep_renoises_with_the_variance_that_is_missing():
         return torch.zeros_like(x)
 
     z = torch.randn(20_000, 1)
-    multistep(f, z, [80.0, 0.5], draws=ImageDraws(0, range(20_000)), sigma_min=0.3)
+    MultiStep([80.0, 0.5], sigma_min=0.3)(f, z, draws=ImageDraws(0, range(20_000)))
     assert seen[1].std().item() == pytest.approx(math.sqrt(0.5**2 - 0.3**2), rel=0.02)
     assert abs(torch.corrcoef(torch.stack([seen[1], z], 0).squeeze())[0, 1]) < 0.02  # fresh noise
 
@@ -107,13 +101,13 @@ def test_multistep_renoises_with_the_variance_that_is_missing():
 def test_levels_at_and_below_epsilon_give_no_nan():
     f = gaussian(0.5)
     for tau in (0.002, 0.0019999999, 0.0):
-        x = multistep(f, torch.randn(3, 2), [80.0, tau], draws=ImageDraws(0, range(3)))
+        x = MultiStep([80.0, tau])(f, torch.randn(3, 2), draws=ImageDraws(0, range(3)))
         assert x.isfinite().all()
 
 
 def test_multistep_without_draws_is_refused():
     with pytest.raises(UserError, match="draws"):
-        multistep(gaussian(0.5), torch.randn(3, 2), [80.0, 1.0])
+        MultiStep([80.0, 1.0])(gaussian(0.5), torch.randn(3, 2))
 
 
 def test_exact_consistency_function_samples_the_data_in_one_and_in_two_steps():
@@ -124,7 +118,7 @@ def test_exact_consistency_function_samples_the_data_in_one_and_in_two_steps():
 
     z = torch.randn(50_000, 1)
     draws = ImageDraws(0, range(50_000))
-    for x in (onestep(f, z, [80.0]), multistep(f, z, [80.0, 0.821], draws=draws)):
+    for x in (OneStep([80.0])(f, z), MultiStep([80.0, 0.821])(f, z, draws=draws)):
         assert x.std().item() == pytest.approx(v, rel=0.01)
 
 
@@ -135,7 +129,7 @@ def test_solvers_keep_float64_inside_and_the_dtype_outside():
         dtypes.add((x.dtype, sigma.dtype))
         return x * 0
 
-    assert heun(D, torch.randn(2, 2), karras_sigmas(5)).dtype == torch.float32
+    assert Heun(karras_sigmas(5))(D, torch.randn(2, 2)).dtype == torch.float32
     assert dtypes == {(torch.float32, torch.float64)}
 
 
@@ -144,7 +138,7 @@ def test_solvers_keep_float64_inside_and_the_dtype_outside():
 
 def test_ddim_without_noise_is_eulers_method():
     sigmas, z = even_sigmas(DDPM.linear(), 18), torch.randn(4, 2, dtype=torch.float64)
-    assert torch.equal(ddim(gaussian(0.5), z, sigmas), euler(gaussian(0.5), z, sigmas))
+    assert torch.equal(DDIM(sigmas)(gaussian(0.5), z), Euler(sigmas)(gaussian(0.5), z))
 
 
 def test_native_ddim_of_the_chain():
@@ -169,7 +163,7 @@ def test_native_ddim_of_the_chain():
 
     z = torch.randn(6, 2, dtype=torch.float64)
     for eta in (0.0, 1.0):
-        ours = ddim(D, z, sigmas, draws=ImageDraws(0, range(6)), eta=eta)
+        ours = DDIM(sigmas, eta=eta)(D, z, draws=ImageDraws(0, range(6)))
         theirs = native(z, eta, ImageDraws(0, range(6)))
         assert torch.allclose(ours, theirs, atol=1e-10)
 
@@ -183,7 +177,7 @@ def test_native_euler_of_a_flow():
         v = (x - D(x / (1 - now), (now / (1 - now)).expand(6), None)) / now
         x = x + (after - now) * v
     sigmas = Linear().sigma(u[:-1]).tolist()
-    assert torch.allclose(euler(D, z, sigmas), x, atol=1e-10)
+    assert torch.allclose(Euler(sigmas)(D, z), x, atol=1e-10)
     assert sigmas[0] == pytest.approx(80)
 
 
@@ -200,7 +194,7 @@ def test_a_velocity_network_gives_the_samples_of_its_native_sampler(dtype):
         for now, after in pairwise(u):
             x = x + (after - now) * net(x.to(dtype), 1000 * now.expand(4).to(dtype)).double()
     D = Denoiser(net, Velocity(Linear(), time_scale=1000.0))
-    ours = euler(D, z, Linear().sigma(u[:-1]).tolist())
+    ours = Euler(Linear().sigma(u[:-1]).tolist())(D, z)
     assert x.std() > 0.5
     assert torch.allclose(ours.double(), x, atol=1e-4 if dtype == torch.float32 else 1e-10)
 
@@ -214,12 +208,12 @@ def test_even_sigmas_stay_within_what_a_chain_knows():
 
 
 def test_ancestral_sampling_without_draws_is_refused():
-    with pytest.raises(UserError, match="eta=1"):
-        ddim(gaussian(0.5), torch.randn(2, 2), [80.0, 1.0], eta=1.0)
+    with pytest.raises(UserError, match="draws"):
+        DDIM([80.0, 1.0], eta=1.0)(gaussian(0.5), torch.randn(2, 2))
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_ancestral_sampling_keeps_the_distribution(eta):
     sigmas, z = karras_sigmas(200), torch.randn(20_000, 1)
-    x = ddim(gaussian(0.5), z, sigmas, draws=StepDraws(1), eta=eta)
+    x = DDIM(sigmas, eta=eta)(gaussian(0.5), z, draws=StepDraws(1))
     assert x.std().item() == pytest.approx(0.5, rel=0.05)

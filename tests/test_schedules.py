@@ -1,4 +1,4 @@
-"""σ lists beside a checkpoint: by weights and number of calls, merged, and never exchanged in silence."""
+"""σ lists beside a checkpoint: by weights and sampler, merged, and never exchanged in silence."""
 
 import json
 import multiprocessing
@@ -10,8 +10,9 @@ from consistency.errors import UserError
 from consistency.export.web.described import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
+from consistency.sampling.samplers import OneStep
 from consistency.tasks import schedules
-from consistency.tasks.export import exportable, model_of
+from consistency.tasks.export import model_of
 from consistency.tasks.fidelity import Fidelity
 from consistency.tasks.ladder import Ladder, Search
 from consistency.tasks.report import Report
@@ -20,6 +21,7 @@ from consistency.tasks.schedule_file import MOST, Listed, Origin, alone, read
 from tests.sessions import Watched, checkpoint
 from tests.sessions import session as session_of
 
+OWN = {"1step": OneStep([80.0])}  # samplers of a run
 GOOD = Origin("FD(digits)", 5.0, count=2000, seed=1, budget=30)
 WORSE = GOOD._replace(value=6.0, budget=5)
 FEW = Search(levels=12, budget=3, scan=2, count=20)
@@ -43,7 +45,7 @@ def path(tmp_path):
 
 
 def sigmas(ckpt, weights="a"):
-    """What is kept for these weights, by number of calls."""
+    """What is kept for these weights, by sampler."""
     return {n: each.sigmas for n, each in (read(schedules.path_of(ckpt), "") or {}).get(weights, {}).items()}
 
 
@@ -53,54 +55,56 @@ def write(ckpt, kept):
 
 class TestFile:
     def test_other_numbers_of_calls_and_other_weights_stay(self, path):
-        schedules.keep(path, "a", {1: Listed([80.0], GOOD), 4: Listed([80.0, 9.0, 3.0, 1.0], GOOD)})
-        schedules.keep(path, "b", {2: Listed([80.0, 0.7], GOOD)})
-        schedules.keep(path, "a", {2: Listed([80.0, 0.5], GOOD)})
-        assert sigmas(path) == {1: [80.0], 2: [80.0, 0.5], 4: [80.0, 9.0, 3.0, 1.0]}
-        assert sigmas(path, "b") == {2: [80.0, 0.7]}
-        assert read(schedules.path_of(path), "")["b"][2].origin == GOOD
-        assert schedules.found_for(path, "a", 0.002).keys() == {"1step", "2step", "4step"}
+        schedules.keep(
+            path, "a", {"1step": Listed([80.0], GOOD), "4step": Listed([80.0, 9.0, 3.0, 1.0], GOOD)}
+        )
+        schedules.keep(path, "b", {"2step": Listed([80.0, 0.7], GOOD)})
+        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 0.5], "4step": [80.0, 9.0, 3.0, 1.0]}
+        assert sigmas(path, "b") == {"2step": [80.0, 0.7]}
+        assert read(schedules.path_of(path), "")["b"]["2step"].origin == GOOD
+        assert schedules.found_for(path, "a", OWN, 0.002).keys() == {"1step", "2step", "4step"}
 
     def test_of_two_lists_judged_alike_the_better_stays(self, path, capsys):
-        schedules.keep(path, "a", {2: Listed([80.0, 1.0], WORSE)})
-        schedules.keep(path, "a", {2: Listed([80.0, 0.5], GOOD)})
-        assert sigmas(path) == {2: [80.0, 0.5]}
+        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        assert sigmas(path) == {"2step": [80.0, 0.5]}
         assert capsys.readouterr().err == ""
-        schedules.keep(path, "a", {2: Listed([80.0, 1.0], WORSE)})
-        schedules.keep(path, "a", {2: Listed([80.0, 0.5], GOOD._replace(budget=1))})
-        assert read(schedules.path_of(path), "")["a"] == {2: Listed([80.0, 0.5], GOOD)}
+        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD._replace(budget=1))})
+        assert read(schedules.path_of(path), "")["a"] == {"2step": Listed([80.0, 0.5], GOOD)}
         (line,) = capsys.readouterr().err.splitlines()
-        assert "the list of 2 calls with FD(digits) 5 of 2,000 samples stays, no worse than the new" in line
+        assert "the list of 2step with FD(digits) 5 of 2,000 samples stays, no worse than the new" in line
 
     @pytest.mark.parametrize("change", [{"metric": "SW2"}, {"count": 100}, {"seed": 2}])
     def test_a_list_judged_otherwise_is_replaced_with_a_line(self, path, change, capsys):
-        schedules.keep(path, "a", {2: Listed([80.0, 0.5], GOOD)})
-        schedules.keep(path, "a", {2: Listed([80.0, 1.0], WORSE._replace(**change))})
-        assert sigmas(path) == {2: [80.0, 1.0]}
-        assert "list of 2 calls with FD(digits) 5 of 2,000 samples is replaced" in capsys.readouterr().err
+        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE._replace(**change))})
+        assert sigmas(path) == {"2step": [80.0, 1.0]}
+        assert "list of 2step with FD(digits) 5 of 2,000 samples is replaced" in capsys.readouterr().err
 
     def test_the_former_format_is_read_and_taken_over(self, path, capsys):
         lists = {"1": [80.0], "2": [80.0, 0.5]}
         write(path, {"weights_sha256": "a", "sigmas": lists})
-        assert schedules.found_for(path, "a", 0.002)["2step"].keywords["sigmas"] == [80.0, 0.5]
-        schedules.keep(path, "b", {1: Listed([70.0], GOOD)})
-        schedules.keep(path, "a", {2: Listed([80.0, 1.0], WORSE)})
-        assert sigmas(path) == {1: [80.0], 2: [80.0, 1.0]}
-        assert "of 2 calls with a value that is not known is replaced by" in capsys.readouterr().err
+        assert schedules.found_for(path, "a", OWN, 0.002)["2step"].sigmas == (80.0, 0.5)
+        schedules.keep(path, "b", {"1step": Listed([70.0], GOOD)})
+        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 1.0]}
+        assert "of 2step with a value that is not known is replaced by" in capsys.readouterr().err
 
     def test_the_lists_of_so_many_weights_are_kept(self, path, capsys):
         for i in range(MOST):
-            schedules.keep(path, f"{i}", {1: Listed([80.0], GOOD)})
-        schedules.keep(path, "0", {2: Listed([80.0, 0.5], GOOD)})  # now the newest
+            schedules.keep(path, f"{i}", {"1step": Listed([80.0], GOOD)})
+        schedules.keep(path, "0", {"2step": Listed([80.0, 0.5], GOOD)})  # now the newest
         assert capsys.readouterr().err == ""
-        schedules.keep(path, "new", {1: Listed([80.0], GOOD)})
+        schedules.keep(path, "new", {"1step": Listed([80.0], GOOD)})
         assert list(read(schedules.path_of(path), "")) == [*map(str, range(2, MOST)), "0", "new"]
         assert "keeps the lists of 16 weights; those of the oldest 1 were removed" in capsys.readouterr().err
 
     def test_a_list_without_a_finite_value_is_not_kept(self, path):
-        schedules.keep(path, "a", {2: Listed([80.0, 0.5], GOOD)})
-        schedules.keep(path, "a", {2: Listed([80.0, 1.0], GOOD._replace(value=float("nan"), seed=3))})
-        assert sigmas(path) == {2: [80.0, 0.5]}
+        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], GOOD._replace(value=float("nan"), seed=3))})
+        assert sigmas(path) == {"2step": [80.0, 0.5]}
 
     @pytest.mark.parametrize(
         "change",
@@ -118,7 +122,7 @@ class TestFile:
         with pytest.raises(
             UserError, match=r"last\.schedule\.json is damaged: delete it, or say found=false"
         ):
-            schedules.found_for(path, "a", 0.002)
+            schedules.found_for(path, "a", OWN, 0.002)
 
     @pytest.mark.parametrize(
         "lists", [[], {"a": []}, {"a": {"2": [80.0, 0.5]}}, {"a": {"2": {"sigmas": [1.0]}}}]
@@ -128,8 +132,8 @@ class TestFile:
         with pytest.raises(
             UserError, match=r"last\.schedule\.json is damaged: delete it, or say found=false"
         ):
-            schedules.found_for(path, "a", 0.002)
-        for use in (schedules.check, lambda ckpt: schedules.keep(ckpt, "a", {1: Listed([80.0], GOOD)})):
+            schedules.found_for(path, "a", OWN, 0.002)
+        for use in (schedules.check, lambda ckpt: schedules.keep(ckpt, "a", {"1step": Listed([80.0], GOOD)})):
             before = schedules.path_of(path).read_bytes()
             with pytest.raises(UserError, match=r"last\.schedule\.json is damaged: .* say task\.keep=false"):
                 use(path)
@@ -144,7 +148,7 @@ class TestFile:
             writer.join(60)
         assert [writer.exitcode for writer in writers] == [0] * 4
         for i in range(4):
-            assert sorted(sigmas(path, f"{i}")) == list(range(1, 9))
+            assert sorted(sigmas(path, f"{i}")) == [f"{n}step" for n in range(1, 9)]
 
     def test_a_writer_waits_for_another_and_not_for_ever(self, path, monkeypatch):
         place = schedules.path_of(path)
@@ -153,19 +157,19 @@ class TestFile:
             alone(place),
             pytest.raises(UserError, match=r"last\.schedule\.json is being written by another"),
         ):
-            schedules.keep(path, "a", {1: Listed([80.0], GOOD)})
+            schedules.keep(path, "a", {"1step": Listed([80.0], GOOD)})
 
     def test_a_link_in_place_of_the_lock_is_refused(self, path, tmp_path):
         (tmp_path / "precious").write_text("content")
         (tmp_path / ".last.schedule.json.lock").symlink_to(tmp_path / "precious")
         with pytest.raises(UserError, match="is a link"):
-            schedules.keep(path, "a", {1: Listed([80.0], GOOD)})
+            schedules.keep(path, "a", {"1step": Listed([80.0], GOOD)})
         assert (tmp_path / "precious").read_text() == "content"
 
 
 def keep_many(path, weights):
     for n in range(1, 9):
-        schedules.keep(path, weights, {n: Listed([80.0 - i for i in range(n)], GOOD)})
+        schedules.keep(path, weights, {f"{n}step": Listed([80.0 - i for i in range(n)], GOOD)})
 
 
 class TestLadder:
@@ -175,7 +179,7 @@ class TestLadder:
         replace(SMALL, calls=(2,))(session(tmp_path, own))
         again = session(tmp_path, own).trained
         assert {"1step", "2step", "4step"} <= first.found.keys() <= again.found.keys()
-        four = [chosen(t, ["4step"])["4step"].keywords["sigmas"] for t in (first, again)]
+        four = [chosen(t, ["4step"])["4step"].sigmas for t in (first, again)]
         assert four[0] == four[1]
 
     def test_ladders_of_several_weights_do_not_meet(self, own, tmp_path, monkeypatch):
@@ -185,13 +189,13 @@ class TestLadder:
             replace(SMALL, calls=(1, 3))(session(tmp_path, own))
         replace(SMALL, calls=(2,))(session(tmp_path, own))
         assert session(tmp_path, own).trained.found.keys() == {"2step"}
-        assert sigmas(own, "b").keys() == {1, 3}
+        assert sigmas(own, "b").keys() == {"1step", "3step"}
 
     def test_an_origin_says_what_was_searched(self, own, tmp_path):
         SMALL(session(tmp_path, own))
         digest = session(tmp_path, own).trained.weights_sha256
-        for n, listed in read(schedules.path_of(own), "")[digest].items():
-            assert len(listed.sigmas) == n
+        for name, listed in read(schedules.path_of(own), "")[digest].items():
+            assert f"{len(listed.sigmas)}step" == name
             assert listed.origin._replace(value=0.0) == Origin("FD(digits)", 0.0, count=20, seed=1, budget=3)
 
     def test_without_a_search_nothing_is_kept(self, own, tmp_path):
@@ -207,20 +211,20 @@ class TestLadder:
 
     def test_a_line_says_which_lists_replace_those_of_the_run(self, own, tmp_path, capsys):
         digest = session(tmp_path, own).trained.weights_sha256
-        schedules.keep(own, digest, {1: Listed([80.0], GOOD), 2: Listed([80.0, 0.5], GOOD)})
+        schedules.keep(own, digest, {"1step": Listed([80.0], GOOD), "2step": Listed([80.0, 0.5], GOOD)})
         assert capsys.readouterr().err == ""
         later = session(tmp_path, own).trained
-        assert later.samplers["1step"].func.__name__ == "onestep"  # its σ are the run's own
+        assert later.samplers["1step"].name == "onestep"  # its σ are the run's own
         (line,) = capsys.readouterr().err.splitlines()
         assert "last.schedule.json: 2step 80, 0.5 in place of 80, 0.821; found=false" in line
         plain = session(tmp_path, own, found=False).trained
-        assert plain.samplers["2step"].keywords["sigmas"] == [80.0, 0.821]
+        assert plain.samplers["2step"].sigmas == (80.0, 0.821)
         assert capsys.readouterr().err == ""
 
     @pytest.mark.parametrize("found", [True, False])
     def test_the_other_parts_of_a_report_use_the_lists_of_its_ladder(self, own, tmp_path, found, capsys):
         def part(session):
-            used.append(session.trained.samplers["2step"].keywords["sigmas"])
+            used.append(list(session.trained.samplers["2step"].sigmas))
             raise KeyboardInterrupt
 
         used = []
@@ -260,21 +264,23 @@ class TestExported:
     @pytest.fixture
     def model(self, own, tmp_path):
         digest = session(tmp_path, own).trained.weights_sha256
-        found = {n: Listed([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
+        found = {f"{n}step": Listed([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
         schedules.keep(own, digest, found)
         t = session(tmp_path, own).trained
-        return model_of(t, exportable(t, None))
+        return model_of(t, chosen(t, None))
 
     def test_a_file_brings_lists_that_the_run_has_no_sampler_of(self, model, tmp_path, capsys):
         file = Safetensors()(model, tmp_path).files[0]
         capsys.readouterr()
         again = session(tmp_path / "eval", file).trained
-        assert again.samplers["2step"].keywords["sigmas"] == [80.0, 9.0]
-        assert chosen(again, ["4step"])["4step"].keywords["sigmas"] == [80.0, 9.0, 3.0, 1.0]
+        assert again.samplers["2step"].sigmas == (80.0, 9.0)
+        assert chosen(again, ["4step"])["4step"].sigmas == (80.0, 9.0, 3.0, 1.0)
         assert f"{file}: 2step 80, 9 in place of 80, 0.821\n" in capsys.readouterr().err
-        schedules.keep(file, again.weights_sha256, {2: Listed([80.0, 0.821], GOOD)})  # the run's own again
-        assert session(tmp_path / "eval", file).trained.samplers["2step"].keywords["sigmas"] == [80.0, 0.821]
+        schedules.keep(
+            file, again.weights_sha256, {"2step": Listed([80.0, 0.821], GOOD)}
+        )  # the run's own again
+        assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 0.821)
 
     def test_the_page_of_a_model_uses_them(self, model):
         lists = page_lists(model)
-        assert (lists[2], lists[4]) == ([80.0, 9.0], [80.0, 9.0, 3.0, 1.0])
+        assert (lists[2], lists[4]) == ((80.0, 9.0), (80.0, 9.0, 3.0, 1.0))

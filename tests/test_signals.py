@@ -166,7 +166,7 @@ class TestExcerpt:
         assert some.x.shape == (1797, 1, 8, 8)
         assert some.x.std().item() == pytest.approx(0.5, rel=1e-3)
         assert torch.equal(
-            some.x.flatten(1).sum(1).sort()[0], data.encode(data.real()).flatten(1).sum(1).sort()[0]
+            some.x.flatten(1).sum(1).sort()[0], data.codec.encode(data.real()).flatten(1).sum(1).sort()[0]
         )
         assert torch.equal(some.c.label.bincount(), data.data.label.bincount())
         assert not torch.equal(some.c.label, data.data.label)  # files may be in order

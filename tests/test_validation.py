@@ -21,7 +21,7 @@ from consistency.metrics.fidelity import between_halves, see
 from consistency.metrics.reference import reference
 from consistency.metrics.signals import Excerpt, Probe
 from consistency.model.condition import Condition
-from consistency.model.portions import WORK, in_portions, portion
+from consistency.model.portions import WORK, Portions, portion
 from consistency.process import stops
 from consistency.truth.oracle import Mixture
 from tests.conftest import SMALL, run
@@ -150,7 +150,7 @@ class TestPieces:
         assert listener.asked > 3 * probe.substeps
         listener.asked = 0
         with watch.part("outer", 1):
-            probe.measure(in_portions(lambda x, sigma, c: x, 4, watch.tick), paths)
+            probe.measure(Portions(lambda x, sigma, label: x, 4, watch.tick), paths)
         assert listener.asked > probe.calls // 4
 
     def test_an_exact_trajectory_is(self, listener):
@@ -166,8 +166,8 @@ class TestPortions:
         def f(x, sigma, c):
             return x * (sigma if isinstance(sigma, float) else sigma[:, None]) + c.label[:, None]
 
-        assert torch.equal(in_portions(f, 3, seen.append)(x, sigma, c), f(x, sigma, c))
-        assert torch.equal(in_portions(f, 3, seen.append)(x, 2.0, c), f(x, 2.0, c))
+        assert torch.equal(Portions(f, 3, seen.append)(x, sigma, c), f(x, sigma, c))
+        assert torch.equal(Portions(f, 3, seen.append)(x, 2.0, c), f(x, 2.0, c))
         assert seen == [3, 3, 1] * 2
 
     def test_a_large_network_takes_few_samples_at_a_time_on_a_cpu(self):

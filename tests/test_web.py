@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+from consistency.codec.pixels import Pixels
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export.model import Model, frozen
-from consistency.export.programs import Sampler
 from consistency.export.web import Web, check, check_size, runtime
 from consistency.export.web.beside import checked
 from consistency.export.web.described import described, lists, plan
@@ -30,8 +31,9 @@ from consistency.model.maps import Consistency
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
-from consistency.sampling.samplers import karras_sigmas
+from consistency.sampling.levels import karras_sigmas
 from tests.conftest import ROOT
+from tests.lists import multisteps
 from tests.waits import LIMIT
 
 PAGE = ROOT / "src" / "consistency" / "export" / "web" / "page"
@@ -66,7 +68,8 @@ def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     f = Consistency(net, Boundary())
     frozen(f)
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
-    return Model(f, shape, classes, sigmas, 0.002, 100.0, 110.0, ABOUT)
+    codec = Pixels(100.0, 110.0) if len(shape) == 3 else Points()
+    return Model(f, shape, classes, multisteps(sigmas), 0.002, codec, ABOUT)
 
 
 def mlp(shape=(1, 6, 4), classes=0, **more):
@@ -205,15 +208,15 @@ def test_pixels_are_rounded_as_python_rounds_them():
     globalThis.ImageData = class { constructor(w, h) { this.data = new Uint8ClampedArray(4 * w * h); } };
     return [...pixels(given.model, Float32Array.from(given.x)).data].filter((_, i) => i % 4 === 1)"""
     u = torch.tensor([-9.0, 0.0, 0.499, 0.501, 1.499, 1.501, 254.499, 254.501, 255.0, 300.0, *range(50, 64)])
-    x = (u - toy.offset) / toy.scale
+    x = toy.codec.encode(u)
     theirs = node(code, model=described(toy, 0), x=x.tolist())
     assert theirs == (u + 0.5).floor().clamp(0, 255).int().tolist()
 
 
 def test_lists_are_the_models_own_or_karras():
     made = lists(model(Formula()))
-    assert made[1] == [80.0]
-    assert made[2] == [80.0, 0.8]
+    assert made[1] == (80.0,)
+    assert made[2] == (80.0, 0.8)
     assert made[4] == karras_sigmas(5, 0.002, 80.0, 7.0)[:-1]
     rows = described(model(Formula()), 0)
     assert len(rows["levels"]) == 39
@@ -237,7 +240,7 @@ def test_the_folder_holds_all_that_the_page_asks_for(web, tmp_path):
     texts = {k: unpacked(v).decode() for k, v in data.items()}
     assert texts == {k: f"content of {v}" for k, v in FILES.items()}
     assert written.runs.keys() == {"1step", "2step"}  # what the model has too
-    inputs = made.inputs(Sampler(made.f, made.sigmas["2step"], 0.002), 5)
+    inputs = made.inputs(made.programs()["2step"], 5)
     ours = made.programs()["2step"](*inputs)
     torch.testing.assert_close(written.runs["2step"](*inputs), ours, atol=1e-5, rtol=0)
     words = constants(folder / "model.data.js")["MODEL"]["about"]

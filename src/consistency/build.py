@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from consistency.codec.codec import Codec
+from consistency.codec.pixels import pixels_of
 from consistency.continuation import given_keys
 from consistency.continuation.differences import written
 from consistency.errors import UserError, check_seed
@@ -66,14 +68,26 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
     begin(config.seed, config.threads)
     data = part("data", config.data, DataModule)
     if data.promised is not None:  # refused before a folder is converted
-        check_network(lambda: part("net", config.net, nn.Module, shape=data.promised, classes=0), TRAINING)
+        seen = data.codec.encoded(data.promised)
+        check_network(lambda: part("net", config.net, nn.Module, shape=seen, classes=0), TRAINING)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
     check_network(lambda: part("net", config.net, nn.Module), TRAINING)
-    if data.flip and not data.is_image:
+    if data.flip and not data.codec.visible:
         raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
     model = compiled(part("model", config.model, Map), config.compile)
-    return data, part("module", config.module, Module, model=model)
+    module = part("module", config.module, Module, model=model)
+    check_laws(module, data.codec)
+    return data, module
+
+
+def check_laws(module: Module, codec: Codec) -> None:
+    """Refuse parts of an objective that are made for pixels, where networks see something else."""
+    for name in ("augmentation", "distance"):
+        law = getattr(getattr(module, "objective", None), name, None)
+        if codec.visible and getattr(law, "of_pixels", False):
+            what, remedy = f"{name}: {type(law).__name__} is made for", f"choose another with {name}=NAME"
+            pixels_of(codec, what, remedy)
 
 
 def begin(seed: int, threads: int | None) -> None:

@@ -27,12 +27,15 @@ from omegaconf.errors import (
 )
 
 from consistency.command.directories import discard_made
-from consistency.command.misread import check_added, misread, root_names, script, uncomposed
+from consistency.command.misread import check_added, misread, root_names, uncomposed
 from consistency.command.newest import named_last
+from consistency.command.packages import trust_as_given
 from consistency.command.paths import literal
 from consistency.command.unknown import path_as_option, unknown, value_among
 from consistency.command.usage import asks_for_help, show
-from consistency.errors import UserError, close, nearest, plain
+from consistency.errors import ArgumentError, UserError, close, nearest, plain
+from consistency.files.configs import groups, options
+from consistency.process.entry import entry
 from consistency.process.lifeline import follow_parent, hold, report
 from consistency.process.naming import named
 from consistency.process.rank import is_first
@@ -47,7 +50,6 @@ from consistency.process.stops import (
 )
 from consistency.process.stops import say as say_stopped
 from consistency.process.supported import check_supported
-from consistency.schema.check import CONFIGS, groups, options
 
 PACKAGE = Path(__file__).parent
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
@@ -77,6 +79,7 @@ def guarded(main: Callable[[], Any]) -> None:
         never_fail_to_print()
         check_supported()
         check_flags(sys.argv[1:])
+        trust_as_given(sys.argv[1:])
         if asks_for_help(sys.argv[1:]):
             show()
             return
@@ -103,7 +106,7 @@ def arguments(given: Sequence[str]) -> list[str]:
     """The arguments of a command as Hydra is to read them."""
     check_added(given)
     paths = literal(map(as_option, given))
-    return named_last(paths) if script() == "eval" else paths
+    return named_last(paths) if entry() == "eval" else paths
 
 
 def check_flags(arguments: Sequence[str]) -> None:
@@ -199,6 +202,8 @@ def one_line(text: str) -> str:
 def explain(error: BaseException) -> str | None:
     """What the user can do about it; None for a fault of ours."""
     chain = list(causes(error))
+    if isinstance(chain[-1], ArgumentError) and isinstance(error, InstantiationException):
+        return f"{str(error).rpartition('full_key: ')[2]}: {chain[-1]}"
     for kind, say in SAYINGS.items():
         for cause in chain:
             if isinstance(cause, kind):
@@ -219,7 +224,7 @@ def missing_config(error: MissingConfigException) -> str:
     if said := path_as_option(chosen):
         return said
     group, _, name = chosen.rpartition("/")
-    names = error.options or [path.stem for path in (CONFIGS / group).glob("*.yaml")]
+    names = error.options or options(group)
     return f"{group or 'config'}={name} is not in configs/{group}: {nearest(name, names)}"
 
 

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, at_least
-from consistency.files.registry import CONFIGS
+from consistency.files.configs import file_of
 from consistency.schema.check import written
 
 HORIZON = "${trainer.max_steps}"
@@ -98,7 +98,7 @@ class Smoke(Short):
             yield f"a store of {config.store.count:,} rollouts"
         mine = any(name == "metric" or name.startswith("metric.extractor") for name in given)
         if not mine and OmegaConf.select(config, "metric.extractor._target_") in DOWNLOADED:
-            config.metric = OmegaConf.load(CONFIGS / "metric" / f"{self.metric}.yaml")
+            config.metric = OmegaConf.load(file_of(f"metric/{self.metric}"))
             yield f"metric={self.metric}, which needs no download"
 
 

@@ -18,6 +18,10 @@ class UserError(ValueError):
     state = "failed"  # of a run of a sweep that ends so
 
 
+class ArgumentError(UserError):
+    """A wrong argument, named without its section of the config: what builds the section adds that."""
+
+
 class Spoiled(UserError):  # noqa: N818 - what happened to the run
     """A run that training has spoiled: as legal as any other, but with these settings it leads nowhere."""
 

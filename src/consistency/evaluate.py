@@ -23,12 +23,13 @@ from consistency.metrics.processes import rank
 from consistency.process.notices import notice
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, nothing_begun, settle
-from consistency.reopen import adapted, changed, judge, rebuilt, without
+from consistency.reopen import adapted, changed, check_codec, judge, rebuilt, without
 from consistency.result import commit, device_name, ending, environment, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.summary import count
 from consistency.sweep.single import check_free, check_single
-from consistency.tasks.schedules import REMEDY, found_for, path_of, recipes_of, taken_up
+from consistency.tasks.families import named
+from consistency.tasks.schedules import REMEDY, found_for, path_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_averages, read_named, weights_of
 from consistency.teachers.debugged import debug_of
@@ -86,12 +87,13 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     OmegaConf.set_readonly(trained, True)
     name, weights = weights_of(kept, config.weights)
     data, module = rebuilt(brought, config, changes, weights)
+    check_codec(path, kept, data, changes)
     check_averages(path, kept, module.model)
     module.model.load_state_dict(weights)
     digest = weights_sha256(weights)
     module.to(fabric.device)
-    found = found_for(path, digest, trained.sigma.min) if config.found else {}
-    brings = recipes_of(kept.get("sigmas", {}), trained.sigma.min)
+    found = found_for(path, digest, module.samplers, trained.sigma.min) if config.found else {}
+    brings = named(kept.get("sigmas", {}), module.samplers, trained.sigma.min)
     as_trained = Trained(
         path=path,
         step=kept["global_step"],
@@ -108,7 +110,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         make_judge=cache(lambda: make(config.metric) if config.get("metric") else judge(brought)),
         follows=config.found,
     )
-    rest = {name: recipe for name, recipe in brings.items() if name not in found}
+    rest = {name: sampler for name, sampler in brings.items() if name not in found}
     return taken_up(taken_up(as_trained, rest, path), found, path_of(path), REMEDY)
 
 

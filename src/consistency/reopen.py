@@ -3,7 +3,6 @@
 It writes only where the settings of the evaluation say, whatever paths that config has.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from consistency.build import begin, compiled
+from consistency.codec.identity import digest
 from consistency.errors import UserError
 from consistency.files.config import FileConfig, checked, targets
 from consistency.files.overrides import overridden
@@ -96,22 +96,31 @@ def rebuilt(
     data.expect(shape, classes)
     module = brought.build("module", model=compiled(model, brought.content.get("compile") is True))
     expected(source, "module", module, Module)
-    for name, sampler in module.samplers.items():
-        check_sampler(f"{source}: module.samplers.{name} in its config", sampler)
     return data, module
 
 
-def check_sampler(what: str, sampler: Any) -> None:
-    """Refuse what cannot be called as a sampler is.
+def check_codec(path: Path, kept: Mapping[str, Any], data: DataModule, changes: Changes) -> None:
+    """Refuse data whose codec is not the one that the network was trained with.
 
     Args:
-        what: it is, for messages.
-        sampler: anything.
+        path: of the checkpoint, for messages.
+        kept: its content; older ones do not say their codec, which follows from their config then.
+        data: as they are built now.
+        changes: of the command line.
+
+    Raises:
+        UserError: networks would see something else.
     """
-    try:
-        inspect.signature(sampler).bind(None, None, c=None, draws=None)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{what} is no sampler ({error}); use the checkpoint as it was written") from error
+    there, config = kept.get("data", {}).get("codec"), kept["config"]
+    if there is None and "data" in changes:
+        as_trained = expected(config.source, "data", config.build("data"), DataModule)
+        as_trained.expect(config.section("net")["shape"], 0)
+        there = digest(as_trained.codec)
+    if there not in (None, digest(data.codec)):
+        raise UserError(
+            f"ckpt_path={path} was trained with another codec than that of the data, {data.codec}: leave "
+            "data.codec, data.offset and data.scale as they were in training (+override.data.KEY=VALUE)"
+        )
 
 
 def judge(brought: FileConfig) -> Judge:

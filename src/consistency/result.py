@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consistency.errors import UserError, printable
 from consistency.files.atomic import write_text
+from consistency.files.configs import CHECKOUT
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,15 @@ VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 
 
 def commit() -> str | None:
-    """The checked-out commit, with + when files differ from it; None outside a repository."""
+    """The checked-out commit, with + when files differ from it; None outside a repository.
+
+    An installed package has none: a repository around its environment is somebody else's.
+    """
+    if CHECKOUT is None:
+        return None
     try:
         text = {"encoding": "utf-8", "errors": "replace"}
-        where = {"cwd": Path(__file__).parent, "capture_output": True, "check": True, **text}
+        where = {"cwd": CHECKOUT, "capture_output": True, "check": True, **text}
         head = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()
         changed = subprocess.run(["git", "status", "--porcelain"], **where).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from consistency.build import callbacks_of, experiment, of_type
 from consistency.errors import Spoiled, UserError
 from consistency.lit.callbacks.averages import EMA
-from consistency.lit.callbacks.costs import Costs, sampling_calls
+from consistency.lit.callbacks.costs import Costs
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.fall import Fall
 from consistency.lit.callbacks.history import History, images, seconds
@@ -86,8 +86,8 @@ def numbers(
     what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], config.model, data)
     program, found = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
-        for name, recipe in module.samplers.items():
-            how = protocol(recipe, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
+        for name, sampler in module.samplers.items():
+            how = protocol(sampler, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
             named = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
             found[name] = Number(named, Card(what, how, code(), program))
     return found
@@ -102,7 +102,7 @@ def spent(trainer: Trainer) -> dict[str, Any] | None:
 def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
     """Memory of a training step, and network calls of one and of a sample; None where nobody has watched."""
     watched = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
-    sampling = sampling_calls(module.samplers, data_of(trainer).shape)
+    sampling = {name: sampler.nfe for name, sampler in module.samplers.items()}
     return {"memory_mib": watched.memory_mib, "calls": {"training": watched.calls, "sampling": sampling}}
 
 

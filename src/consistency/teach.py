@@ -14,18 +14,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.command.paths import expand_homes, literal
 from consistency.errors import UserError, printable
+from consistency.files.configs import options
 from consistency.files.paths import absent
 from consistency.lit.consistency import check_same_meaning
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.quoting import path_override
 from consistency.result import read_result
-from consistency.schema.check import options
 from consistency.schema.swaps import given_in
 from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
 
-SHARED = ("seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # words for both runs
+SHARED = (  # overrides for both runs
+    *("trust", "seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net"),
+)
 
 
 def find_teacher(config: DictConfig, directory: Path) -> Path | None:

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -13,9 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from consistency.command.paths import LISTS, is_path, parts
 from consistency.errors import UserError, nearest
-from consistency.files.registry import CONFIGS
+from consistency.files.configs import CONFIGS, files, groups
+from consistency.process.entry import ENTRIES, called, entry
 from consistency.quoting import for_shell, quoted
-from consistency.schema.check import groups, loaded, sections
+from consistency.schema.check import loaded, sections
 
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these four as Hydra says them
 UNDELETABLE = re.compile(
@@ -23,13 +23,6 @@ UNDELETABLE = re.compile(
 )
 UNCHOSEN = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
 ADDED = re.compile(r"Could not append to config\. An item is already at '([^']+)'")
-SCRIPTS = ("train", "eval")
-
-
-def script() -> str:
-    """The entry point at work, which is the name of its file in configs/ too."""
-    name = Path(sys.argv[0]).stem
-    return name if name in SCRIPTS else SCRIPTS[0]
 
 
 def misread(error: OverrideParseException) -> str:
@@ -85,10 +78,12 @@ def ambiguous(override: str) -> str:
 
 def of_the_other(group: str) -> str:
     """A group that this entry point does not have."""
-    here = script()
-    there = next((name for name in SCRIPTS if name != here and group in entry_groups(name)), None)
-    known = nearest(group, entry_groups(here))
-    return f"{group}= is no choice of {here}.py" + (f": it is one of {there}.py" if there else f": {known}")
+    here = entry()
+    if group in added_groups(here):
+        return f"{group}= is no choice of an entry point: add it with +{group}=NAME"
+    there = next((name for name in ENTRIES if name != here and group in entry_groups(name)), None)
+    known = f"it is one of {called(there)}" if there else nearest(group, entry_groups(here))
+    return f"{group}= is no choice of {called(here)}: {known}"
 
 
 def check_added(arguments: Sequence[str]) -> None:
@@ -103,15 +98,21 @@ def check_added(arguments: Sequence[str]) -> None:
     for each in arguments:
         if each.startswith("+") and "=" in each:
             name = re.split(r"[.@=/]", each.lstrip("+"), maxsplit=1)[0]
-            if name not in (names := {*sections(script()), "hydra"}):
+            if name not in (names := {*sections(entry()), "hydra"}):
                 raise UserError(f"unknown key {each.lstrip('+').partition('=')[0]}: {nearest(name, names)}")
 
 
-def entry_groups(entry: str) -> set[str]:
+def added_groups(name: str) -> set[str]:
+    """The groups that only trusted packages have, which an entry point of ours does not choose by itself."""
+    ours = {path.name for path in CONFIGS.iterdir()}
+    return {group for group in groups() if group not in ours} - entry_groups(name)
+
+
+def entry_groups(name: str) -> set[str]:
     """The groups of an entry point, those that its tasks bring among them."""
-    files = [CONFIGS / f"{entry}.yaml", *(CONFIGS / "task").glob("*.yaml")] if entry == "eval" else []
-    text = "".join(file.read_text("utf-8") for file in files)
-    chosen = {key for item in loaded(entry)["defaults"] if isinstance(item, dict) for key in map(str, item)}
+    read = [CONFIGS / f"{name}.yaml", *files("task")] if name == "eval" else []
+    text = "".join(file.read_text("utf-8") for file in read)
+    chosen = {key for item in loaded(name)["defaults"] if isinstance(item, dict) for key in map(str, item)}
     return {group for group in groups() if group in chosen or f"\n  - /{group}: " in text}
 
 
@@ -127,7 +128,7 @@ def nearest_to(key: str, overrides: Sequence[str]) -> str:
         key: with dots.
         overrides: of the command, without deletions.
     """
-    section = composed(script(), overrides)
+    section = composed(entry(), overrides)
     names = root_names(section)
     for part in key.split("."):
         if part not in names:
@@ -137,17 +138,17 @@ def nearest_to(key: str, overrides: Sequence[str]) -> str:
     return "it has no value already; leave that out"
 
 
-def composed(entry: str, overrides: Sequence[str]) -> DictConfig:
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
     """A config by other overrides, or without them where they cannot be composed either."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS.absolute()), version_base="1.3"):
         try:
-            return compose(entry, list(overrides))
+            return compose(name, list(overrides))
         except (HydraException, OmegaConfBaseException):
-            return compose(entry)
+            return compose(name)
 
 
 def root_names(root: DictConfig) -> list[str]:
     """What may stand first on a command line: keys, and groups whose files are spread over the config."""
-    entry = "eval" if "task" in root else "train"
-    return sorted({*map(str, root), *entry_groups(entry)})
+    name = "eval" if "task" in root else "train"
+    return sorted({*map(str, root), *entry_groups(name)})

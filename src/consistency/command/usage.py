@@ -6,15 +6,15 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from consistency.command.misread import entry_groups, script
-from consistency.files.registry import CONFIGS
-from consistency.schema.check import options
+from consistency.command.misread import added_groups, entry_groups
+from consistency.files.configs import file_of, options
+from consistency.process.entry import entry, typed
 
 WIDTH = 110
 FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
 USE = {
-    "train": "python train.py [-m] [experiment=NAME] [GROUP=NAME ...] [KEY=VALUE ...]",
-    "eval": "python eval.py [-m] [task=NAME] ckpt_path=RUN [GROUP=NAME ...] [KEY=VALUE ...]",
+    "train": "[-m] [experiment=NAME] [GROUP=NAME ...] [KEY=VALUE ...]",
+    "eval": "[-m] [task=NAME] ckpt_path=RUN [GROUP=NAME ...] [KEY=VALUE ...]",
 }
 
 
@@ -33,21 +33,21 @@ def show() -> None:
 
 def usage() -> str:
     """The help of the entry point at work."""
-    entry = script()
-    first = FIRST[entry]
+    name = entry()
+    first = FIRST[name]
     lines = [
-        USE[entry],
+        " ".join([*typed(), USE[name]]),
         "",
         f"{first}=",
         *described(first),
         "",
         "Groups; GROUP=NAME puts another part in place:",
     ]
-    rest = sorted(entry_groups(entry) - {first})
-    width = max(map(len, rest)) + 4
-    for group in rest:
-        lines += aligned(f"  {group}=", ", ".join(options(group)), width)
-    return "\n".join([*lines, "", *config_of(entry, first)])
+    signs = dict.fromkeys(entry_groups(name) - {first}, "") | dict.fromkeys(added_groups(name), "+")
+    width = max(map(len, signs)) + 5
+    for group in sorted(signs):
+        lines += aligned(f"  {signs[group]}{group}=", ", ".join(options(group)), width)
+    return "\n".join([*lines, "", *config_of(first)])
 
 
 def described(group: str) -> Iterator[str]:
@@ -55,7 +55,7 @@ def described(group: str) -> Iterator[str]:
     names = options(group)
     width = max(map(len, names)) + 4
     for name in names:
-        yield f"  {name:<{width - 2}}{first_comment(CONFIGS / group / f'{name}.yaml')}".rstrip()
+        yield f"  {name:<{width - 2}}{first_comment(file_of(f'{group}/{name}'))}".rstrip()
 
 
 def first_comment(file: Path) -> str:
@@ -70,9 +70,9 @@ def aligned(name: str, text: str, width: int) -> list[str]:
     return [f"{name if i == 0 else '':<{width}}{line}" for i, line in enumerate(wrapped)]
 
 
-def config_of(entry: str, first: str) -> list[str]:
+def config_of(first: str) -> list[str]:
     """How to see the config."""
-    command = f"  python {entry}.py {first}=NAME"
+    command = f"  {' '.join(typed())} {first}=NAME"
     ways = {
         f"{command} --cfg job": "all keys and values; --resolve fills in references",
         f"{command} --cfg job --package KEY": "those of a section",

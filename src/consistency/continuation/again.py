@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from consistency.continuation import given_keys, outcome
+from consistency.process.entry import typed
 from consistency.quoting import for_shell
 
 HERE = ("run_dir", "ckpt_path")  # of this command, never of the run's
@@ -29,5 +30,5 @@ def command_of(run: Path, given: Sequence[str]) -> str | None:
     now = [word for word, key in zip(given, given_keys(given), strict=True) if key != "experiment"]
     replaced = {*given_keys(now), *HERE}
     kept = [word for word, key in zip(there, given_keys(there), strict=True) if key not in replaced]
-    text = " ".join(["python train.py", *map(for_shell, (*kept, *now))])
+    text = " ".join(map(for_shell, (*typed("train"), *kept, *now)))
     return text if len(text) <= LONGEST else None

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.files.registry import CONFIGS
+from consistency.files.configs import files
 from consistency.schema.kinds import shown
 from consistency.schema.rules import PART, PLACE, Effect, effect
 from consistency.schema.targets import makers
@@ -17,7 +17,6 @@ from consistency.schema.targets import makers
 MISSING = "???"  # what is set while a run is built
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
 LOGGER = "logger"  # a group of which several parts may be chosen: its names are a value
-MOVED = {"consistency.lit.boards.Board": "consistency.lit.loggers.tensorboard.Board"}
 START = "module.start"  # read at the beginning of a run alone
 
 Keys = tuple[str, ...]  # a path
@@ -84,20 +83,11 @@ def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -
     """
     raw, resolved = OmegaConf.to_container(here), OmegaConf.to_container(here, resolve=True)
     found: dict[str, Difference] = {}
-    for path, old, new in walk(present(there), resolved, (), given):
+    for path, old, new in walk(there, resolved, (), given):
         for key, before, after in stands(raw, path, old, new):
             found.setdefault(key, Difference(key, before, after))
     composed = [key for key in found if holds(raw, key) in found]  # from another value, which is named itself
     return [difference for key, difference in found.items() if key not in composed]
-
-
-def present(there: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's config as it is written today: older versions had one logger, which had no name."""
-    only = there.get(LOGGER)
-    if not (isinstance(only, dict) and isinstance(only.get("_target_"), str)):
-        return there
-    named = {**only, "_target_": MOVED.get(only["_target_"], only["_target_"])}
-    return {**there, LOGGER: {"tensorboard": named}}
 
 
 def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tuple[Keys, Any, Any]]:
@@ -128,8 +118,13 @@ def matters(target: str | None, key: str, value: Any, path: Keys, given: Sequenc
         return False  # the list of names says it
     if target is not None:
         known = defaults(target)
-        return key not in known or known[key] != value
+        return key not in known or as_list(known[key]) != value
     return any(path[: len(names)] == names for names in (tuple(name.split(".")) for name in given))
+
+
+def as_list(value: Any) -> Any:
+    """A default as a config has it: lists alone."""
+    return [as_list(item) for item in value] if isinstance(value, tuple) else value
 
 
 def defaults(target: str) -> dict[str, Any]:
@@ -181,8 +176,8 @@ def holds(raw: Any, key: str) -> str | None:
 def option(key: str, target: Any) -> str:
     """The choice of a group that brings a part back."""
     group, _, inner = key.partition(".")
-    files = {path.stem: OmegaConf.load(path) for path in sorted((CONFIGS / group).glob("*.yaml"))}
-    names = [name for name, text in files.items() if OmegaConf.select(text, inner) == target]
+    contents = {path.stem: OmegaConf.load(path) for path in files(group)}
+    names = [name for name, text in contents.items() if OmegaConf.select(text, inner) == target]
     return f"give {group}={names[0]}" if len(names) == 1 else f"choose the {group} of that run"
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
-from consistency.export.diffusers_page import page
+from consistency.export.diffusers_page import PIXELS, page
 from consistency.export.grid import RHO, Grid, grid_of
-from consistency.export.model import Model, Run, Written
+from consistency.export.model import Model, Run, Written, check_plain
 from consistency.export.parts import library
 from consistency.model.condition import given_label
 from consistency.model.precond import EDM, Boundary
-from consistency.sampling.samplers import multistep, visits
+from consistency.sampling.samplers import MultiStep, visits
 from consistency.teachers import unet2d
 from consistency.teachers.diffusers import seal
 from consistency.teachers.schedulers import TIME_SCALE
@@ -68,19 +69,23 @@ def check(model: Model) -> None:
     """Refuse what no pipeline can sample.
 
     Raises:
-        UserError: points, images that are not square, a teacher; a level that the scheduler hides.
+        UserError: points, images that are not square, another space than pixels, a teacher; a level that the
+            scheduler hides.
     """
-    _, *size = model.shape
+    shape = model.codec.decoded(model.shape)
+    _, *size = shape
     if len(size) != 2 or size[0] != size[1]:
         raise UserError(
-            f"export=diffusers needs square images, not data of shape {tuple(model.shape)}: "
+            f"export=diffusers needs square images, not data of shape {shape}: "
             "choose another format, such as export=onnx"
         )
+    pixels_of(model.codec, *PIXELS)
     if not model.sigmas:
         raise UserError(
             "export=diffusers needs a consistency model, and this has no sampler of one: choose "
             "export=safetensors for a teacher"
         )
+    check_plain(model, "diffusers")
     at_the_end = model.f.precond(torch.tensor([model.sigma_min])).out.abs() > 1e-6
     for name, (_, *sigmas) in model.sigmas.items():
         if at_the_end and any(sigma <= model.sigma_min for sigma in sigmas):
@@ -177,7 +182,7 @@ def difference(pipe: Any, model: Model, timesteps: Sequence[int]) -> float:
     )
     draws, sigmas = Stream(0), pipe.scheduler.sigmas[:-1].double().tolist()
     z = draws.normal(torch.empty(BATCH, *model.shape))
-    own = multistep(model.f, z, sigmas, given_label(labels), draws, model.sigma_min)
+    own = MultiStep(sigmas, model.sigma_min)(model.f, z, given_label(labels), draws)
     return (found[-1] - own).abs().max().item()
 
 

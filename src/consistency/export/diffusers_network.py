@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin  # the pipeline looks for
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
+from consistency.files.configs import trusted
 from consistency.model.condition import given_label
 from consistency.model.precond import Boundary
 from consistency.teachers.diffusers import described
@@ -28,7 +29,8 @@ class Network(ModelMixin, ConfigMixin):
     ε itself f(x, ε) = x, whatever the network says.
 
     Args:
-        denoiser: what f is, as in checkpoints: plain data with `_target_`, which may name this project only.
+        denoiser: what f is, as in checkpoints: plain data with `_target_`, which may name this project, and
+            packages that `consistency.files.configs.trust` was given.
         sample_size: height and width of an image.
         in_channels: of an image.
         num_class_embeds: number of classes, None for none.
@@ -50,7 +52,8 @@ class Network(ModelMixin, ConfigMixin):
         sigma_min: float = 0.002,
     ) -> None:
         super().__init__()
-        f = described("unet", "config.json", denoiser)
+        names = [package.name for package in trusted()]
+        f = described("unet", "config.json", denoiser, names)
         self.net, self.precond = f.net, f.precond
         self.scalings = Boundary(sigma_data, sigma_min)
 

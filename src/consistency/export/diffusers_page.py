@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
+from consistency.codec.pixels import Pixels, pixels_of
 from consistency.export.grid import Grid
 from consistency.export.model import Model
+from consistency.files.configs import trusted
 from consistency.markup import code, literal
 from consistency.table import Table
 
 NO_STEPS = "none: it begins elsewhere, or its levels are too close"
-PIXEL = 127.5  # what the pipeline takes for scale and offset of pixels
+PIXELS = "export=diffusers makes", "choose export=onnx, which decodes"
 
 
 def page(model: Model, grid: Grid, impure: str | None) -> str:
@@ -46,6 +48,10 @@ def use(model: Model, grid: Grid, impure: str | None) -> Iterator[str]:
     yield "```python"
     if impure is not None:
         yield "import consistency.export.diffusers_network  # what a folder names is not imported"
+        if names := [package.name for package in trusted()]:
+            yield "from consistency.files.configs import trust"
+            yield ""
+            yield f"trust({names})  # other packages whose classes config.json may name"
     yield "from diffusers import ConsistencyModelPipeline"
     yield ""
     yield 'pipe = ConsistencyModelPipeline.from_pretrained(".")'
@@ -78,14 +84,15 @@ def shown(sigmas: Sequence[float]) -> str:
 
 def pixels(model: Model) -> Iterator[str]:
     """What the numbers in the images mean."""
-    if model.scale == model.offset == PIXEL:
+    codec = pixels_of(model.codec, *PIXELS)
+    if codec == Pixels():  # what the pipeline takes for offset and scale
         return
     yield ""
     yield "**These `images` have the wrong contrast, and are cut off**: for the pipeline a pixel of 0 to 255"
-    yield f"is 127.5 x + 127.5; it is {model.scale:.6g} x + {model.offset:.6g}. The callback has x itself:"
+    yield f"is 127.5 x + 127.5; it is {codec.scale:.6g} x + {codec.offset:.6g}. The callback has x itself:"
     yield ""
     yield "```python"
     yield "raw = []"
     yield "pipe(batch_size=4, callback=lambda i, t, x: raw.append(x))"
-    yield f"pixels = ({model.scale!r} * raw[-1] + {model.offset!r}).round().clamp(0, 255).byte()"
+    yield f"pixels = ({codec.scale!r} * raw[-1] + {codec.offset!r}).round().clamp(0, 255).byte()"
     yield "```"

@@ -121,7 +121,7 @@ class Int8:
 class Onnx:
     """`<sampler>.onnx` for each sampler and `network.onnx`, read back by onnxruntime.
 
-    What a program is stands in its metadata: σ list, offset and scale of pixels, hash of the weights.
+    What a program is stands in its metadata: σ list, codec, offset and scale of pixels, hash of the weights.
 
     Args:
         precision: of what it computes.

@@ -1,4 +1,8 @@
-"""The programs that a model falls into, each a file of its own: one per sampler, and the bare network."""
+"""The programs that a model falls into, each a file of its own: one per sampler, and the bare network.
+
+Where networks see neither pixels nor points, every sampler ends with the codec's own program, which is also a
+file by itself, for whoever calls the bare network.
+"""
 
 import json
 import warnings
@@ -13,11 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
 from consistency.export.model import Inputs, Model, Run, Written
 from consistency.export.programs import Network
 
-NETWORK = "network"  # beside the names of samplers
+NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
 EXAMPLE = 2  # samples; a batch of one would be taken for a constant
 
 
@@ -25,7 +30,7 @@ class Program(NamedTuple):
     """A module to export.
 
     Args:
-        name: of its sampler, or `network`.
+        name: of its sampler, `network`, or `decoder` of a codec.
         module: in evaluation mode.
         names: of its inputs.
         inputs: (batch, seed) -> inputs of that batch.
@@ -49,7 +54,15 @@ def programs(model: Model) -> dict[str, Program]:
         for name, sampler in model.programs().items()
     }
     network = Program(NETWORK, Network(model.f).eval(), ("x", "noise", *label), partial(states, model))
+    decoder = model.decoder()
+    if decoder is not None:
+        found[DECODER] = Program(DECODER, decoder, ("encoded",), partial(encoded, model))
     return {**found, NETWORK: network}
+
+
+def encoded(model: Model, batch: int, seed: int = 0) -> Inputs:
+    """Something like what networks see: x [B, ...] of standard deviation 1/2."""
+    return (0.5 * torch.randn(batch, *model.shape, generator=torch.Generator().manual_seed(seed)),)
 
 
 def states(model: Model, batch: int, seed: int = 0) -> Inputs:
@@ -83,22 +96,30 @@ def written(
     network = runs.pop(NETWORK)
     files = [path for path, _ in made.values()]
     lines = [
-        how(f"{name}{ending}", (16, len(sigmas), *model.shape), model.classes)
-        for name, sigmas in model.sigmas.items()
+        how(f"{name}{ending}", (16, program.noises, *model.shape), model.classes)
+        for name, program in model.programs().items()
     ]
     return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
 
 
 def about(model: Model, program: Program) -> dict[str, str]:
     """What a program is, as text by key, for formats that can keep it."""
-    sigmas = {"sigmas": json.dumps(list(model.sigmas.get(program.name, ())))}
-    pixels = {"sigma_min": str(model.sigma_min), "offset": str(model.offset), "scale": str(model.scale)}
+    sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
+    means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
+    pixels = {"sigma_min": str(model.sigma_min), "offset": str(means.offset), "scale": str(means.scale)}
+    pixels["codec"] = json.dumps(model.codec.about(), sort_keys=True)
     known = {
         k: str(model.about[k])
         for k in ("experiment", "step", "weights", "weights_sha256")
         if k in model.about
     }
     return {**sigmas, **pixels, **known}
+
+
+def sigmas_of(model: Model, name: str) -> list[float]:
+    """The levels of a program's sampler; none of the bare network."""
+    sampler = model.samplers.get(name)
+    return [] if sampler is None else list(sampler.sigmas)
 
 
 def dynamic(program: Program) -> tuple[dict[int, Any], ...]:

@@ -1,54 +1,31 @@
-"""What is exported: a sampler whose σ are baked in, and the bare network for those who write their own loop.
-
-Both are plain modules of float32 tensors. The functions of σ are evaluated once, in float64, and kept as
-numbers, so that a program holds the network and a few multiplications.
-"""
+"""The bare network, exported beside `consistency.sampling.programs` for those who write their own loop."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from consistency.errors import UserError
 from consistency.model.condition import given_label
 from consistency.model.maps import Map
 from consistency.model.precond import Precond
-from consistency.sampling.samplers import visits
+from consistency.sampling.programs import Program
 
 
-class Sampler(nn.Module):
-    """Multistep consistency sampling (2303.01469, algorithm 1) as a function of its noise.
+class Decoded(nn.Module):
+    """A sampler whose samples are decoded by the codec's own program.
 
     Args:
-        f: a consistency function.
-        sigmas: K levels, falling, with a network call each; the first is where sampling begins.
-        sigma_min: ε; levels below are raised to it.
+        program: of the sampler.
+        decoder: what networks see -> images in [-1, 1] or points.
     """
 
-    skip: Tensor
-    out: Tensor
-    inp: Tensor
-    noise: Tensor
-    added: Tensor
-
-    def __init__(self, f: Map, sigmas: Sequence[float], sigma_min: float) -> None:
+    def __init__(self, program: Program, decoder: nn.Module) -> None:
         super().__init__()
-        if not sigmas:
-            raise UserError("a sampler needs at least one σ")
-        self.net = f.net
-        levels, added = torch.tensor(visits(sigmas, sigma_min), dtype=torch.float64).T
-        for name, values in {**f.precond(levels)._asdict(), "added": added}.items():
-            self.register_buffer(name, values.float())
+        self.program, self.decoder, self.noises = program, decoder, program.noises
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images [B, ...] from unit noise z [B, K, ...], of which call k adds z[:, k]; label [B] or None."""
-        x = torch.zeros_like(z[:, 0])
-        for k in range(len(self.added)):
-            x = x + self.added[k] * z[:, k]
-            noise = self.noise[k].expand(x.shape[0])  # len(x) would be a constant in an export
-            F = self.net(self.inp[k] * x, noise, given_label(label))
-            x = self.skip[k] * x + self.out[k] * F
-        return x
+        """Images or points from unit noise z [B, K, ...], and label [B] or None."""
+        return self.decoder(self.program(z, label))
 
 
 class Network(nn.Module):

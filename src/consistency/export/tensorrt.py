@@ -129,9 +129,10 @@ def how(file: str, shape: tuple[int, ...], classes: int) -> str:
         f'engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(open("{file}", "rb").read())\n'
         "run = engine.create_execution_context()\n"
         f'given = {{"z": torch.randn({shape}, device="cuda"){label}}}\n'
-        f'given["x"] = torch.empty({(shape[0], *shape[2:])}, device="cuda")\n'
         "for name, t in given.items():\n"
-        '    name == "x" or run.set_input_shape(name, tuple(t.shape))\n'
+        "    run.set_input_shape(name, tuple(t.shape))\n"
+        'given["x"] = torch.empty(tuple(run.get_tensor_shape("x")), device="cuda")\n'
+        "for name, t in given.items():\n"
         "    run.set_tensor_address(name, t.data_ptr())\n"
         "run.execute_async_v3(torch.cuda.current_stream().cuda_stream)\n"
         'x = given["x"].cpu().numpy()\n'

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from consistency.codec.identity import digest
 from consistency.errors import UserError
 from consistency.export.model import Model, Written
 from consistency.teachers.checkpoint import weights_of
@@ -44,7 +45,7 @@ class Safetensors:
             for name, tensor in model.f.state_dict().items()
         }
         sigmas = {name: list(levels) for name, levels in model.lists.items()}
-        write_exported(path, state, portable({**model.about, "sigmas": sigmas}))
+        write_exported(path, state, portable({**model.about, "codec": digest(model.codec), "sigmas": sigmas}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])
         return Written([path], model.with_map(f).programs(), tolerance)

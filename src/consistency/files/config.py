@@ -11,12 +11,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from consistency.errors import UserError
+from consistency.errors import ArgumentError, UserError
 from consistency.files.paths import shown
 from consistency.files.registry import (
     PARTIAL,
     TARGET,
     TEACHER,
+    TEACHERS,
     UNBUILT,
     Place,
     Registry,
@@ -111,6 +112,11 @@ class FileConfig:
         try:
             target = self.registry.find(name)
             return partial(target, **arguments) if deferred else target(**arguments)
+        except ArgumentError as error:
+            raise UserError(
+                f"{self.source}: {'.'.join(place)} in its config: {error}; use the checkpoint as it was "
+                "written"
+            ) from error
         except UserError:
             raise
         except (ImportError, *CONSTRUCTOR_ERRORS) as error:
@@ -173,7 +179,7 @@ class Checker:
         if TARGET in node:
             self._check_target(node, place)
         children = {key: self.frozen(child, (*place, key)) for key, child in node.items()}
-        if "trust" in children and node.get(TARGET) in named((TEACHER,)):
+        if "trust" in children and (place in TEACHERS or node.get(TARGET) in named((TEACHER,))):
             children["trust"] = self.trust  # whom to trust is for the user to say, not for the file
         return MappingProxyType(children)
 

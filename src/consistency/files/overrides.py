@@ -7,12 +7,14 @@ A change of `net.width` is made in both, wherever the copies still agree.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.config import thawed
+from consistency.files.configs import folders
 from consistency.files.paths import shown
-from consistency.files.registry import CONFIGS, TARGET
+from consistency.files.registry import TARGET
 
 Keys = tuple[str | int, ...]
 Leaves = list[tuple[Keys, Any]]
@@ -81,7 +83,7 @@ def copied_sections(config: dict[str, Any], path: Keys) -> Iterator[Keys]:
 
 def copied_values(everywhere: Leaves, path: Keys, old: Any) -> Iterator[Keys]:
     """Places of the same value whose keys are filled from this one in configs/."""
-    names = references().get(".".join(map(str, path)), frozenset())
+    names = references(folders()).get(".".join(map(str, path)), frozenset())
     for place, value in everywhere:
         if place == path or place[-1] not in names:
             continue
@@ -96,11 +98,15 @@ def same(a: Any, b: Any) -> bool:
     return isinstance(a, str | int | float) and type(a) is type(b) and a == b
 
 
-@lru_cache(maxsize=1)
-def references() -> dict[str, frozenset[str]]:
-    """By key of a config, the last parts of the keys that configs/ fill by reference to it."""
+@lru_cache(maxsize=8)
+def references(among: tuple[Path, ...]) -> dict[str, frozenset[str]]:
+    """By key of a config, the last parts of the keys that configs fill by reference to it.
+
+    Args:
+        among: folders of configs.
+    """
     found: dict[str, set[str]] = {}
-    for file in CONFIGS.rglob("*.yaml"):
+    for file in (path for folder in among for path in folder.rglob("*.yaml")):
         for name, key in REFERENCE.findall(file.read_text("utf-8")):
             found.setdefault(key, set()).add(name)
     return {key: frozenset(names) for key, names in found.items()}

@@ -1,6 +1,7 @@
 """The classes and functions that a config from a file may name: those of our own configs, and no others.
 
-Packages that the user trusts come to them. Whether a name is allowed is decided before anything is imported.
+Packages that the user trusts come to them, with the names in their configs. Whether a name is allowed is
+decided before anything is imported.
 """
 
 import re
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from consistency.errors import UserError
+from consistency.files.configs import CONFIGS
+from consistency.files.configs import located as package_of
 from consistency.files.paths import shown
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file
 SAMPLERS = "samplers"  # a group whose parts have names of their own
 TEACHER = "teacher"  # the group whose functions read other files
@@ -51,7 +53,15 @@ class Registry:
             return True  # whatever it is: `FileConfig.build` refuses these sections
         if name in suited(place):
             return True
-        return deferred and place in TEACHERS and name in named((TEACHER,))
+        if deferred and place in TEACHERS and name in named((TEACHER,)):
+            return True
+        return name in self.configured()
+
+    def configured(self) -> frozenset[str]:
+        """The targets in the configs of trusted packages, which may be those of a third; teachers aside."""
+        folders = [folder for package in self.packages for folder in package_of(package).configs]
+        files = (file for folder in folders for file in folder.glob("*/*.yaml"))
+        return targets_in(file for file in files if file.parent.name not in (*UNBUILT, TEACHER))
 
     def trusts(self, name: str) -> bool:
         """Whether a public name lies inside a package that the user trusts."""
@@ -64,7 +74,7 @@ class Registry:
         Raises:
             LookupError: there is none.
         """
-        found = located(name)
+        found = imported(name)
         ours = name in self.given or not self.trusts(name)
         home = f"{getattr(found, '__module__', '')}."
         if not callable(found) or not (ours or home.startswith(tuple(f"{p}." for p in self.packages))):
@@ -89,7 +99,11 @@ def built() -> frozenset[str]:
 @lru_cache(maxsize=8)
 def named(chosen: tuple[str, ...]) -> frozenset[str]:
     """Every `_target_` in these groups of configs/."""
-    files = (path for group in chosen for path in (CONFIGS / group).glob("*.yaml"))
+    return targets_in(path for group in chosen for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def targets_in(files: Iterable[Path]) -> frozenset[str]:
+    """Every `_target_` in some files."""
     return frozenset(
         name
         for file in files
@@ -105,7 +119,7 @@ def groups() -> tuple[str, ...]:
     return tuple(group for group in found if group != "sweep")
 
 
-def located(name: str) -> Any:
+def imported(name: str) -> Any:
     """What a dotted name stands for.
 
     Raises:

@@ -6,11 +6,22 @@ A file may hold anything: what is not as expected stays as it is, for the checks
 from collections.abc import Mapping
 from typing import Any
 
-from consistency.files.registry import TARGET
+from consistency.files.registry import PARTIAL, TARGET
 
 FORMER_MAP = "consistency.model.denoiser.Denoiser"  # of both roles, up to format 2
 DENOISES = "consistency.lit.diffusion.Diffusion"  # the only training whose network was a denoiser
+BOARDS = {"consistency.lit.boards.Board": "consistency.lit.loggers.tensorboard.Board"}
 FORMER_PREFIX, PREFIX = "denoiser.", "model."  # of its weights among a module's
+SAMPLING = "consistency.sampling"
+FORMER = f"{SAMPLING}.samplers."  # where all samplers were functions
+CLASSES = {
+    "onestep": f"{SAMPLING}.samplers.OneStep",
+    "multistep": f"{SAMPLING}.samplers.MultiStep",
+    "euler": f"{SAMPLING}.ode.Euler",
+    "heun": f"{SAMPLING}.ode.Heun",
+    "ddim": f"{SAMPLING}.ode.DDIM",
+}
+LISTS = {name: f"{SAMPLING}.levels.{name}" for name in ("karras_sigmas", "even_sigmas")}
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +40,7 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgraded_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run of any former version, as this version composes it."""
-    return with_role(dict(config))
+    return samplers(with_loggers(with_role(dict(config))))
 
 
 def with_role(config: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +53,15 @@ def with_role(config: dict[str, Any]) -> dict[str, Any]:
     others = {key: node for key, node in config.items() if key != "denoiser"}
     precond = {"precond": former["precond"]} if "precond" in former else {}
     return {**others, **precond, "model": mapped(former, "Denoiser" if denoises else "Consistency")}
+
+
+def with_loggers(config: dict[str, Any]) -> dict[str, Any]:
+    """There was one logger, which had no name."""
+    only = config.get("logger")
+    target = only.get(TARGET) if isinstance(only, dict) else None
+    if not (isinstance(only, dict) and isinstance(target, str)):
+        return config
+    return {**config, "logger": {"tensorboard": {**only, TARGET: BOARDS.get(target, target)}}}
 
 
 def mapped(former: Mapping[str, Any], role: str) -> dict[str, Any]:
@@ -58,3 +78,47 @@ def renamed(state: dict[Any, Any]) -> dict[Any, Any]:
         else name: tensor
         for name, tensor in state.items()
     }
+
+
+def samplers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Samplers that were deferred functions as the classes that they have become.
+
+    Args:
+        config: of a run, plain data; its sections `samplers` and `module.samplers` are looked at.
+
+    Returns:
+        The config with these sections anew; all else is what it was.
+    """
+    module, found = config.get("module"), dict(config)
+    if isinstance(module, Mapping):
+        found["module"] = _with_samplers(module)
+    return _with_samplers(found)
+
+
+def sampler(node: Any) -> Any:
+    """One of them; anything else is left as it is."""
+    name = _name(node)
+    if name not in CLASSES or node.get(PARTIAL) is not True:
+        return node
+    made = {key: sigmas(value) if key == "sigmas" else value for key, value in node.items() if key != PARTIAL}
+    if name == "onestep" and isinstance(made.get("sigmas"), list):
+        made["sigmas"] = made["sigmas"][:1]  # it began at the first, and looked at no other
+    return {**made, TARGET: CLASSES[name]}
+
+
+def sigmas(node: Any) -> Any:
+    """A list of noise levels, or the function that makes it, which has moved."""
+    return {**node, TARGET: LISTS[_name(node)]} if _name(node) in LISTS else node
+
+
+def _name(node: Any) -> str:
+    """Of a function that was in `consistency.sampling.samplers`; empty for anything else."""
+    target = node.get(TARGET) if isinstance(node, Mapping) else None
+    return target.removeprefix(FORMER) if isinstance(target, str) and target.startswith(FORMER) else ""
+
+
+def _with_samplers(section: Mapping[str, Any]) -> dict[str, Any]:
+    nodes = section.get("samplers")
+    if not isinstance(nodes, Mapping):
+        return dict(section)
+    return {**section, "samplers": {name: sampler(node) for name, node in nodes.items()}}

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.errors import UserError
 
 STEPS = "set trainer.max_steps"
+UNTESTED = "training neither tests nor predicts: use eval.py, or consistency-eval where it is installed"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # Lightning's older names
 WHOLE = ("auto", "ddp", "single_device")  # beginnings of strategies that keep the network whole
@@ -56,8 +57,8 @@ ARGUMENTS: dict[str, Argument] = {
     "num_sanity_val_steps": Argument(OFF, "a part of a validation has no numbers: leave it at 0"),
     "check_val_every_n_epoch": Argument(NONE, "there are no epochs: set trainer.val_check_interval"),
     "reload_dataloaders_every_n_epochs": Argument(OFF, "there are no epochs: leave it out"),
-    "limit_test_batches": Argument(one_of(None, 1.0), "nothing is tested in training: use eval.py"),
-    "limit_predict_batches": Argument(one_of(None, 1.0), "nothing is predicted in training: use eval.py"),
+    "limit_test_batches": Argument(one_of(None, 1.0), UNTESTED),
+    "limit_predict_batches": Argument(one_of(None, 1.0), UNTESTED),
     "use_distributed_sampler": Argument(NO, "each process knows its share of a batch: leave it at false"),
     "enable_checkpointing": Argument(
         one_of(None, True), "runs go on from their checkpoints: keep fewer with callbacks.checkpoints"

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consistency.codec.codec import Codec
+from consistency.codec.identity import digest
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, without_augmentation
 from consistency.model.maps import Consistency, DenoiserLike, Map
@@ -58,6 +60,23 @@ class ConsistencyModule(Module):
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that t falls between neighbouring edges."""
         return self.objective.mass(edges, k)
+
+
+def check_codec(teacher: DenoiserLike, codec: Codec) -> None:
+    """Refuse a teacher whose network saw the data in another space.
+
+    Args:
+        teacher: whose file may say what it saw.
+        codec: of the data.
+
+    Raises:
+        UserError: it says something else.
+    """
+    if getattr(teacher, "codec_sha256", None) not in (None, digest(codec)):
+        raise UserError(
+            f"the codec of the data, {codec}, is not the one that the teacher was trained with: set "
+            "data.codec, data.offset and data.scale as in its run, or name another with teacher.path"
+        )
 
 
 def copy_weights(student: Map, teacher: Map) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, check_call
-from consistency.lit.consistency import ConsistencyModule
+from consistency.lit.consistency import ConsistencyModule, check_codec
+from consistency.lit.data.module import data_of
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike, Map, as_denoiser
 from consistency.objectives.flow import Flow
@@ -52,7 +53,9 @@ class Distillation(ConsistencyModule):
         """Call the teacher; a checkpoint to go on from is read after this."""
         if stage != "fit":
             return
-        D = as_denoiser(self.teacher(), "teacher.path")
+        taught = self.teacher()
+        check_codec(taught, data_of(self.trainer).codec)
+        D = as_denoiser(taught, "teacher.path")
         if isinstance(D, Map):
             check_lowest(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()

@@ -19,7 +19,7 @@ from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike, Map
 from consistency.nets.adm import ADM
 from consistency.nets.unet import UNet
-from consistency.sampling.samplers import Recipe
+from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
 from consistency.tensor import Terms, seed_dropout
@@ -36,7 +36,7 @@ class Module(LightningModule):
         model: the map that learns.
         optimizer: parameters -> optimiser.
         rate: factor on the learning rate as a function of the step.
-        samplers: how images are made, by name; each is called as (f, z, c=, draws=); None for none.
+        samplers: how images are made, by name; None for none.
         seed: every random number of the run follows from it.
     """
 
@@ -47,7 +47,7 @@ class Module(LightningModule):
         model: Map,
         optimizer: OptimizerFactory,
         rate: Rate,
-        samplers: Mapping[str, Recipe | None],
+        samplers: Mapping[str, Sampler | None],
         seed: int,
     ) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Module(LightningModule):
         self.optimizer, self.rate, self.seed = optimizer, rate, seed
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
         check_optimizer(optimizer)
-        check_samplers(self.samplers)
+        check_samplers(self.samplers, model)
         self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
         self.given: list[dict[str, Any]] = []  # values of the config for each group of the optimiser
         self.largest: int | None = None  # samples of a network call outside training; not known yet
@@ -124,7 +124,7 @@ class Module(LightningModule):
         """Samples [B, ...] by name of the sampler."""
         f = self.paced()
         return {
-            name: sampler(f, request.z, c=request.c, draws=request.draws.fork())
+            name: sampler(f, request.z, request.c, request.draws.fork())
             for name, sampler in self.samplers.items()
         }
 

@@ -8,7 +8,7 @@ from torch import nn
 from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
 from consistency.model.maps import DenoiserLike
-from consistency.model.portions import in_portions, portion
+from consistency.model.portions import Portions, portion
 from consistency.watch import tick
 
 
@@ -30,7 +30,7 @@ def paced(
     """
     if most is None:
         most = largest(f, data) if isinstance(f, nn.Module) else 2**31
-    return in_portions(f, most, done)
+    return Portions(f, most, done)
 
 
 def largest(f: nn.Module, data: DataModule) -> int:

@@ -2,28 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.lit.callbacks.costs import calls_of
+from consistency.codec.identity import marks
+from consistency.codec.pixels import ROUNDING
 from consistency.lit.data.module import DataModule
 from consistency.metrics.judge import Judge
-from consistency.sampling.samplers import Recipe
-
-ROUNDING = "to the nearest level, as EDM's truncate(127.5 x + 128)"  # of `DataModule.decode`
+from consistency.sampling.samplers import Sampler
 
 
 def protocol(
-    recipe: Recipe, judge: Judge, data: DataModule, count: int, seed: int, precision: str, weights: str
+    sampler: Sampler, judge: Judge, data: DataModule, count: int, seed: int, precision: str, weights: str
 ) -> dict[str, Any]:
     """All that moves a number of the same model.
 
     Args:
-        recipe: makes the samples.
+        sampler: makes the samples.
         judge: has seen the data.
         data: what they are compared with.
         count: samples.
@@ -34,17 +30,14 @@ def protocol(
     labels = f"i mod {data.classes}" if data.classes else "none"
     about = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
     made = {"count": count, "seed": seed, "weights": weights, "precision": precision}
-    rounding = ROUNDING if data.is_image else "none: points"
-    return {**described(recipe, data.shape), **made, "rounding": rounding, **about, **judge.protocol(count)}
+    rounding = ROUNDING if data.codec.visible else "none: points"
+    return {**described(sampler), **made, "rounding": rounding, **about, **judge.protocol(count)}
 
 
-def described(recipe: Recipe, shape: Sequence[int]) -> dict[str, Any]:
-    """Sampler, network calls, σ list, and whatever else it was given."""
-    assert isinstance(recipe, partial)
-    options = {key: plain(value) for key, value in recipe.keywords.items() if key != "sigmas"}
-    sigmas = [float(sigma) for sigma in recipe.keywords.get("sigmas", ())]
-    nfe = calls_of(recipe, torch.zeros(1, *shape))
-    return {"sampler": recipe.func.__name__, "nfe": nfe, "sigmas": sigmas, **options}
+def described(sampler: Sampler) -> dict[str, Any]:
+    """Sampler, network calls, σ list, and the options that make a difference."""
+    options = {key: plain(value) for key, value in sampler.told.items()}
+    return {"sampler": sampler.name, "nfe": sampler.nfe, "sigmas": list(sampler.sigmas), **options}
 
 
 def plain(value: Any) -> Any:
@@ -56,7 +49,7 @@ def model(
     experiment: str | None, role: str, step: int, weights_sha256: str, meaning: DictConfig, data: DataModule
 ) -> dict[str, Any]:
     """What is judged: the weights, and what they mean, in units of the data."""
-    about = [OmegaConf.to_container(meaning, resolve=True), data.offset, data.scale]
+    about = [OmegaConf.to_container(meaning, resolve=True), *marks(data.codec).values()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment,

@@ -1,15 +1,14 @@
-"""What a config leaves to be called later is called once at the start, before anything is written."""
+"""Parts of a run that are used later are checked at the start, before anything is written."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from consistency.errors import UserError, at_least, check_call, positive
-from consistency.model.condition import NONE, Condition
-from consistency.schedule.draws import ImageDraws
+from consistency.errors import UserError, at_least, positive
+from consistency.sampling.samplers import Sampler
 
 
 def check_optimizer(optimizer: Callable[..., Any]) -> None:
@@ -29,21 +28,19 @@ def check_optimizer(optimizer: Callable[..., Any]) -> None:
         at_least("optimizer", 0, weight_decay=float(group.get("weight_decay", 0)))
 
 
-def check_samplers(samplers: Mapping[str, Callable[..., Tensor]]) -> None:
-    """Make a sample with each, by a function that gives back its input.
+def check_samplers(samplers: Mapping[str, object], f: nn.Module) -> None:
+    """Refuse what is no sampler, and samplers of another role than the model's.
 
     Raises:
-        UserError: one has no noise levels, or impossible ones.
+        UserError: names the first.
     """
     for name, sampler in samplers.items():
-        z = torch.zeros(1, 2)
-        check_call(f"samplers.{name}", sampler, same, z)
+        if not isinstance(sampler, Sampler):
+            raise UserError(
+                f"samplers.{name} is no sampler: choose a _target_ of configs/samplers, or a class of your "
+                "own that extends consistency.sampling.samplers.Sampler"
+            )
         try:
-            sampler(same, z, c=NONE, draws=ImageDraws(0, [0]))
-        except (ValueError, OverflowError, ZeroDivisionError) as error:
+            sampler.map_of(f)
+        except UserError as error:
             raise UserError(f"samplers.{name}: {error}") from error
-
-
-def same(x: Tensor, sigma: Any, c: Condition = NONE) -> Tensor:
-    """x."""
-    return x

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from consistency.errors import check_call
-from consistency.lit.consistency import ConsistencyModule
+from consistency.lit.consistency import ConsistencyModule, check_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
@@ -35,7 +35,9 @@ class ConsistencyTraining(ConsistencyModule):
     def setup(self, stage: str) -> None:
         """Begin from the teacher's weights; a checkpoint to go on from is read after this."""
         if stage == "fit" and self.start is not None:
-            self.start_from(self.start())
+            D = self.start()
+            check_codec(D, data_of(self.trainer).codec)
+            self.start_from(D)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss and t of each sample."""

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from consistency.files.atomic import dispensable, write_text
 from consistency.files.checksum import content_sha256
+from consistency.files.configs import Package, trusted
 from consistency.metrics.processes import from_first, rank
 from consistency.process.notices import notice
 
 VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
-PACKAGE = Path(__file__).parents[1]
+OURS = Package("consistency", (Path(__file__).parents[1],))
 SHA256 = re.compile("[0-9a-f]{64}")
 RANGES = {  # that no number of this name can leave
     "precision": (0.0, 1.0),
@@ -86,14 +87,25 @@ def shown(value: Any) -> str:
     return f"{text[:12]}…" if SHA256.fullmatch(text) else text
 
 
-@lru_cache(maxsize=1)
 def code() -> dict[str, Any]:
-    """Version of the numbers, hash of this package, and the libraries that compute."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
+    """Version of the numbers, hash of this package and of those that the user trusts, computing libraries."""
     libraries = {name: version(name) for name in ("torch", "torch-fidelity")}
-    return {"version": VERSION, "source_sha256": digest.hexdigest(), **libraries}
+    others = {package.name: source_sha256(package) for package in trusted()}
+    return {
+        "version": VERSION,
+        "source_sha256": source_sha256(OURS),
+        **({"packages_sha256": others} if others else {}),
+        **libraries,
+    }
+
+
+@lru_cache(maxsize=8)
+def source_sha256(package: Package) -> str:
+    """Hash of the Python files of a package, names and contents."""
+    digest = hashlib.sha256()
+    for name, path in package.sources():
+        digest.update(f"{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def plausible(found: Any, needed: Collection[str] = ()) -> bool:

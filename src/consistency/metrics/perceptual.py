@@ -50,6 +50,8 @@ class LPIPS:
         always_resize: bring images to it that have 256 pixels a side or more, too (the code for CIFAR-10).
     """
 
+    of_pixels = True  # in [-1, 1]
+
     def __init__(
         self,
         backbone: str | Path | None = None,

@@ -20,7 +20,7 @@ from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike
 from consistency.objectives.reference import ReferenceFlow
 from consistency.process.notices import notice
-from consistency.sampling.samplers import level
+from consistency.sampling.levels import level
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture

@@ -35,9 +35,13 @@ class Map(nn.Module):
     Args:
         net: F, called as net(x [B, ...], c_noise [B], c) -> [B, ...]; `takes` names the fields of c it reads.
         precond: what its input and output mean.
+
+    Attributes:
+        codec_sha256: of what the network saw in training, where the file that it is of says so; else None.
     """
 
     role: ClassVar[str]  # as files have it
+    codec_sha256: str | None = None
 
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from consistency.model.maps import DenoiserLike
 WORK = 10**11  # floating-point operations of a call on a CPU: seconds, even where others are at work
 
 
-def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> DenoiserLike:
+@dataclass(frozen=True, eq=False)
+class Portions:
     """f, called with at most so many samples at a time.
 
     Args:
@@ -23,16 +25,19 @@ def in_portions(f: DenoiserLike, most: int, done: Callable[[int], None]) -> Deno
         done: called after each call with its number of samples.
     """
 
-    def portions(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
-        found: list[Tensor] = []
-        for first in range(0, len(x), most):
-            rows = slice(first, first + most)
-            level = sigma[rows] if isinstance(sigma, Tensor) else sigma  # of all samples alike
-            found.append(f(x[rows], level, c.rows(rows)))  # type: ignore[arg-type]
-            done(len(found[-1]))
-        return found[0] if len(found) == 1 else torch.cat(found)
+    f: DenoiserLike
+    most: int
+    done: Callable[[int], None]
 
-    return portions
+    def __call__(self, x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
+        """See `DenoiserLike`."""
+        found: list[Tensor] = []
+        for first in range(0, len(x), self.most):
+            rows = slice(first, first + self.most)
+            level = sigma[rows] if isinstance(sigma, Tensor) else sigma  # of all samples alike
+            found.append(self.f(x[rows], level, c.rows(rows)))  # type: ignore[arg-type]
+            self.done(len(found[-1]))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def portion(f: nn.Module, call: Callable[[], Any], device: torch.device) -> int:

@@ -14,7 +14,7 @@ where each n ~ N(0, 1) is in units of the standard deviations below.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -109,6 +109,7 @@ class NonLeaky:
     stretch_std: float = 0.2
     stretch_turned: float = 0.5
     shift_std: float = 0.125
+    of_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in [f.name for f in fields(self)]:

@@ -1,84 +1,275 @@
-"""From noise to images. A sampler is (f, z [B, ...], sigmas [S], c, draws) -> [B, ...].
+"""From noise to images: samplers as values, (f, z [B, ...], c, draws) -> [B, ...].
 
-z is unit noise, sigmas fall from the starting level, f is any denoiser. No gradient is kept.
+z is unit noise and the levels fall from where sampling begins, in σ. No gradient is kept. Those here sample
+from a consistency function or a flow map; solvers of a denoiser are in `consistency.sampling.ode`, and those
+of diffusers in `consistency.sampling.scheduled`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError, within
-from consistency.model import solvers
+from consistency.errors import ArgumentError, UserError
 from consistency.model.condition import NONE, Condition
-from consistency.model.coordinates import Coordinate, times
-from consistency.model.maps import DenoiserLike, Map
-from consistency.model.solvers import Solver
+from consistency.model.maps import Consistency, Denoiser, DenoiserLike, FlowMap, Map
+from consistency.model.portions import Portions
+from consistency.model.precond import Precond
+from consistency.sampling.levels import check_falling, checked_sigmas, level, steps
 from consistency.schedule.draws import Draws
-from consistency.schedule.pairs import karras_grid
-from consistency.schedule.sigma import Sigma
 
-MOST_CALLS = 10_000  # of the network, for a sample
-
-
-class Sampler(Protocol):
-    """(f, z, sigmas, c, draws) -> [B, ...]."""
-
-    def __call__(
-        self,
-        f: DenoiserLike,
-        z: Tensor,
-        sigmas: Sequence[float],
-        c: Condition = NONE,
-        draws: Draws | None = None,
-    ) -> Tensor:
-        """Samples made from unit noise z."""
-        ...
+if TYPE_CHECKING:
+    from consistency.sampling.programs import Program
 
 
-class Recipe(Protocol):
-    """A sampler with its σ chosen."""
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way to make samples, with its noise levels; compared and searched as the value that it is.
 
-    def __call__(
-        self, f: DenoiserLike, z: Tensor, *, c: Condition = NONE, draws: Draws | None = None
-    ) -> Tensor:
-        """Samples made from unit noise z."""
-        ...
+    Args:
+        sigmas: noise levels, falling; the first is where sampling begins. Kept as a tuple of floats.
+        clip: clamp every estimate of clean data to [-1, 1], as OpenAI's code and diffusers do by default.
+        precond: preconditioner that the network is called with in place of the one it was trained with.
+
+    Attributes:
+        name: in cards and tables.
+        role: of the maps that it samples from.
+        shown: options that a card always names; the others where they are not the default.
+
+    Raises:
+        ArgumentError: the levels or an option make no sampler.
+    """
+
+    sigmas: Sequence[float]
+    clip: bool = field(default=False, kw_only=True)
+    precond: Precond | None = field(default=None, kw_only=True)
+
+    name: ClassVar[str]
+    role: ClassVar[type[Map]]
+    shown: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", checked_sigmas(self.sigmas))
+        self._check()
+
+    @torch.no_grad()
+    def __call__(self, f: Any, z: Tensor, c: Condition = NONE, draws: Draws | None = None) -> Tensor:
+        """Samples [B, ...] in the dtype of z.
+
+        Args:
+            f: a map of `role`; or a function of the same arguments, which is taken for one.
+            z: unit noise [B, ...].
+            c: of the samples.
+            draws: fresh noise, where `fresh` says that some is needed.
+
+        Raises:
+            UserError: a map of another role; fresh noise without draws.
+        """
+        if self.fresh and draws is None:
+            raise UserError(f"{self.title} needs draws for the fresh noise that it adds")
+        return self._sample(self.map_of(f), z, c, draws)
+
+    @property
+    def nfe(self) -> int:
+        """Network calls per sample."""
+        return len(self.sigmas)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether noise is drawn besides z."""
+        return False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All but the levels, by name. Samplers of one class and equal options are a family."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "sigmas"}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The options that make a difference: those of `shown`, and others that are not the default."""
+        usual = {each.name: each.default for each in fields(self)}
+        return {k: v for k, v in self.options.items() if k in self.shown or v != usual[k]}
+
+    @property
+    def title(self) -> str:
+        """For rungs of a ladder: its name and its calls, such as `heun35`."""
+        return f"{self.name}{self.nfe}"
+
+    def family(self, other: "Sampler") -> bool:
+        """Whether another sampler differs in its levels alone."""
+        return type(self) is type(other) and self.options == other.options
+
+    def with_sigmas(self, sigmas: Sequence[float]) -> Self:
+        """The same sampler at other levels."""
+        return replace(self, sigmas=sigmas)
+
+    def levels_of(self, calls: int) -> int | None:
+        """Number of levels with which it makes so many network calls; None if no list does."""
+        return calls
+
+    def program(self, f: Map) -> "Program":
+        """A module that does the same as a function of all its noise, for exports.
+
+        It is called with z [B, K, ...], where K is its `noises`, and labels [B] or None. See
+        `consistency.sampling.programs`.
+        """
+        from consistency.sampling.programs import Combined
+
+        return Combined(self, self.map_of(f))
+
+    def map_of(self, f: Any) -> Any:
+        """f as this sampler calls it: of its role, with its preconditioner.
+
+        Raises:
+            UserError: a map of another role.
+        """
+        if isinstance(f, Portions):
+            return replace(f, f=self.map_of(f.f))
+        found = suited(f, self.role, self.title)
+        if self.precond is None:
+            return found
+        if not isinstance(found, Map):
+            raise UserError(f"{self.title}: precond needs a network, and this is a function without one")
+        return preconditioned(found, self.precond)
+
+    def estimate(self, f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
+        """Clean data at one σ for all samples, clipped where that is asked for."""
+        return self.clipped(denoised(f, x, sigma, c))
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """An estimate of clean data, inside [-1, 1] where that is asked for."""
+        return x.clamp(-1.0, 1.0) if self.clip else x
+
+    @abstractmethod
+    def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor: ...
+
+    def _check(self) -> None:
+        """Refuse options that make no sense, and levels that do not go with them."""
+        if type(self.clip) is not bool:
+            raise ArgumentError(f"clip={self.clip} must be true or false")
+        if self.precond is not None and not callable(self.precond):
+            raise ArgumentError("precond is no preconditioner: choose one of configs/precond, or null")
 
 
-@torch.no_grad()
-def onestep(
-    f: DenoiserLike,
-    z: Tensor,
-    sigmas: Sequence[float],
-    c: Condition = NONE,
-    draws: Draws | None = None,
-) -> Tensor:
-    """f(T z, T) with T = sigmas[0]: one network call."""
-    check_sigmas(sigmas)
-    return denoised(f, sigmas[0] * z, sigmas[0], c)
+@dataclass(frozen=True)
+class OneStep(Sampler):
+    """f(T z, T): one network call at the only level."""
+
+    name = "onestep"
+    role = Consistency
+
+    @property
+    def title(self) -> str:
+        """1step."""
+        return "1step"
+
+    def levels_of(self, calls: int) -> int | None:
+        """One, of one call."""
+        return 1 if calls == 1 else None
+
+    def program(self, f: Map) -> "Program":
+        """See `Sampler.program`."""
+        from consistency.sampling.programs import Renoised
+
+        return Renoised(self.map_of(f), visits(self.sigmas, 0.0), self.clip)
+
+    def _check(self) -> None:
+        super()._check()
+        if len(self.sigmas) != 1:
+            raise ArgumentError(f"sigmas has {len(self.sigmas)} levels, and one step has one: use MultiStep")
+
+    def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
+        return self.estimate(f, self.sigmas[0] * z, self.sigmas[0], c)
 
 
-@torch.no_grad()
-def multistep(
-    f: DenoiserLike,
-    z: Tensor,
-    sigmas: Sequence[float],
-    c: Condition = NONE,
-    draws: Draws | None = None,
-    sigma_min: float = 0.002,
-) -> Tensor:
+@dataclass(frozen=True)
+class MultiStep(Sampler):
     """Denoise, re-noise to the next level with √(τ² - ε²), denoise (2303.01469, algorithm 1).
 
-    As many network calls as sigmas. `draws` supplies the fresh noise; levels below ε are raised to it.
+    Args:
+        sigma_min: ε; levels below are raised to it.
     """
-    x = onestep(f, z, sigmas, c)
-    if len(sigmas) > 1 and draws is None:
-        raise UserError("multistep sampling with more than one σ needs draws for the fresh noise")
-    for tau, added in (fresh(sigma, sigma_min) for sigma in sigmas[1:]):
-        x = denoised(f, x + added * draws.normal(x), tau, c)  # type: ignore[union-attr]
-    return x
+
+    sigma_min: float = 0.002
+
+    name = "multistep"
+    role = Consistency
+    shown = ("sigma_min",)
+
+    @property
+    def fresh(self) -> bool:
+        """Between calls."""
+        return len(self.sigmas) > 1
+
+    @property
+    def title(self) -> str:
+        """Such as `2step`."""
+        return f"{self.nfe}step"
+
+    def program(self, f: Map) -> "Program":
+        """See `Sampler.program`."""
+        from consistency.sampling.programs import Renoised
+
+        return Renoised(self.map_of(f), visits(self.sigmas, self.sigma_min), self.clip)
+
+    def _check(self) -> None:
+        super()._check()
+        check_number("sigma_min", self.sigma_min, 0.0, 1e6)
+
+    def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
+        x = self.estimate(f, self.sigmas[0] * z, self.sigmas[0], c)
+        for tau, added in (fresh(sigma, self.sigma_min) for sigma in self.sigmas[1:]):
+            assert draws is not None
+            x = self.estimate(f, x + added * draws.normal(x), tau, c)
+        return x
+
+
+@dataclass(frozen=True)
+class Jumps(Sampler):
+    """A flow map from level to level, and from the last to σ = 0 (2310.02279, γ-sampling).
+
+    Each jump ends at s √(1 - γ²), where noise γ s is added: γ = 0 follows the trajectory, and γ = 1 is
+    multistep consistency sampling with ε = 0. The last jump adds none. The state is float64; `clip` clamps
+    the map's estimate of clean data, from which a jump's end follows.
+
+    Args:
+        gamma: γ, from 0 to 1.
+    """
+
+    gamma: float = 0.0
+
+    name = "jumps"
+    role = FlowMap
+    shown = ("gamma",)
+
+    @property
+    def fresh(self) -> bool:
+        """Unless it follows the trajectory."""
+        return self.gamma > 0 and len(self.sigmas) > 1
+
+    @property
+    def title(self) -> str:
+        """Such as `2jump`."""
+        return f"{self.nfe}jump"
+
+    def _check(self) -> None:
+        super()._check()
+        check_falling(self.sigmas)
+        check_number("gamma", self.gamma, 0.0, 1.0)
+
+    def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
+        x = z.double() * self.sigmas[0]
+        for t, s in steps(self.sigmas):
+            end = s * (1 - self.gamma**2) ** 0.5
+            y = self.clipped(f(x.to(z.dtype), level(t, x), level(end, x), c)).double()
+            x = (end / t) * x + (1 - end / t) * y
+            if self.gamma and s:
+                assert draws is not None
+                x = x + self.gamma * s * draws.normal(z).double()
+        return x.to(z.dtype)
 
 
 def fresh(sigma: float, sigma_min: float) -> tuple[float, float]:
@@ -88,132 +279,47 @@ def fresh(sigma: float, sigma_min: float) -> tuple[float, float]:
 
 
 def visits(sigmas: Sequence[float], sigma_min: float) -> list[tuple[float, float]]:
-    """The level of each network call of `multistep`, and the noise added before it: of the first, all."""
+    """The level of each network call of `MultiStep`, and the noise added before it: of the first, all."""
     first, *others = sigmas
     return [(first, first), *(fresh(sigma, sigma_min) for sigma in others)]
 
 
-@torch.no_grad()
-def euler(
-    D: DenoiserLike,
-    z: Tensor,
-    sigmas: Sequence[float],
-    c: Condition = NONE,
-    draws: Draws | None = None,
-) -> Tensor:
-    """The probability-flow ODE by Euler's method, as many network calls as sigmas; ends at σ = 0.
-
-    On the levels of a DDPM this is deterministic DDIM (2010.02502), on those of a flow its Euler sampler.
-    """
-    return integrate(solvers.euler, D, z, sigmas, c)
-
-
-@torch.no_grad()
-def heun(
-    D: DenoiserLike,
-    z: Tensor,
-    sigmas: Sequence[float],
-    c: Condition = NONE,
-    draws: Draws | None = None,
-) -> Tensor:
-    """Heun's second-order method without churn (2206.00364, algorithm 1): 2S - 1 network calls; ends at 0."""
-    return integrate(solvers.heun, D, z, sigmas, c)
-
-
-@torch.no_grad()
-def ddim(
-    D: DenoiserLike,
-    z: Tensor,
-    sigmas: Sequence[float],
-    c: Condition = NONE,
-    draws: Draws | None = None,
-    eta: float = 0.0,
-) -> Tensor:
-    """DDIM (2010.02502, eq. 12), written in σ: as many network calls as sigmas; ends at σ = 0.
-
-    eta = 0 is deterministic, and Euler's method; eta = 1 is the ancestral sampler of DDPM (2006.11239,
-    algorithm 2 with the smaller variance). Of the noise at the next level σ', the share η σ' √(1 - σ'²/σ²) is
-    fresh, from `draws`.
-    """
-    check_falling(sigmas)
-    within("samplers", 0, 1, eta=eta)
-    if eta and draws is None:
-        raise UserError(f"ddim with eta={eta} needs draws for the fresh noise; use eta=0")
-    x = z.double() * sigmas[0]
-    for sigma, following in steps(sigmas):
-        fresh = eta * following * (1 - (following / sigma) ** 2) ** 0.5
-        kept = (following**2 - fresh**2) ** 0.5
-        x = solvers.euler(in_dtype_of(z, D), x, level(sigma, x), level(kept, x), c)
-        if fresh:
-            x = x + fresh * draws.normal(z).double()  # type: ignore[union-attr]
-    return x.to(z.dtype)
-
-
-def integrate(solver: Solver, D: DenoiserLike, z: Tensor, sigmas: Sequence[float], c: Condition) -> Tensor:
-    """The probability-flow ODE from sigmas[0] z to 0, in float64; the last step, to 0, is Euler's."""
-    check_falling(sigmas)
-    x = z.double() * sigmas[0]
-    for sigma, following in steps(sigmas):
-        step = solver if following > 0 else solvers.euler
-        x = step(in_dtype_of(z, D), x, level(sigma, x), level(following, x), c)
-    return x.to(z.dtype)
-
-
-def in_dtype_of(z: Tensor, D: DenoiserLike) -> DenoiserLike:
-    """D for a float64 state: the network sees the dtype of z."""
-    return lambda x, sigma, c=NONE: D(x.to(z.dtype), sigma, c).double()
-
-
-def karras_sigmas(
-    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> list[float]:
-    """The teacher's noise levels, descending from sigma_max to sigma_min; the samplers add the final 0."""
-    within("samplers", 1, MOST_CALLS, steps=steps)
-    return karras_grid(steps, sigma_min, sigma_max, rho).flip(0).tolist()
-
-
-def even_sigmas(
-    coordinate: Coordinate, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0
-) -> list[float]:
-    """Noise levels evenly spaced in another coordinate's time, descending from sigma_max to sigma_min.
-
-    The native steps of a sampler: indices of a DDPM, u of a flow. Never below what the coordinate knows.
-    """
-    Sigma(sigma_min, sigma_max)
-    within("samplers", 1, MOST_CALLS, steps=steps)
-    first, last = times(coordinate, sigma_max, max(sigma_min, coordinate.lowest))
-    return coordinate.sigma(torch.linspace(first, last, steps, dtype=torch.float64)).tolist()
-
-
-def check_sigmas(sigmas: Sequence[float]) -> None:
-    """Refuse noise levels that are none; a sampler begins at the first, and only that must be noise."""
-    levels = 1 <= len(sigmas) <= MOST_CALLS and all(0 <= sigma <= 1e6 for sigma in sigmas)
-    if not levels or not sigmas[0] > 0:
-        few = ", ".join(f"{sigma:g}" for sigma in sigmas[:8])
-        raise UserError(
-            f"sigmas=[{few}] of a sampler must be a list of 1 to {MOST_CALLS:,} noise levels up to 1e6, "
-            "the first greater than 0"
-        )
-
-
-def check_falling(sigmas: Sequence[float]) -> None:
-    """Refuse levels that a solver cannot go down."""
-    check_sigmas(sigmas)
-    if not all(sigma > following for sigma, following in steps(sigmas)):
-        few = ", ".join(f"{sigma:g}" for sigma in sigmas[:8])
-        raise UserError(f"sigmas=[{few}] of a solver must fall, and end above 0")
-
-
-def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
-    """Neighbouring levels, the last step going to 0."""
-    return list(zip(sigmas, [*sigmas[1:], 0.0], strict=True))
-
-
 def denoised(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
     """f(x, σ, c) at one σ for all samples."""
-    return f(x, sigma, c) if isinstance(f, Map) else f(x, level(sigma, x), c)
+    return f(x, sigma, c) if isinstance(f, Denoiser | Consistency) else f(x, level(sigma, x), c)
 
 
-def level(sigma: float, x: Tensor) -> Tensor:
-    """σ for each sample of x, float64 [B]."""
-    return torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+def suited(f: Any, role: type[Map], what: str) -> Any:
+    """f, if it is of a role or a function; the slice of a flow map that is of that role.
+
+    Args:
+        f: anything that is called as a map.
+        role: that is needed.
+        what: needs it, for the message.
+
+    Raises:
+        UserError: a map of another role.
+    """
+    if not isinstance(f, Map) or isinstance(f, role):
+        return f
+    if isinstance(f, FlowMap):
+        return f.at_zero if role is Consistency else f.diagonal
+    group = {Denoiser: "teacher", Consistency: "consistency", FlowMap: "flow_map"}
+    raise UserError(
+        f"{what} samples from a {role.role}, and this model is a {f.role}: use samplers={group[type(f)]}"
+    )
+
+
+def preconditioned(f: Map, precond: Precond) -> Map:
+    """A map of the same role and weights, with another preconditioner."""
+    return FlowMap(f.net, precond, f.has_diagonal) if isinstance(f, FlowMap) else type(f)(f.net, precond)
+
+
+def check_number(name: str, value: float, least: float, most: float) -> None:
+    """Refuse an option outside [least, most], NaN among them.
+
+    Raises:
+        ArgumentError: it is.
+    """
+    if not isinstance(value, int | float) or not least <= value <= most:
+        raise ArgumentError(f"{name}={value} must be at least {least:g} and at most {most:g}")

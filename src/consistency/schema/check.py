@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
-from consistency.files.registry import CONFIGS
+from consistency.files import configs
+from consistency.files.configs import groups, options
 from consistency.schedule.sigma import Sigma
 from consistency.schema import swaps
 from consistency.schema.kinds import PART, fits, in_words, misfit, shown
@@ -125,32 +127,24 @@ def check_finite(node: Any, path: str = "") -> None:
 
 @lru_cache(maxsize=8)
 def loaded(entry: str) -> dict[str, Any]:
-    """A file of configs/, as it is written."""
-    return plain(OmegaConf.load(CONFIGS / f"{entry}.yaml"))
+    """The file of an entry point in configs/, as it is written."""
+    return plain(OmegaConf.load(configs.CONFIGS / f"{entry}.yaml"))
 
 
-@lru_cache(maxsize=1)
-def groups() -> list[str]:
-    """The folders of configs/; those of hydra/ are of sweeps."""
-    return [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra"]
-
-
-@lru_cache(maxsize=1)
 def methods() -> frozenset[str]:
-    """The sections that configs/method/ adds: module, samplers."""
-    return frozenset(
-        name for path in (CONFIGS / "method").glob("*.yaml") for name in plain(OmegaConf.load(path))
-    )
+    """The sections that configs/method/ adds: module, samplers; and those of trusted packages."""
+    return sections_in(tuple(configs.files("method")))
+
+
+@lru_cache(maxsize=8)
+def sections_in(files: tuple[Path, ...]) -> frozenset[str]:
+    """The sections of some files of configs."""
+    return frozenset(name for path in files for name in plain(OmegaConf.load(path)))
 
 
 def sections(entry: str) -> set[str]:
     """What may stand first in the config of an entry point."""
     return {*loaded(entry), *groups(), *methods()} - {"defaults"}
-
-
-def options(group: str) -> list[str]:
-    """The names of a group's files."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 @lru_cache(maxsize=2)
@@ -163,7 +157,7 @@ def required(entry: str) -> tuple[str, ...]:
 
 def spread(group: str) -> bool:
     """Whether the files of a group are spread over the whole config, as those of method and experiment."""
-    file = CONFIGS / group / f"{options(group)[0]}.yaml"
+    file = configs.files(group)[0]
     return group != "task" and file.read_text("utf-8").startswith("# @package _global_")
 
 
@@ -256,7 +250,7 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
 
 def option(group: str, name: str) -> Any:
     """What a file of a group describes, as far as it says what is called and how; null where it does not."""
-    node: Any = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    node: Any = OmegaConf.load(configs.file_of(f"{group}/{name}"))
     inherited = option(group, node.defaults[0]) if isinstance(node.get("defaults", [None])[0], str) else None
     return node if "_target_" in node else inherited
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from consistency.errors import UserError, check_seed
+from consistency.files.configs import CHECKOUT
 
-ROOT = Path(__file__).parents[3]  # of the checkout
 THREADS = 1024  # more than any machine has cores; a million crash OpenMP
 
 
@@ -87,5 +87,5 @@ def check_places(**paths: str | None) -> None:
     for key, path in paths.items():
         if path is not None and not path.strip():
             raise UserError(f"{key}= is empty: give a path with {key}=PATH")
-        if key == "run_dir" and path is not None and Path(path).resolve() == ROOT:
+        if key == "run_dir" and path is not None and Path(path).resolve() == CHECKOUT:
             raise UserError(f"run_dir={path} is the checkout itself: give a directory of its own")

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from consistency.files.registry import CONFIGS
+from consistency.files.configs import groups
 from consistency.schema.kinds import shown
 from consistency.schema.layers import (
     UNREAD,
@@ -123,7 +123,8 @@ def given_in(overrides: tuple[str, ...]) -> dict[str, str]:
 def choosing(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides that choose an option of a group."""
     parts = ((o, *o.lstrip("+~").partition("=")[::2]) for o in overrides)
-    return tuple(o for o, key, value in parts if (CONFIGS / key).is_dir() and not value.startswith("{"))
+    known = groups()
+    return tuple(o for o, key, value in parts if key in known and not value.startswith("{"))
 
 
 def drop(config: DictConfig, value: Value) -> None:

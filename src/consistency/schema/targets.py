@@ -45,10 +45,13 @@ def parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
 
 
 def makers(target: Any) -> list[Callable[..., Any]]:
-    """What takes the arguments: a function; a constructor; if it is ours, those it hands **keywords on to."""
+    """What takes the arguments: a function; a constructor; those it hands **keywords on to, if it is ours.
+
+    A subclass of ours in another package is taken to hand them on as well.
+    """
     if not inspect.isclass(target):
         return [target]
-    ours = target.__module__.startswith("consistency.")
+    ours = any(base.__module__.startswith("consistency.") for base in target.__mro__)
     made = [base.__init__ for base in target.__mro__ if "__init__" in vars(base)]
     return made if ours else made[:1]
 

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TextIO
 
 from consistency.errors import UserError
+from consistency.process.entry import program
 from consistency.process.lifeline import VARIABLE
 from consistency.process.stops import STOPPING
 from consistency.sweep.identity import settings, shorter
@@ -117,12 +117,6 @@ class Child:
             self.tell(Ended(judged(self.run, status, self.failure)))
         except (UserError, OSError) as error:  # its files are gone or damaged: the other runs go on
             self.tell(Ended(replace(self.run, state=State.FAILED, result=None, reason=str(error))))
-
-
-def program() -> list[str]:
-    """The command that this process was started with, without its arguments."""
-    script = Path(sys.argv[0])
-    return [sys.executable, str(script.absolute())]
 
 
 def environment(line: int, together: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from consistency.process.entry import typed
 from consistency.quoting import path_override
 
 
@@ -13,7 +14,7 @@ def again(directory: Path) -> str:
     Args:
         directory: of the sweep, which the command names if it did not before.
     """
-    script, *arguments = sys.argv
+    arguments = sys.argv[1:]
     named = any(argument.startswith("run_dir=") for argument in arguments)
     place = [] if named else [path_override("run_dir", directory)]
-    return shlex.join(["python", script, *arguments, *place])
+    return shlex.join([*typed(), *arguments, *place])

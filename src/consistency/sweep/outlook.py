@@ -6,7 +6,7 @@ from statistics import fmean
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, plain
-from consistency.files.registry import CONFIGS
+from consistency.files.configs import file_of
 from consistency.metrics.choice import pick
 from consistency.sweep.runs import Run, State
 from consistency.sweep.table import shared
@@ -36,7 +36,7 @@ def outlook(runs: Sequence[Run], steps: int | None, together: int) -> str | None
 
 def named_steps(config: DictConfig) -> int | None:
     """Steps of all runs of a sweep, whatever their experiments: sweep=oracle names them."""
-    path = CONFIGS / "sweep" / f"{config.hydra.runtime.choices.get('sweep')}.yaml"
+    path = file_of(f"sweep/{config.hydra.runtime.choices.get('sweep')}")
     named = OmegaConf.select(OmegaConf.load(path), LENGTH) if path.is_file() else None
     return None if named is None else config.trainer.max_steps
 

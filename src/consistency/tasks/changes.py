@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from consistency.errors import UserError, at_least, called, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
+from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.operators import BoxSuperResolution, Maker, measure
-from consistency.sampling.samplers import karras_sigmas
 from consistency.schedule.draws import Draws
 from consistency.tasks.session import Trained
 
@@ -27,6 +26,11 @@ class Changed(NamedTuple):
 
 class Change(Protocol):
     """(f, x, plan, draws, c) -> before, after."""
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether it means something for pixels alone, and not for what another codec makes of images."""
+        ...
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Change images x [B, C, H, W]."""
@@ -42,6 +46,7 @@ class Restore:
     """
 
     operator: Maker
+    of_pixels: ClassVar[bool] = True
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
@@ -67,6 +72,11 @@ class Stroke:
         positive("task.change", sigma=self.sigma)
         at_least("task.change", 0, squares=self.squares)
 
+    @property
+    def of_pixels(self) -> bool:
+        """Where it paints itself: a painting that is given may be encoded."""
+        return self.squares > 0
+
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
@@ -86,6 +96,7 @@ class Vary:
     """
 
     sigma: float
+    of_pixels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
@@ -107,6 +118,7 @@ class Denoise:
 
     sigma: float
     add: bool = False
+    of_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
@@ -140,7 +152,7 @@ def plan_of(trained: Trained, levels: int, sigmas: Sequence[float] | None = None
     The last of Karras's is ε, where f(x, ε) = x needs no call.
 
     Args:
-        trained: whose run, and whose pixels.
+        trained: whose run, and whose range of valid values.
         levels: of Karras's, ε included; at least 2.
         sigmas: in their place, falling.
     """
@@ -149,5 +161,4 @@ def plan_of(trained: Trained, levels: int, sigmas: Sequence[float] | None = None
     falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
     if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
         raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
-    low, high = trained.data.encode(torch.tensor([0, 255])).tolist()
-    return Plan(chosen, sigma.min, sigma.max, sigma.data, low, high)
+    return Plan(chosen, sigma.min, sigma.max, sigma.data, *trained.data.codec.range)

@@ -19,7 +19,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.changes import Change, Changed, plan_of
 from consistency.tasks.files import png
-from consistency.tasks.inputs import Given, Inputs, inputs
+from consistency.tasks.inputs import Given, Inputs, check_pixels, inputs
 from consistency.tasks.requests import check_labels, check_samples, classes_of, distance, judging
 from consistency.tasks.session import Outcome, Session
 
@@ -70,13 +70,16 @@ class Edit:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
         t = session.trained
         asked = one(self.label, t.data.classes)
+        if self.change.of_pixels:
+            check_pixels(t.data, f"task.change={type(self.change).__name__} changes")
         plan = plan_of(t, self.levels, self.sigmas)
         if self.judged:  # what cannot be is refused before anything is made
             judging(session)
         given = inputs(self.input, t.data, self.rows if self.count is None else self.count)
         rows: list[list[Tensor]] = [[] for _ in given.names]
         for made in self._made(session, given, plan, asked):
-            for (i, s), before, after in zip(made.which, *map(t.data.decode, made.changed), strict=True):
+            decoded = map(t.data.codec.decode, made.changed)
+            for (i, s), before, after in zip(made.which, *decoded, strict=True):
                 rows[i] += [before, after] if s == 0 else [after]
         table = self._table(session, given, rows) if self.judged else None
         return self._kept(session.directory, given, rows, table)
@@ -89,7 +92,7 @@ class Edit:
         for first in range(0, len(every), self.batch):
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
-            x = t.data.encode(given.u[list(sources)]).to(t.module.device)
+            x = t.data.codec.encode(given.u[list(sources)]).to(t.module.device)
             c = classes_of(asked, numbers, t.data.classes, x.device)
             with session.fabric.autocast():
                 draws = ImageDraws(self.seed, [marks[i] + s for i, s in which])

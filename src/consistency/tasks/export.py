@@ -9,18 +9,20 @@ from math import inf, isfinite
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from consistency.codec.program import check_program
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
-from consistency.export.parts import NETWORK, Program, programs
+from consistency.export.parts import DECODER, NETWORK, Program, programs
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
-from consistency.model.maps import Map
+from consistency.model.maps import Denoiser, Map
 from consistency.process.notices import notice
-from consistency.sampling.samplers import Recipe, karras_sigmas, multistep, onestep
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.export_page import Measured, Row, describe, table
@@ -42,7 +44,7 @@ class Export:
 
     Args:
         formats: by name, see `Format`; None leaves one out.
-        samplers: names of those to export; None for all that can be: onestep and multistep.
+        samplers: names of those to export; None for all but solvers of a denoiser.
         batches: at which latency is measured.
         patience: seconds for each time that is measured.
     """
@@ -66,10 +68,8 @@ class Export:
 
     def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
         t = session.trained
-        recipes = exportable(t, self.samplers)
-        model = model_of(t, recipes)
-        parts = {name: (program, recipes.get(name)) for name, program in programs(model).items()}
-        cases = {name: (program, own(model, recipe)) for name, (program, recipe) in parts.items()}
+        model = model_of(t, exported(t, self.samplers))
+        cases = {name: (program, own(model, name)) for name, program in programs(model).items()}
         rows: list[Row] = []
         for name, make in formats.items():
             rows += self._format(session, name, make, model, cases)
@@ -159,31 +159,17 @@ class KnownNoise(ImageDraws):
         return self._left.pop(0)
 
 
-def exportable(t: Trained, names: Sequence[str] | None) -> dict[str, Recipe]:
-    """Samplers that can be a program by themselves: onestep and multistep. A teacher may have none.
+def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
+    """The samplers of these names. Solvers, whose programs repeat the network for each call, must be named.
 
     Raises:
-        UserError: one was asked for that cannot.
+        UserError: a name is not known.
     """
-    known = {
-        name: recipe for name, recipe in chosen(t, names).items() if kind(recipe) in (onestep, multistep)
-    }
-    for name in names or ():
-        if name not in known:
-            raise UserError(
-                f"task.samplers={name} is a solver of many steps, which no format holds: leave it out; "
-                "the network by itself is exported"
-            )
-    return known
+    found = chosen(t, names)
+    return {name: each for name, each in found.items() if names or each.role is not Denoiser}
 
 
-def kind(recipe: Recipe) -> object:
-    """The sampler that a recipe is of."""
-    assert isinstance(recipe, partial)
-    return recipe.func
-
-
-def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
+def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
     """A trained checkpoint as formats get it: a frozen copy in float32, on the CPU."""
     if not isinstance(t.f, Map):
         raise UserError(
@@ -199,27 +185,23 @@ def model_of(t: Trained, recipes: Mapping[str, Recipe]) -> Model:
         "role": t.role,
         "config": t.written,
     }
-    offset, scale = (t.data.offset, t.data.scale) if t.data.is_image else (0.0, 1.0)
-    sigmas = {name: levels(recipe) for name, recipe in recipes.items()}
-    found = {name: levels(recipe) for name, recipe in t.found.items()}
-    return Model(f, t.data.shape, t.data.classes, sigmas, t.config.sigma.min, offset, scale, about, found)
+    found = {name: sampler.sigmas for name, sampler in t.found.items()}
+    codec, sigma_min = t.data.codec, t.config.sigma.min
+    check_program(codec, t.data.shape)
+    return Model(f, t.data.shape, t.data.classes, samplers, sigma_min, codec, about, found)
 
 
-def levels(recipe: Recipe) -> list[float]:
-    """σ of each network call."""
-    assert isinstance(recipe, partial)
-    sigmas = [float(sigma) for sigma in recipe.keywords["sigmas"]]
-    return sigmas[:1] if recipe.func is onestep else sigmas
-
-
-def own(model: Model, recipe: Recipe | None) -> Expected:
-    """What the model itself makes of a program's inputs: by a sampler, or without one by its network."""
-    if recipe is None:
+def own(model: Model, name: str) -> Expected:
+    """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
+    decoder = model.decoder() or nn.Identity()
+    if name == DECODER:
+        return decoder
+    if name not in model.samplers:
         return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)
-        return recipe(model.f, draws.normal(z), c=given_label(label), draws=draws)
+        return decoder(model.samplers[name](model.f, draws.normal(z), given_label(label), draws))
 
     return samples
 

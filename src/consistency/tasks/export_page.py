@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from consistency.export.model import Model, Written
-from consistency.export.parts import programs
+from consistency.export.parts import DECODER, NETWORK, programs, sigmas_of
 from consistency.export.programs import coefficients
 from consistency.markup import code, fenced, literal
 from consistency.table import Table
+
+OTHERS = {  # what programs make that are no samplers
+    NETWORK: "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x",
+    DECODER: "the denoised x of the network -> images in [-1, 1], or points, as samplers end with them",
+}
 
 
 class Measured(NamedTuple):
@@ -86,22 +91,24 @@ def describe(
 
 def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
     """All that one needs to know to use a model, as plain data."""
-    parts = {name: program for name, program in programs(model).items() if name in errors}
+    parts, means = {n: program for n, program in programs(model).items() if n in errors}, model.pixels
     inputs = {
         name: {key: ["batch", *x.shape[1:]] for key, x in zip(p.names, p.inputs(2, 0), strict=True)}
         for name, p in parts.items()
     }
-    every = sorted({*sigmas, *(sigma for levels in model.sigmas.values() for sigma in levels)}, reverse=True)
+    own = (sigma for sampler in model.samplers.values() for sigma in sampler.sigmas)
+    every = sorted({*sigmas, *own}, reverse=True)
     return {
         **{key: value for key, value in model.about.items() if key != "config"},
         "shape": list(model.shape),
         "classes": model.classes,
-        "pixels": {"scale": model.scale, "offset": model.offset} if len(model.shape) == 3 else None,
+        "codec": {**model.codec.about(), "shape": list(model.codec.decoded(model.shape))},
+        "pixels": None if means is None else {"scale": means.scale, "offset": means.offset},
         "sigma_min": model.sigma_min,
         "programs": {
             name: {
                 "inputs": inputs[name],
-                "sigmas": list(model.sigmas.get(name, ())),
+                "sigmas": sigmas_of(model, name),
                 **errors[name]._asdict(),
             }
             for name in parts
@@ -119,11 +126,7 @@ def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
     ]
     for name, part in facts["programs"].items():
         takes = ", ".join(f"{key} {shape}".replace("'", "") for key, shape in part["inputs"].items())
-        means = (
-            f"σ {part['sigmas']}"
-            if part["sigmas"]
-            else "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x"
-        )
+        means = f"σ {part['sigmas']}" if part["sigmas"] else OTHERS[name]
         off = f"greatest difference from the model {part['error']:.2g}"
         lines.append(f"- {code(name)}: {literal(takes)}; {means}; {off}\n")
     if any(part["sigmas"] for part in facts["programs"].values()):
@@ -136,6 +139,7 @@ def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
 
 def pixels(model: Model) -> str:
     """A line from x to pixels; none for points."""
-    if len(model.shape) != 3:
+    means = model.pixels
+    if means is None:
         return ""
-    return f"u = np.clip({model.scale:.9g} * x + {model.offset + 0.5:.9g}, 0, 255).astype(np.uint8)\n"
+    return f"u = np.clip({means.scale:.9g} * x + {means.offset + 0.5:.9g}, 0, 255).astype(np.uint8)\n"

@@ -39,11 +39,11 @@ class Fidelity:
         """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
-            distinct(session.trained.module.samplers, name, recipe): [
-                judged(session, judge, recipe, self.count, self.batch, self.seed + i, name)
+            distinct(session.trained.module.samplers, name, sampler): [
+                judged(session, judge, sampler, self.count, self.batch, self.seed + i, name)
                 for i in range(self.repeats)
             ]
-            for name, recipe in samplers.items()
+            for name, sampler in samplers.items()
         }
         path = session.directory / "fidelity.md"
         shown = tables(found)

@@ -1,7 +1,6 @@
 """How consistent a consistency function is, by σ: with itself, with trajectories, and with the data."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from math import inf
@@ -15,7 +14,7 @@ from consistency.metrics.card import Card, Number, inside
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.teacher import teacher_of
+from consistency.tasks.teacher import section, teacher_of
 from consistency.tensor import weights_sha256
 
 OWN = Probe(0.002, 80.0)  # with the defaults of `Signals`
@@ -76,16 +75,10 @@ class Gap:
 
 def own_probe(t: Trained) -> Probe:
     """The points at which the run itself measures; the default ones where its checkpoint names none."""
-    kept = section(section(t.written, "callbacks"), "signals")
+    kept = section(t.written, "callbacks", "signals")
     given = {key: kept[key] for key in KEYS if type(kept.get(key)) is type(getattr(OWN, key))}
     ends = {"sigma_min": t.config.sigma.min, "sigma_max": t.config.sigma.max}
     return replace(OWN, **{**ends, **given}).checked("callbacks.signals")
-
-
-def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A section of a config as a file brings it; empty where there is none."""
-    found = content.get(key)
-    return found if isinstance(found, Mapping) else {}
 
 
 def source_of(t: Trained) -> str:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
 from consistency.files.paths import expanded
 from consistency.lit.data.decoding import MODES, decoded
@@ -53,7 +54,7 @@ def inputs(given: Given, data: DataModule, count: int) -> Inputs:
         said(f"input=null: {len(u)} {kind} images are taken; give your own with input=PATH")
         return Inputs([f"{kind}{i:03d}" for i in range(len(u))], u, f"{kind} images")
     paths = listed([given] if isinstance(given, str) else given)
-    fitted = [fit(path, data.shape) for path in paths]
+    fitted = [fit(path, data.stored_shape) for path in paths]
     for what, images in Counter(note for one in fitted for note in one.notes).items():
         said(f"input: {images} of {len(paths)} images {what}")
     return Inputs([path.stem for path in paths], torch.stack([one.u for one in fitted]), "given images")
@@ -61,8 +62,19 @@ def inputs(given: Given, data: DataModule, count: int) -> Inputs:
 
 def check_images(data: DataModule) -> None:
     """Refuse a model of points."""
-    if not data.is_image:
+    if not data.codec.visible:
         raise UserError("ckpt_path is of a model of points: this task needs one of images")
+
+
+def check_pixels(data: DataModule, what: str) -> None:
+    """Refuse a model of points, and one whose networks see other than pixels.
+
+    Args:
+        data: of the model.
+        what: works on pixels alone, with its verb.
+    """
+    check_images(data)
+    pixels_of(data.codec, what, "use a model of pixels, or edit=vary, stroke or interpolate")
 
 
 def spread_over(u: Tensor, count: int) -> Tensor:

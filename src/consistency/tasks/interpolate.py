@@ -73,7 +73,7 @@ class Interpolate:
         c = classes_of(asked, range(self.samples), t.data.classes, device)
         with session.fabric.autocast():
             frames = walk(t.f, stops, self.frames, t.config.sigma.max, c)
-        images = [t.data.decode(frame).cpu() for frame in frames]
+        images = [t.data.codec.decode(frame).cpu() for frame in frames]
         animation, picture = session.directory / self.animation, session.directory / "grid.png"
         if rank() == 0:
             shown = torch.stack(images[: self.frames + 1], 1).flatten(0, 1)

@@ -19,12 +19,12 @@ from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
 from consistency.sampling.classical import Baseline
 from consistency.sampling.editing import restore
+from consistency.sampling.levels import MOST_CALLS, karras_sigmas
 from consistency.sampling.operators import LinearOperator, Maker, measure
-from consistency.sampling.samplers import MOST_CALLS, karras_sigmas
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
 from consistency.tasks.changes import plan_of
-from consistency.tasks.inputs import Given, inputs, spread_over
+from consistency.tasks.inputs import Given, check_pixels, inputs, spread_over
 from consistency.tasks.requests import bar, check_samples, classes_of, distance, judging
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import teacher_of
@@ -122,10 +122,11 @@ class Invert:
     def _problem(self, session: Session) -> Problem:
         """True images and what was measured of them; image i has noise of its own."""
         t = session.trained
+        check_pixels(t.data, "task=invert measures")
         given = inputs(self.input, t.data, self.count)
         u = given.u[: self.count]
         A = called("operator", self.operator, t.data.shape)
-        x = t.data.encode(u).to(t.module.device)
+        x = t.data.codec.encode(u).to(t.module.device)
         y = measure(A, x, ImageDraws(self.seed, range(len(u))))
         return Problem(A, u, y, given.source, judging(session) if self.judged else None)
 
@@ -135,7 +136,7 @@ class Invert:
         baselines = {name: baseline for name, baseline in self.baselines.items() if baseline is not None}
         if not baselines:
             return  # nobody has to learn, and data need not be there
-        some = t.data.encode(spread_over(t.data.real(), LEARNED_FROM)).to(t.module.device)
+        some = t.data.codec.encode(spread_over(t.data.real(), LEARNED_FROM)).to(t.module.device)
         seen = weights_sha256({"x": some})
         for name, baseline in baselines.items():
 
@@ -200,7 +201,7 @@ class Invert:
                 index = range(first, min(first + self.batch, len(u)))
                 some = slice(index.start, index.stop)
                 x = method.solve(y[some], index)
-                images = data.decode(x).cpu()
+                images = data.codec.decode(x).cpu()
                 values["PSNR"].append(psnr(images, u[some]))
                 values["SSIM"].append(ssim(images, u[some]))
                 values["squares"].append((A.forward(x) - y[some]).double().square().flatten(1).mean(1).cpu())
@@ -220,7 +221,7 @@ class Invert:
         n = min(self.rows, len(problem.u))
         y = problem.y[:n]
         made = [method.solve(y, range(n)) for method in methods]
-        shown = [t.data.decode(x).cpu() for x in made if x.isfinite().all()]
+        shown = [t.data.codec.decode(x).cpu() for x in made if x.isfinite().all()]
         return beside(problem.u[:n], torch.stack(shown, 1), n, least=480)
 
 

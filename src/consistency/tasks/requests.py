@@ -16,7 +16,7 @@ from consistency.metrics.judge import Judge
 from consistency.metrics.processes import rank, world
 from consistency.model.condition import NONE, Condition
 from consistency.process.capacity import check_memory
-from consistency.sampling.samplers import Recipe
+from consistency.sampling.samplers import Sampler
 from consistency.tasks.session import Session
 from consistency.watch import Advance, progress
 
@@ -40,7 +40,7 @@ def check_samples(count: int, batch: int, seed: int) -> None:
 
 def sampled(
     session: Session,
-    recipe: Recipe,
+    sampler: Sampler,
     count: int,
     batch: int,
     seed: int,
@@ -54,7 +54,7 @@ def sampled(
 
     Args:
         session: whose network it is.
-        recipe: makes the samples.
+        sampler: makes the samples.
         count: samples over all processes.
         batch: samples a forward.
         seed: of their noise.
@@ -72,7 +72,7 @@ def sampled(
                 draws, z, _ = loader.request(index)
                 c = classes_of(labels, index, t.data.classes, device)
                 with session.fabric.autocast():
-                    x = recipe(t.f, z.to(device), c=c, draws=draws.fork())
+                    x = sampler(t.f, z.to(device), c, draws.fork())
                 yield Part(index, x)
             advance(done)
 
@@ -108,8 +108,9 @@ def bar(name: str | None, total: int) -> AbstractContextManager[Advance]:
 def judging(session: Session) -> Judge:
     """The judge of a checkpoint's samples, once it has seen the data."""
     t = session.trained
-    t.judge.check(t.data.shape, len(t.data.real()), MOST, "task.count")  # of a few, `distance` says nothing
-    t.judge.begin(t.data.real(), t.module.device)
+    real = t.data.real()
+    t.judge.check(t.data.stored_shape, len(real), MOST, "task.count")  # of a few, `distance` says nothing
+    t.judge.begin(real, t.module.device)
     return t.judge
 
 
@@ -124,24 +125,24 @@ def distance(judge: Judge, images: Tensor) -> float:
 def judged(
     session: Session,
     judge: Judge,
-    recipe: Recipe,
+    sampler: Sampler,
     count: int,
     batch: int,
     seed: int,
     name: str | None = "sampling",
 ) -> Number:
-    """What a judge says of samples of a recipe; known already where the card is.
+    """What a judge says of samples of a sampler; known already where the card is.
 
     Arguments are those of `sampled`.
     """
     t = session.trained
-    judge.check(t.data.shape, len(t.data.real()), count, "task.count")
+    judge.check(t.data.stored_shape, len(t.data.real()), count, "task.count")
     judge.begin(t.data.real(), t.module.device)
-    card = session.card(recipe, judge, count, seed)
+    card = session.card(sampler, judge, count, seed)
 
     def measure() -> dict[str, float]:
-        for part in sampled(session, recipe, count, batch, seed, name):
-            judge.update(NAME, t.data.decode(part.x))
+        for part in sampled(session, sampler, count, batch, seed, name):
+            judge.update(NAME, t.data.codec.decode(part.x))
         found = judge.compute()
         return {metric.removesuffix(f"/{NAME}"): value for metric, value in found.items()}
 

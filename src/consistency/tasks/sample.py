@@ -16,7 +16,7 @@ from consistency.lit.protocol import described
 from consistency.metrics.memorisation import Neighbours, neighbours
 from consistency.metrics.picture import beside, picture
 from consistency.metrics.processes import everybodys, from_first, in_order, rank
-from consistency.sampling.samplers import Recipe
+from consistency.sampling.samplers import Sampler
 from consistency.tasks.files import Array, Files, Keeper
 from consistency.tasks.requests import check_labels, check_samples, sampled
 from consistency.tasks.schedules import path_of
@@ -56,22 +56,22 @@ class Sample:
 
     def __call__(self, session: Session) -> Outcome:
         """A picture per sampler, and one of its samples beside their nearest training images."""
-        recipes = chosen(session.trained, self.samplers)
+        samplers = chosen(session.trained, self.samplers)
         self._check(session.trained.data)
         from_first(lambda: self._open_data(session.trained.data))
-        from_first(lambda: check_same(session, asdict(self), recipes))
+        from_first(lambda: check_same(session, asdict(self), samplers))
         metrics, paths = {}, {}
-        for name, recipe in recipes.items():
-            shown = self._draw(session, name, recipe)
+        for name, sampler in samplers.items():
+            shown = self._draw(session, name, sampler)
             if rank() == 0:
                 paths[name] = str(session.directory / f"{name}.png")
                 write(Path(paths[name]), picture(shown, self.grid).save)
                 metrics |= self._look_around(session, name, shown, paths)
-        return Outcome(metrics=metrics, paths=paths, images=self.count * len(recipes))
+        return Outcome(metrics=metrics, paths=paths, images=self.count * len(samplers))
 
     def _check(self, data: DataModule) -> None:
         """Before anything is written."""
-        if self.files and not data.is_image:
+        if self.files and not data.codec.visible:
             raise UserError(
                 "task.files=true writes images, and these samples are points: use task.array=true"
             )
@@ -88,7 +88,7 @@ class Sample:
         except UserError as error:
             raise UserError(f"{error}; or make samples without training images: task.nearest=0") from error
 
-    def _draw(self, session: Session, name: str, recipe: Recipe) -> Tensor:
+    def _draw(self, session: Session, name: str, sampler: Sampler) -> Tensor:
         """Make and keep all samples; the first few of them come back, decoded."""
         data, few = session.trained.data, max(self.grid, self.nearest)
         shown: list[Tensor] = []
@@ -99,9 +99,9 @@ class Sample:
                 return bool(keepers) and index.start >= few and all(k.has(index) for k in keepers)
 
             for part in sampled(
-                session, recipe, self.count, self.batch, self.seed, name, self._labels(), known
+                session, sampler, self.count, self.batch, self.seed, name, self._labels(), known
             ):
-                images = data.decode(part.x).cpu()
+                images = data.codec.decode(part.x).cpu()
                 for keeper in keepers:
                     keeper.keep(part.index, images)
                 shown.append(images if part.index.start < few else images[:0])
@@ -110,10 +110,10 @@ class Sample:
     def _keepers(self, session: Session, name: str) -> list[Keeper]:
         data, found = session.trained.data, list[Keeper]()
         if self.files:
-            found.append(Files(session.directory / name, data.shape))
+            found.append(Files(session.directory / name, data.stored_shape))
         if self.array:
-            dtype = torch.uint8 if data.is_image else torch.float32
-            found.append(Array(session.directory / f"{name}.npy", (self.count, *data.shape), dtype))
+            dtype = torch.uint8 if data.codec.visible else torch.float32
+            found.append(Array(session.directory / f"{name}.npy", (self.count, *data.stored_shape), dtype))
         return found
 
     def _labels(self) -> list[int] | None:
@@ -128,13 +128,13 @@ class Sample:
         if not self.nearest or len(real := session.trained.data.real()) < 2:
             return {}
         found: Neighbours = neighbours(shown[: self.nearest], real)
-        if session.trained.data.is_image:
+        if session.trained.data.codec.visible:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
             write(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
         return {f"memorised/{name}": found.memorised}
 
 
-def chosen(trained: Trained, names: Sequence[str] | None) -> dict[str, Recipe]:
+def chosen(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
     """The samplers of these names, or those of the run."""
     known = {**trained.found, **trained.samplers}
     for name in names or ():
@@ -150,14 +150,14 @@ def others(trained: Trained) -> str:
     return "; found=true adds those that task=ladder has found" if kept else ""
 
 
-def check_same(session: Session, words: dict[str, object], recipes: dict[str, Recipe]) -> None:
+def check_same(session: Session, words: dict[str, object], samplers: dict[str, Sampler]) -> None:
     """Refuse to mix samples: a folder that was begun with other weights or words stays as it is."""
     path = session.directory / "sample.json"
     how = {key: value for key, value in words.items() if key not in ("batch", "grid", "nearest")}
-    how["recipes"] = {name: described(recipe, session.trained.data.shape) for name, recipe in recipes.items()}
+    how["recipes"] = {name: described(sampler) for name, sampler in samplers.items()}
     card = session.card_of({**how, "precision": session.precision})
     mine = json.dumps({"model": card.model, "how": card.protocol}, indent=2) + "\n"
-    kept = [session.directory / name for recipe in recipes for name in (recipe, f"{recipe}.partial.npy")]
+    kept = [session.directory / name for key in samplers for name in (key, f"{key}.partial.npy")]
     if not path.is_file() and (strange := [p for p in kept if p.is_dir() or p.is_file()]):
         raise UserError(
             f"{strange[0]} holds samples, and sample.json, which says of what, is gone: choose another "

@@ -1,6 +1,7 @@
-"""The file of σ lists beside a checkpoint: by SHA-256 of the weights, then by number of network calls."""
+"""The file of σ lists beside a checkpoint: by SHA-256 of the weights, then by name of the sampler."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, isfinite
@@ -20,6 +21,8 @@ from consistency.teachers.values import levels, number, text
 
 MOST = 16  # weights of a file, whose checkpoint may be replaced many times
 LARGEST = 2**26  # bytes of a file that is read
+NAME = re.compile(r"[0-9]{1,5}|[0-9A-Za-z_]{1,40}( \([^\x00-\x1f]{1,200}\))?")  # of a sampler, or of calls
+MULTISTEP = re.compile(r"([0-9]{1,5})(?:step)?(?: \(.*\))?")
 PATIENCE = 60.0  # seconds to wait for another process that writes the same file
 
 
@@ -31,7 +34,7 @@ class Origin(NamedTuple):
         value: of the list, on the noise of the search.
         count: samples of a trial.
         seed: of their noise.
-        budget: trials for each number of calls.
+        budget: trials for each number of levels.
     """
 
     metric: str
@@ -55,7 +58,7 @@ class Listed(NamedTuple):
     origin: Origin | None = None
 
 
-Lists = dict[int, Listed]  # by number of network calls
+Lists = dict[str, Listed]  # by name of the sampler, such as `2step` or `heun35`
 Stored = dict[str, Lists]  # by SHA-256 of the weights; those that were written last stand last
 
 
@@ -87,26 +90,33 @@ def read(path: Path, remedy: str) -> Stored | None:
 def stored(kept: Mapping[str, Any]) -> Stored:
     """Lists of a file as plain data, checked."""
     return {
-        weights: {int(n): listed(int(n), each["sigmas"], each["origin"]) for n, each in lists.items()}
+        weights: dict(listed(name, each["sigmas"], each["origin"]) for name, each in lists.items())
         for weights, lists in kept["lists"].items()
     }
 
 
 def former(kept: Mapping[str, Any]) -> Stored:
     """The same of the former format."""
-    return {kept["weights_sha256"]: {int(n): listed(int(n), each) for n, each in kept["sigmas"].items()}}
+    return {kept["weights_sha256"]: dict(listed(str(int(n)), each) for n, each in kept["sigmas"].items())}
 
 
-def listed(n: int, sigmas: Any, origin: Mapping[str, Any] | None = None) -> Listed:
-    """A list of n noise levels with its origin, checked.
+def listed(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) -> tuple[str, Listed]:
+    """A sampler's name, and its noise levels with their origin, checked.
+
+    A name that is but a number of calls is one of multistep sampling: older versions searched no other.
 
     Raises:
-        ValueError: a list of another length, or one that is no list of falling σ above 0; a wrong origin.
+        ValueError: no name; a list of another length than it says, or one that is no list of falling σ above
+            0; a wrong origin.
     """
-    found = levels(f"sigmas.{n}", sigmas)
-    if len(found) != n:
-        raise ValueError(f"{len(found)} levels for {n} calls")
-    return Listed(found, None if origin is None else checked(Origin(**origin)))
+    if not NAME.fullmatch(name):
+        raise ValueError("no name of a sampler")
+    found = levels(f"sigmas.{name}", sigmas)
+    several = MULTISTEP.fullmatch(name)
+    if several is not None and len(found) != int(several[1]):
+        raise ValueError(f"{len(found)} levels for {name}")
+    known = Listed(found, None if origin is None else checked(Origin(**origin)))
+    return (f"{name}step" if name.isdecimal() else name), known
 
 
 def checked(origin: Origin) -> Origin:
@@ -121,9 +131,9 @@ def checked(origin: Origin) -> Origin:
 
 
 def merge(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
-    """Add lists to a file, in which those of other weights and of other numbers of calls stay.
+    """Add lists to a file, in which those of other weights and of other samplers stay.
 
-    Of the same weights and number of calls, the better list stays where both were judged by the same metric
+    Of the same weights and sampler, the better list stays where both were judged by the same metric
     on as many samples of the same seed; else the new one, and a line says so. Two processes may do this at
     the same time.
 
@@ -140,14 +150,14 @@ def merge(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
     with alone(path):
         known = read(path, remedy) or {}
         lists = known.pop(weights_sha256, {})
-        for n, new in found.items():
+        for name, new in found.items():
             if new.origin is None or isfinite(value(new)):
-                lists[n] = chosen(path, n, new, lists.get(n))
-        known[weights_sha256] = dict(sorted(lists.items()))
+                lists[name] = chosen(path, name, new, lists.get(name))
+        known[weights_sha256] = dict(sorted(lists.items(), key=lambda item: (len(item[1].sigmas), item[0])))
         write(path, bounded(path, known))
 
 
-def chosen(path: Path, n: int, new: Listed, old: Listed | None) -> Listed:
+def chosen(path: Path, name: str, new: Listed, old: Listed | None) -> Listed:
     """Which of two lists for the same weights stays; a line where the new one is not known to be better."""
     if old is None:
         return new
@@ -155,7 +165,7 @@ def chosen(path: Path, n: int, new: Listed, old: Listed | None) -> Listed:
     better = alike and value(new) < value(old)
     if new.sigmas != old.sigmas and not better:
         what = "stays, no worse than" if alike else "is replaced by"
-        notice(f"{path}: the list of {n} calls with {by(old)} {what} the new one with {by(new)}")
+        notice(f"{path}: the list of {name} with {by(old)} {what} the new one with {by(new)}")
     return old if alike and not better else new
 
 
@@ -181,10 +191,10 @@ def write(path: Path, known: Stored) -> None:
     """Write all lists, with a checksum."""
     lists = {
         weights: {
-            str(n): {"sigmas": each.sigmas, "origin": each.origin and each.origin._asdict()}
-            for n, each in by_calls.items()
+            name: {"sigmas": each.sigmas, "origin": each.origin and each.origin._asdict()}
+            for name, each in by_name.items()
         }
-        for weights, by_calls in known.items()
+        for weights, by_name in known.items()
     }
     kept = {"lists": lists}
     write_text(path, json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2) + "\n", shared=True)

@@ -1,12 +1,12 @@
 """σ lists that were found for a checkpoint: kept beside it, and taken up for these weights and no others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from consistency.process.notices import notice
-from consistency.sampling.samplers import Recipe, multistep
+from consistency.sampling.samplers import Sampler
+from consistency.tasks.families import named
 from consistency.tasks.schedule_file import Lists, merge, read
 from consistency.tasks.session import Trained
 
@@ -19,7 +19,7 @@ def path_of(ckpt: Path) -> Path:
 
 
 def keep(ckpt: Path, weights_sha256: str, found: Lists) -> Path:
-    """Add σ lists of these weights, by number of network calls, to those already there; see `merge`."""
+    """Add σ lists of these weights, by name of the sampler, to those already there; see `merge`."""
     path = path_of(ckpt)
     merge(path, weights_sha256, found, "delete it, or say task.keep=false")
     return path
@@ -34,11 +34,19 @@ def check(ckpt: Path) -> None:
     read(path_of(ckpt), "delete it, or say task.keep=false")
 
 
-def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Recipe]:
+def found_for(
+    ckpt: Path, weights_sha256: str, own: Mapping[str, Sampler], sigma_min: float
+) -> dict[str, Sampler]:
     """The samplers that were found for these weights, by name: `2step`.
 
     A file without lists of these weights, or without a checksum as old versions wrote it, is left alone,
     with a line.
+
+    Args:
+        ckpt: the checkpoint.
+        weights_sha256: of the weights.
+        own: samplers of the run, by name.
+        sigma_min: ε of multistep sampling, where the run has one step alone.
 
     Raises:
         UserError: the file is damaged.
@@ -50,62 +58,52 @@ def found_for(ckpt: Path, weights_sha256: str, sigma_min: float) -> dict[str, Re
         notice(f"{path} {reason} and was left alone: task=ladder finds new ones")
         return {}
     lists = kept.get(weights_sha256, {})
-    return recipes_of({f"{n}step": each.sigmas for n, each in lists.items()}, sigma_min)
+    return named({name: each.sigmas for name, each in lists.items()}, own, sigma_min)
 
 
-def recipes_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> dict[str, Recipe]:
-    """Samplers of σ lists, by name."""
+def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
+    """Those of the others whose σ are not those of the sampler of the same name."""
     return {
-        name: partial(multistep, sigmas=[float(sigma) for sigma in sigmas], sigma_min=sigma_min)
-        for name, sigmas in lists.items()
+        name: other
+        for name, other in others.items()
+        if name not in samplers or samplers[name].sigmas != other.sigmas
     }
 
 
-def other_than(samplers: Mapping[str, Recipe], recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """The recipes whose σ are not those of the sampler of the same name."""
-    return {name: recipe for name, recipe in recipes.items() if levels(samplers.get(name)) != levels(recipe)}
-
-
-def taken_up(trained: Trained, recipes: Mapping[str, Recipe], source: Path, remedy: str = "") -> Trained:
+def taken_up(trained: Trained, found: Mapping[str, Sampler], source: Path, remedy: str = "") -> Trained:
     """The same with the run's own samplers replaced by those of their names; a line says which σ change.
 
     A sampler whose σ are the run's own stays the run's own.
 
     Args:
         trained: as it was opened.
-        recipes: of σ lists, by name; a run names but some.
+        found: samplers at other σ, by name; a run names but some.
         source: the file that brings them.
         remedy: how to get the run's own, behind the line.
     """
     own, before = trained.module.samplers, trained.samplers
-    changed = other_than(own, recipes)
-    after = {name: changed.get(name, own[name]) if name in recipes else before[name] for name in own}
+    changed = other_than(own, found)
+    after = {name: changed.get(name, own[name]) if name in found else before[name] for name in own}
     lines = [
         f"{name} {shown(after[name])} in place of {shown(before[name])}" for name in other_than(before, after)
     ]
     if lines:
         notice(f"samplers use the σ lists of {source}: {'; '.join(lines)}{remedy}")
-    return replace(trained, samplers=after, found={**trained.found, **recipes})
+    return replace(trained, samplers=after, found={**trained.found, **found})
 
 
-def distinct(own: Mapping[str, Recipe], name: str, recipe: Recipe, way: str = "found") -> str:
+def distinct(own: Mapping[str, Sampler], name: str, sampler: Sampler, way: str = "found") -> str:
     """A name for numbers of a sampler: another than that of the run's own sampler if its σ differ.
 
     Args:
         own: samplers of the run, by name.
         name: of a sampler, such as `2step`.
-        recipe: the sampler.
+        sampler: the sampler.
         way: how its σ list came about.
     """
-    return f"{name}-{way}" if name in own and other_than(own, {name: recipe}) else name
+    return f"{name}-{way}" if name in own and other_than(own, {name: sampler}) else name
 
 
-def shown(recipe: Recipe) -> str:
+def shown(sampler: Sampler) -> str:
     """σ of a sampler, in four digits."""
-    return ", ".join(f"{sigma:.4g}" for sigma in levels(recipe) or ()) or "no list"
-
-
-def levels(recipe: Recipe | None) -> list[float] | None:
-    """σ of a sampler; None without any."""
-    found = recipe.keywords.get("sigmas") if isinstance(recipe, partial) else None
-    return None if found is None else [float(sigma) for sigma in found]
+    return ", ".join(f"{sigma:.4g}" for sigma in sampler.sigmas)

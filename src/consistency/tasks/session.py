@@ -15,7 +15,7 @@ from consistency.lit.module import Module
 from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
 from consistency.model.maps import Denoiser, DenoiserLike, Map
-from consistency.sampling.samplers import Recipe
+from consistency.sampling.samplers import Sampler
 from consistency.table import Table
 
 
@@ -51,8 +51,8 @@ class Trained:
     f: DenoiserLike
     weights: str
     weights_sha256: str
-    samplers: Mapping[str, Recipe]
-    found: Mapping[str, Recipe]
+    samplers: Mapping[str, Sampler]
+    found: Mapping[str, Sampler]
     make_judge: Callable[[], Judge]
     follows: bool = True
 
@@ -112,10 +112,10 @@ class Session:
         other.trained = trained
         return other
 
-    def card(self, recipe: Recipe, judge: Judge, count: int, seed: int) -> Card:
-        """Of a number that the judge, who has seen the data, gives for samples of a recipe."""
+    def card(self, sampler: Sampler, judge: Judge, count: int, seed: int) -> Card:
+        """Of a number that the judge, who has seen the data, gives for samples of a sampler."""
         t = self.trained
-        how = protocol.protocol(recipe, judge, t.data, count, seed, self.precision, t.weights)
+        how = protocol.protocol(sampler, judge, t.data, count, seed, self.precision, t.weights)
         return self.card_of(how)
 
     def card_of(self, how: dict[str, Any]) -> Card:

@@ -1,33 +1,86 @@
-"""The teacher of a student, if it is still at hand."""
+"""The teacher of a student, if it is still at hand, with the samplers that it has of its own."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from consistency.errors import UserError
+from consistency.lit.consistency import check_codec
 from consistency.lit.distillation import Distillation
 from consistency.model.maps import DenoiserLike, as_denoiser
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.ode import Euler, Heun
+from consistency.sampling.samplers import Sampler
 from consistency.tasks.session import Trained
+from consistency.teachers.checkpoint import read_named
 from consistency.tensor import weights_sha256
 from consistency.truth.oracle import Mixture
+
+CHECKPOINT = "consistency.teachers.checkpoint.checkpoint"  # the function that reads a run's
+SOLVERS = {"consistency.model.solvers.euler": Euler, "consistency.model.solvers.heun": Heun}  # of a flow
+LEVELS = 18
 
 
 def teacher_of(trained: Trained) -> Trained | None:
     """The denoiser that a student learned from, in the student's place; None without one.
 
     A checkpoint of a student does not need its teacher: what is gone is done without.
+
+    Raises:
+        UserError: the teacher that is named now has seen the data in another space.
     """
     module = trained.module
     taught = module.teacher if isinstance(module, Distillation) else getattr(module, "start", None)
     if taught is None:
         return None
     try:
-        D = as_denoiser(taught(), "teacher.path")  # a training may start from a consistency function
+        f = taught()
+        D = as_denoiser(f, "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
         return None
+    check_codec(f, trained.data.codec)
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.module.device).eval()
-    return replace(trained, f=D, weights="teacher", weights_sha256=digest(D), experiment=None)
+    return replace(
+        trained,
+        f=D,
+        weights="teacher",
+        weights_sha256=digest(D),
+        experiment=None,
+        samplers=samplers_of(trained),
+        found={},
+    )
+
+
+def samplers_of(trained: Trained) -> dict[str, Sampler]:
+    """How a student's teacher is sampled: as its own file says, else by the solver that the student follows.
+
+    The latter takes the 18 levels of Karras et al. between the student's own. Nothing where neither is said.
+    """
+    module = section(trained.written, "module")
+    node = section(module, "teacher") or section(module, "start")
+    if node.get("_target_") == CHECKPOINT and isinstance(node.get("path"), str):
+        trust = [name for name in node.get("trust") or () if isinstance(name, str)]
+        config = read_named(node["path"], "teacher.path", trust)[1]["config"]
+        place = ("samplers",) if config.names("samplers") else ("module", "samplers")
+        built = config.build(*place) if config.names(*place) else {}
+        return {name: each for name, each in built.items() if isinstance(each, Sampler)}
+    kind = SOLVERS.get(section(trained.written, "module", "flow", "solver").get("_target_", ""))
+    if kind is None:
+        return {}
+    sigma = trained.config.sigma
+    sampler = kind(karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho))
+    return {sampler.title: sampler}
+
+
+def section(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """A section of a config; empty where there is none."""
+    node: Any = config
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
 
 
 def digest(D: DenoiserLike) -> str:

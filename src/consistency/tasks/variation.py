@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from consistency.schema.check import options
+from consistency.files.configs import options
 from consistency.table import Table
 
 PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # where it ran, and what it saw

@@ -56,6 +56,7 @@ def checkpoint(
         raise UserError(f"teacher.path={file} describes no model: use a checkpoint written by this project")
     check_averages(file, kept, D, "teacher.path")
     D.load_state_dict(state)
+    D.codec_sha256 = kept.get("data", {}).get("codec")
     return D.requires_grad_(False).eval()
 
 

@@ -8,12 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
-from consistency.export.model import Model, Written
+from consistency.export.model import Model, Written, check_plain
 from consistency.export.onnx import save
 from consistency.export.parts import NETWORK, library, programs
 from consistency.export.web.beside import checked, read_back
-from consistency.export.web.described import described
+from consistency.export.web.described import PIXELS, described
 from consistency.export.web.packing import packed, script
 from consistency.export.web.runtime import PINNED, Release
 
@@ -61,13 +62,16 @@ def check(model: Model) -> None:
     """Refuse what the page cannot show.
 
     Raises:
-        UserError: the model makes no images, or is a teacher.
+        UserError: the model makes no images, sees other than pixels, or is a teacher.
     """
-    if len(model.shape) != 3 or model.shape[0] not in (1, 3):
+    shape = model.codec.decoded(model.shape)
+    if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(
-            f"export=web shows images of 1 or 3 channels, and samples of this model are {list(model.shape)}: "
+            f"export=web shows images of 1 or 3 channels, and samples of this model are {list(shape)}: "
             "choose another format, such as export=onnx"
         )
+    pixels_of(model.codec, *PIXELS)
+    check_plain(model, "web")
     if not model.sigmas:
         raise UserError(
             "export=web makes images in a few calls, and this checkpoint is a teacher: "

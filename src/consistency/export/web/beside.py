@@ -10,7 +10,6 @@ from torch import Tensor
 
 from consistency.export.model import Model, Run
 from consistency.export.onnx import read
-from consistency.export.programs import Sampler
 from consistency.export.web.described import Row, lists, plan
 from consistency.export.web.noise import SAMPLES, PageDraws, normals
 from consistency.export.web.packing import constants, floats, unpacked
@@ -18,6 +17,7 @@ from consistency.model.condition import given_label
 from consistency.sampling.editing import restore
 from consistency.sampling.masks import left_half
 from consistency.sampling.operators import Inpainting
+from consistency.sampling.samplers import MultiStep
 
 SEED, COMPLETED = 1, 8  # of what #check makes
 SHOWN = 64  # samples of it
@@ -45,7 +45,7 @@ def checked(model: Model) -> dict[str, Any]:
 @torch.no_grad()
 def samples(model: Model, calls: int, count: int) -> Tensor:
     """The page's first images of the seed, as torch makes them."""
-    program = Sampler(model.f, lists(model)[calls], model.sigma_min)
+    program = MultiStep(lists(model)[calls], model.sigma_min).program(model.f)
     z = [normals(SEED, SAMPLES, range(count), call, model.shape) for call in range(calls)]
     return program(torch.stack(z, 1), model.labels(count))
 

@@ -3,24 +3,27 @@
 from collections.abc import Sequence
 from typing import Any
 
+from consistency.codec.pixels import pixels_of
 from consistency.export.model import Model
 from consistency.export.programs import coefficients
 from consistency.sampling.editing import Plan
-from consistency.sampling.samplers import fresh, karras_sigmas, visits
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.samplers import fresh, visits
 
 CALLS = (1, 2, 4)  # that the page offers
 LEVELS = 40  # of an edit, ε included
+PIXELS = "export=web draws", "choose another format, such as export=onnx, which decodes"
 Row = dict[str, float]  # coefficients of a level, and how much noise is added before its call
 
 
 def described(model: Model, size: int) -> dict[str, Any]:
     """Plain data; `size` is that of the network's file, in bytes."""
-    edit = plan(model)
+    edit, codec = plan(model), pixels_of(model.codec, *PIXELS)
     return {
         "shape": list(model.shape),
         "classes": model.classes,
-        "offset": model.offset,
-        "scale": model.scale,
+        "offset": codec.offset,
+        "scale": codec.scale,
         "range": [edit.low, edit.high],
         "steps": {str(calls): table(model, sigmas) for calls, sigmas in lists(model).items()},
         "levels": table(model, edit.sigmas, blank=False),
@@ -50,7 +53,7 @@ def settings(model: Model) -> dict[str, float]:
 def plan(model: Model) -> Plan:
     """The levels of an edit: Karras's but for the last, ε, where f is the identity."""
     sigma = settings(model)
-    low, high = ((u - model.offset) / model.scale for u in (0, 255))
+    low, high = model.codec.range
     levels = karras_sigmas(LEVELS, **sigma)[:-1]
     return Plan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
 

@@ -1,7 +1,7 @@
 """What a training step costs: calls of networks, and memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,11 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from consistency.lit.data.loader import Batch
 from consistency.lit.module import Module
-from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Map, observed
 from consistency.nets.layers import has_tangent
-from consistency.sampling.samplers import Recipe
-from consistency.schedule.draws import ImageDraws
 
 MIB = 2**20
 KINDS = ("forward", "jvp", "teacher")  # of calls
@@ -104,20 +101,3 @@ class Ledger(TorchDispatchMode):
                 self.alive[item.untyped_storage()] = None
         self.peak = max(self.peak, sum(storage.nbytes() for storage in self.alive))
         return out
-
-
-def sampling_calls(samplers: Mapping[str, Recipe], shape: Sequence[int]) -> dict[str, int]:
-    """Network calls of each sampler per sample, counted on a function that gives back its input."""
-    return {name: calls_of(sampler, torch.zeros(1, *shape)) for name, sampler in samplers.items()}
-
-
-def calls_of(sampler: Recipe, z: Tensor) -> int:
-    """How often a sampler calls f."""
-    seen = []
-
-    def f(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
-        seen.append(sigma)
-        return x
-
-    sampler(f, z, draws=ImageDraws(0, range(len(z))))
-    return len(seen)

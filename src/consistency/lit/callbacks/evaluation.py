@@ -42,7 +42,7 @@ class Evaluation(Callback):
     ) -> None:
         """Show the samples, as a person would see them: quantised."""
         for name, x in outputs.items():
-            self.judge.update(name, data_of(trainer).decode(x))
+            self.judge.update(name, data_of(trainer).codec.decode(x))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Log the numbers."""
@@ -53,7 +53,7 @@ class Evaluation(Callback):
 def check_judges(callbacks: Iterable[Callback], data: DataModule) -> None:
     """Refuse, before training, metrics that no validation of this run could compute."""
     for judge in (callback.judge for callback in callbacks if isinstance(callback, Evaluation)):
-        judge.check(data.shape, len(data.data), data.samples, "data.samples")
+        judge.check(data.stored_shape, len(data.data), data.samples, "data.samples")
 
 
 class OracleGap(Callback):

@@ -224,4 +224,4 @@ def some(data: DataModule) -> Tensor:
     """About `ENOUGH` samples of the data, evenly spaced, as networks see them."""
     x = data.real()
     x = x[:: max(len(x) // ENOUGH, 1)]
-    return data.encode(x) if data.is_image else x
+    return data.codec.encode(x)

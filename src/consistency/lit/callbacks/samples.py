@@ -35,16 +35,17 @@ class SampleGrid(Callback):
         """Keep the first samples of the first process."""
         if not trainer.is_global_zero:
             return
+        visible = data_of(trainer).codec.visible
         for name, x in outputs.items():
             kept = self.kept.setdefault(name, [])
-            if x.ndim == 2 or sum(map(len, kept)) < self.count:
+            if not visible or sum(map(len, kept)) < self.count:
                 kept.append(x.detach().cpu())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Draw and write."""
         data = data_of(trainer)
         for name, batches in self.kept.items():
-            image = picture(data.decode(torch.cat(batches)), self.count)
+            image = picture(data.codec.decode(torch.cat(batches)), self.count)
             self._write(name, image, trainer)
         self.kept.clear()
 

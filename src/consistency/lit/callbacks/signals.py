@@ -70,4 +70,4 @@ def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:
     """The training samples that a probe takes, encoded, never mirrored."""
     index = probe.pool(len(data.data), data.shape)
     x, label = data.data.x.index_select(0, index).to(device), data.data.label
-    return Excerpt(data.encode(x) if data.is_image else x, given_label(label).rows(index).to(device))
+    return Excerpt(data.codec.encode(x), given_label(label).rows(index).to(device))

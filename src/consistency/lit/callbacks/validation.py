@@ -6,7 +6,6 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.errors import UserError
-from consistency.lit.callbacks.costs import sampling_calls
 from consistency.lit.callbacks.signals import Signals
 from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.loader import Request
@@ -100,7 +99,7 @@ class Validation(Callback):
         self.pace.take(state_dict)
 
     def _begin(self, trainer: Trainer, module: Module) -> None:
-        calls = sum(sampling_calls(module.samplers, data_of(trainer).shape).values())
+        calls = sum(sampler.nfe for sampler in module.samplers.values())
         samples = sum(map(len, data_of(trainer).val_dataloader().batches))
         signals = signals_of(trainer) if isinstance(module, ConsistencyModule) else None
         self.work = calls * samples

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from consistency.errors import UserError
-from consistency.lit.callbacks.costs import sampling_calls
 from consistency.lit.data.loader import Request, RequestLoader
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
@@ -158,20 +157,19 @@ def some(data: DataModule) -> Tensor:
     """A few samples of the data, evenly spaced, as networks see them."""
     x = data.real()
     x = x[:: max(len(x) // SEEN, 1)][:SEEN]
-    return data.encode(x) if data.is_image else x
+    return data.codec.encode(x)
 
 
 @torch.no_grad()
 def made(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tensor:
     """The first samples of a validation, by the first sampler, all on this process [count, ...]."""
-    name, sampler = next(iter(module.samplers.items()))
-    calls, f = sampling_calls({name: sampler}, data.shape)[name], module.model
+    sampler, f = next(iter(module.samplers.values())), module.model
     loader = RequestLoader(count, data.shape, min(data.sample_batch, count), data.seed, data.classes)
     with evaluating(f), eager(f), trainer.precision_plugin.val_step_context():
         requests = (there(trainer, request) for request in loader)
-        with part("samples of the verdict", calls * count):
+        with part("samples of the verdict", sampler.nfe * count):
             D = module.paced()
-            return torch.cat([sampler(D, r.z, c=r.c, draws=r.draws).float().cpu() for r in requests])
+            return torch.cat([sampler(D, r.z, r.c, r.draws).float().cpu() for r in requests])
 
 
 def there(trainer: Trainer, request: Request) -> Request:

@@ -52,4 +52,4 @@ class Digits(DataModule):
     @property
     def density(self) -> Mixture | None:
         """The images themselves, each as likely as the others; None for all, whose f would take minutes."""
-        return None if self.images is None else Mixture.finite(self.encode(self.data.x))
+        return None if self.images is None else Mixture.finite(self.codec.encode(self.data.x))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consistency.codec.identity import digest as codec_digest
 from consistency.errors import UserError
 from consistency.lit.data.module import DataModule
 
@@ -27,7 +28,8 @@ def identity(data: DataModule) -> Identity:
     x, label = data.data.x, data.data.label
     found: Identity = {
         "count": len(x),
-        "shape": list(data.shape),
+        "shape": list(data.stored_shape),
+        "codec": codec_digest(data.codec),
         "classes": data.classes,
         "names": data.class_names() if data.classes else None,
         "labels": None if label is None else digest(label),
@@ -62,6 +64,7 @@ WORDS = {
     "classes": "the number of classes is",
     "names": "the list of class names is",
     "labels": "the array of labels is",
+    "codec": "the codec, which says what networks see, is",
     "content": "the array of images is",
     "points": "the array of points is",
 }

@@ -10,6 +10,9 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
+from consistency.codec.codec import Codec
+from consistency.codec.pixels import Pixels, name_of
+from consistency.codec.points import Points
 from consistency.errors import UserError, at_least, positive, within
 from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.model.condition import given_label
@@ -25,7 +28,7 @@ LARGEST_BATCH = 2**24  # samples; a batch of more takes minutes before its first
 class DataModule(LightningDataModule):
     """An array -> training batches, and requests for samples.
 
-    Images are stored as uint8 u and trained on as (u - offset)/scale; points are trained on as they are.
+    Samples are stored as people and metrics see them, and trained on as the codec encodes them.
 
     Args:
         batch_size: samples of an optimiser step, over all processes and accumulated parts, as papers count.
@@ -34,10 +37,11 @@ class DataModule(LightningDataModule):
         conditional: serve labels.
         samples: how many samples a validation makes, over all processes.
         sample_batch: samples made at once on one process.
-        offset: in units of a pixel, 127.5 maps [0, 255] to [-1, 1].
-        scale: in units of a pixel.
+        offset: of `Pixels`, what images are trained on unless there is another codec.
+        scale: likewise.
         prefetch: batches prepared ahead by a thread; 0 for no thread.
         batches: of which training consists, again and again; 0 for all.
+        codec: what networks see of a sample; None for `Pixels` of images, and `Points`.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class DataModule(LightningDataModule):
         scale: float = 127.5,
         prefetch: int = 0,
         batches: int = 0,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__()
         at_least("data", samples=samples)
@@ -61,7 +66,7 @@ class DataModule(LightningDataModule):
         positive("data", scale=scale)
         self.batch_size, self.seed, self.flip, self.conditional = batch_size, seed, flip, conditional
         self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
-        self.offset, self.scale, self.batches = offset, scale, batches
+        self.offset, self.scale, self.batches, self._codec = offset, scale, batches, codec
         self._data: ArrayData | None = None
         self._told: tuple[tuple[int, ...], int] | None = None
         self._all = lru_cache(maxsize=1)(self._serve_all)  # of one device
@@ -106,10 +111,18 @@ class DataModule(LightningDataModule):
         """What a checkpoint says of the data: all that is asked of them until samples are.
 
         Args:
-            shape: of one sample.
+            shape: of one sample, as the network sees it.
             classes: 0 for none.
+
+        Raises:
+            UserError: the codec makes no such samples of any data.
         """
         self._told = tuple(shape), classes
+        if (made := self.codec.encoded(self.stored_shape)) != self._told[0]:
+            raise UserError(
+                f"{name_of(self.codec)} makes samples {in_words(made, classes)}, but the network is for "
+                f"{in_words(shape, classes)}: leave data.codec as it was in training"
+            )
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
         """Write nowhere else, whatever paths the config of a file has; these are read from.
@@ -136,13 +149,26 @@ class DataModule(LightningDataModule):
         return self._data
 
     @property
+    def codec(self) -> Codec:
+        """Between samples as they are stored, and as networks see them."""
+        if self._codec is not None:
+            return self._codec
+        axes = len(self._told[0] if self._told else self.promised or self.data.x.shape[1:])
+        return Pixels(self.offset, self.scale) if axes == 3 else Points()
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample: (C, H, W) or (D,)."""
-        return self._told[0] if self._told else tuple(self.data.x.shape[1:])
+        """Of one sample as networks see it: (C, H, W) or (D,)."""
+        return self._told[0] if self._told else self.codec.encoded(self.stored_shape)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of one sample as it is stored, and as people and metrics see it: (C, H, W) or (D,)."""
+        return self.codec.decoded(self._told[0]) if self._told else tuple(self.data.x.shape[1:])
 
     @property
     def promised(self) -> tuple[int, ...] | None:
-        """The shape of one sample where it is known before anything is read, else None."""
+        """The stored shape of one sample where it is known before anything is read, else None."""
         return None
 
     @property
@@ -157,27 +183,9 @@ class DataModule(LightningDataModule):
         """What the data were drawn from, where that is known exactly."""
         return None
 
-    @property
-    def is_image(self) -> bool:
-        """Whether samples are images rather than points."""
-        return len(self.shape) == 3
-
     def real(self) -> Tensor:
         """All samples as metrics see them: uint8 images [M, C, H, W] or points [M, D]."""
         return self.data.x
-
-    def encode(self, u: Tensor) -> Tensor:
-        """uint8 -> what networks see, in float32."""
-        return (u.float() - self.offset) / self.scale
-
-    def decode(self, x: Tensor) -> Tensor:
-        """The nearest uint8 images, which bring back all 256 levels; points come back as they are.
-
-        For x in [-1, 1] this truncates 127.5 x + 128, as EDM does; truncating 127.5 (x + 1) corrupts dozens.
-        """
-        if not self.is_image:
-            return x
-        return (x.float() * self.scale + (self.offset + 0.5)).clamp(0, 255).to(torch.uint8)
 
     def on_after_batch_transfer(self, batch: Batch | object, dataloader_idx: int) -> Batch | object:
         """Encode where the batch lies, so that a quarter of the bytes travels."""
@@ -209,7 +217,7 @@ class DataModule(LightningDataModule):
         return self._encoded(Batch(x, given_label(label).rows(index).to(device)))
 
     def _encoded(self, batch: Batch) -> Batch:
-        return batch._replace(x=self.encode(batch.x)) if self.is_image else batch
+        return batch._replace(x=self.codec.encode(batch.x))
 
     def check_split(self, world: int, parts: int) -> None:
         """Refuse a batch that cannot be split evenly.

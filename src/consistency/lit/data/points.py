@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from consistency.codec.points import Points
 from consistency.errors import at_least, within
 from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
@@ -31,12 +32,17 @@ class Ring(DataModule):
 
     def load(self) -> ArrayData:
         """Draw the points."""
-        return ArrayData(self.density.sample(self.points, torch.Generator().manual_seed(SEED)).float())
+        return ArrayData(self.mixture.sample(self.points, torch.Generator().manual_seed(SEED)).float())
 
     @property
-    def density(self) -> Mixture:
-        """The mixture itself."""
+    def mixture(self) -> Mixture:
+        """What points are drawn from."""
         return Mixture.ring(self.modes, self.std)
+
+    @property
+    def density(self) -> Mixture | None:
+        """The mixture itself; None where networks see something else than points."""
+        return self.mixture if self.codec == Points() else None
 
 
 class Moons(DataModule):

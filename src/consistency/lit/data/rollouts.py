@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from consistency.codec.identity import marks
 from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
 from consistency.files.owned import reopened
@@ -79,8 +80,8 @@ class Maker:
     def origin(self, count: int) -> Origin:
         """All that the bytes of a store follow from."""
         made: Origin = {"version": VERSION, "count": count, "chunk": self.chunk, "seed": self.seed}
-        for name in ("flip", "offset", "scale"):
-            made |= origin(f"data.{name}", getattr(self.data, name))
+        for name, value in {"flip": self.data.flip, **marks(self.data.codec)}.items():
+            made |= origin(f"data.{name}", value)
         laws = origin("pairs", self.objective.pairs) | origin("flow", self.flow)
         return made | origin("data", self.data.data) | laws
 

@@ -1,0 +1,1 @@
+"""What do networks see? Pixels, points or another space of the data."""

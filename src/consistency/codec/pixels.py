@@ -1,0 +1,103 @@
+"""Networks see pixels: images up to an offset and a scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consistency.codec.codec import Codec, Shape
+from consistency.errors import UserError, positive
+from consistency.schedule.draws import Draws
+
+ROUNDING = "to the nearest level, as EDM's truncate(127.5 x + 128)"  # of every codec of images, for cards
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """uint8 images u [B, C, H, W] <-> z = (u - offset)/scale.
+
+    Args:
+        offset: in units of a pixel; 127.5 with the same scale maps [0, 255] to [-1, 1].
+        scale: in units of a pixel, positive.
+    """
+
+    offset: float = 127.5
+    scale: float = 127.5
+
+    def __post_init__(self) -> None:
+        positive("data", scale=self.scale)
+
+    @property
+    def visible(self) -> bool:
+        """They are images."""
+        return True
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Black and white."""
+        low, high = self.encode(torch.tensor([0, 255])).tolist()
+        return low, high
+
+    def encoded(self, shape: Sequence[int]) -> Shape:
+        """(C, H, W), as it is."""
+        return image_shape("Pixels", shape)
+
+    def decoded(self, shape: Sequence[int]) -> Shape:
+        """(C, H, W), as it is."""
+        return image_shape("Pixels", shape)
+
+    def encode(self, u: Tensor, draws: Draws | None = None) -> Tensor:
+        """uint8 -> float32; nothing is drawn."""
+        return (u.float() - self.offset) / self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The nearest uint8 images, which bring back all 256 levels.
+
+        For z in [-1, 1] this truncates 127.5 z + 128, as EDM does; truncating 127.5 (z + 1) corrupts dozens.
+        """
+        return (z.float() * self.scale + (self.offset + 0.5)).clamp(0, 255).to(torch.uint8)
+
+    def program(self) -> None:
+        """None: z are pixels already."""
+
+    def about(self) -> dict[str, Any]:
+        """u = scale z + offset."""
+        return {"codec": "Pixels", "offset": self.offset, "scale": self.scale}
+
+
+def image_shape(name: str, shape: Sequence[int]) -> Shape:
+    """The shape of an image, (C, H, W).
+
+    Args:
+        name: of the codec, for the message.
+        shape: of one sample.
+
+    Raises:
+        UserError: it is of something else.
+    """
+    if len(shape) != 3:
+        raise UserError(f"data.codec={name} is for images [C, H, W], and samples are {list(shape)}")
+    return tuple(shape)
+
+
+def pixels_of(codec: Codec, what: str, remedy: str) -> Pixels:
+    """The codec of a model whose networks see pixels, for what works on nothing else.
+
+    Args:
+        codec: of the model.
+        what: works on pixels, for the message: `export=web draws`.
+        remedy: what to do with a model of another space.
+
+    Raises:
+        UserError: networks of this model see something else; names the codec.
+    """
+    if type(codec) is not Pixels:  # what derives from it may be anything
+        raise UserError(f"{what} pixels, and this model sees what {name_of(codec)} makes of them: {remedy}")
+    return codec
+
+
+def name_of(codec: Codec) -> str:
+    """The class of a codec, for messages."""
+    return f"data.codec={type(codec).__name__}"

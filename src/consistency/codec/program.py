@@ -1,0 +1,36 @@
+"""Whether the program that a codec gives to exports does what the codec does."""
+
+from collections.abc import Sequence
+
+import torch
+
+from consistency.codec.codec import Codec
+from consistency.codec.pixels import Pixels, name_of
+from consistency.errors import UserError
+
+SAMPLES = 8  # of random z that are compared
+CLOSE = 1e-4  # points; images may differ by a level
+
+
+@torch.no_grad()
+def check_program(codec: Codec, shape: Sequence[int]) -> None:
+    """Refuse to export a program that makes other samples than `decode`.
+
+    Args:
+        codec: of the model.
+        shape: of z of one sample.
+
+    Raises:
+        UserError: names the codec.
+    """
+    program = codec.program()
+    if program is None:
+        return
+    z = 0.5 * torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+    u, x = codec.decode(z), program.eval()(z)
+    there = Pixels().decode(x) if codec.visible else x
+    if u.shape != x.shape or not (u.double() - there.double()).abs().max() <= (1 if codec.visible else CLOSE):
+        raise UserError(
+            f"{name_of(codec)} cannot be exported: its program() makes other samples than its decode(), "
+            "which is wrong: images x of a program are u = 127.5 x + 127.5"
+        )

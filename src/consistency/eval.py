@@ -1,0 +1,33 @@
+"""`consistency-eval`, `python -m consistency.eval` and eval.py: ask something of a trained checkpoint.
+
+configs/task/ lists the questions.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from consistency.command.checks import check_command
+from consistency.command.packages import trust_as_configured
+from consistency.console import explained, guarded, loading
+from consistency.files.configs import CONFIGS
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
+def configured(config: DictConfig) -> None:
+    """Run the task."""
+    with explained():
+        trust_as_configured(config)
+        check_command(config, "eval")
+        with loading():  # torch, only once the config stands
+            from consistency.evaluate import evaluate
+
+        evaluate(config)
+
+
+def main() -> None:
+    """The command."""
+    guarded(configured)
+
+
+if __name__ == "__main__":
+    main()
