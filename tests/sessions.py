@@ -29,7 +29,7 @@ def composed(name, *overrides):
 
 def checkpoint(folder, *overrides):
     """A network that nobody trained, as a run would leave it."""
-    words = ["experiment=ict_digits", "net.width=32", "net.blocks=1", "threads=1", f"run_dir={folder}"]
+    words = ["net.width=32", "net.blocks=1", "threads=1", f"run_dir={folder}"]
     config = composed("train", *words, f"data_dir={folder}", *overrides)
     _, module = build(config)
     generator = torch.Generator().manual_seed(0)

@@ -103,7 +103,12 @@ VALUES = [
     Case(
         "unknown average", "callbacks.ema.evaluate=eam", "callbacks.ema.evaluate=eam", "did you mean 'ema'?"
     ),
-    Case("decay above 1", "experiment=ct_digits target.mu.mu0=1.5", "target.mu.mu0=1.5", "below 1"),
+    Case(
+        "decay above 1",
+        "method=ct data=digits budget=minute target.mu.mu0=1.5",
+        "target.mu.mu0=1.5",
+        "below 1",
+    ),
     Case("negative half-life", "ema.images=-1", "images=-1", "greater than 0"),
     Case(
         "key behind a reference",
@@ -112,7 +117,7 @@ VALUES = [
         "change it there",
     ),
     Case("unknown metric", "optimized_metric=1stepp", "optimized_metric=1stepp", "did you mean '"),
-    Case("network without images", "experiment=ict_ring net=unet_small", "net", "net=mlp"),
+    Case("network without images", "method=ict data=ring budget=points net=unet_small", "net", "net=mlp"),
     Case("too many levels", "net=unet_small net.multipliers=[1,1,1,1,1]", "net.multipliers", "shorten it"),
     Case("dropout above 1", "net.dropout=1.5", "net.dropout=1.5", "below 1"),
     Case("unknown precision", "trainer.precision=31", "trainer", "precision"),
@@ -145,7 +150,7 @@ SECTIONS = [
     ),
     Case(
         "objective of training in a teacher",
-        "experiment=edm_ring objective=discrete",
+        "method=edm data=ring budget=points objective=discrete",
         "objective",
         "Diffusion",
     ),
@@ -166,9 +171,14 @@ SECTIONS = [
 ]
 EDM = "experiment=edm_digits"
 BOUNDS = [
-    Case("no points", "experiment=ict_ring data.points=0", "data.points=0", "at least 2"),
-    Case("negative modes", "experiment=ict_ring data.modes=-3", "data.modes=-3", "at least 1"),
-    Case("more points than memory", "experiment=ict_ring data.points=1000000000000", "data.points=", "GiB"),
+    Case("no points", "method=ict data=ring budget=points data.points=0", "data.points=0", "at least 2"),
+    Case("negative modes", "method=ict data=ring budget=points data.modes=-3", "data.modes=-3", "at least 1"),
+    Case(
+        "more points than memory",
+        "method=ict data=ring budget=points data.points=1000000000000",
+        "data.points=",
+        "GiB",
+    ),
     Case("list for a number", "data.batch_size=[1,2]", "data.batch_size=[1, 2]", "a whole number"),
     Case("batch of too many", "data.batch_size=1000000000000", "data.batch_size=10", "at most 16777216"),
     Case("samples beyond memory", "data.samples=1000000000000", "data.samples=1000000000000", "GiB"),
@@ -246,18 +256,25 @@ FILES = [
     ),
     Case("resumed with another horizon", f"{AGAIN} curriculum.K=7", "curriculum.K=7", "set"),
 ]
-MOONS = "experiment=cd_moons optimizer.lr=1e-3"
+MOONS = (
+    "method=cd data=moons budget=points weight=inverse_gap teacher_run.experiment=edm_moons optimizer.lr=1e-3"
+)
 TEACHERS = [
     Case(
         "no teacher",
-        "experiment=cd_moons teacher_run.experiment=null",
+        "method=cd data=moons budget=points",
         "teacher.path has no value",
         "teacher_run",
     ),
     Case("teacher missing", f"{MOONS} teacher.path={{nothing}}", "teacher.path={nothing}", "no such file"),
     Case("folder without a run", f"{MOONS} teacher.path={{empty}}", "{empty}", "without checkpoints"),
     Case("consistency model as a teacher", f"{MOONS} teacher.path={{old}}", "teacher.path", "start=teacher"),
-    Case("teacher of a method without one", "experiment=ict_moons teacher.path={old}", "teacher.path", "cd_"),
+    Case(
+        "teacher of a method without one",
+        "method=ict data=moons budget=points teacher.path={old}",
+        "teacher.path",
+        "cd_",
+    ),
     Case(
         "teacher of another kind",
         f"{MOONS} teacher_run.experiment=flow_moons",
@@ -286,8 +303,13 @@ TEACHERS = [
     Case("unknown first run", f"{MOONS} teacher_run.experiment=edm_mons", "edm_mons", "'edm_moons'"),
     Case("no substep", f"{MOONS} flow.substeps=0 teacher.path={{nothing}}", "teacher.path", "no such file"),
     Case("no VGG16", "experiment=cd_ring distance=lpips", "vgg16", "distance.backbone="),
-    Case("augmented points", "experiment=edm_moons augmentation=edm", "augmentation", "none"),
-    Case("chain of one", "experiment=ddpm_moons coordinate.T=1", "coordinate.T=1", "at least 2"),
+    Case("augmented points", "method=edm data=moons budget=points augmentation=edm", "augmentation", "none"),
+    Case(
+        "chain of one",
+        "experiment=ddpm_digits data=moons budget=points coordinate.T=1",
+        "coordinate.T=1",
+        "at least 2",
+    ),
     Case("pairs that do not shrink", f"{MOONS} method=ecd pairs.q=1", "pairs.q=1", "greater than 1"),
 ]
 EXPORT = "ckpt_path={ckpt} task=export task.formats.onnx=null"
@@ -494,9 +516,11 @@ def test_the_table_of_no_sweep_is_answered_in_one_line(tmp_path, capsys, argumen
 def test_a_damaged_file_of_a_sweep_is_named(tmp_path, capsys, damaged, content):
     run = tmp_path / "0"
     (run / "teacher").mkdir(parents=True)
-    (run / "overrides.json").write_text('["seed=0", "experiment=ict_ring"]')
+    (run / "overrides.json").write_text('["seed=0", "method=ict", "data=ring", "budget=points"]')
     if damaged.startswith("teacher"):
-        (run / "result.json").write_text('{"metrics": {}, "overrides": ["seed=0", "experiment=ict_ring"]}')
+        (run / "result.json").write_text(
+            '{"metrics": {}, "overrides": ["seed=0", "method=ict", "data=ring", "budget=points"]}'
+        )
     (run / damaged).write_text(content)
     assert oracle.main([str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()

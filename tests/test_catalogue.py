@@ -41,10 +41,10 @@ UNET = ["net.channels=8", "net.multipliers=[1,2]", "net.attention=[4]", "net.emb
 TRAIN = {
     "training": ["experiment=ict_digits", "data.images=10", *MLP],
     "images": ["experiment=ict_digits", "data.images=10", "net=unet_small", "data.batch_size=4", *UNET],
-    "teacher": ["experiment=edm_ring", "data.points=64", *MLP],
+    "teacher": ["method=edm", "data=ring", "budget=points", "data.points=64", *MLP],
     "distillation": ["experiment=cd_ring", "data.points=64", *MLP],
     "continuous": ["experiment=sct_digits", "data.images=10", *MLP],
-    "tuning": ["experiment=stable_ring", "data.points=64", *MLP],
+    "tuning": ["experiment=ect_ring", "method=stable", "flow.size=256", "data.points=64", *MLP],
 }
 EVAL = {name: [f"task={name}"] for name in ("sample", "fidelity", "gap", "ladder", "report", "compare")}
 EVAL |= {name: ["task=edit", f"edit={name}"] for name in ("inpaint", "stroke", "vary", "interpolate")}

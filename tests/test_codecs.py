@@ -193,7 +193,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["experiment=ict_ring", *BLOCKS], r"Blocks is for images of even sides, and samples are \[2\]"),
+            (["method=ict", "data=ring", "budget=points", *BLOCKS], r"Blocks is for images of even sides, and samples are \[2\]"),
             (["+data.codec._target_=consistency.codec.points.Points"], r"Points is for points .*8, 8\]"),
             ([*BLOCKS, "experiment=edm_digits", "augmentation=edm"], rf"augmentation: NonLeaky .*{NAMED}"),
         ],

@@ -210,13 +210,16 @@ def at_once(directory, script, *arguments, **env):
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("train experimnt=ict_ring", "unknown key experimnt: did you mean 'experiment'?"),
+        ("train experimnt=cd_ring", "unknown key experimnt: did you mean 'experiment'?"),
         ("train ++metod=ict", "unknown key metod: did you mean 'method'?"),
         ("train ~metod=ict", "unknown key metod: did you mean 'method'?"),
         ("train -m +sed=1,2", "unknown key sed: did you mean 'seed'?"),
         ("train ~callbacks.emma", "unknown key callbacks.emma: did you mean 'ema'?"),
         ("train traner.max_steps=2", "unknown key traner: did you mean 'trainer'?"),
-        ("train experiment=ict_rng", "did you mean 'ict_ring'?"),
+        ("train experiment=isolation_rng", "did you mean 'isolation_ring'?"),
+        ("train experiment=ict_rng", "did you mean 'ict_ring'? Write method=ict data=ring budget=points"),
+        ("train experiment=ict_ring", "no recipe of its own: write method=ict data=ring budget=points"),
+        ("train budget=minutes", "budget=minutes is not in configs/budget: did you mean 'minute'?"),
         ("train task=sample", "task= is no choice of train.py: it is one of eval.py"),
         ("train seed=1,2", "add -m for a run of each"),
         ("train ckpt_path=nosuch.ckpt run_dir=a/b", "ckpt_path=nosuch.ckpt: no such file"),
@@ -280,8 +283,9 @@ def test_a_command_that_is_refused_later_leaves_no_directory_either(tmp_path, pl
 def test_help_opens_with_what_there_is_to_do(tmp_path, script, group):
     status, lines, err = at_once(tmp_path, script, "--help")
     assert (status, err) == (0, [])
-    shown = lines[3 : 3 + len(options(group))]
-    assert lines[2] == f"{group}="
+    begin = 1 + lines.index(f"{group}=")
+    assert all(line.startswith("python ") for line in lines[: begin - 2])
+    shown = lines[begin : begin + len(options(group))]
     assert [line.split()[0] for line in shown] == options(group)
     for name, line in zip(options(group), shown, strict=True):
         assert line.endswith(f" {first_comment(ROOT / 'configs' / group / f'{name}.yaml')}")

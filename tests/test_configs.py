@@ -130,17 +130,17 @@ def test_a_resolution_that_cannot_be_halved_is_refused_before_images_are_convert
 
 
 @pytest.mark.parametrize(
-    ("experiment", "parameters"),
+    ("words", "parameters"),
     [
         ("ict_cifar10", 56_395_523),
-        ("ict_deep_cifar10", 97_610_499),
+        ("ict_cifar10 net=ncsnpp_deep", 97_610_499),
         ("edm_flip_cifar10", 56_395_523),
         ("edm_cifar10", 56_395_523 + 9 * 256),  # the augmentation label enters the embedding, without a bias
         ("ddpm_cifar10", 35_746_307),
     ],
 )
-def test_parameter_counts_of_the_papers(experiment, parameters):
-    config = composed(f"experiment={experiment}")
+def test_parameter_counts_of_the_papers(words, parameters):
+    config = composed(*f"experiment={words}".split())
     with torch.device("meta"):
         net = make(config.net, shape=[3, 32, 32], classes=0)
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -168,7 +168,8 @@ def test_ict_on_cifar10_is_the_papers_recipe():
 
 def test_ict_is_ct_with_the_papers_five_changes():
     ct, ict = (
-        OmegaConf.to_container(composed(f"experiment={name}_ring"), resolve=True) for name in ("ct", "ict")
+        OmegaConf.to_container(composed(f"method={name}", "data=ring", "budget=points"), resolve=True)
+        for name in ("ct", "ict")
     )
     ict = {key: value for key, value in ict.items() if value != ct[key]}
     parts = {"target", "distance", "curriculum", "noise", "weight"}

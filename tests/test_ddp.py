@@ -63,7 +63,17 @@ def test_weights_agree(one, two):
 @pytest.mark.slow
 def test_two_processes_train_a_teacher_and_then_its_student(tmp_path):
     """The other process, which was started for the teacher, goes on with the student."""
-    words = ["experiment=cd_moons", "net.width=32", "data.samples=64", "data.sample_batch=16", "seed=3"]
+    words = [
+        "method=cd",
+        "data=moons",
+        "budget=points",
+        "weight=inverse_gap",
+        "teacher_run.experiment=edm_moons",
+        "net.width=32",
+        "data.samples=64",
+        "data.sample_batch=16",
+        "seed=3",
+    ]
     words += ["trainer.max_steps=8", 'teacher_run.overrides=["trainer.max_steps=8"]']
     one = run("train.py", tmp_path / "one", "trainer=cpu", *words)
     two = run("train.py", tmp_path / "two", "trainer=ddp_sim", *words)

@@ -162,7 +162,17 @@ def test_which_errors_are_those_of_the_others():
 
 # --- several processes, for real ---------------------------------------------------------------------------
 
-TEACHER = ["experiment=cd_moons", "trainer=ddp_sim", "net.width=32", "net.blocks=1", "data.samples=64"]
+TEACHER = [
+    "method=cd",
+    "data=moons",
+    "budget=points",
+    "weight=inverse_gap",
+    "teacher_run.experiment=edm_moons",
+    "trainer=ddp_sim",
+    "net.width=32",
+    "net.blocks=1",
+    "data.samples=64",
+]
 TEACHER += ["data.sample_batch=16", "trainer.max_steps=30", "trainer.val_check_interval=30"]
 TEACHER += ["callbacks.checkpoints.every=8", 'teacher_run.overrides=["trainer.max_steps=8"]']
 TEACHER += ["+callbacks.poison={_target_: tests.test_guard.Poison, directory: x, step: 20}"]
@@ -203,7 +213,14 @@ def test_a_late_process_finds_directory_teacher_and_step_of_the_first(tmp_path):
 def test_a_static_rendezvous_and_one_without_a_store_agree_too(tmp_path, agent, monkeypatch):
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", agent)
     options = ["--standalone"] if agent == "1" else ["--nnodes", "1", "--master-addr", "127.0.0.1"]
-    words = ["experiment=ict_moons", *TEACHER[1:6], "trainer.max_steps=4", "trainer.val_check_interval=4"]
+    words = [
+        "method=ict",
+        "data=moons",
+        "budget=points",
+        *TEACHER[5:10],
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=4",
+    ]
     process = launched(tmp_path, "train.py", *words, "curriculum.s1=11", options=options)
     _, err = ended(process)
     assert process.returncode == 0, err

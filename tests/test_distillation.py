@@ -287,7 +287,14 @@ def test_peak_memory_is_what_paper_says():
 TINY = ["net.width=32", "data.samples=64", "trainer=cpu", "trainer.max_steps=4"]
 
 
-WORDS = ["experiment=cd_moons", *TINY]
+WORDS = [
+    "method=cd",
+    "data=moons",
+    "budget=points",
+    "weight=inverse_gap",
+    "teacher_run.experiment=edm_moons",
+    *TINY,
+]
 WORDS += ['teacher_run.overrides=["trainer.max_steps=150","trainer.val_check_interval=150"]']
 
 

@@ -257,7 +257,7 @@ class TestEdit:
         )
 
     def test_points_are_not_edited(self, tmp_path):
-        ring = checkpoint(tmp_path, "experiment=ict_ring")
+        ring = checkpoint(tmp_path, "method=ict", "data=ring", "budget=points")
         for task in (Edit(Vary(1.0)), Interpolate(), Invert(Grey, {})):
             with pytest.raises(UserError, match="is of a model of points"):
                 task(session(tmp_path / "out", ring))

@@ -228,7 +228,7 @@ class TestTask:
 
     def test_a_teacher_is_exported_as_its_network(self, tmp_path):
         teacher, mirror = (
-            checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1"),
+            checkpoint(tmp_path, "method=edm", "data=ring", "budget=points", "net.width=32", "net.blocks=1"),
             Mirror(),
         )
         outcome = Export({"mirror": mirror}, **FAST)(session(tmp_path / "out", teacher))
@@ -237,7 +237,14 @@ class TestTask:
         assert "```" not in (tmp_path / "out" / "mirror" / "README.md").read_text()
 
     def test_a_teachers_solvers_are_exported_where_they_are_named(self, tmp_path):
-        words = ["experiment=edm_ring", "net.width=16", "net.blocks=1", "samplers.heun35.sigmas.steps=4"]
+        words = [
+            "method=edm",
+            "data=ring",
+            "budget=points",
+            "net.width=16",
+            "net.blocks=1",
+            "samplers.heun35.sigmas.steps=4",
+        ]
         teacher = checkpoint(tmp_path, *words)
         about = session(tmp_path / "out", teacher)
         Export({"onnx": Onnx()}, samplers=["heun35", "ddim18"], **FAST)(about)

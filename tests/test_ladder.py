@@ -10,7 +10,7 @@ import torch
 
 from consistency import watch
 from consistency.errors import UserError
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
@@ -161,7 +161,7 @@ class TestTask:
 
     def test_an_interrupted_search_goes_on(self, tmp_path, ckpt, monkeypatch):
         calls = []
-        forward = Denoiser.forward
+        forward = Consistency.forward
 
         def counted(self, *args, stop=None, **more):
             calls.append(1)
@@ -171,13 +171,13 @@ class TestTask:
 
         ladder = replace(SMALL, search=replace(FEW, seed=7), keep=False)
         with monkeypatch.context() as patch:
-            patch.setattr(Denoiser, "forward", lambda *a, **k: counted(*a, stop=30, **k))
+            patch.setattr(Consistency, "forward", lambda *a, **k: counted(*a, stop=30, **k))
             with pytest.raises(KeyboardInterrupt):
                 ladder(session(tmp_path, ckpt, tmp_path / "cache"))
         known = len(list((tmp_path / "cache").glob("*.json")))
         assert known > 3
         with monkeypatch.context() as patch:
-            patch.setattr(Denoiser, "forward", lambda *a, **k: counted(*a, **k))
+            patch.setattr(Consistency, "forward", lambda *a, **k: counted(*a, **k))
             calls.clear()
             resumed = ladder(session(tmp_path, ckpt, tmp_path / "cache"))
             with_memo = len(calls)
@@ -209,7 +209,14 @@ class TestTask:
         )
 
     def test_the_families_of_a_teachers_own_samplers_are_measured_and_searched(self, tmp_path):
-        words = ["experiment=edm_ring", "net.width=32", "net.blocks=1", "samplers.ddim18=null"]
+        words = [
+            "method=edm",
+            "data=ring",
+            "budget=points",
+            "net.width=32",
+            "net.blocks=1",
+            "samplers.ddim18=null",
+        ]
         teacher = checkpoint(tmp_path, *words, "+samplers.heun35.s_churn=5")
         outcome = replace(SMALL, search=replace(FEW, budget=2))(session(tmp_path / "out", teacher))
         names = {name.removeprefix("SW2/") for name in outcome.metrics}
@@ -228,7 +235,9 @@ class TestTask:
         assert list(again.found["heun3"].sigmas) == cards["heun3"]["sigmas"]
 
     def test_without_a_search_a_teachers_levels_are_karras(self, tmp_path):
-        teacher = checkpoint(tmp_path, "experiment=edm_ring", "net.width=32", "net.blocks=1")
+        teacher = checkpoint(
+            tmp_path, "method=edm", "data=ring", "budget=points", "net.width=32", "net.blocks=1"
+        )
         outcome = replace(SMALL, search=None)(session(tmp_path / "out", teacher))
         cards = {number["name"]: number["card"]["protocol"] for number in outcome.numbers}
         assert cards["heun3"]["sigmas"] == karras_sigmas(2)

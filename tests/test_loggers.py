@@ -30,7 +30,9 @@ from tests.conftest import ROOT
 from tests.sessions import composed, save_edited, train_here
 
 TINY = [
-    "experiment=ict_moons",
+    "method=ict",
+    "data=moons",
+    "budget=points",
     *("trainer=cpu", "threads=1", "net.width=16", "data.samples=64", "data.batch_size=32"),
     *("trainer.val_check_interval=5", "trainer.log_every_n_steps=2", "curriculum.s0=4"),
     *("callbacks.checkpoints.every=4", "trainer.max_steps=12"),
@@ -260,7 +262,16 @@ def test_a_logger_may_be_left_out_by_null():
 )
 def test_a_teacher_has_the_loggers_of_its_student(tmp_path, words, names):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        words = ["experiment=cd_moons", f"run_dir={tmp_path}", f"hydra.run.dir={tmp_path}", *words]
+        words = [
+            "method=cd",
+            "data=moons",
+            "budget=points",
+            "weight=inverse_gap",
+            "teacher_run.experiment=edm_moons",
+            f"run_dir={tmp_path}",
+            f"hydra.run.dir={tmp_path}",
+            *words,
+        ]
         config = compose("train", words, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         find_teacher(config, tmp_path)

@@ -18,6 +18,7 @@ from consistency.model.precond import EDM, Boundary, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.objectives.target import lerp
 from consistency.schedule.draws import StepDraws
+from consistency.schema.recipes import overrides_of
 from consistency.teach import find_teacher
 from tests.test_configs import CONFIGS, composed
 
@@ -36,9 +37,9 @@ def hydra():
         yield
 
 
-def learned(experiment, *words):
+def learned(recipe, *words):
     """RMSE to the exact f at σ = 80 of an average of the weights, after 400 steps."""
-    data, module = build(composed(f"experiment={experiment}", *SMALL, *words))
+    data, module = build(composed(*overrides_of(recipe), *SMALL, *words))
     module._trainer = SimpleNamespace(
         datamodule=data, strategy=SimpleNamespace(root_device=torch.device("cpu")), is_global_zero=True
     )
@@ -64,11 +65,11 @@ def learned(experiment, *words):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "bar"),  # the bars are about twice what the worst of four seeds leaves; untrained, 0.50
+    ("recipe", "bar"),  # the bars are about twice what the worst of four seeds leaves; untrained, 0.50
     [("scd_ring", 0.17), ("sct_ring", 0.18), ("ect_ring", 0.30), ("stable_ring", 0.30)],
 )
-def test_four_hundred_steps_find_the_exact_function(experiment, bar):
-    assert learned(experiment) < bar
+def test_four_hundred_steps_find_the_exact_function(recipe, bar):
+    assert learned(recipe) < bar
 
 
 def test_differences_teach_what_the_derivative_does():
@@ -98,13 +99,19 @@ def test_a_student_of_another_kind_than_its_start_is_refused(student):
 
 def test_training_may_start_from_a_teacher(train):
     """A teacher first, then consistency training from its weights, in one command."""
-    words = ["experiment=ect_digits", "start=teacher", "teacher_run.experiment=edm_digits"]
+    words = [
+        "method=ect",
+        "data=digits",
+        "budget=minute",
+        "start=teacher",
+        "teacher_run.experiment=edm_digits",
+    ]
     steps = ["trainer.max_steps=4", "curriculum.S=2", 'teacher_run.overrides=["trainer.max_steps=4"]']
     done = train("tuned", *words, *steps)
     assert done.status == 0, done.err
     assert Path(done.directory / "teacher" / "result.json").is_file()
     assert any(name.startswith("teacher/") for name in done.result["metrics"])
-    refused = train("none", "experiment=ect_digits", "start=teacher")
+    refused = train("none", "method=ect", "data=digits", "budget=minute", "start=teacher")
     assert refused.status == 1
     assert "teacher.path" in refused.err
 

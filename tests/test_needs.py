@@ -25,7 +25,7 @@ def images(folder, count):
     ("words", "message"),
     [
         (
-            ["experiment=ict_ring", "metric=digits", *QUICK],
+            ["method=ict", "data=ring", "budget=points", "metric=digits", *QUICK],
             r"^metric: FD\(digits\) looks at .* metric=transport",
         ),
         ([*DIGITS, "metric=fashion"], r"^metric: FD\(fashion\) looks at .*1, 28, 28.* metric=transport"),

@@ -263,7 +263,11 @@ class TestRefusals:
 def test_a_student_trained_on_it_is_evaluated_without_it(tmp_path):
     torch.save(STATE, tmp_path / "vgg16.pth")
     words = [
-        "experiment=cd_moons",
+        "method=cd",
+        "data=moons",
+        "budget=points",
+        "weight=inverse_gap",
+        "teacher_run.experiment=edm_moons",
         "data=digits",
         "net=mlp",
         "net.width=32",

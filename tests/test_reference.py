@@ -344,10 +344,10 @@ def served(data, n):
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiment=ict_ring", "data.points=9000"],
+        ["method=ict", "data=ring", "budget=points", "data.points=9000"],
         ["experiment=ict_digits"],
         ["experiment=ict_digits", "flow.size=100", "data.conditional=true"],
-        ["experiment=ct_moons", "flow.size=100", "+data.conditional=true"],
+        ["method=ct", "data=moons", "budget=points", "flow.size=100", "+data.conditional=true"],
         ["experiment=ect_ring"],
         ["experiment=sct_ring"],
     ],

@@ -12,10 +12,10 @@ from tests.sessions import checkpoint, session
 @pytest.mark.parametrize(
     ("words", "role"),
     [
-        (["experiment=edm_ring"], Denoiser),
-        (["experiment=ddpm_ring"], Denoiser),
-        (["experiment=flow_ring"], Denoiser),
-        (["experiment=ict_ring"], Consistency),
+        (["method=edm", "data=ring", "budget=points"], Denoiser),
+        (["experiment=ddpm_digits", "data=ring", "budget=points"], Denoiser),
+        (["experiment=flow_digits", "data=ring", "budget=points"], Denoiser),
+        (["method=ict", "data=ring", "budget=points"], Consistency),
         (["experiment=sct_ring"], Consistency),
         (["experiment=cd_ring"], Consistency),
     ],
@@ -26,12 +26,12 @@ def test_a_checkpoint_says_what_its_run_has_learned(tmp_path, words, role):
     assert read_checkpoint(path)["role"] == role.role
 
 
-@pytest.mark.parametrize(("experiment", "there"), [("edm_ring", True), ("ict_ring", False)])
-def test_only_a_denoiser_is_measured_as_the_teacher(tmp_path, experiment, there):
+@pytest.mark.parametrize(("method", "there"), [("edm", True), ("ict", False)])
+def test_only_a_denoiser_is_measured_as_the_teacher(tmp_path, method, there):
     """A training may start from either: solvers along x - f of the latter would be nonsense."""
     (tmp_path / "first").mkdir()
-    path = checkpoint(tmp_path / "first", f"experiment={experiment}")
-    begun = ["experiment=ict_ring", "start=teacher", f"teacher.path={path}"]
+    path = checkpoint(tmp_path / "first", f"method={method}", "data=ring", "budget=points")
+    begun = ["method=ict", "data=ring", "budget=points", "start=teacher", f"teacher.path={path}"]
     found = session(tmp_path / "out", checkpoint(tmp_path, *begun))
     assert isinstance(found.trained.module.start(), Denoiser if there else Consistency)
     assert (teacher_of(found.trained) is not None) is there

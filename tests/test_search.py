@@ -37,7 +37,7 @@ from tests.conftest import run, start
 from tests.forked import PRELOADED
 from tests.waits import ended, until
 
-SMALL = ["experiment=ict_moons", "trainer=cpu", "threads=1", "trainer.max_steps=20"]
+SMALL = ["method=ict", "data=moons", "budget=points", "trainer=cpu", "threads=1", "trainer.max_steps=20"]
 RATE = "optimizer.lr=tag(log, interval(1e-4, 1e3))"
 TPE = {"_target_": "optuna.samplers.TPESampler", "seed": 0, "n_startup_trials": 3}
 MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 2}
@@ -648,7 +648,7 @@ class TestCommand:
             (["optimizer.lr=1e-3"], "sweep=optuna has nothing to search"),
             (["optimizer.lrr=interval(0, 1)"], "did you mean 'lr'?"),
             (["optimizer=adam,adman"], "optimizer=adman is not in configs/optimizer: did you mean 'adam'?"),
-            (["experiment=ict_ring,ict_moons"], "give optimized_metric=NAME on the command line"),
+            (["experiment=ict_digits,edm_digits"], "give optimized_metric=NAME on the command line"),
             (["hydra/launcher=basic"], "leave out hydra/launcher"),
             (["hydra.sweeper.pruner.percentile=200"], "hydra.sweeper.pruner: Percentile must be between"),
             (["+hydra.sweeper.sampler.steps=3"], "hydra.sweeper.sampler: "),

@@ -217,7 +217,16 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
-    options = [*SMALL, "experiment=cd_moons", "trainer.max_steps=10", "trainer.val_check_interval=10"]
+    options = [
+        *SMALL,
+        "method=cd",
+        "data=moons",
+        "budget=points",
+        "weight=inverse_gap",
+        "teacher_run.experiment=edm_moons",
+        "trainer.max_steps=10",
+        "trainer.val_check_interval=10",
+    ]
     options += ['teacher_run.overrides=["trainer.max_steps=50"]']
     return run("train.py", tmp_path_factory.mktemp("student"), *options)
 
@@ -331,7 +340,7 @@ def test_a_student_is_held_against_its_teacher_for_as_long_as_there_is_one(stude
     [
         (["experiment=cd_digits"], True),
         (["experiment=scd_ring"], True),
-        (["experiment=cd_cached_digits"], False),  # pairs are kept, and the teacher goes
+        (["experiment=cd_digits", "method=cd_cached"], False),  # pairs are kept, and the teacher goes
         (["experiment=sct_digits"], False),  # starts from a teacher, and follows the data
     ],
 )

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf, open_dict
 from consistency.console import as_option, explain
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
-from consistency.schema.swaps import drop_replaced
+from consistency.schema.layers import Layers
+from consistency.schema.swaps import METRIC, compare, drop_replaced
 from tests.sessions import train_here
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -93,16 +94,30 @@ def test_every_experiment_takes_every_option_or_says_why_not(experiment):
             "curriculum.s1",
             "curriculum=stages in place of doubling: curriculum.s1=160 of experiment/ict_digits.yaml dropped",
         ),
-        ("method=ect experiment=ict_digits64", "curriculum.s1", "of experiment/ict_digits.yaml dropped"),
+        (
+            "method=ect experiment=ict_digits data=digits64",
+            "curriculum.s1",
+            "of experiment/ict_digits.yaml dropped",
+        ),
         ("experiment=ict_digits ema=constant", "ema.images", "ema.images=40000"),
         ("experiment=ict_cifar10 ema=half_life", "ema.mu", "ema.mu=0.99993"),
         ("experiment=scd_ring net=unet_small", "net.fmax", "net.fmax=4.0"),
         ("experiment=scd_cifar10 method=edm", "samplers.2step", "samplers=teacher in place of consistency"),
         ("experiment=ct_cifar10 target=ema_fixed", "target.mu.mu0", "target=ema_fixed in place of ema"),
-        ("experiment=ct_ring method=sct noise=uniform", "noise.std", "of method/sct.yaml dropped"),
+        (
+            "method=sct data=ring budget=points noise=uniform",
+            "noise.std",
+            "of method/sct.yaml dropped",
+        ),
         ("experiment=cd_ddpm_digits method=ict", "module.initialise", "method=ict in place of cd"),
         ("experiment=cd_cached_cifar10 method=cd", "store", "store.count=200000"),
         ("experiment=sct_digits start=scratch", "teacher_run", "start=scratch in place of teacher"),
+        (
+            "experiment=flow_digits data=ring budget=points",
+            "ema.images",
+            "ema=constant in place of half_life",
+        ),
+        ("method=ict data=ring budget=points ema=half_life", "ema.mu", "of budget/points.yaml dropped"),
     ],
 )
 def test_what_was_set_for_the_old_part_is_dropped_and_said(words, gone, line):
@@ -120,7 +135,7 @@ def test_what_was_set_for_the_old_part_is_dropped_and_said(words, gone, line):
         ("experiment=ict_digits optimizer=adam", "optimizer.lr", 0.002, "optimizer.lr=0.002 (default 0.001)"),
         ("experiment=ict_cifar10 method=ct", "curriculum.s1", 1280, "curriculum.s1=1280 (default 150)"),
         (
-            "experiment=ict_fashion_mnist data=digits",
+            "experiment=edm_fashion_mnist data=digits",
             "data.batch_size",
             64,
             "data.batch_size=64 (default 128)",
@@ -143,7 +158,8 @@ def test_what_fits_the_new_part_is_kept_and_said(words, key, value, line):
         "experiment=ict_digits net=mlp_small",
         "experiment=cd_digits teacher.path=RUN method=icd curriculum.s1=160",
         "experiment=scd_ring derivative=central_differences",
-        "experiment=ict_ring solver=euler sweep=parallel",
+        "method=ict data=ring budget=points solver=euler sweep=parallel",
+        "method=ect data=fashion_mnist budget=half_hour",
     ],
 )
 def test_a_command_that_was_sound_before_is_what_it_was(words):
@@ -160,10 +176,12 @@ def test_a_key_of_the_command_line_is_never_dropped():
         check_composed(config, "train")
 
 
-def test_a_metric_of_samplers_that_are_gone_gives_way_to_the_methods():
-    config, lines = composed("experiment=edm_moons", "method=ict")
-    assert config.optimized_metric == "1step"
-    assert any("optimized_metric=heun35 of experiment/edm_moons.yaml dropped" in line for line in lines)
+def test_a_metric_of_samplers_that_are_gone_does_not_fit():
+    old, new = {"samplers": {"heun35": {}}}, {"samplers": {"1step": {}}, "optimized_metric": "1step"}
+    files = Layers({}, files={METRIC: "experiment/theirs"})
+    (value,) = compare({"optimized_metric": "heun35"}, files, new, old)
+    assert (value.fits, value.other) == (False, "1step")
+    assert list(compare({"optimized_metric": "oracle_rmse"}, files, new, old)) == []
 
 
 def test_a_method_whose_parts_the_experiment_replaces_says_so():
@@ -187,7 +205,7 @@ def test_the_order_of_a_command_says_nothing():
     ("words", "reason"),
     [
         (
-            "experiment=ct_digits curriculum=constant",
+            "experiment=ct_cifar10 curriculum=constant",
             "target=ema reads curriculum.s0, which curriculum=constant does not have",
         ),
         ("experiment=cd_ring data=moons", "teacher=exact reads data.modes, which data=moons does not have"),

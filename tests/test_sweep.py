@@ -22,6 +22,7 @@ from consistency.metrics.judge import Transport
 from consistency.model import maps
 from consistency.model.condition import NONE
 from consistency.schedule.draws import StepDraws
+from consistency.sweep.cases import in_cases, left_of
 from consistency.sweep.chart import chart
 from consistency.sweep.markdown import markdown
 from consistency.sweep.oracle import show
@@ -29,7 +30,7 @@ from consistency.sweep.rows import rows
 from consistency.sweep.runs import Run, State, keep_fault, plan, runs_of
 from consistency.truth.oracle import Mixture
 from tests.conftest import ROOT, SMALL, run
-from tests.test_configs import EXPERIMENTS, composed, taught
+from tests.test_configs import composed, taught
 
 CONFIGS = str(ROOT / "configs")
 
@@ -142,22 +143,45 @@ class TestTable:
         assert {path.name for path in tmp_path.iterdir()} == {"0", "oracle.md", "oracle.png"}
 
 
-def test_the_runs_are_those_of_the_config_and_an_override_replaces_a_list(hydra):
-    config = compose("train", ["sweep=oracle", "seed=5"], return_hydra_config=True)
-    given = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
-    runs = [Run(Path("x"), tuple(o)) for o in BasicSweeper.split_arguments(parsed, None)[0]]
-    names = [run.experiment for run in runs]
-    assert set(names) <= set(EXPERIMENTS)
-    assert len(set(names)) == len(names)
+def oracle(*words):
+    """The runs of sweep=oracle."""
+    config = compose("train", ["sweep=oracle", *words], return_hydra_config=True)
+    arguments, sweeper = list(config.hydra.overrides.task), config.hydra.sweeper
+    params = [f"{key}={value}" for key, value in sweeper.params.items()]
+    parsed = OverridesParser.create().parse_overrides([*params, *arguments])
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    cases = left_of([list(case) for named in sweeper.cases.values() for case in named], arguments)
+    return [Run(Path(str(i)), tuple(each)) for i, each in enumerate(in_cases(cases, batch))]
+
+
+def test_the_runs_are_the_cases_of_the_config_with_every_seed(hydra):
+    runs = oracle("seed=5")
+    names = [run.recipe for run in runs]
+    ring = ["ct", "ict", "ect", "stable", "ct_continuous", "sct", "cd", "cd_continuous", "scd"]
+    digits = ["ct", "ict", "ect", "stable", "ct_continuous", "sct", "cd", "scd"]
+    assert names == [*(f"{each}_ring" for each in ring), *(f"{each}_digits64" for each in digits)]
     assert {run.seed for run in runs} == {"5"}
-    assert {run.experiment.rpartition("_")[2] for run in runs} == {"ring", "digits64"}
     assert all(run.override("sweep") == "oracle" for run in runs)
+    assert [(row.method, row.problem) for row in rows(runs)] == [tuple(n.rsplit("_", 1)) for n in names]
+    assert len(oracle()) == 3 * len(runs)
+
+
+def test_an_override_replaces_what_a_case_says_or_the_cases(hydra):
+    assert {run.recipe for run in oracle("hydra.sweeper.cases.digits64=[]")} == {
+        run.recipe for run in oracle() if run.recipe.endswith("_ring")
+    }
+    rates = {run.override("optimizer.lr") for run in oracle("optimizer.lr=9e-4")}
+    assert rates == {"0.0009"}
+    assert {run.overrides.count("optimizer.lr=1e-3") for run in oracle("optimizer.lr=9e-4")} == {0}
+    few = oracle("seed=0", "method=ict", "data=ring", "budget=points")
+    assert [run.recipe for run in few] == ["ict_ring"]
 
 
 @pytest.mark.slow
 def test_one_command_runs_all_and_leaves_table_and_chart(tmp_path):
-    few = ["experiment=ict_ring,sct_digits64", "seed=0,1", "trainer.max_steps=10"]
+    cases = ["[experiment=ict_digits,data=digits64]", "[experiment=sct_ring]"]
+    few = [f"hydra.sweeper.cases.ring=[{','.join(cases)}]", "hydra.sweeper.cases.digits64=[]"]
+    few += ["seed=0,1", "trainer.max_steps=10", "curriculum.s1=20"]
     swept = run("train.py", tmp_path, "sweep=oracle", *few, *SMALL)
     assert swept.status == 0, swept.err
     text = (tmp_path / "oracle.md").read_text()
@@ -283,7 +307,12 @@ class TestCalls:
     @pytest.mark.parametrize(
         ("overrides", "forward", "jvp", "teacher"),
         [
-            (["experiment=ct_ring"], 2, 0, 0),  # the target is an average: another network
+            (
+                ["method=ct", "data=ring", "budget=points"],
+                2,
+                0,
+                0,
+            ),  # the target is an average: another network
             (["experiment=ict_digits"], 2, 0, 0),
             (["experiment=cd_digits"], 2, 0, 2),
             (["experiment=cd_digits", "solver=euler"], 2, 0, 1),

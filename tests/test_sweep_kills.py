@@ -15,7 +15,14 @@ from consistency.sweep.runs import State, runs_of
 from tests.conftest import ROOT, SMALL
 from tests.waits import ended, until
 
-OPTIONS = ["experiment=ict_moons", "threads=1", "trainer.max_steps=200", "trainer.val_check_interval=100"]
+OPTIONS = [
+    "method=ict",
+    "data=moons",
+    "budget=points",
+    "threads=1",
+    "trainer.max_steps=200",
+    "trainer.val_check_interval=100",
+]
 OPTIONS += ["callbacks.checkpoints.every=20", "seed=1,2,3", "optimizer.lr=1e-3,1e-4"]
 MOMENTS = 10
 

@@ -34,7 +34,7 @@ from tests.sessions import checkpoint, session, train_here
 from tests.test_report import Reader
 from tests.waits import LIMIT, until
 
-COMMON = ["experiment=ict_moons", "trainer.max_steps=20"]
+COMMON = ["method=ict", "data=moons", "budget=points", "trainer.max_steps=20"]
 CURVES = {"SW2/1step": [3.0, 2.0], "SW2/floor": [0.1, 0.1], "train/loss": [1.0, 0.5], "train/lr": [1.0, 2.0]}
 
 
@@ -122,7 +122,7 @@ class TestPage:
         assert [row[3] for row in rows.values()] == ["2", "1.5 (best)", "9", *[""] * 6]
         assert outcome.metrics == {}
         assert "<h1>ict_moons: 9 runs</h1>" in text
-        assert "All with experiment=ict_moons trainer.max_steps=20" in text
+        assert "All with method=ict data=moons budget=points trainer.max_steps=20" in text
         for reason in ("Run 3, failed: data.root=x: no such folder", "Run 2, diverged: it ended worse"):
             assert reason in text
 
@@ -369,7 +369,9 @@ class TestRow:
 
 
 TINY = [
-    "experiment=ict_moons",
+    "method=ict",
+    "data=moons",
+    "budget=points",
     *("trainer=cpu", "threads=1", "net.width=16", "data.samples=64", "data.batch_size=32"),
     *("trainer.val_check_interval=5", "trainer.log_every_n_steps=5", "curriculum.s0=4"),
 ]

@@ -533,7 +533,14 @@ class TestLifeline:
 class TestCommands:
     """A sweep of real runs is stopped; then come its own command, one of its runs, and more seeds."""
 
-    OPTIONS = ["experiment=ict_moons", "threads=1", *SMALL, "callbacks.checkpoints.every=5"]
+    OPTIONS = [
+        "method=ict",
+        "data=moons",
+        "budget=points",
+        "threads=1",
+        *SMALL,
+        "callbacks.checkpoints.every=5",
+    ]
     OPTIONS += ["trainer.val_check_interval=1000000"]
 
     def test_stopped_and_gone_on_with(self, tmp_path):
@@ -599,7 +606,7 @@ def test_a_worker_of_another_launcher_ends_with_it(tmp_path):
 
 
 def test_runs_of_another_launcher_leave_the_same_files(tmp_path):
-    options = ["experiment=ict_moons", "threads=1", *SMALL, "trainer.max_steps=10"]
+    options = ["method=ict", "data=moons", "budget=points", "threads=1", *SMALL, "trainer.max_steps=10"]
     swept = run("train.py", tmp_path, "-m", "hydra/launcher=basic", *options, "optimizer.lr=-1,1e-3")
     assert swept.status == 1
     assert [each.state for each in runs_of(tmp_path)] == [State.FAILED, State.FINISHED]

@@ -105,7 +105,14 @@ def test_eval_samples_and_measures_from_the_checkpoint_alone(digits, tmp_path):
 
 
 def test_a_ring_reports_its_distance_to_the_exact_function(tmp_path):
-    options = ["experiment=ict_ring", *SMALL, "trainer.max_steps=60", "trainer.val_check_interval=60"]
+    options = [
+        "method=ict",
+        "data=ring",
+        "budget=points",
+        *SMALL,
+        "trainer.max_steps=60",
+        "trainer.val_check_interval=60",
+    ]
     metrics = run("train.py", tmp_path, *options, "data.samples=512").result["metrics"]
     assert metrics.keys() == {"oracle_rmse", "oracle_rmse_mean", "SW2/1step", "SW2/2step", "SW2/floor"} | GAPS
     assert 0 < metrics["oracle_rmse"] < 1
@@ -113,7 +120,9 @@ def test_a_ring_reports_its_distance_to_the_exact_function(tmp_path):
 
 def test_a_teacher_is_held_against_the_exact_denoiser(tmp_path):
     options = [
-        "experiment=edm_ring",
+        "method=edm",
+        "data=ring",
+        "budget=points",
         *SMALL,
         "trainer.max_steps=300",
         "trainer.val_check_interval=300",

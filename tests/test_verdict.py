@@ -12,6 +12,7 @@ from consistency.errors import UserError
 from consistency.lit.callbacks.verdict import Look, Verdict, eager, evaluating
 from consistency.metrics.principal import Principal
 from consistency.sampling import samplers
+from consistency.schema.recipes import overrides_of
 from tests.conftest import SMALL
 from tests.conftest import run as process
 from tests.sessions import train_here
@@ -139,7 +140,12 @@ def test_a_compiled_network_is_not_compiled_for_the_verdict():
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["net.dropout=0.2", "trainer.accumulate_grad_batches=2"], ["experiment=edm_ring"]]
+    "words",
+    [
+        [],
+        ["net.dropout=0.2", "trainer.accumulate_grad_batches=2"],
+        ["method=edm", "data=ring", "budget=points"],
+    ],
 )
 def test_training_is_the_same_without_a_verdict(words, tmp_path):
     words = [*TINY, *words, "trainer.max_steps=20", "trainer.val_check_interval=10"]
@@ -160,9 +166,9 @@ def test_training_is_the_same_without_a_verdict(words, tmp_path):
         ["experiment=ict_digits", "optimizer.lr=10", "trainer.precision=bf16-mixed"],
         ["experiment=ict_digits", "optimizer.lr=10", "callbacks.guard=null"],
         ["experiment=edm_digits", "optimizer.lr=10"],
-        ["experiment=edm_moons", "optimizer.lr=1e3"],
+        ["method=edm", "data=moons", "budget=points", "optimizer.lr=1e3"],
         ["experiment=sct_digits", "start=scratch", "optimizer.lr=10"],
-        ["experiment=ict_ring", "optimizer.lr=10"],
+        ["method=ict", "data=ring", "budget=points", "optimizer.lr=10"],
     ],
     ids=" ".join,
 )
@@ -212,7 +218,7 @@ def test_nor_in_a_sweep(tmp_path):
 def test_samples_that_are_never_finite_are_said(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(samplers, "denoised", lambda f, x, sigma, c: x * math.nan)
     steps = ["trainer.max_steps=20", "trainer.val_check_interval=10", "optimized_metric=1step"]
-    result = train_here(tmp_path, f"experiment=ict_{data}", *TINY, *steps)
+    result = train_here(tmp_path, *overrides_of(f"ict_{data}"), *TINY, *steps)
     assert result["verdict"]["fault"] == "it ended with samples that are not finite"
     assert result["verdict"]["end"]["distance"] is None
     best = tmp_path / "checkpoints" / "best.ckpt"

@@ -33,6 +33,7 @@ from consistency.lit.module import Module
 from consistency.model.maps import Map
 from consistency.result import commit, device_name
 from consistency.schema.options import check_threads
+from consistency.schema.recipes import recipe
 from consistency.schema.rules import PLACE, effect
 
 T = TypeVar("T")
@@ -159,9 +160,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def experiment() -> str | None:
-    """Name of the experiment that was chosen."""
-    return HydraConfig.get().runtime.choices.get("experiment")
+def experiment() -> str:
+    """Name of the run's experiment, or of its method and data."""
+    return recipe(HydraConfig.get().runtime.choices)
 
 
 def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
@@ -170,7 +171,7 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
     A part that was chosen by its name, such as solver=heun, is that name.
     """
     given, choices = given_keys(HydraConfig.get().overrides.task), HydraConfig.get().runtime.choices
-    row: dict[str, str | float | bool] = {"experiment": str(experiment())}
+    row: dict[str, str | float | bool] = {"experiment": experiment()}
     for key in [*COLUMNS, *(key for key in given if key != "sweep" and effect(key) != PLACE)]:
         value = choices[key] if key in choices else OmegaConf.select(config, key)
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -50,6 +50,7 @@ from consistency.process.stops import (
 )
 from consistency.process.stops import say as say_stopped
 from consistency.process.supported import check_supported
+from consistency.schema.recipes import without_file
 
 PACKAGE = Path(__file__).parent
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
@@ -224,6 +225,8 @@ def missing_config(error: MissingConfigException) -> str:
     if said := path_as_option(chosen):
         return said
     group, _, name = chosen.rpartition("/")
+    if group == "experiment" and (said := without_file(name)):
+        return said
     names = error.options or options(group)
     return f"{group or 'config'}={name} is not in configs/{group}: {nearest(name, names)}"
 

@@ -21,6 +21,7 @@ from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
 from consistency.quoting import path_override
 from consistency.result import read_result
+from consistency.schema.recipes import BUDGETS, overrides_of
 from consistency.schema.swaps import given_in
 from consistency.sweep.single import check_single
 from consistency.teachers.checkpoint import newest
@@ -145,7 +146,13 @@ def loggers(config: DictConfig) -> list[str]:
 
 @contextmanager
 def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[DictConfig]:
-    """The config of another experiment, while Hydra believes that it is the one that runs."""
+    """The config of another run, while Hydra believes that it is the one that runs.
+
+    Args:
+        experiment: its name, or that of a method on data, such as edm_moons.
+        directory: where it works.
+        words: other overrides; one of them replaces that of the same key among those the name stands for.
+    """
     students = HydraConfig.instance().cfg
     mode, begun_in = (
         HydraConfig.get().mode,
@@ -153,7 +160,9 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
     )  # where Lightning starts the other processes of this command
     places = {"run_dir": directory, "hydra.run.dir": begun_in, "hydra.runtime.output_dir": directory}
     overrides = [*literal(words), *(path_override(key, path) for key, path in places.items())]
-    config = compose("train", [f"experiment={experiment}", *overrides], return_hydra_config=True)
+    given = {*given_in(tuple(overrides))}
+    chosen = [each for each in overrides_of(experiment) if each.partition("=")[0] not in given]
+    config = compose("train", [*chosen, *overrides], return_hydra_config=True)
     expand_homes(config)
     with open_dict(config):
         config.hydra.mode = mode
@@ -171,9 +180,11 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
 def run_of(path: str | None) -> Path | None:
     """The run directory that a path of a teacher leads to, if it is one."""
     if path is None:
+        data = HydraConfig.get().runtime.choices.get("data")
+        name = f"edm_{data}" if data in BUDGETS else "edm_digits"
         raise UserError(
             "teacher.path has no value: give a teacher's run directory or file, or an experiment that is run "
-            "first, such as teacher_run.experiment=edm_digits"
+            f"first, such as teacher_run.experiment={name}"
         )
     if not Path(path).exists():
         raise absent("teacher.path", path)

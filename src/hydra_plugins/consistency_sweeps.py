@@ -3,7 +3,7 @@
 Every command imports this module; what a sweep needs is imported when there is one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from consistency.schema.recipes import recipe
+
+OmegaConf.register_new_resolver("recipe", recipe, replace=True)  # for the names of directories
 
 
 class Processes(Launcher):
@@ -63,13 +67,21 @@ class Grid(BasicSweeper):
         table: makes it.
         max_batch_size: of Hydra's own sweeper: combinations handed to the launcher at a time; None for all.
         params: key -> values, as on the command line, which replaces them.
+        cases: name -> cases, each a list of overrides that belong together: each combination is run in each
+            case. A key of the command line replaces that of a case; one that says what a run is, as
+            experiment=, replaces all cases.
     """
 
     def __init__(
-        self, table: Any, max_batch_size: int | None = None, params: dict[str, str] | None = None
+        self,
+        table: Any,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        cases: Mapping[str, Sequence[Sequence[str]]] | None = None,
     ) -> None:
         super().__init__(max_batch_size, params)
         self.table = table
+        self.cases = [[*map(str, case)] for named in (cases or {}).values() for case in named]
 
     def sweep(self, arguments: list[str]) -> None:
         """Run all of them. Unlike Hydra's own, it writes nothing but what runs and table leave.
@@ -78,18 +90,12 @@ class Grid(BasicSweeper):
             UserError: a run has failed; after all others have ended.
         """
         from consistency.process.stops import raise_again
-        from consistency.sweep.single import check_keys
         from consistency.sweep.work import conclude
 
         raise_again()
         assert self.config is not None
         assert self.launcher is not None
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = parser.parse_overrides([*self._parse_config(), *arguments])
-        swept = {each.get_key_element() for each in given if each.is_sweep_override()}
-        check_keys(swept)
-        batches = self.split_arguments(given, self.max_batch_size)
+        batches, swept = self.commands(arguments)
         for batch in batches:
             self.validate_batch_is_legal(batch)
         ours = self.launcher if isinstance(self.launcher, Processes) else None
@@ -102,6 +108,24 @@ class Grid(BasicSweeper):
         conclude(self.config.hydra.sweep.dir, self.table, made, metric)
         for each in returned:
             _ = each.return_value  # raises what a job of another launcher has raised
+
+    def commands(self, arguments: list[str]) -> tuple[list[list[list[str]]], set[str]]:
+        """The overrides of each run, in batches, and the keys in which runs differ.
+
+        Raises:
+            UserError: one of these keys cannot be swept over.
+        """
+        from consistency.sweep.cases import in_cases, left_of
+        from consistency.sweep.single import check_keys
+
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = parser.parse_overrides([*self._parse_config(), *arguments])
+        cases = left_of(self.cases, arguments)
+        swept = {each.get_key_element() for each in given if each.is_sweep_override()}
+        swept |= {each.partition("=")[0] for case in cases for each in case}
+        check_keys(swept)
+        return [in_cases(cases, batch) for batch in self.split_arguments(given, self.max_batch_size)], swept
 
 
 class Search(Sweeper):

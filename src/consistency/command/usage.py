@@ -13,8 +13,8 @@ from consistency.process.entry import entry, typed
 WIDTH = 110
 FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
 USE = {
-    "train": "[-m] [experiment=NAME] [GROUP=NAME ...] [KEY=VALUE ...]",
-    "eval": "[-m] [task=NAME] ckpt_path=RUN [GROUP=NAME ...] [KEY=VALUE ...]",
+    "train": ("experiment=NAME", "method=NAME data=NAME budget=NAME"),
+    "eval": ("[task=NAME] ckpt_path=RUN",),
 }
 
 
@@ -36,14 +36,15 @@ def usage() -> str:
     name = entry()
     first = FIRST[name]
     lines = [
-        " ".join([*typed(), USE[name]]),
+        *(" ".join([*typed(), "[-m]", use, "[GROUP=NAME ...] [KEY=VALUE ...]"]) for use in USE[name]),
         "",
         f"{first}=",
         *described(first),
+        *(["", "budget=", *described("budget")] if name == "train" else []),
         "",
         "Groups; GROUP=NAME puts another part in place:",
     ]
-    signs = dict.fromkeys(entry_groups(name) - {first}, "") | dict.fromkeys(added_groups(name), "+")
+    signs = dict.fromkeys(entry_groups(name) - {first, "budget"}, "") | dict.fromkeys(added_groups(name), "+")
     width = max(map(len, signs)) + 5
     for group in sorted(signs):
         lines += aligned(f"  {signs[group]}{group}=", ", ".join(options(group)), width)

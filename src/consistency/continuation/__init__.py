@@ -13,6 +13,7 @@ from consistency.continuation.differences import ABSENT, Difference, differences
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
 from consistency.quoting import path_argument
+from consistency.schema.recipes import overrides_of
 from consistency.schema.rules import PART
 from consistency.schema.targets import parameters
 from consistency.teachers.debugged import debug_of
@@ -60,7 +61,7 @@ def notes(changed: dict[str, list[Any]], config: DictConfig) -> Iterator[str]:
 
 def compared(
     config: DictConfig,
-    experiment: str | None,
+    experiment: str,
     checkpoint: dict[str, Any],
     where: str,
     given: Sequence[str],
@@ -70,7 +71,7 @@ def compared(
 
     Args:
         config: as composed.
-        experiment: that it is a variation of.
+        experiment: name of the run. Another name alone is no difference: a recipe may be written in two ways.
         checkpoint: to go on from; an old one is compared by what it has.
         where: it is, as an override, for messages.
         given: keys of the command line.
@@ -83,14 +84,15 @@ def compared(
         raise UserError(
             f"{where} holds a debug run ({cut}), which no ordinary run goes on from: begin in a new run_dir"
         )
-    there = checkpoint.get("experiment")
-    if there is not None and experiment != there:
-        raise UserError(
-            f"experiment is {experiment} here and {there} in {where}: give experiment={there} to go on, and "
-            f"the other overrides of that run{f': {line}' if (line := again()) else ''}"
-        )
     found = differences(checkpoint["config"], config, given)
     refused = [difference for difference in found if not difference.effect.allowed]
+    there = checkpoint.get("experiment")
+    if refused and there is not None and experiment != there:
+        line, theirs = again(), " ".join(overrides_of(there))
+        raise UserError(
+            f"experiment is {experiment} here and {there} in {where}: give {theirs} to go on, and the other "
+            f"overrides of that run{f': {line}' if line else ''}"
+        )
     if refused:
         raise UserError(refusal(refused, config, where))
     return Continuation(checkpoint["global_step"], where, found)

@@ -157,8 +157,12 @@ def required(entry: str) -> tuple[str, ...]:
 
 def spread(group: str) -> bool:
     """Whether the files of a group are spread over the whole config, as those of method and experiment."""
-    file = configs.files(group)[0]
-    return group != "task" and file.read_text("utf-8").startswith("# @package _global_")
+    return group != "task" and spread_file(configs.files(group)[0])
+
+
+def spread_file(file: Path) -> bool:
+    """Whether a file of a group is spread over the whole config."""
+    return file.read_text("utf-8").startswith("# @package _global_")
 
 
 def choice(group: str) -> str:
@@ -250,9 +254,13 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
 
 def option(group: str, name: str) -> Any:
     """What a file of a group describes, as far as it says what is called and how; null where it does not."""
-    node: Any = OmegaConf.load(configs.file_of(f"{group}/{name}"))
-    inherited = option(group, node.defaults[0]) if isinstance(node.get("defaults", [None])[0], str) else None
-    return node if "_target_" in node else inherited
+    place = configs.file_of(f"{group}/{name}")
+    file: Any = OmegaConf.load(place)
+    node = file.get(group, {}) if spread_file(place) else file
+    if "_target_" in node:
+        return node
+    first = file.get("defaults", [None])[0]
+    return option(group, first.partition("@")[0]) if isinstance(first, str) and first != "_self_" else None
 
 
 def chosen(group: str, node: DictConfig) -> str:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 Keys = tuple[str, ...]  # a path in a config
 Tree = dict[str, Any]
 
+OVER = ("method", "experiment", "budget")  # groups whose files change the values of parts, in this order
 UNREAD = ("hydra", "sweep", "debug")  # groups that choose no parts
 
 
@@ -22,9 +23,10 @@ class Layers:
 
     Args:
         choices: group -> option.
-        parts: values of all files but those of method/ and experiment/.
+        parts: values of all files but those of method/, experiment/ and budget/.
         method: values of method/, which may change those of parts.
         experiment: values of experiment/, which may change both.
+        budget: values of budget/, which may change all of them.
         files: path of a value -> the last file that sets it, without its ending.
     """
 
@@ -32,6 +34,7 @@ class Layers:
     parts: Tree = field(default_factory=dict)
     method: Tree = field(default_factory=dict)
     experiment: Tree = field(default_factory=dict)
+    budget: Tree = field(default_factory=dict)
     files: dict[Keys, str] = field(default_factory=dict)
 
 
@@ -55,7 +58,7 @@ def layers(entry: str, overrides: tuple[str, ...]) -> Layers:
         content = content_of(path)
         for name in reversed((default.package or "").split(".") if default.package else []):
             content = {name: content}
-        merge(getattr(made, group if group in ("method", "experiment") else "parts"), content)
+        merge(getattr(made, group if group in OVER else "parts"), content)
         made.files.update((keys, path) for keys, _ in leaves(content))
     return made
 

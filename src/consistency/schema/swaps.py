@@ -1,4 +1,4 @@
-"""What an experiment or a method sets of parts that the command line has replaced by others.
+"""What an experiment, a method or a budget sets of parts that the command line has replaced by others.
 
 `experiment=ict_digits` chooses curriculum=doubling and sets curriculum.s1. With `curriculum=constant`, or a
 method that chooses another curriculum, that value fits nothing: it is dropped, and a line says so. Values of
@@ -152,7 +152,9 @@ def swaps(overrides: tuple[str, ...]) -> Swaps:
     here = layers("train", choosing(overrides))
     alone = layers("train", choice(groups, "experiment"))
     method = layers("train", choice(groups, "experiment", "method"))
-    found = {value.keys: value for value in judged(here, alone, method)}  # the last file that sets a key
+    sized = layers("train", choice(groups, "experiment", "method", "data", "budget"))
+    each = judged(here, alone, method, sized)
+    found = {value.keys: value for value in each}  # the last file that sets a key
     values = tuple(value for value in found.values() if not is_given(value.keys, given))
     return Swaps(values, (*described(values, here, alone), *masked(here, alone, {*groups})))
 
@@ -169,18 +171,22 @@ def is_given(keys: Keys, given: dict[str, str]) -> bool:
     return any(".".join(keys[:i]) in given for i in range(2, len(keys) + 1))
 
 
-def judged(here: Layers, alone: Layers, method: Layers) -> Iterator[Value]:
-    """The values that method and experiment have set of parts that are others now.
+def judged(here: Layers, alone: Layers, method: Layers, sized: Layers) -> Iterator[Value]:
+    """The values that method, experiment and budget have set of parts that are others now.
 
     Args:
         here: as composed.
         alone: as the experiment alone is.
         method: as experiment and method alone are.
+        sized: as these two are with the data and the budget of the command line.
     """
     of_method = list(compare(here.method, here, here.parts, method.parts))
     yield from of_method
     fitting = merged(here.parts, without(here.method, of_method))
-    yield from compare(here.experiment, here, fitting, merged(alone.parts, alone.method))
+    of_budget = {keys for keys, _ in leaves(here.budget)}
+    found = compare(here.experiment, here, fitting, merged(alone.parts, alone.method))
+    yield from (value for value in found if value.keys not in of_budget)  # which stand whatever these say
+    yield from compare(here.budget, here, fitting, merged(sized.parts, sized.method))
 
 
 def without(tree: Tree, values: list[Value]) -> Tree:

@@ -81,7 +81,7 @@ def either(values: Iterable[str]) -> str:
 
 def absence(run: Run) -> str | None:
     """A run that has no result, or one without numbers; None for the others."""
-    name = f"- `{run.experiment}`, seed {run.seed}"
+    name = f"- `{run.recipe}`, seed {run.seed}"
     if run.state is not State.FINISHED:
         return f"{name}: {run.state}{f': {plain(run.reason)}' if run.reason else ''}"
     if run.result is None:

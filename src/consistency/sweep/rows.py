@@ -46,8 +46,8 @@ class Row:
     """One method on one problem.
 
     Args:
-        problem: what it learns: the end of the experiment's name.
-        method: the rest of that name, and whatever else tells it from other rows.
+        problem: what it learns: the end of the recipe's name.
+        method: the rest of that name, and whatever else tells it from other rows of this method.
         runs: one per seed.
     """
 
@@ -66,16 +66,18 @@ class Row:
 
 
 def rows(runs: Sequence[Run]) -> list[Row]:
-    """Runs that differ in their seed alone make a row; rows are in the order of their first runs."""
-    common = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
-    found: dict[tuple[str, str], list[Run]] = {}
+    """Runs that differ in their seed alone make a row; those of a method stand together."""
+    found: dict[tuple[str, str], dict[tuple[str, ...], list[Run]]] = {}
     for run in runs:
-        method, _, problem = run.experiment.rpartition("_")
-        own = [
-            o for o in run.overrides if o not in common and o.partition("=")[0] not in ("experiment", "seed")
-        ]
-        found.setdefault((problem, " ".join([method, *own])), []).append(run)
-    return [Row(problem, method, tuple(group)) for (problem, method), group in found.items()]
+        method, _, problem = run.recipe.rpartition("_")
+        overrides = tuple(each for each in run.overrides if each.partition("=")[0] != "seed")
+        found.setdefault((problem, method), {}).setdefault(overrides, []).append(run)
+    made = []
+    for (problem, method), variants in found.items():
+        for overrides, group in variants.items():
+            own = [each for each in overrides if not all(each in other for other in variants)]
+            made.append(Row(problem, " ".join([method, *own]), tuple(group)))
+    return made
 
 
 def problems(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -22,6 +22,7 @@ from consistency.files.atomic import write_text
 from consistency.files.paths import regular
 from consistency.process.naming import LOCK
 from consistency.result import is_number, read_result
+from consistency.schema.recipes import KEYS
 from consistency.sweep.identity import same, settings
 
 OVERRIDES, FAULT, RESULT = "overrides.json", "failed.json", "result.json"
@@ -74,9 +75,13 @@ class Run:
         return self.override("seed")
 
     @property
-    def experiment(self) -> str:
-        """The override of the experiment."""
-        return self.override("experiment") or ""
+    def recipe(self) -> str:
+        """Its experiment, with method and data as given in place of that experiment's; '' for the default."""
+        given = {key: self.override(key) for key in KEYS}
+        if not (given["experiment"] or given["budget"]):
+            return ""
+        method, _, data = (given["experiment"] or "ict_digits").rpartition("_")
+        return f"{given['method'] or method}_{given['data'] or data}"
 
     @property
     def metrics(self) -> dict[str, float]:

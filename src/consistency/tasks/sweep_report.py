@@ -51,7 +51,7 @@ def sweep_report(sweep: Path, directory: Path) -> Outcome:
 
 def title(runs: Sequence[Run], sweep: Path) -> str:
     """What is swept over, or the name of the directory."""
-    names = list(dict.fromkeys(run.experiment for run in runs))
+    names = list(dict.fromkeys(run.recipe for run in runs))
     what = names[0] if len(names) == 1 and names[0] else sweep.resolve().name
     return short(f"{what}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from consistency.files.configs import options
+from consistency.schema.recipes import overrides_of
 from consistency.table import Table
 
 PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # where it ran, and what it saw
@@ -26,10 +27,13 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
         experiment: its name, as a checkpoint has it; None where it has none.
         written: the run's config.
     """
-    if experiment not in options("experiment"):  # Hydra would read 5 as a number, and a,b as a sweep
+    if experiment is None:
         return None
+    overrides = overrides_of(experiment)
+    if overrides == [f"experiment={experiment}"] and experiment not in options("experiment"):
+        return None  # Hydra would read 5 as a number, and a,b as a sweep
     try:
-        base = compose("train", overrides=[f"experiment={experiment}"])
+        base = compose("train", overrides)
         theirs = dict(leaves(OmegaConf.to_container(base, resolve=True)))
     except (HydraException, OmegaConfBaseException):
         return None
