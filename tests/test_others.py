@@ -12,6 +12,9 @@ from consistency.model.coordinates import DDPM, Nearest
 from consistency.model.maps import Consistency, Denoiser, as_denoiser
 from consistency.model.precond import EDM, VE, Boundary, Epsilon
 from consistency.nets.adm import ADM
+from consistency.sampling.levels import karras_sigmas, nearest_sigmas
+from consistency.sampling.ode import Heun
+from consistency.sampling.samplers import MultiStep
 from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai, openai_consistency
 from tests.reference import teachers as reference
@@ -38,8 +41,8 @@ def file(path, precond):
         tensors = reference.values(reference.dhariwal_augmented(6))
         settings = {"M": 1000, "C_1": 0.001, "C_2": 0.008, "buffers": {"u": levels()}}
         return write_edm(path, tensors, "DhariwalUNet", precond, **settings), augmented
-    tensors = reference.values(reference.song())
-    return write_edm(path, tensors, precond=precond, sigma_min=0.003), ddpmpp
+    tensors, vp = reference.values(reference.song()), {"beta_d": 19.9, "beta_min": 0.1, "M": 1000}
+    return write_edm(path, tensors, precond=precond, sigma_min=0.003, **vp), ddpmpp
 
 
 def pixels(f, c):
@@ -117,6 +120,76 @@ def test_openai_has_no_labels_of_augmentation(tmp_path, read):
     torch.save(reference.values(reference.unetmodel()), tmp_path / "any.pt")
     with pytest.raises(UserError, match=r"augment\.weight is absent there"):
         read(tmp_path / "any.pt", ADM(**reference.UNETMODEL_SIZE, augment=9))
+
+
+# Samples, beside those of the original samplers from the same noise
+
+
+class Recorded:
+    """Draws whose only noise is that of the references."""
+
+    def normal(self, like):
+        return reference.noise()[1].to(like)
+
+
+def sampled(sampler, f):
+    """The pixel of the goldens, of samples in float64."""
+    c = Condition(reference.inputs()[2])
+    return sampler(f.double(), reference.noise()[0], c, Recorded())[:, :, 2, 3].flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("precond", "least", "expected"),
+    [
+        ("EDMPrecond", 0.002, reference.EDM_HEUN),
+        ("VPPrecond", 0.002, reference.VP_HEUN),
+        ("VEPrecond", 0.02, reference.VE_HEUN),
+        ("iDDPMPrecond", 0.0064254, reference.IDDPM_HEUN),
+    ],
+)
+def test_eighteen_steps_of_heun_from_a_file_of_edm(tmp_path, precond, least, expected):
+    path, net = file(tmp_path / "edm.pkl", precond)
+    D = edm(path, net().double())
+    sigmas = karras_sigmas(18, least, 80.0, 7.0)
+    if precond == "iDDPMPrecond":
+        sigmas = nearest_sigmas(D.precond.coordinate, sigmas)
+    assert len(sigmas) == 18
+    assert sampled(Heun(sigmas), D) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_eighteen_steps_of_heun_from_an_adm_of_edm(tmp_path):
+    tensors = reference.values(reference.dhariwal_augmented())
+    D = edm(write_edm(tmp_path / "edm.pkl", tensors, "DhariwalUNet"), augmented().double())
+    assert sampled(Heun(karras_sigmas(18)), D) == pytest.approx(reference.ADM_HEUN, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "expected"), [([80.0], reference.ECM_ONE), ([80.0, 0.821], reference.ECM_TWO)]
+)
+def test_one_and_two_steps_from_a_snapshot_of_ect(tmp_path, sigmas, expected):
+    """Which adds all of the noise of the second level, as if f ended at σ = 0."""
+    path, net = file(tmp_path / "ect.pkl", "ECMPrecond")
+    f = edm(path, net().double())
+    assert sampled(MultiStep(sigmas, sigma_min=0.0), f) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(UserError, match="use samplers=consistency"):
+        Heun(karras_sigmas(18))(f, reference.noise()[0])
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"), [(1, reference.OPENAI_ONE), (2, reference.OPENAI_TWO)]
+)
+def test_one_and_two_steps_from_a_consistency_function_of_openai(tmp_path, calls, expected):
+    torch.save(reference.values(reference.unetmodel()), tmp_path / "cd.pt")
+    f = openai_consistency(tmp_path / "cd.pt", unetmodel().double())
+    sigmas = [80.0, 1.3823679566485092][:calls]  # place 22 of 0 … 39 on the grid of Karras et al.
+    assert sampled(MultiStep(sigmas, clip=True), f) == pytest.approx(expected, abs=1e-5)
+
+
+def test_eighteen_steps_of_heun_from_a_teacher_of_openai(tmp_path):
+    torch.save(reference.values(reference.unetmodel()), tmp_path / "edm.pt")
+    D = openai(tmp_path / "edm.pt", unetmodel().double())
+    samples = sampled(Heun(karras_sigmas(18), clip=True), D)
+    assert samples == pytest.approx(reference.OPENAI_HEUN, abs=1e-5)
 
 
 # The preconditioners, by formulas written for this test
