@@ -3,8 +3,8 @@
 import pytest
 
 from consistency.errors import UserError
-from consistency.lit.arguments import ARGUMENTS, check_arguments
-from consistency.lit.hardware import check_counts, check_hardware
+from consistency.schema.arguments import ARGUMENTS, check_arguments
+from consistency.schema.hardware import check_counts, check_hardware
 from consistency.schema.targets import parameters
 from tests.sessions import composed
 

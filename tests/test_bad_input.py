@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from consistency.console import LONGEST, explain, one_line
-from consistency.lit import hardware
+from consistency.schema import hardware
 from consistency.schema.check import check_config
 from consistency.schema.kinds import fits
 from consistency.sweep import oracle

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from consistency.files.configs import Package
-from consistency.lit import protocol
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.points import Moons
 from consistency.metrics import card as card_module
+from consistency.metrics import protocol
 from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown, source_sha256
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.judge import Fidelity, Transport
@@ -18,7 +18,7 @@ from consistency.model.coordinates import Linear
 from consistency.model.precond import Velocity
 from consistency.sampling.ode import Heun
 from consistency.sampling.samplers import MultiStep, OneStep
-from consistency.tasks.cards import card_tables
+from consistency.tasks.measure.cards import card_tables
 
 TWO = MultiStep([80.0, 0.821])
 SHA, OTHER = "a" * 64, "b" * 64
@@ -39,7 +39,9 @@ def judge(data):
 @pytest.fixture
 def card(data, judge):
     how = protocol.protocol(TWO, judge, data, 5000, 3, "32-true", "ema")
-    what = protocol.model("ict_digits", 6000, SHA, OmegaConf.create({"sigma_data": 0.5}), data)
+    what = protocol.model(
+        "ict_digits", "consistency function", 6000, SHA, OmegaConf.create({"sigma_data": 0.5}), data
+    )
     return Card(what, how, code(), "0123abc+")
 
 
@@ -108,7 +110,7 @@ def test_whatever_a_sampler_was_given_stands_on_its_card():
 @pytest.mark.parametrize("name", ["offset", "scale"])
 def test_the_same_weights_in_other_units_are_another_model(data, name):
     other = Digits(batch_size=8, **{name: 127.5})
-    one, two = (protocol.model("x", 1, SHA, OmegaConf.create({"a": 1}), d) for d in (data, other))
+    one, two = (protocol.model("x", "denoiser", 1, SHA, OmegaConf.create({"a": 1}), d) for d in (data, other))
     assert one["denoiser_sha256"] != two["denoiser_sha256"]
 
 

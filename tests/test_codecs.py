@@ -22,22 +22,23 @@ from consistency.export.onnx import Half, Onnx
 from consistency.export.torch_program import TorchExport
 from consistency.export.web import Web
 from consistency.export.weights import Safetensors
-from consistency.lit import protocol
+from consistency.files.upgrade import FORMER_MAP
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.points import Ring
+from consistency.metrics import protocol
 from consistency.metrics.fidelity import frechet
 from consistency.sampling.operators import Grey
 from consistency.sampling.samplers import onestep
-from consistency.tasks.changes import Denoise, Restore, Stroke, Vary, plan_of
-from consistency.tasks.edit import Edit
-from consistency.tasks.export import Export
-from consistency.tasks.fidelity import Fidelity
-from consistency.tasks.gap import Gap
-from consistency.tasks.interpolate import Interpolate
-from consistency.tasks.invert import Invert
-from consistency.tasks.ladder import Ladder, Search
-from consistency.tasks.sample import Sample
-from consistency.tasks.teacher import teacher_of
+from consistency.tasks.make.changes import Denoise, Restore, Stroke, Vary, plan_of
+from consistency.tasks.make.edit import Edit
+from consistency.tasks.make.export import Export
+from consistency.tasks.make.interpolate import Interpolate
+from consistency.tasks.make.invert import Invert
+from consistency.tasks.make.sample import Sample
+from consistency.tasks.measure.fidelity import Fidelity
+from consistency.tasks.measure.gap import Gap
+from consistency.tasks.measure.ladder import Ladder, Search
+from consistency.tasks.measure.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as teacher
 from tests.codecs import Blocks
 from tests.sessions import checkpoint, composed, save_edited, session, train_here
@@ -72,7 +73,7 @@ def opened_at(*place, **words):
 
 def own(t, n=4, seed=0):
     """The first samples of a model by one call, as people see them; from the noise of task=sample."""
-    from consistency.lit.data.loader import RequestLoader
+    from consistency.data.loader import RequestLoader
 
     (request,) = RequestLoader(n, t.data.shape, n, seed)
     with torch.no_grad():
@@ -193,7 +194,8 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["method=ict", "data=ring", "budget=points", *BLOCKS], r"Blocks is for images of even sides, and samples are \[2\]"),
+            (["method=ict", "data=ring", "budget=points", *BLOCKS],
+             r"Blocks is for images of even sides, and samples are \[2\]"),
             (["+data.codec._target_=consistency.codec.points.Points"], r"Points is for points .*8, 8\]"),
             ([*BLOCKS, "experiment=edm_digits", "augmentation=edm"], rf"augmentation: NonLeaky .*{NAMED}"),
         ],
@@ -249,7 +251,8 @@ class TestTasks:
 
     def test_the_card_of_pixels_is_as_ever(self, ckpt, tmp_path):
         t = opened_at(tmp_path, ckpt)
-        meaning = [OmegaConf.to_container(t.config.model), t.data.offset, t.data.scale]
+        node = {**OmegaConf.to_container(t.config.model), "_target_": FORMER_MAP}
+        meaning = [node, t.data.offset, t.data.scale]
         found = protocol.model(None, "", 0, "", t.config.model, t.data)["denoiser_sha256"]
         assert found == sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 

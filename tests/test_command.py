@@ -23,7 +23,7 @@ from consistency.errors import UserError
 from consistency.process.naming import LOCK
 from consistency.quoting import path_argument, path_override
 from consistency.schema.check import options
-from consistency.tasks.compare import read
+from consistency.tasks.show.compare import read
 from tests.conftest import ROOT, SMALL, run
 from tests.forked import execute
 

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build, make
 from consistency.console import explain
+from consistency.data.loader import Batch
 from consistency.files.config import checked
 from consistency.lit.callbacks.checkpoints import KeepConfig
-from consistency.lit.data.loader import Batch
 from consistency.model.condition import NONE
 from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary

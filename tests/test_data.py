@@ -13,9 +13,9 @@ from lightning import LightningModule, Trainer
 from torch import nn
 from torchvision import datasets
 
+from consistency.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.errors import UserError
 from consistency.lit.data.digits import Digits
-from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.lit.data.module import DataModule
 from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.vision import CIFAR10, FashionMNIST

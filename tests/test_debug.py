@@ -12,14 +12,14 @@ from omegaconf import OmegaConf, open_dict
 from consistency.build import plain as plain_of
 from consistency.console import as_option, explain
 from consistency.continuation import compared
+from consistency.data.loader import ArrayData, StepLoader
 from consistency.debug import processes
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
 from consistency.lit.callbacks.profile import top
-from consistency.lit.data.loader import ArrayData, StepLoader
 from consistency.run import shortened
 from consistency.schema.check import check_composed
-from consistency.tasks.compare import read
+from consistency.tasks.show.compare import read
 from consistency.teachers.debugged import debug_of
 from tests.sessions import session, train_here
 from tests.test_swaps import CONFIGS, EXPERIMENTS

@@ -24,10 +24,10 @@ from consistency.metrics.degradations import (
     truncated,
     without,
 )
-from consistency.metrics.features import cifar10
 from consistency.metrics.features.cifar10 import WEIGHTS, Cifar10Features
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import between_halves, features
+from consistency.metrics.training import cifar10
 
 CLASSES = ("bird", "cat", "dog")
 

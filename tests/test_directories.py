@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from consistency.errors import UserError
-from consistency.lit import directory as directories
-from consistency.lit.directory import NAME, alone_in
+from consistency.files import directory as directories
+from consistency.files.directory import NAME, alone_in
 from consistency.lit.peers import check_same, is_alive, is_lost, missing
 from consistency.process import rank
 from consistency.process.naming import VARIABLE, name, named, started_by_lightning
@@ -31,7 +31,7 @@ def alone(monkeypatch):
 
 def holding(place):
     """Another process that holds a directory."""
-    code = "import sys; from pathlib import Path; from consistency.lit.directory import alone_in\n"
+    code = "import sys; from pathlib import Path; from consistency.files.directory import alone_in\n"
     code += "with alone_in(Path(sys.argv[1])): print('held', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -21,9 +21,9 @@ from consistency.lit.loggers.tensorboard import Board, Quiet
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.reference import write
 from consistency.result import write_result
-from consistency.tasks.files import Array
-from consistency.tasks.schedule_file import Listed
-from consistency.tasks.schedules import keep
+from consistency.tasks.make.files import Array
+from consistency.tasks.measure.schedule_file import Listed
+from consistency.tasks.measure.schedules import keep
 from consistency.teachers.checkpoint import read_checkpoint
 from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL, run

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from consistency.build import make
+from consistency.data.loader import ArrayData
 from consistency.errors import UserError
-from consistency.lit.data.loader import ArrayData
 from consistency.model.condition import NONE
 from consistency.sampling.classical import PseudoInverse, TotalVariation, Wiener
 from consistency.sampling.editing import Plan
@@ -18,12 +18,12 @@ from consistency.sampling.masks import all_but_hole
 from consistency.sampling.operators import BoxSuperResolution, Grey, Inpainting
 from consistency.schedule.draws import ImageDraws
 from consistency.schema.check import check_config
-from consistency.tasks.changes import Denoise, Restore, Stroke, Vary, plan_of
-from consistency.tasks.edit import Edit
-from consistency.tasks.inputs import MaskFile, inputs, read_mask
-from consistency.tasks.interpolate import Interpolate
-from consistency.tasks.invert import Invert
-from consistency.tasks.sample import Sample
+from consistency.tasks.make.changes import Denoise, Restore, Stroke, Vary, plan_of
+from consistency.tasks.make.edit import Edit
+from consistency.tasks.make.inputs import MaskFile, inputs, read_mask
+from consistency.tasks.make.interpolate import Interpolate
+from consistency.tasks.make.invert import Invert
+from consistency.tasks.make.sample import Sample
 from tests.conftest import ROOT, run
 from tests.sessions import Watched, checkpoint, composed, session
 

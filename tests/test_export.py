@@ -34,8 +34,8 @@ from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
 from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
-from consistency.tasks.export import Export, KnownNoise, model_of
-from consistency.tasks.timing import side_by_side
+from consistency.tasks.make.export import Export, KnownNoise, model_of
+from consistency.tasks.measure.timing import side_by_side
 from tests.conftest import ROOT
 from tests.lists import multisteps
 from tests.sessions import checkpoint, composed, session

@@ -12,8 +12,8 @@ from consistency.export.programs import coefficients
 from consistency.export.weights import Safetensors
 from consistency.model.maps import Denoiser
 from consistency.sampling.samplers import MultiStep, OneStep
-from consistency.tasks.schedule_file import Listed
-from consistency.tasks.schedules import keep
+from consistency.tasks.measure.schedule_file import Listed
+from consistency.tasks.measure.schedules import keep
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_checkpoint, read_trained
 from tests.conftest import ROOT

@@ -16,12 +16,13 @@ from consistency.lit.data.digits import Digits
 from consistency.metrics import reference as reference_module
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.features import Seen
-from consistency.metrics.features.digits import DigitsFeatures, digits
+from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import features, frechet
 from consistency.metrics.judge import Fidelity
 from consistency.metrics.processes import everybodys, from_first, in_order
 from consistency.metrics.scores import InceptionScore
+from consistency.metrics.training.digits import digits
 from tests.reference import edm_fid
 
 CPU = torch.device("cpu")

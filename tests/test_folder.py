@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from consistency.data import cache
+from consistency.data.decoding import square
+from consistency.data.images import classes
 from consistency.errors import UserError
-from consistency.lit.data import cache, folder
-from consistency.lit.data.decoding import square
+from consistency.lit.data import folder
 from consistency.lit.data.folder import ImageFolder
-from consistency.lit.data.images import classes
 
 RNG = np.random.default_rng(0)
 

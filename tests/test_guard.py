@@ -22,8 +22,8 @@ from consistency.lit.callbacks.guard import (
     moments,
     variance,
 )
-from consistency.lit.spikes import PATIENCE, Spikes
 from consistency.lit.training import ConsistencyTraining
+from consistency.metrics.spikes import PATIENCE, Spikes
 from consistency.tensor import Terms
 from tests.conftest import SMALL
 from tests.conftest import run as process

@@ -20,39 +20,42 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from consistency.build import build, build_trainer
+from consistency.data import cache
 from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
 from consistency.lit.checkpoint import AtomicCheckpointIO
-from consistency.lit.data import cache, folder
+from consistency.lit.data import folder
 from consistency.lit.data.folder import ImageFolder
 from consistency.lit.data.identity import check_identity
 from consistency.lit.data.points import Ring
 from consistency.lit.data.rollouts import Store
-from consistency.lit.moments import check_moments
 from consistency.lit.restored import check_restorable
 from consistency.metrics import reference
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.features import Extractor, classifier
 from consistency.metrics.features.digits import WEIGHTS as DIGITS
 from consistency.metrics.features.digits import DigitsFeatures
+from consistency.metrics.training.classifier import keep
 from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.run import resume_from
 from consistency.sampling.samplers import OneStep
-from consistency.tasks import compare, schedules
-from consistency.tasks.files import Array, Files
-from consistency.tasks.gap import is_gaps
-from consistency.tasks.ladder_page import is_speed
+from consistency.tasks.make.files import Array, Files
+from consistency.tasks.make.sample import Sample
+from consistency.tasks.measure import schedules
+from consistency.tasks.measure.gap import is_gaps
+from consistency.tasks.measure.schedule_file import Listed, Origin
 from consistency.tasks.requests import judged
-from consistency.tasks.sample import Sample
-from consistency.tasks.schedule_file import Listed, Origin
+from consistency.tasks.show import compare
+from consistency.tasks.show.ladder_page import is_speed
 from consistency.teach import run_of as run_of_teacher
 from consistency.teach import teacher_metrics
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import newest_whole, read_checkpoint, read_trained
 from consistency.teachers.diffusers import WEIGHTS, diffusers, seal
 from consistency.teachers.exported import read_exported, write_exported
+from consistency.teachers.moments import check_moments
 from consistency.teachers.openai import openai
 from consistency.teachers.sealed import sealed
 from consistency.teachers.weights import load_into, read_pt
@@ -279,7 +282,7 @@ def extractor(path, monkeypatch):
     images = torch.randint(
         0, 256, (9, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    classifier.keep(path / "own.safetensors", body, head, images, 1.0)
+    keep(path / "own.safetensors", body, head, images, 1.0)
     like = load_file(path / "own.safetensors")
     return Format(
         [path / "own.safetensors"],

@@ -263,12 +263,12 @@ MEASURED = "stopped by SIGINT: what was measured is kept; the same command with 
 MOMENTS = {  # of eval.py task=report, and what is said then
     "consistency.evaluate.check_hardware": NOTHING,
     "consistency.evaluate.Memo": NOTHING,
-    "consistency.tasks.ladder.Ladder.__post_init__": NOTHING,
+    "consistency.tasks.measure.ladder.Ladder.__post_init__": NOTHING,
     "consistency.evaluate.read_named": MEASURED,
-    "consistency.tasks.ladder.Ladder.__call__": MEASURED,
-    "consistency.tasks.fidelity.Fidelity.__call__": MEASURED,
-    "consistency.tasks.gap.Gap.__call__": MEASURED,
-    "consistency.tasks.sample.Sample.__call__": MEASURED,
+    "consistency.tasks.measure.ladder.Ladder.__call__": MEASURED,
+    "consistency.tasks.measure.fidelity.Fidelity.__call__": MEASURED,
+    "consistency.tasks.measure.gap.Gap.__call__": MEASURED,
+    "consistency.tasks.make.sample.Sample.__call__": MEASURED,
 }
 
 

@@ -15,12 +15,12 @@ from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
 from consistency.sampling.search import Trials, search, widened
-from consistency.tasks import schedules, timing
-from consistency.tasks.families import Family, families, named
-from consistency.tasks.ladder import Ladder
-from consistency.tasks.ladder_lists import Search, others, own_lists, series, sizes, spaced
-from consistency.tasks.sample import chosen
-from consistency.tasks.schedule_file import Listed, read
+from consistency.tasks.make.sample import chosen
+from consistency.tasks.measure import schedules, timing
+from consistency.tasks.measure.families import Family, families, named
+from consistency.tasks.measure.ladder import Ladder
+from consistency.tasks.measure.ladder_lists import Search, others, own_lists, series, sizes, spaced
+from consistency.tasks.measure.schedule_file import Listed, read
 from tests.sessions import checkpoint, session
 
 SIZE = 40

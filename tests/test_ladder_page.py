@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consistency.tasks.ladder_page import Rung, Speed, chart
+from consistency.tasks.show.ladder_page import Rung, Speed, chart
 
 
 def labels(axis):

@@ -13,7 +13,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"nets", "model"},
     {"schedule"},
     {"codec"},
-    {"objectives", "sampling", "truth"},
+    {"objectives", "sampling", "truth", "data"},
     {"metrics", "export", "teachers"},
     {"lit"},
     {"tasks", "result", "sweep", "schema", "command"},

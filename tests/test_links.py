@@ -10,12 +10,12 @@ import torch
 
 from consistency.errors import UserError
 from consistency.files.atomic import Unwritable, create, replacing, write_text
+from consistency.files.directory import FOLDERS, NAME, alone_in
 from consistency.files.owned import reopened
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.data.rollouts import Store
-from consistency.lit.directory import FOLDERS, NAME, alone_in
 from consistency.lit.loggers.tensorboard import Board, cut_back, own_files
-from consistency.tasks.files import MARKS, Array
+from consistency.tasks.make.files import MARKS, Array
 
 pytestmark = pytest.mark.timeout(600, method="thread")  # whoever hangs fails
 

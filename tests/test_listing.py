@@ -10,7 +10,7 @@ from PIL import Image
 from consistency.errors import UserError
 from consistency.lit.data import folder
 from consistency.lit.data.folder import ImageFolder
-from consistency.tasks.inputs import listed
+from consistency.tasks.make.inputs import listed
 
 RNG = np.random.default_rng(0)
 

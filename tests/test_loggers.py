@@ -21,9 +21,9 @@ from consistency.lit.callbacks.noise import histogram
 from consistency.lit.loggers.base import LOG, log_picture, rendered
 from consistency.lit.loggers.csv import CSV
 from consistency.lit.loggers.tensorboard import Board
-from consistency.tasks.curves import curves_in
-from consistency.tasks.report import NO_LOG, history
-from consistency.tasks.sweep_curves import curves_of
+from consistency.tasks.show.curves import curves_in
+from consistency.tasks.show.report import NO_LOG, history
+from consistency.tasks.show.sweep_curves import curves_of
 from consistency.teach import find_teacher, teach
 from consistency.teachers.checkpoint import read_checkpoint
 from tests.conftest import ROOT

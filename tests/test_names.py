@@ -13,23 +13,23 @@ import torch
 from PIL import Image
 
 from consistency.console import one_line
+from consistency.data.images import source
 from consistency.errors import UserError, plain
 from consistency.export import diffusers_page
 from consistency.export.grid import grid_of
 from consistency.export.model import Written
 from consistency.lit.data.folder import tell
-from consistency.lit.data.images import source
 from consistency.markup import code, escaped, fenced, literal
 from consistency.metrics import degradations
 from consistency.process.notices import notice
 from consistency.process.rank import MACHINES, RANKS
 from consistency.result import line, table, where
 from consistency.table import Table
-from consistency.tasks import curves
-from consistency.tasks.curves import MOST, charts
-from consistency.tasks.export_page import Measured, facts_of, readme
-from consistency.tasks.page import Section, page
-from consistency.tasks.variation import variation
+from consistency.tasks.show import curves
+from consistency.tasks.show.curves import MOST, charts
+from consistency.tasks.show.export_page import Measured, facts_of, readme
+from consistency.tasks.show.page import Section, page
+from consistency.tasks.show.variation import variation
 from consistency.teach import say as say_once
 from consistency.watch import progress
 from tests.lists import multisteps

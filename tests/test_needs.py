@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from consistency.errors import UserError
-from consistency.tasks.edit import Edit
-from consistency.tasks.fidelity import Fidelity
-from consistency.tasks.sample import Sample
+from consistency.tasks.make.edit import Edit
+from consistency.tasks.make.sample import Sample
+from consistency.tasks.measure.fidelity import Fidelity
 from tests.sessions import checkpoint, session, train_here
 
 QUICK = ["trainer=cpu", "threads=1", "trainer.max_steps=2", "trainer.val_check_interval=2"]

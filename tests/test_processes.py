@@ -7,10 +7,10 @@ import torch
 
 from consistency.build import build
 from consistency.errors import UserError
-from consistency.lit import hardware
-from consistency.lit.hardware import check_hardware
 from consistency.model.condition import given_label
 from consistency.schedule.draws import StepDraws
+from consistency.schema import hardware
+from consistency.schema.hardware import check_hardware
 from tests.sessions import composed
 
 UNET = ["net.channels=8", "net.multipliers=[1,2]", "net.attention=[4]"]

@@ -13,7 +13,7 @@ from consistency.schema.check import check_composed
 from consistency.schema.recipes import BUDGETS, WRITTEN, names, overrides_of, parts, without_file
 from consistency.schema.swaps import drop_replaced
 from consistency.sweep.cases import in_cases, left_of
-from consistency.tasks.variation import variation
+from consistency.tasks.show.variation import variation
 from consistency.teach import composed as first_run
 from tests.conftest import ROOT
 

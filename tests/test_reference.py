@@ -9,9 +9,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from consistency.build import build
+from consistency.data.loader import ArrayData
 from consistency.errors import UserError
 from consistency.lit.data.digits import Digits
-from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.lit.data.points import Moons, Ring
 from consistency.model.condition import NONE, Condition, given_label

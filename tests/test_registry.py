@@ -210,7 +210,7 @@ def round_about():
         {"_target_": "consistency.nets.mlp.\uff2d\uff2c\uff30"}, {"_target_": " " + MLP}, torch.zeros(1),
         {"_target_": "consistency.teachers.checkpoint.checkpoint", "_partial_": True, "path": "x"},
         {"_target_": "lightning.Trainer"}, {"_target_": "consistency.lit.callbacks.checkpoints.Checkpoints"},
-        {"_target_": "consistency.tasks.export.Export"}, {"_target_": "consistency.sweep.table.Table"},
+        {"_target_": "consistency.tasks.make.export.Export"}, {"_target_": "consistency.sweep.table.Table"},
     ],
 )  # fmt: skip
 def test_only_plain_data_with_targets_of_the_registry(value):

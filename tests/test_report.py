@@ -12,10 +12,10 @@ from consistency.errors import UserError
 from consistency.metrics.card import Card, Number
 from consistency.schema.check import check_config
 from consistency.table import Table
-from consistency.tasks.compare import Compare
-from consistency.tasks.curves import families
-from consistency.tasks.page import Picture, Section, page
-from consistency.tasks.variation import variation
+from consistency.tasks.show.compare import Compare
+from consistency.tasks.show.curves import families
+from consistency.tasks.show.page import Picture, Section, page
+from consistency.tasks.show.variation import variation
 from tests.conftest import ROOT, SMALL, run
 from tests.sessions import composed
 
@@ -166,7 +166,7 @@ class TestVariation:
 
     def test_what_differs_from_the_experiment_and_nothing_else(self, monkeypatch):
         monkeypatch.setattr(
-            "consistency.tasks.variation.compose", lambda name, overrides: self.base(*overrides)
+            "consistency.tasks.show.variation.compose", lambda name, overrides: self.base(*overrides)
         )
         assert variation("ict_digits", self.written()).rows == []
         table = variation(

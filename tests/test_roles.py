@@ -3,7 +3,7 @@
 import pytest
 
 from consistency.model.maps import Consistency, Denoiser
-from consistency.tasks.teacher import teacher_of
+from consistency.tasks.measure.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as read
 from consistency.teachers.checkpoint import read_checkpoint
 from tests.sessions import checkpoint, session

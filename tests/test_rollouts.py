@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from consistency.data.lock import locked
+from consistency.data.origin import difference, origin
 from consistency.errors import UserError
 from consistency.lit.cached import CachedDistillation
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data import rollouts
 from consistency.lit.data.digits import Digits
-from consistency.lit.data.lock import locked
-from consistency.lit.data.origin import difference, origin
 from consistency.lit.data.points import Moons, Ring
 from consistency.lit.data.rollouts import Maker, Store
 from consistency.model import solvers

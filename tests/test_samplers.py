@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from consistency.errors import ArgumentError, UserError
-from consistency.lit.protocol import described
+from consistency.metrics.protocol import described
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Consistency, Denoiser, FlowMap
 from consistency.model.portions import Portions

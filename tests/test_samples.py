@@ -8,8 +8,8 @@ from PIL import Image
 from consistency.errors import UserError
 from consistency.metrics import memorisation
 from consistency.metrics.memorisation import neighbours
-from consistency.tasks.fidelity import Fidelity
-from consistency.tasks.sample import Sample
+from consistency.tasks.make.sample import Sample
+from consistency.tasks.measure.fidelity import Fidelity
 from tests.conftest import run
 from tests.sessions import Watched, checkpoint, session
 

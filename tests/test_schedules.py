@@ -11,13 +11,13 @@ from consistency.export.web.described import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
-from consistency.tasks import schedules
-from consistency.tasks.export import model_of
-from consistency.tasks.fidelity import Fidelity
-from consistency.tasks.ladder import Ladder, Search
-from consistency.tasks.report import Report
-from consistency.tasks.sample import chosen
-from consistency.tasks.schedule_file import MOST, Listed, Origin, alone, read
+from consistency.tasks.make.export import model_of
+from consistency.tasks.make.sample import chosen
+from consistency.tasks.measure import schedules
+from consistency.tasks.measure.fidelity import Fidelity
+from consistency.tasks.measure.ladder import Ladder, Search
+from consistency.tasks.measure.schedule_file import MOST, Listed, Origin, alone, read
+from consistency.tasks.show.report import Report
 from tests.sessions import Watched, checkpoint
 from tests.sessions import session as session_of
 
@@ -152,7 +152,7 @@ class TestFile:
 
     def test_a_writer_waits_for_another_and_not_for_ever(self, path, monkeypatch):
         place = schedules.path_of(path)
-        monkeypatch.setattr("consistency.tasks.schedule_file.PATIENCE", 0.01)
+        monkeypatch.setattr("consistency.tasks.measure.schedule_file.PATIENCE", 0.01)
         with (
             alone(place),
             pytest.raises(UserError, match=r"last\.schedule\.json is being written by another"),

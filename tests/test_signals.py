@@ -21,7 +21,7 @@ from consistency.metrics.card import Memo
 from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
 from consistency.model.condition import Condition
 from consistency.run import check_metric
-from consistency.tasks.gap import Gap
+from consistency.tasks.measure.gap import Gap
 from consistency.tasks.session import Session
 from consistency.tensor import expand
 from consistency.truth.oracle import Mixture

@@ -13,11 +13,11 @@ from lightning import Trainer
 from torch import nn
 
 from consistency.build import build
+from consistency.data.loader import Batch
 from consistency.errors import UserError
 from consistency.lit.callbacks.costs import Costs, Ledger
 from consistency.lit.callbacks.evaluation import OracleGap
 from consistency.lit.data.digits import Digits
-from consistency.lit.data.loader import Batch
 from consistency.metrics.judge import Transport
 from consistency.model import maps
 from consistency.model.condition import NONE

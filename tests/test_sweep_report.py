@@ -24,10 +24,10 @@ from consistency.process.stops import Stopped
 from consistency.result import is_number
 from consistency.run import resume_from
 from consistency.sweep.runs import is_sweep, runs_of
-from consistency.tasks import curves, sweep_curves, sweep_report
-from consistency.tasks.compare import read
-from consistency.tasks.report import Report
-from consistency.tasks.sweep_report import direction, labels
+from consistency.tasks.show import curves, sweep_curves, sweep_report
+from consistency.tasks.show.compare import read
+from consistency.tasks.show.report import Report
+from consistency.tasks.show.sweep_report import direction, labels
 from consistency.teach import run_of
 from tests.conftest import SMALL, run
 from tests.sessions import checkpoint, session, train_here

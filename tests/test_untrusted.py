@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from consistency.data import cache
+from consistency.data.decoding import decoded
+from consistency.data.images import source
 from consistency.errors import UserError
 from consistency.files import pickles
 from consistency.files.pickles import check_pickle, load_tensors
-from consistency.lit.data import cache
-from consistency.lit.data.decoding import decoded
 from consistency.lit.data.folder import ImageFolder
-from consistency.lit.data.images import source
 from consistency.metrics.features.inception import network
 from consistency.metrics.perceptual import Source
-from consistency.tasks.compare import read as read_result
-from consistency.tasks.inputs import listed, opened, read_mask
+from consistency.tasks.make.inputs import listed, opened, read_mask
+from consistency.tasks.show.compare import read as read_result
 from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_trained
 from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai
@@ -245,7 +245,7 @@ def test_an_image_of_too_many_pixels_is_refused(size, tmp_path):
 def test_a_file_that_is_too_large_for_an_image_is_not_read(packed, tmp_path, monkeypatch):
     root = pictures(tmp_path / "root")
     (root / "x.png").write_bytes(bytes(10_000))
-    monkeypatch.setattr("consistency.lit.data.images.LARGEST", 9_999)
+    monkeypatch.setattr("consistency.data.images.LARGEST", 9_999)
     with pytest.raises(UserError, match=r"x\.png is not an image \(10,000 bytes"):
         data(archived(root) if packed else root).real()
 

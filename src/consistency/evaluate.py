@@ -12,10 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.build import make, run_directory
 from consistency.command.checks import check_no_training
 from consistency.errors import UserError
+from consistency.files.directory import alone_in
 from consistency.files.registry import UNBUILT, packages
 from consistency.lit.callbacks.agreement import flat
-from consistency.lit.directory import alone_in
-from consistency.lit.hardware import check_hardware
 from consistency.lit.peers import together
 from consistency.lit.standing import ended, measured
 from consistency.metrics.card import Memo
@@ -26,10 +25,11 @@ from consistency.process.stops import account, nothing_begun, settle
 from consistency.reopen import adapted, changed, check_codec, judge, rebuilt, without
 from consistency.result import commit, device_name, ending, environment, write_result
 from consistency.schema.check import check_composed, check_config
+from consistency.schema.hardware import check_hardware
 from consistency.summary import count
 from consistency.sweep.single import check_free, check_single
-from consistency.tasks.families import named
-from consistency.tasks.schedules import REMEDY, found_for, path_of, taken_up
+from consistency.tasks.measure.families import named
+from consistency.tasks.measure.schedules import REMEDY, found_for, path_of, taken_up
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import check_averages, read_named, weights_of
 from consistency.teachers.debugged import debug_of

@@ -37,6 +37,7 @@ from consistency.continuation.again import command_of
 from consistency.continuation.differences import START
 from consistency.debug import Short
 from consistency.errors import UserError, nearest
+from consistency.files.directory import alone_in
 from consistency.lit.callbacks.curves import rewind
 from consistency.lit.callbacks.evaluation import Evaluation, check_judges
 from consistency.lit.callbacks.guard import Diverged
@@ -44,8 +45,6 @@ from consistency.lit.callbacks.history import Clock, seconds, segments_of
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.identity import check_identity, identity
 from consistency.lit.data.module import DataModule
-from consistency.lit.directory import alone_in
-from consistency.lit.hardware import check_counts, check_hardware
 from consistency.lit.loggers.base import LOG
 from consistency.lit.module import Module
 from consistency.lit.rollback import check_allowed, go_back, go_on, history
@@ -54,6 +53,7 @@ from consistency.process.lifeline import report as report_failure
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, settle
 from consistency.schema.check import check_composed
+from consistency.schema.hardware import check_counts, check_hardware
 from consistency.schema.swaps import drop_replaced
 from consistency.summary import conclude, report, summary
 from consistency.sweep.single import check_free, check_single

@@ -23,10 +23,10 @@ from consistency.lit.callbacks.verdict import verdict_of
 from consistency.lit.data.module import data_of
 from consistency.lit.loggers.base import log, places
 from consistency.lit.module import Module
-from consistency.lit.protocol import model, protocol
 from consistency.lit.rollback import rollbacks
 from consistency.metrics.card import Card, Number, code
 from consistency.metrics.choice import pick
+from consistency.metrics.protocol import model, protocol
 from consistency.result import commit, device_name, ending, environment, table, write_result
 from consistency.teachers.checkpoint import newest
 from consistency.teachers.debugged import debug_of

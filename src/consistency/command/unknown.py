@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.command.misread import bare
 from consistency.errors import UserError, close
 from consistency.files.paths import expanded
-from consistency.lit.arguments import check_arguments
 from consistency.quoting import for_shell, path_argument
+from consistency.schema.arguments import check_arguments
 from consistency.schema.targets import parameters
 
 PATHS = {"data": ("image_folder", "data.root"), "teacher": ("checkpoint", "teacher.path")}  # what takes one

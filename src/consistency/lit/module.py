@@ -8,9 +8,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from consistency.data.loader import Batch, Request
 from consistency.errors import UserError
 from consistency.files.paths import check_names
-from consistency.lit.data.loader import Batch, Request
 from consistency.lit.data.module import data_of
 from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer, check_samplers

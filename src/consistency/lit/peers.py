@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from consistency.errors import UserError
-from consistency.lit.directory import NAME
+from consistency.files.directory import NAME
 from consistency.metrics.processes import everybodys, rank, world
 from consistency.process import stops
 

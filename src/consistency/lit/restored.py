@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from consistency.errors import UserError
-from consistency.lit.moments import check_moments
 from consistency.teachers.checkpoint import check_averages, remedy
+from consistency.teachers.moments import check_moments
 
 AVERAGES = "EMA"  # key of theirs among callbacks
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor
-from consistency.metrics.features.cifar10 import Cifar10Features, folder
+from consistency.metrics.features.cifar10 import Cifar10Features
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import features, frechet
+from consistency.metrics.training.cifar10 import folder
 from consistency.table import Table, markdown
 from consistency.watch import progress
 

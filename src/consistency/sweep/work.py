@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, plain
 from consistency.files.atomic import dispensable
+from consistency.files.directory import alone_in, holder
 from consistency.files.owned import check_inside
-from consistency.lit.directory import alone_in, holder
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
 from consistency.sweep.command import again

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from consistency.data.loader import RequestLoader
 from consistency.errors import UserError, at_least, check_seed, within
-from consistency.lit.data.loader import RequestLoader
 from consistency.metrics.card import Number, plausible
 from consistency.metrics.judge import Judge
 from consistency.metrics.processes import rank, world

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from lightning import Fabric
 from omegaconf import DictConfig
 
-from consistency.lit import protocol
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
+from consistency.metrics import protocol
 from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
 from consistency.model.maps import Denoiser, DenoiserLike, Map

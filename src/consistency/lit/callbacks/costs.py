@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
-from consistency.lit.data.loader import Batch
+from consistency.data.loader import Batch
 from consistency.lit.module import Module
 from consistency.model.maps import Map, observed
 from consistency.nets.layers import has_tangent

@@ -6,8 +6,8 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from consistency.data.loader import Request
 from consistency.errors import UserError, within
-from consistency.lit.data.loader import Request
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.metrics.judge import Judge

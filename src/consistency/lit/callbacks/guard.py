@@ -17,7 +17,7 @@ from consistency.errors import UserError, positive, within
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.lit.record import Record, sigmas
-from consistency.lit.spikes import Spikes
+from consistency.metrics.spikes import Spikes
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
 

@@ -7,9 +7,9 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from consistency.data.loader import Request
 from consistency.errors import within
 from consistency.files.atomic import write
-from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module

@@ -5,10 +5,10 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from consistency.data.loader import Request
 from consistency.errors import UserError
 from consistency.lit.callbacks.signals import Signals
 from consistency.lit.consistency import ConsistencyModule
-from consistency.lit.data.loader import Request
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.lit.pace import Forecast, Pace, Plan

@@ -11,8 +11,8 @@ from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from consistency.data.loader import Request, RequestLoader
 from consistency.errors import UserError
-from consistency.lit.data.loader import Request, RequestLoader
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.metrics.principal import Principal

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from consistency.data.loader import ArrayData
 from consistency.errors import UserError
-from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.truth.oracle import Mixture
 

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock
 
+from consistency.data import cache
+from consistency.data.decoding import MODES, square
+from consistency.data.images import Entry, Source, check_listing, counted, source
+from consistency.data.loader import ArrayData
 from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
 from consistency.files.paths import expanded
-from consistency.lit.data import cache
-from consistency.lit.data.decoding import MODES, square
-from consistency.lit.data.images import Entry, Source, check_listing, counted, source
-from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.process.notices import notice
 from consistency.watch import progress

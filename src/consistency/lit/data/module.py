@@ -13,8 +13,8 @@ from torch import Tensor
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import Pixels, name_of
 from consistency.codec.points import Points
+from consistency.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.errors import UserError, at_least, positive, within
-from consistency.lit.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.model.condition import given_label
 from consistency.objectives.flow import Excerpt
 from consistency.process.capacity import check_memory

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from consistency.codec.points import Points
+from consistency.data.loader import ArrayData
 from consistency.errors import at_least, within
-from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 from consistency.process.capacity import check_memory
 from consistency.truth.oracle import Mixture

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from consistency.codec.identity import marks
+from consistency.data.loader import Batch, StepLoader
+from consistency.data.lock import locked
+from consistency.data.npy import mapped
+from consistency.data.origin import Origin, difference, origin
 from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
 from consistency.files.owned import reopened
 from consistency.files.paths import regular
 from consistency.lit.callbacks.interruption import Interrupted
-from consistency.lit.data.loader import Batch, StepLoader
-from consistency.lit.data.lock import locked
 from consistency.lit.data.module import DataModule
-from consistency.lit.data.npy import mapped
-from consistency.lit.data.origin import Origin, difference, origin
 from consistency.model.condition import given_label
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow

@@ -13,9 +13,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from consistency.data.loader import ArrayData
 from consistency.errors import UserError
 from consistency.files.paths import expanded
-from consistency.lit.data.loader import ArrayData
 from consistency.lit.data.module import DataModule
 
 LARGEST = 2**28  # bytes of an IDX file

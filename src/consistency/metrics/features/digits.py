@@ -1,29 +1,26 @@
 """Features of 8x8 digits: a small classifier trained on scikit-learn's digits, shipped with its weights.
 
-`python -m consistency.metrics.features.digits` trains it again, in a quarter of a minute on one core.
+`python -m consistency.metrics.training.digits` trains it again, in a quarter of a minute on one core.
 """
 
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from consistency.metrics.features.classifier import Classifier, accuracy, fit, keep, shifted
+from consistency.metrics.features.classifier import Classifier
 
 WEIGHTS = Path(__file__).with_name("digits.safetensors")
-FLOOR = 4.0  # Fréchet distance between random halves of the digits, after scaling; it was 8.7
-EPOCHS, HELD_OUT = 60, 360
 
 
 class DigitsFeatures(Classifier):
     """64 features of digits [B, 1, 8, 8], reported as FD(digits).
 
     Args:
-        weights: a file written by this module's script.
+        weights: a file written by `consistency.metrics.training.digits`.
     """
 
     def __init__(self, weights: str | Path = WEIGHTS) -> None:
-        script = "python -m consistency.metrics.features.digits"
+        script = "python -m consistency.metrics.training.digits"
         super().__init__("digits", body(), nn.Linear(64, 10), (1, 8, 8), Path(weights), script)
 
 
@@ -38,34 +35,3 @@ def body() -> nn.Sequential:
 def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     """Convolution and activation."""
     return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.SiLU()]
-
-
-def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1797 digits: uint8 images [1797, 1, 8, 8], and labels [1797]."""
-    from sklearn.datasets import load_digits
-
-    values, labels = load_digits(return_X_y=True)
-    images = (torch.from_numpy(values) * 255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
-    return images, torch.from_numpy(labels).long()
-
-
-def augmented(x: Tensor) -> Tensor:
-    """Images moved by up to a pixel along both axes, plus noise of std up to 0.3."""
-    return shifted(x, 1) + 0.3 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
-
-
-def train(path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
-    """Train on all but 360 digits, write the weights, and return the accuracy on those."""
-    torch.manual_seed(seed)
-    images, labels = digits()
-    order = torch.randperm(len(images))
-    held_out, rest = order[:HELD_OUT], order[HELD_OUT:]
-    net, head = body(), nn.Linear(64, 10)
-    fit(net, head, images[rest], labels[rest], augmented, epochs)
-    right = accuracy(net, head, images[held_out], labels[held_out])
-    keep(path, net, head, images, FLOOR, accuracy=right, seed=seed, epochs=epochs)
-    return right
-
-
-if __name__ == "__main__":
-    train()

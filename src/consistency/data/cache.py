@@ -16,11 +16,11 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from consistency.data.images import Entry, classes
+from consistency.data.loader import ArrayData
 from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
 from consistency.files.paths import regular
-from consistency.lit.data.images import Entry, classes
-from consistency.lit.data.loader import ArrayData
 
 VERSION = 1  # of what `square` makes of an image: raise it, and all caches are made anew
 SMALL = 2**30  # bytes up to which an array is loaded, and hashed whole

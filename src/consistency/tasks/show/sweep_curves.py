@@ -5,8 +5,8 @@ from itertools import islice
 
 from consistency.errors import UserError, plain
 from consistency.sweep.runs import Run
-from consistency.tasks.curves import MOST, Curve, curves_in, scale, svg, thinned
-from consistency.tasks.page import Line, Picture, Section
+from consistency.tasks.show.curves import MOST, Curve, curves_in, scale, svg, thinned
+from consistency.tasks.show.page import Line, Picture, Section
 
 LOSS = "train/loss"
 INSIDE = {"curriculum", "epoch", "guard", "loss_by_sigma", "train"}  # of a run; not what came of it

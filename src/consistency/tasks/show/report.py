@@ -10,11 +10,11 @@ from consistency.metrics.processes import rank
 from consistency.result import environment, read_result
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
-from consistency.tasks.curves import charts, curves_in
-from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome, Session, Task
-from consistency.tasks.sweep_report import sweep_report
-from consistency.tasks.variation import variation
+from consistency.tasks.show.curves import charts, curves_in
+from consistency.tasks.show.page import Picture, Section, page
+from consistency.tasks.show.sweep_report import sweep_report
+from consistency.tasks.show.variation import variation
 from consistency.teachers.debugged import debug_of
 
 NO_LOG = "The run has no log in its directory, neither for TensorBoard nor as CSV."

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.codec.pixels import pixels_of
+from consistency.data.decoding import MODES, decoded
+from consistency.data.images import Folder, check_listing, check_size, counted
 from consistency.errors import UserError
 from consistency.files.paths import expanded
-from consistency.lit.data.decoding import MODES, decoded
 from consistency.lit.data.folder import tell
-from consistency.lit.data.images import Folder, check_listing, check_size, counted
 from consistency.lit.data.module import DataModule
 from consistency.metrics.processes import rank
 from consistency.sampling.masks import left_half

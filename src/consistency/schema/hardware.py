@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from consistency.errors import UserError
-from consistency.lit.arguments import check_arguments, check_precision, check_slurm
 from consistency.process.rank import is_first
+from consistency.schema.arguments import check_arguments, check_precision, check_slurm
 
 CPUINFO = Path("/proc/cpuinfo")
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from consistency.errors import UserError, at_least, nearest
 from consistency.files.atomic import write, write_text
 from consistency.lit.data.module import DataModule
-from consistency.lit.protocol import described
 from consistency.metrics.memorisation import Neighbours, neighbours
 from consistency.metrics.picture import beside, picture
 from consistency.metrics.processes import everybodys, from_first, in_order, rank
+from consistency.metrics.protocol import described
 from consistency.sampling.samplers import Sampler
-from consistency.tasks.files import Array, Files, Keeper
+from consistency.tasks.make.files import Array, Files, Keeper
+from consistency.tasks.measure.schedules import path_of
 from consistency.tasks.requests import check_labels, check_samples, sampled
-from consistency.tasks.schedules import path_of
 from consistency.tasks.session import Outcome, Session, Trained
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from consistency.errors import UserError
 from consistency.files.paths import regular
 from consistency.files.steps import read_steps
-from consistency.tasks.page import Picture
+from consistency.tasks.show.page import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from consistency.model.maps import Denoiser
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import MultiStep, Sampler
 from consistency.sampling.search import Levels, search
-from consistency.tasks.families import Family, multistep
+from consistency.tasks.measure.families import Family, multistep
+from consistency.tasks.measure.schedule_file import Listed, Lists, Origin
 from consistency.tasks.requests import MOST
-from consistency.tasks.schedule_file import Listed, Lists, Origin
 from consistency.tasks.session import Trained
 
 

@@ -17,9 +17,9 @@ from consistency.metrics.processes import rank
 from consistency.sampling.editing import Plan
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
-from consistency.tasks.changes import Change, Changed, plan_of
-from consistency.tasks.files import png
-from consistency.tasks.inputs import Given, Inputs, check_pixels, inputs
+from consistency.tasks.make.changes import Change, Changed, plan_of
+from consistency.tasks.make.files import png
+from consistency.tasks.make.inputs import Given, Inputs, check_pixels, inputs
 from consistency.tasks.requests import check_labels, check_samples, classes_of, distance, judging
 from consistency.tasks.session import Outcome, Session
 

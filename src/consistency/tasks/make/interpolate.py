@@ -16,8 +16,8 @@ from consistency.metrics.picture import grid
 from consistency.metrics.processes import rank
 from consistency.sampling.editing import walk
 from consistency.schedule.draws import ImageDraws
-from consistency.tasks.edit import one
-from consistency.tasks.inputs import Given, check_images
+from consistency.tasks.make.edit import one
+from consistency.tasks.make.inputs import Given, check_images
 from consistency.tasks.requests import classes_of
 from consistency.tasks.session import Outcome, Session
 

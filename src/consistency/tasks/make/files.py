@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from consistency.data.npy import mapped
 from consistency.errors import UserError
 from consistency.files.atomic import create, explained, write
 from consistency.files.owned import is_own, reopened
-from consistency.lit.data.npy import mapped
 from consistency.metrics.processes import everybodys, from_first, rank
 
 MARKS = np.dtype("<u8")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from consistency.process.notices import notice
 from consistency.sampling.samplers import Sampler
-from consistency.tasks.families import named
-from consistency.tasks.schedule_file import Lists, merge, read
+from consistency.tasks.measure.families import named
+from consistency.tasks.measure.schedule_file import Lists, merge, read
 from consistency.tasks.session import Trained
 
 REMEDY = "; found=false takes those of the run"  # behind the line on lists beside a checkpoint

@@ -23,11 +23,11 @@ from consistency.sampling.levels import MOST_CALLS, karras_sigmas
 from consistency.sampling.operators import LinearOperator, Maker, measure
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
-from consistency.tasks.changes import plan_of
-from consistency.tasks.inputs import Given, check_pixels, inputs, spread_over
+from consistency.tasks.make.changes import plan_of
+from consistency.tasks.make.inputs import Given, check_pixels, inputs, spread_over
+from consistency.tasks.measure.teacher import teacher_of
 from consistency.tasks.requests import bar, check_samples, classes_of, distance, judging
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.teacher import teacher_of
 from consistency.tensor import weights_sha256
 
 MEASURED = ("PSNR", "SSIM", "residual")  # of every method

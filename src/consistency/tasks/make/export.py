@@ -25,11 +25,11 @@ from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
-from consistency.tasks.export_page import Measured, Row, describe, table
+from consistency.tasks.make.sample import chosen
+from consistency.tasks.measure.timing import LONGEST, side_by_side
 from consistency.tasks.requests import bar
-from consistency.tasks.sample import chosen
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.timing import LONGEST, side_by_side
+from consistency.tasks.show.export_page import Measured, Row, describe, table
 
 BATCHES = (3, 7)  # of verification: other than what any format is written with
 LEVELS = 40  # at which coefficients are listed, besides those of samplers

@@ -11,23 +11,23 @@ import torch
 from consistency.errors import UserError, at_least, within
 from consistency.files.atomic import write, write_text
 from consistency.lit.consistency import ConsistencyModule
-from consistency.lit.protocol import described
 from consistency.metrics.processes import from_first, rank
+from consistency.metrics.protocol import described
 from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import markdown
-from consistency.tasks import schedules
-from consistency.tasks.families import families
-from consistency.tasks.ladder_lists import Search, others, series, sizes, spaced
-from consistency.tasks.ladder_page import Rung, Speed, chart, is_speed, tables
+from consistency.tasks.measure import schedules
+from consistency.tasks.measure.families import families
+from consistency.tasks.measure.ladder_lists import Search, others, series, sizes, spaced
+from consistency.tasks.measure.schedule_file import Listed, Lists
+from consistency.tasks.measure.teacher import teacher_of
+from consistency.tasks.measure.timing import LONGEST, best_batch, seconds
 from consistency.tasks.requests import bar, check_samples, classes_of, judged
-from consistency.tasks.schedule_file import Listed, Lists
 from consistency.tasks.session import Outcome, Session
-from consistency.tasks.teacher import teacher_of
-from consistency.tasks.timing import LONGEST, best_batch, seconds
+from consistency.tasks.show.ladder_page import Rung, Speed, chart, is_speed, tables
 from consistency.watch import Outlook
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consistency.metrics.card import Number, plausible
 from consistency.table import Table
-from consistency.tasks.cards import card_tables, text
+from consistency.tasks.measure.cards import card_tables, text
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis

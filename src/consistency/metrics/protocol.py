@@ -2,19 +2,34 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
+from consistency.codec.codec import Codec
 from consistency.codec.identity import marks
 from consistency.codec.pixels import ROUNDING
-from consistency.lit.data.module import DataModule
+from consistency.files.upgrade import FORMER_MAP
 from consistency.metrics.judge import Judge
 from consistency.sampling.samplers import Sampler
 
 
+class Served(Protocol):
+    """What a data set is for cards: how many classes it has, and what networks see of it."""
+
+    @property
+    def classes(self) -> int:
+        """How many, 0 for none."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """What networks see."""
+        ...
+
+
 def protocol(
-    sampler: Sampler, judge: Judge, data: DataModule, count: int, seed: int, precision: str, weights: str
+    sampler: Sampler, judge: Judge, data: Served, count: int, seed: int, precision: str, weights: str
 ) -> dict[str, Any]:
     """All that moves a number of the same model.
 
@@ -46,10 +61,12 @@ def plain(value: Any) -> Any:
 
 
 def model(
-    experiment: str | None, role: str, step: int, weights_sha256: str, meaning: DictConfig, data: DataModule
+    experiment: str | None, role: str, step: int, weights_sha256: str, meaning: DictConfig, data: Served
 ) -> dict[str, Any]:
     """What is judged: the weights, and what they mean, in units of the data."""
-    about = [OmegaConf.to_container(meaning, resolve=True), *marks(data.codec).values()]
+    node = OmegaConf.to_container(meaning, resolve=True)
+    assert isinstance(node, dict)
+    about = [{**node, "_target_": FORMER_MAP}, *marks(data.codec).values()]  # the role stands by itself
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment,

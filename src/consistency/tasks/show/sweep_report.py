@@ -7,20 +7,20 @@ from typing import Any
 
 from PIL import Image
 
+from consistency.data.decoding import decoded
+from consistency.data.images import check_size
 from consistency.errors import plain
 from consistency.files.atomic import write_text
 from consistency.files.paths import is_name, regular
-from consistency.lit.data.decoding import decoded
-from consistency.lit.data.images import check_size
 from consistency.metrics.processes import rank
 from consistency.result import environment
 from consistency.sweep.runs import Run, State, runs_of
 from consistency.sweep.table import overview, shared
 from consistency.sweep.work import counted
 from consistency.table import Table
-from consistency.tasks.page import Picture, Section, page
 from consistency.tasks.session import Outcome
-from consistency.tasks.sweep_curves import curves_of
+from consistency.tasks.show.page import Picture, Section, page
+from consistency.tasks.show.sweep_curves import curves_of
 
 MOST = 48  # pictures
 LONGEST = 160  # characters of what a file says

@@ -13,8 +13,8 @@ from consistency.lit.consistency import ConsistencyModule
 from consistency.metrics.card import Card, Number, inside
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
+from consistency.tasks.measure.teacher import section, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.teacher import section, teacher_of
 from consistency.tensor import weights_sha256
 
 OWN = Probe(0.002, 80.0)  # with the defaults of `Signals`

@@ -9,9 +9,9 @@ from consistency.files.atomic import write_text
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
 from consistency.table import Table, markdown
-from consistency.tasks.cards import card_tables
+from consistency.tasks.measure.cards import card_tables
+from consistency.tasks.measure.schedules import distinct
 from consistency.tasks.requests import check_samples, judged
-from consistency.tasks.schedules import distinct
 from consistency.tasks.session import Outcome, Session
 
 

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from consistency.errors import LARGEST_SEED, UserError
 from consistency.files.atomic import explained, write_text
 from consistency.files.checksum import content_sha256
+from consistency.files.directory import LOCKLESS
 from consistency.files.owned import check_own
-from consistency.lit.directory import LOCKLESS
 from consistency.process.notices import notice
 from consistency.teachers.values import count as check_count
 from consistency.teachers.values import levels, number, text

@@ -1,0 +1,1 @@
+"""How do data lie on disk and in memory? Batches by number, images of folders, caches, array files."""

@@ -1,0 +1,1 @@
+"""What is made of a model? Samples, edits, solutions of inverse problems, exports."""

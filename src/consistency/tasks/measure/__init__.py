@@ -1,0 +1,1 @@
+"""How good is a model? Fidelity, ladders of calls, gaps."""

@@ -1,0 +1,1 @@
+"""How is it shown? Reports, comparisons, pages and their curves."""
