@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from consistency.build import begin, compiled
 from consistency.codec.identity import digest
@@ -18,8 +19,10 @@ from consistency.files.overrides import overridden
 from consistency.files.registry import packages
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
+from consistency.lit.rehearsal import check_samplers
 from consistency.metrics.judge import Judge
 from consistency.model.maps import Map
+from consistency.sampling.samplers import Sampler
 from consistency.teachers.checkpoint import fitting
 
 USED = frozenset(["data", "model", "metric", "module", "sigma", "seed", "threads", "compile"])
@@ -70,7 +73,7 @@ def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileCo
 
 def rebuilt(
     brought: FileConfig, config: DictConfig, changes: Changes, weights: dict[str, Tensor]
-) -> tuple[DataModule, Module]:
+) -> tuple[DataModule, Any]:
     """Data and module. Data are read when they are asked for; until then they are what the network is for.
 
     Raises:
@@ -94,9 +97,31 @@ def rebuilt(
         )
     data.write_below(Path(config.data_dir), named(changes, "data"))
     data.expect(shape, classes)
+    if "module" not in brought.content:
+        return data, Untrained(model, brought.build("samplers"))
     module = brought.build("module", model=compiled(model, brought.content.get("compile") is True))
     expected(source, "module", module, Module)
     return data, module
+
+
+class Untrained(nn.Module):
+    """In place of the module of a run: a map with samplers.
+
+    Args:
+        model: of any role.
+        samplers: by name; None for none.
+    """
+
+    def __init__(self, model: Map, samplers: Mapping[str, Sampler | None]) -> None:
+        super().__init__()
+        self.model = model
+        self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
+        check_samplers(self.samplers, model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.model.parameters()).device
 
 
 def check_codec(path: Path, kept: Mapping[str, Any], data: DataModule, changes: Changes) -> None:
