@@ -150,7 +150,7 @@ def test_what_may_change_is_one_change_under_the_key_where_it_stands(old, word, 
         ("target=ema", "target is EMATarget here and StopGradient"),
         ("pairs=linear", "pairs is TimePairs here and GridPairs"),
         ("flow=reference", "flow is "),
-        ("precond=edm", "denoiser.precond is EDM here and Boundary in run_dir=X: give precond=edm"),
+        ("precond=edm", "precond is EDM here and Boundary in run_dir=X: give precond=edm"),
         ("ema.images=1", "ema.images is 1 here and 40000"),
         ("ema=constant", "ema is Constant here and HalfLife in run_dir=X: give ema=half_life"),
         ("callbacks.ema=null", "callbacks.ema is null here and {...}"),
@@ -160,7 +160,7 @@ def test_what_may_change_is_one_change_under_the_key_where_it_stands(old, word, 
 )
 def test_what_would_be_another_run_is_refused_by_name(old, words, said):
     if words == "precond=edm":
-        said = "denoiser.precond is EDM here and Boundary in run_dir=X: give precond=boundary"
+        said = "precond is EDM here and Boundary in run_dir=X: give precond=boundary"
     with pytest.raises(UserError) as refused:
         go_on(old, words)
     assert str(refused.value).startswith(said)
@@ -249,7 +249,18 @@ def test_a_start_may_be_left_out_when_a_run_goes_on():
     assert go_on(there, base=base).changed == {}
 
 
-METHOD = ["sigma", "net", "coordinate", "denoiser", "noise", "pairs", "flow", "solver", "augmentation"]
+METHOD = [
+    "sigma",
+    "net",
+    "coordinate",
+    "precond",
+    "model",
+    "noise",
+    "pairs",
+    "flow",
+    "solver",
+    "augmentation",
+]
 METHOD += ["distance", "weight", "target", "derivative", "bound", "balance", "objective", "module"]
 METHOD += ["teacher_run"]
 OUTCOMES = {  # what happens to a leaf of each section of a composed config; a section that is absent fails

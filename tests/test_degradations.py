@@ -102,7 +102,7 @@ class TestClassifier:
 
     def test_absent_weights_say_what_writes_them(self, tmp_path):
         with pytest.raises(
-            UserError, match=r"absent.*python -m consistency\.metrics\.features\.cifar10 FOLDER"
+            UserError, match=r"absent.*python -m consistency\.metrics\.training\.cifar10 FOLDER"
         ):
             Cifar10Features(tmp_path / "absent")
 

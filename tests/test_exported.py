@@ -10,7 +10,7 @@ from consistency.errors import UserError
 from consistency.export.model import Model, frozen
 from consistency.export.programs import coefficients
 from consistency.export.weights import Safetensors
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.sampling.samplers import MultiStep, OneStep
 from consistency.tasks.measure.schedule_file import Listed
 from consistency.tasks.measure.schedules import keep
@@ -188,4 +188,4 @@ def test_weights_that_come_along_open_as_they_are(name, tmp_path):
     path = ROOT / "data" / "weights" / f"{name}.safetensors"
     trained = session(tmp_path / "eval", path).trained
     assert trained.samplers
-    assert isinstance(teacher(path), Denoiser)
+    assert isinstance(teacher(path), Consistency)

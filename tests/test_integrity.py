@@ -65,7 +65,7 @@ from tests.damage import AGAIN, EQUAL, LONG, OTHER, REFUSED, Format, outcomes
 NET = {"_target_": "consistency.nets.mlp.MLP", "shape": [2], "width": 4, "blocks": 1}
 PRECOND = {"_target_": "consistency.model.precond.Boundary", "time_scale": 0.25}
 DENOISER = {"_target_": "consistency.model.maps.Denoiser", "net": NET, "precond": PRECOND}
-CONFIG = {name: {} for name in ("data", "metric", "module", "net", "sigma")} | {"denoiser": DENOISER}
+CONFIG = {name: {} for name in ("data", "metric", "module", "net", "sigma")} | {"model": DENOISER}
 
 
 def denoiser():
@@ -369,7 +369,7 @@ def test_a_run_that_diverged_is_refused_and_gone_on_with_from_before(tmp_path, c
     bad = content(30)
     bad["state_dict"]["model.net.stem.bias"][1] = float("nan")
     write(kept / "last.ckpt", bad)
-    words = r"NaN or infinity in denoiser\.net\.stem\.bias.*; use the older checkpoint .*step=00000010"
+    words = r"NaN or infinity in model\.net\.stem\.bias.*; use the older checkpoint .*step=00000010"
     with pytest.raises(UserError, match=words):
         read_trained(kept / "last.ckpt")
     assert newest_whole(tmp_path) == kept / "step=00000010.ckpt"
@@ -503,11 +503,11 @@ def test_a_teacher_whose_average_lacks_a_parameter_is_refused(tmp_path):
 
 def test_a_config_without_a_section_is_refused(tmp_path):
     path = sessions.checkpoint(tmp_path)
-    for section, words in (("denoiser", "teacher.path"), ("data", "ckpt_path")):
+    for section, words in (("model", "teacher.path"), ("data", "ckpt_path")):
         kept = read_checkpoint(path)
         del kept["config"][section]
         file = write(tmp_path / f"{section}.ckpt", kept)
-        opens = {"denoiser": teacher, "data": lambda file: sessions.session(tmp_path / "out", file).trained}
+        opens = {"model": teacher, "data": lambda file: sessions.session(tmp_path / "out", file).trained}
         with pytest.raises(UserError, match=f"{words}=.*has no section {section} in its config"):
             opens[section](file)
 
@@ -821,7 +821,7 @@ def test_edited_noise_levels_are_one_line(tmp_path, levels):
     ):
         path.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
         with pytest.raises(UserError, match="is damaged: delete it"):
-            schedules.found_for(tmp_path / "last.ckpt", "a" * 64, 0.002)
+            schedules.found_for(tmp_path / "last.ckpt", "a" * 64, {}, 0.002)
     about = {"config": CONFIG, "experiment": None, "step": 1, "weights": "ema", "sigmas": {"1step": levels}}
     write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
     with pytest.raises(UserError, match=r"sigmas\.'1step' is (no list of falling noise levels|of type)"):
@@ -865,3 +865,14 @@ def test_shipped_features_are_held_against_their_hash(tmp_path, monkeypatch):
 @pytest.fixture
 def ckpt_of_digits(tmp_path_factory):
     return sessions.checkpoint(tmp_path_factory.mktemp("digits"))
+
+
+def test_an_archive_that_says_it_spans_disks_is_damaged(tmp_path):
+    """Python's own test of what is an archive raises then."""
+    torch.save(content(), tmp_path / "last.ckpt")
+    data = bytearray((tmp_path / "last.ckpt").read_bytes())
+    end = data.rindex(b"PK\x06\x07")  # the locator of a 64-bit archive, which counts disks
+    data[end + 16 : end + 20] = (7).to_bytes(4, "little")
+    (tmp_path / "last.ckpt").write_bytes(data)
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged"):
+        read_checkpoint(tmp_path / "last.ckpt")

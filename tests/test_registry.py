@@ -223,7 +223,8 @@ def test_only_plain_data_with_targets_of_the_registry(value):
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        ("net", "consistency.metrics.perceptual.LPIPS"), ("metric", MLP), ("data", MLP), ("denoiser", MLP),
+        ("net", "consistency.metrics.perceptual.LPIPS"), ("metric", MLP), ("data", MLP), ("model", MLP),
+        ("precond", MLP),
         ("samplers.1step", MLP), ("module.optimizer", "consistency.lit.data.rollouts.Store"),
         ("model.net", "consistency.metrics.features.inception.InceptionFeatures"),
     ],
@@ -520,7 +521,7 @@ class TestOverrides:
         content = copy.deepcopy(kept)
         content["config"]["net"]["dropout"] = 0.5
         with pytest.raises(
-            UserError, match=r"override\.net\.dropout=0\.1 would change nothing.*denoiser\.net\.d"
+            UserError, match=r"override\.net\.dropout=0\.1 would change nothing.*model\.net\.d"
         ):
             self.trained(content, tmp_path, "+override.net.dropout=0.1")
 
@@ -560,12 +561,12 @@ def test_a_file_whose_samplers_are_none_is_refused(change, kept, tmp_path):
 
 
 def test_nets_of_other_data_are_refused(kept, tmp_path):
-    for key in ("net", "denoiser"):
+    for key in ("net", "model"):
         content = copy.deepcopy(kept)
         node = content["config"][key]
         (node if key == "net" else node["net"])["shape"] = [3, 8, 8]
         save_edited(content, tmp_path / "x.ckpt")
-        with pytest.raises(UserError, match=r"net and denoiser\.net are for other data"):
+        with pytest.raises(UserError, match=r"net and model\.net are for other data"):
             session(tmp_path / "eval", tmp_path / "x.ckpt").trained  # noqa: B018
 
 

@@ -354,7 +354,7 @@ def test_a_network_that_the_weights_do_not_fill_is_never_built(tmp_path):
     """A small file may describe a network of hundreds of gigabytes."""
     content = torch.load(run(tmp_path), weights_only=True)
     vast = {**content["config"]["net"], "width": 2**19}
-    content["config"] |= {"net": vast, "denoiser": {**content["config"]["model"], "net": vast}}
+    content["config"] |= {"net": vast, "model": {**content["config"]["model"], "net": vast}}
     save_edited(content, tmp_path / "x.ckpt")
     for opens in (lambda path: session(tmp_path / "eval", path).trained, checkpoint):
         with pytest.raises(UserError, match="is of another network"):

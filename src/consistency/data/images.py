@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, Protocol
-from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from consistency.errors import UserError
 from consistency.files.paths import absent, regular, shown
+from consistency.files.pickles import is_zip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 UNREAD = (  # images that are not read
@@ -166,7 +167,7 @@ def source(root: Path, key: str = "data.root") -> Source:
         return Folder(root)
     if not root.exists():
         raise absent(key, root)
-    if root.is_file() and (is_zipfile(root) or root.suffix.lower() == ".zip"):
+    if root.is_file() and (is_zip(root) or root.suffix.lower() == ".zip"):
         return Archive(root, key)
     raise UserError(f"{key}={root} is neither a folder nor a zip archive: unpack it and name the folder")
 

@@ -45,6 +45,14 @@ def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
+def is_zip(file: Path | IO[bytes]) -> bool:
+    """Whether a file ends as a zip archive does; one whose end makes no sense is a damaged archive."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # Python raises it for an archive that says it spans several disks
+        return True
+
+
 def check_bounded(file: Path | IO[bytes]) -> None:
     """Refuse a file of `torch.save` that would take too much time or memory.
 

@@ -22,6 +22,8 @@ UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that 
 SAMPLERS = "samplers"  # a group whose parts have names of their own
 TEACHER = "teacher"  # the group whose functions read other files
 TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # where such a function may stand
+MODEL = "model"  # a section that holds a map of a network and a preconditioner
+MAPS = frozenset(f"consistency.model.maps.{role}" for role in ("Denoiser", "Consistency", "FlowMap"))
 TARGET, PARTIAL = "_target_", "_partial_"
 
 Place = tuple[str, ...]  # keys from the root of a config, list indices among them
@@ -84,6 +86,8 @@ class Registry:
 
 def suited(place: Place) -> frozenset[str]:
     """The targets that may stand at a place of what is built: under the key of a group, its own."""
+    if place == (MODEL,):
+        return MAPS
     sampler = SAMPLERS in place[-2:]
     group = SAMPLERS if sampler else place[-1] if place else ""
     own = named((group, "method") if sampler else (group,)) if group in groups() else frozenset[str]()

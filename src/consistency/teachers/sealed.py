@@ -4,14 +4,13 @@
 not compare the CRC-32 of its archives: of 310 single flipped bits, 92 loaded as other weights.
 """
 
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from consistency.files.checksum import content_sha256
-from consistency.files.pickles import load_tensors
+from consistency.files.pickles import is_zip, load_tensors
 from consistency.files.upgrade import upgraded
 from consistency.process.notices import notice
 from consistency.teachers import archive
@@ -44,7 +43,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is damaged, cut short, malformed, not finite, or of somebody else.
     """
-    if zipfile.is_zipfile(path) and (fault := archive.fault(path, crc=False)):
+    if is_zip(path) and (fault := archive.fault(path, crc=False)):
         raise DamagedError(f"{fault} and was not loaded")
     content = _loaded(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "callbacks"} <= content.keys():
@@ -89,7 +88,7 @@ def _verify(path: Path, content: dict[str, Any]) -> None:
 
 
 def _verify_archive(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         raise DamagedError("is damaged, or not a checkpoint of this project: it has no checksum")
     if fault := archive.fault(path, crc=True):
         raise DamagedError(fault)

@@ -9,7 +9,6 @@ import io
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.files.paths import shown
-from consistency.files.pickles import check_pickle, load_tensors
+from consistency.files.pickles import check_pickle, is_zip, load_tensors
 from consistency.teachers import archive
 from consistency.teachers.weights import DAMAGE, damaged, existing
 
@@ -142,7 +141,7 @@ def parameter(data: Sealed, *_: Any) -> Sealed:
 def numbers(path: Path, data: bytes) -> Sealed:
     """The numbers of a storage, flat. They come as a file within the file, read with equal suspicion."""
     try:
-        if zipfile.is_zipfile(io.BytesIO(data)) and archive.fault(io.BytesIO(data), crc=True):
+        if is_zip(io.BytesIO(data)) and archive.fault(io.BytesIO(data), crc=True):
             raise damaged(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch deprecates the storages that it still writes

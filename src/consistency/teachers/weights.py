@@ -1,6 +1,5 @@
 """Other people's weights in our networks: every tensor in its place, or a refusal that names it."""
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.files.paths import shown
-from consistency.files.pickles import load_tensors
+from consistency.files.pickles import is_zip, load_tensors
 from consistency.teachers import archive
 from consistency.teachers.contents import check_weights
 from consistency.teachers.values import MalformedError
@@ -50,7 +49,7 @@ def read_pt(path: str | Path) -> Any:
         UserError: the file is missing, damaged, cut short, or holds code.
     """
     path = existing(path)
-    zipped = zipfile.is_zipfile(path)
+    zipped = is_zip(path)
     if zipped and (fault := archive.fault(path, crc=True)):
         raise UserError(f"teacher.path={path} {fault}, and was not loaded; fetch it again")
     try:
