@@ -175,9 +175,7 @@ def test_one_and_two_steps_from_a_snapshot_of_ect(tmp_path, sigmas, expected):
         Heun(karras_sigmas(18))(f, reference.noise()[0])
 
 
-@pytest.mark.parametrize(
-    ("calls", "expected"), [(1, reference.OPENAI_ONE), (2, reference.OPENAI_TWO)]
-)
+@pytest.mark.parametrize(("calls", "expected"), [(1, reference.OPENAI_ONE), (2, reference.OPENAI_TWO)])
 def test_one_and_two_steps_from_a_consistency_function_of_openai(tmp_path, calls, expected):
     torch.save(reference.values(reference.unetmodel()), tmp_path / "cd.pt")
     f = openai_consistency(tmp_path / "cd.pt", unetmodel().double())

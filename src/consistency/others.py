@@ -69,7 +69,9 @@ def check_given(config: DictConfig) -> None:
     """
     for name in SECTIONS:
         if config.get(name) is None:
-            raise UserError(f"{name} has no value, and ckpt_path={config.ckpt_path} does not say it: {name}=…")
+            raise UserError(
+                f"{name} has no value, and ckpt_path={config.ckpt_path} does not say it: {name}=…"
+            )
 
 
 def fit(config: DictConfig) -> None:
@@ -132,6 +134,6 @@ def check_said(ckpt_path: str) -> None:
     if folder or path.suffix in FOREIGN:
         such = "as=diffusers" if folder else "as=edm" if path.suffix == ".pkl" else "as=openai_consistency"
         raise UserError(
-            f"ckpt_path={path} is no checkpoint of this project, and does not say all that it is: choose what "
-            f"it is, such as {such} net=NAME data=NAME (configs/as/)"
+            f"ckpt_path={path} is no checkpoint of this project, and does not say all that it is: choose "
+            f"what it is, such as {such} net=NAME data=NAME (configs/as/)"
         )

@@ -35,7 +35,7 @@ def even_sigmas(
 
 
 def nearest_sigmas(coordinate: Coordinate, sigmas: Sequence[float]) -> list[float]:
-    """The levels of a chain that are nearest to a list, each once: what EDM's samplers do for iDDPM's networks.
+    """The levels of a chain nearest to those of a list, each once, as EDM samples from iDDPM's networks.
 
     Args:
         coordinate: a `Nearest`; any other moves a level only where it is below the lowest.

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from consistency.errors import called, positive, within
 from consistency.files.atomic import write, write_text
-from consistency.lit.consistency import ConsistencyModule
 from consistency.metrics.card import Card, Number, plausible
 from consistency.metrics.distortion import psnr, ssim
 from consistency.metrics.judge import Judge
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
+from consistency.model.maps import Denoiser
 from consistency.sampling.classical import Baseline
 from consistency.sampling.editing import restore
 from consistency.sampling.levels import MOST_CALLS, karras_sigmas
@@ -148,7 +148,7 @@ class Invert:
 
     def _learned(self, session: Session, A: LinearOperator) -> Iterable[Method]:
         """The model with every number of calls, and its teacher; a checkpoint that is a teacher, once."""
-        student = isinstance(session.trained.module, ConsistencyModule)
+        student = session.trained.role != Denoiser.role
         teacher = teacher_of(session.trained) if student else session.trained
         for calls in self.calls if student else ():
             yield self._walk(session, A, f"{calls}step", calls)

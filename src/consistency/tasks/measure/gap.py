@@ -9,10 +9,10 @@ from typing import Any
 from consistency.errors import UserError
 from consistency.files.atomic import write, write_text
 from consistency.lit.callbacks.signals import excerpt, follows_teacher
-from consistency.lit.consistency import ConsistencyModule
 from consistency.metrics.card import Card, Number, inside
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
+from consistency.model.maps import Denoiser
 from consistency.tasks.measure.teacher import section, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
@@ -48,7 +48,7 @@ class Gap:
     def __call__(self, session: Session) -> Outcome:
         """Means over σ; the curves as `gap.png` and `gap.json`."""
         t = session.trained
-        if not isinstance(t.module, ConsistencyModule):
+        if t.role == Denoiser.role:
             raise UserError(
                 f"ckpt_path={t.path} is a teacher's, and gaps are those of a consistency function: give a "
                 "checkpoint of consistency training or distillation, or ask for task=fidelity"

@@ -10,7 +10,6 @@ import torch
 
 from consistency.errors import UserError, at_least, within
 from consistency.files.atomic import write, write_text
-from consistency.lit.consistency import ConsistencyModule
 from consistency.metrics.processes import from_first, rank
 from consistency.metrics.protocol import described
 from consistency.model.maps import Denoiser
@@ -110,7 +109,7 @@ class Ladder:
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Of a student's teacher: its own samplers, and those of their families with as many calls."""
         t = session.trained
-        teacher = teacher_of(t) if self.teacher and isinstance(t.module, ConsistencyModule) else None
+        teacher = teacher_of(t) if self.teacher and t.role != Denoiser.role else None
         if teacher is None:
             return
         if not teacher.samplers:

@@ -7,6 +7,7 @@ from typing import Any
 
 from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
+from consistency.model.maps import Denoiser
 from consistency.result import environment, read_result
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
@@ -54,10 +55,8 @@ class Report:
 
     def _parts(self, session: Session) -> dict[str, Task]:
         """Those that were asked for, and that suit what was trained: the ladder's σ lists come first."""
-        from consistency.lit.consistency import ConsistencyModule
-
         found = {"ladder": self.ladder, "fidelity": self.fidelity, "sample": self.sample, "gap": self.gap}
-        student = isinstance(session.trained.module, ConsistencyModule)
+        student = session.trained.role != Denoiser.role
         return {name: part for name, part in found.items() if part and (student or name != "gap")}
 
     def _page(self, session: Session, said: dict[str, Outcome]) -> str:
