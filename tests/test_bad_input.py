@@ -125,7 +125,7 @@ VALUES = [
     Case("no GPU", "trainer=gpu", "trainer.accelerator=gpu", "use trainer=cpu"),
     Case("no bf16", "trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed", "precision=32-true"),
 ]
-GROUPS = ["callbacks", "data", "denoiser", "ema", "method", "metric", "net", "noise", "objective"]
+GROUPS = ["callbacks", "data", "ema", "method", "metric", "net", "noise", "objective", "precond"]
 GROUPS += ["optimizer", "rate", "samplers", "trainer", "weight"]
 SECTIONS = [
     *(Case(f"no {group}", f"{group}=null", f"{group}=NAME", "has no value") for group in GROUPS),
@@ -254,6 +254,13 @@ FILES = [
     Case(
         "resumed with another split", f"{AGAIN} trainer.accumulate_grad_batches=5", "data.batch_size=32", "5"
     ),
+    Case(
+        "key of an older version",
+        "denoiser.precond.time_scale=2",
+        "denoiser.precond.time_scale",
+        "it is precond.",
+    ),
+    Case("group of an older version", "denoiser=edm", "denoiser", "it is precond now"),
     Case("resumed with another horizon", f"{AGAIN} curriculum.K=7", "curriculum.K=7", "set"),
 ]
 MOONS = (
@@ -278,7 +285,7 @@ TEACHERS = [
     Case(
         "teacher of another kind",
         f"{MOONS} teacher_run.experiment=flow_moons",
-        "denoiser",
+        "precond",
         "velocity_jump",
     ),
     Case("batch of uneven parts", "trainer.accumulate_grad_batches=3", "data.batch_size=32", "multiple of 3"),
@@ -424,7 +431,7 @@ def places(finished, tmp_path):
     named["meaning"] = tmp_path / "meaning"
     harm = {"_target_": "pathlib.Path.mkdir", "self": str(tmp_path / "harm")}
     kept = {"state_dict": {}, "callbacks": {}, "global_step": 0}
-    torch.save(sealed({**kept, "config": {"denoiser": harm}}), named["meaning"])
+    torch.save(sealed({**kept, "config": {"model": harm}}), named["meaning"])
     for name, prefix in {"config": "pathlib", "alias": "consistency.console"}.items():
         named[name] = tmp_path / name
         harm = {"_target_": f"{prefix}.Path.mkdir", "self": str(tmp_path / "harm")}

@@ -402,7 +402,7 @@ def test_a_network_of_this_project_brings_its_settings(tmp_path):
         (None, "describes no model"),
         ([1], "describes no model"),
         ({}, "describes no model"),
-        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "describes no model"),
+        ({"_target_": "consistency.nets.mlp.MLP", "shape": [2]}, "would call consistency.nets.mlp.MLP"),
         (PLAIN | {"net": {"_target_": "consistency.nets.mlp.MLP"}}, "model.net makes no"),
         (PLAIN | {"precond": "${sigma.nowhere}"}, "model.precond in its config refers"),
         (

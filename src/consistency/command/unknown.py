@@ -13,6 +13,7 @@ from consistency.schema.targets import parameters
 
 PATHS = {"data": ("image_folder", "data.root"), "teacher": ("checkpoint", "teacher.path")}  # what takes one
 
+FORMER = {"denoiser.precond": "precond", "denoiser": "precond"}  # keys of older versions, the longest first
 TRAINER = "lightning.Trainer"
 
 
@@ -39,6 +40,9 @@ def unknown(key: str, value: str | None, section: DictConfig) -> str | None:
         section: that lacks the key.
     """
     given = "VALUE" if value is None else value
+    for former, present in FORMER.items():
+        if key == former or key.startswith(f"{former}."):
+            return f"unknown key {key}: it is {present}{key.removeprefix(former)} now"
     for group, (option, known) in PATHS.items():
         if key == known:
             return f"unknown key {key}: write {group}={option} {path_argument(key, expanded(bare(given)))}"

@@ -54,8 +54,8 @@ class Distillation(ConsistencyModule):
         if stage != "fit":
             return
         taught = self.teacher()
-        check_codec(taught, data_of(self.trainer).codec)
         D = as_denoiser(taught, "teacher.path")
+        check_codec(taught, data_of(self.trainer).codec)
         if isinstance(D, Map):
             check_lowest(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()
