@@ -23,7 +23,7 @@ from consistency.schedule.draws import ImageDraws
 from consistency.teachers.diffusers import diffusers
 from consistency.teachers.edm import edm
 from consistency.tensor import weights_sha256
-from tests.conftest import run
+from tests.conftest import ROOT, run
 from tests.reference import teachers as reference
 from tests.test_export_diffusers import SMALL, published, shaken
 from tests.test_others import file, sampled
@@ -238,6 +238,34 @@ def test_every_option_composes_with_samplers_and_a_network(name):
         with torch.device("meta"):
             assert instantiate(config.net, _convert_="all").takes is not None
         assert config.data.conditional is (config.net.classes > 0)
+
+
+def listed():
+    """The overrides of data/README.md for files of others, by entry point."""
+    text = (
+        (ROOT / "data/README.md")
+        .read_text()
+        .partition("## Weights of others")[2]
+        .partition("| for metrics")[0]
+    )
+    for row in re.findall(r"^\| `.*$", text, re.MULTILINE):
+        *_, model, training, _ = row.split("|")
+        for entry, cell in (("eval", model), ("train", training)):
+            if found := re.search(r"`(.*?)`", cell):
+                yield entry, found[1].replace("FOLDER", "images")
+
+
+@pytest.mark.parametrize(("entry", "words"), [*listed()], ids=lambda part: part)
+def test_the_overrides_of_the_list_compose(entry, words):
+    more = [] if entry == "eval" else ["run_dir=out", "hydra.run.dir=out"]
+    config = composed(entry, *words.split(), *more)
+    assert config.net.get("_target_")
+    if "start=teacher" in words:
+        assert config.module.start is not None
+
+
+def test_the_list_is_read():
+    assert len([words for entry, words in listed() if entry == "eval"]) == 14
 
 
 def place(i, n):
