@@ -143,6 +143,33 @@ def test_the_network_follows_the_data_where_nothing_is_given(tmp_path, images):
     assert ended.status == 0, ended.err
 
 
+def test_a_training_begins_with_a_consistency_function_that_teaches_none(tmp_path, images):
+    path, net = file(tmp_path / "network.pkl", "ECMPrecond")
+    words = [
+        *images,
+        "trainer=cpu",
+        "trainer.max_steps=2",
+        "data.batch_size=4",
+        "data.samples=4",
+        "teacher=edm",
+    ]
+    words += [
+        "net=ddpmpp",
+        "net.channels=8",
+        "net.embedding.channels=8",
+        "net.augment=9",
+        "optimizer.lr=1e-9",
+    ]
+    words += ["net.multipliers=[1,2]", "net.blocks=1", "net.attention=[4]", f"teacher.path={path}"]
+    begun = run("train.py", tmp_path / "ect", "experiment=ect_cifar10", *words)
+    assert begun.status == 0, begun.err
+    state = torch.load(tmp_path / "ect/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, tensor in edm(path, net()).net.state_dict().items():
+        assert torch.allclose(state[f"model.net.{name}"], tensor, atol=1e-6)
+    line = refused(run("train.py", tmp_path / "cd", "experiment=cd_cifar10", *words))
+    assert "is a consistency function, and a denoiser is needed here" in line
+
+
 REFUSED = [
     ([], "data= goes with a file of others: say what it is with as=NAME"),
     (["as=ect"], r"(net|data) has no value: give one with \1=NAME \("),
@@ -242,12 +269,8 @@ def test_every_option_composes_with_samplers_and_a_network(name):
 
 def listed():
     """The overrides of data/README.md for files of others, by entry point."""
-    text = (
-        (ROOT / "data/README.md")
-        .read_text()
-        .partition("## Weights of others")[2]
-        .partition("| for metrics")[0]
-    )
+    text = (ROOT / "data/README.md").read_text()
+    text = text.partition("## Weights of others")[2].partition("| for metrics")[0]
     for row in re.findall(r"^\| `.*$", text, re.MULTILINE):
         *_, model, training, _ = row.split("|")
         for entry, cell in (("eval", model), ("train", training)):
@@ -265,7 +288,7 @@ def test_the_overrides_of_the_list_compose(entry, words):
 
 
 def test_the_list_is_read():
-    assert len([words for entry, words in listed() if entry == "eval"]) == 14
+    assert len([words for entry, words in listed() if entry == "eval"]) == 15
 
 
 def place(i, n):

@@ -16,7 +16,7 @@ from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer, check_samplers
 from consistency.lit.restored import check_restorable
 from consistency.model.condition import Condition
-from consistency.model.maps import DenoiserLike, Map
+from consistency.model.maps import DenoiserLike, Map, one_time
 from consistency.nets.adm import ADM
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Sampler
@@ -128,11 +128,18 @@ class Module(LightningModule):
             for name, sampler in self.samplers.items()
         }
 
-    def paced(self) -> DenoiserLike:
-        """The denoiser, in evaluation mode, for long work: see `consistency.lit.pacing`."""
+    def paced(self) -> Callable[..., Tensor]:
+        """The model, in evaluation mode, for long work: see `consistency.lit.pacing`."""
+        return self._paced(self.model)
+
+    def paced_one_time(self) -> DenoiserLike:
+        """The same as a function of one level: (x, σ, c)."""
+        return self._paced(one_time(self.model))
+
+    def _paced(self, f: Map) -> Callable[..., Tensor]:
         data = data_of(self.trainer)
         self.largest = self.largest or largest(self.model, data)
-        return paced(self.model, data, most=self.largest)
+        return paced(f, data, most=self.largest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""

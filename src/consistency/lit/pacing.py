@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
-from consistency.model.maps import DenoiserLike
+from consistency.model.maps import Map, one_time
 from consistency.model.portions import Portions, portion
 from consistency.watch import tick
 
@@ -18,8 +17,8 @@ def uncounted(samples: int) -> None:
 
 
 def paced(
-    f: DenoiserLike, data: DataModule, done: Callable[[int], None] = tick, most: int | None = None
-) -> DenoiserLike:
+    f: Callable[..., Tensor], data: DataModule, done: Callable[[int], None] = tick, most: int | None = None
+) -> Callable[..., Tensor]:
     """f, called with no more samples at a time than take seconds on a CPU.
 
     Args:
@@ -29,14 +28,14 @@ def paced(
         most: samples of a call, where that is known already.
     """
     if most is None:
-        most = largest(f, data) if isinstance(f, nn.Module) else 2**31
+        most = largest(f, data) if isinstance(f, Map) else 2**31
     return Portions(f, most, done)
 
 
-def largest(f: nn.Module, data: DataModule) -> int:
+def largest(f: Map, data: DataModule) -> int:
     """Samples that a network takes at a time."""
     like = next(f.parameters())
     x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)
     label = torch.zeros(1, dtype=torch.long, device=like.device) if data.classes else None
     c = given_label(label)
-    return portion(f, lambda: f(x, 1.0, c), like.device)
+    return portion(f, lambda: one_time(f)(x, 1.0, c), like.device)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from consistency.model.condition import NONE, Condition
-from consistency.model.maps import DenoiserLike
+from consistency.model.condition import Condition
 
 WORK = 10**11  # floating-point operations of a call on a CPU: seconds, even where others are at work
 
@@ -20,24 +19,30 @@ class Portions:
     """f, called with at most so many samples at a time.
 
     Args:
-        f: the denoiser.
+        f: a map or a closed form.
         most: samples of a call.
         done: called after each call with its number of samples.
     """
 
-    f: DenoiserLike
+    f: Callable[..., Tensor]
     most: int
     done: Callable[[int], None]
 
-    def __call__(self, x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
-        """See `DenoiserLike`."""
+    def __call__(self, x: Tensor, *levels: Tensor | Condition) -> Tensor:
+        """f(x, *levels): σ, or both of a flow map's, and the condition."""
         found: list[Tensor] = []
         for first in range(0, len(x), self.most):
             rows = slice(first, first + self.most)
-            level = sigma[rows] if isinstance(sigma, Tensor) else sigma  # of all samples alike
-            found.append(self.f(x[rows], level, c.rows(rows)))  # type: ignore[arg-type]
+            found.append(self.f(x[rows], *(rows_of(level, rows) for level in levels)))
             self.done(len(found[-1]))
         return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def rows_of(level: Tensor | Condition | float, rows: slice) -> Tensor | Condition | float:
+    """What some of the samples are given; a number is that of all."""
+    if isinstance(level, Condition):
+        return level.rows(rows)
+    return level[rows] if isinstance(level, Tensor) else level
 
 
 def portion(f: nn.Module, call: Callable[[], Any], device: torch.device) -> int:

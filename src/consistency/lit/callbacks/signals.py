@@ -43,7 +43,7 @@ class Signals(Callback):
             return
         if self.kept is None:
             self.kept = self._trajectories(data_of(trainer), pl_module)
-        gaps = self.probe.measure(pl_module.paced(), self.kept)
+        gaps = self.probe.measure(pl_module.paced_one_time(), self.kept)
         pl_module.log_dict(gaps.means(), rank_zero_only=False, sync_dist=True)
         log_picture(trainer, "gap/by_sigma", lambda: figure(gaps))
 
