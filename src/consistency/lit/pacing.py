@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
