@@ -148,7 +148,7 @@ def test_a_training_begins_with_a_consistency_function_that_teaches_none(tmp_pat
     words = [
         *images,
         "trainer=cpu",
-        "trainer.max_steps=2",
+        "trainer.max_steps=8",
         "data.batch_size=4",
         "data.samples=4",
         "teacher=edm",
