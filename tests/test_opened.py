@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from consistency.teachers.edm import edm
 from consistency.tensor import weights_sha256
 from tests.conftest import ROOT, run
 from tests.reference import teachers as reference
+from tests.sessions import checkpoint
 from tests.test_export_diffusers import SMALL, published, shaken
 from tests.test_others import file, sampled
 from tests.test_teachers import ddpmpp, official_modules  # noqa: F401 - a fixture
@@ -207,6 +209,13 @@ def test_a_file_that_is_not_ours_asks_what_it_is(tmp_path, name, such):
         path.write_bytes(b"")
     line = refused(run("eval.py", tmp_path / "out", f"ckpt_path={path}"))
     assert f"choose what it is, such as {such}" in line
+
+
+@pytest.mark.parametrize("name", ["last.pt", "last.ckpt"])
+def test_a_checkpoint_of_ours_is_one_by_any_name(tmp_path, name):
+    shutil.copy(checkpoint(tmp_path, "method=ict", "data=ring", "budget=points"), tmp_path / name)
+    ended = run("eval.py", tmp_path / "out", f"ckpt_path={tmp_path / name}", "task.count=4")
+    assert ended.status == 0, ended.err
 
 
 def test_a_damaged_file_is_named_by_the_key_of_the_command(tmp_path, images):

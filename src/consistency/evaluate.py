@@ -123,8 +123,11 @@ def contents(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     """
     if config.get("as") is not None:
         return read_other(config)
-    check_said(config.ckpt_path)
-    return read_named(config.ckpt_path, trust=packages(config.trust))
+    try:
+        return read_named(config.ckpt_path, trust=packages(config.trust))
+    except UserError:
+        check_said(config.ckpt_path)
+        raise
 
 
 def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:

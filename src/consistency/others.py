@@ -124,7 +124,7 @@ def plain(node: Any) -> Any:
 
 
 def check_said(ckpt_path: str) -> None:
-    """Refuse a file of others where `as` does not say what it is.
+    """Of a file that cannot be read as ours: refuse one of others, where `as` does not say what it is.
 
     Raises:
         UserError: names a choice for such a file.
@@ -134,6 +134,6 @@ def check_said(ckpt_path: str) -> None:
     if folder or path.suffix in FOREIGN:
         such = "as=diffusers" if folder else "as=edm" if path.suffix == ".pkl" else "as=openai_consistency"
         raise UserError(
-            f"ckpt_path={path} is no checkpoint of this project, and does not say all that it is: choose "
+            f"ckpt_path={path} is no whole checkpoint of this project: if it is a file of others, choose "
             f"what it is, such as {such} net=NAME data=NAME (configs/as/)"
         )

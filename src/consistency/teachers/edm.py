@@ -54,7 +54,7 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser | Consistency:
         check_records(net, ema, pairs.items(), path)
         file = dict(ema.tensors())
         check_filters(net, file, path)
-        check_levels(precond, file.pop(LEVELS, None), path)
+        check_levels(precond, file, path)
     except UserError:
         raise
     except DAMAGE as error:
@@ -216,17 +216,18 @@ def check_filters(net: nn.Module, file: dict[str, Tensor], path: str | Path) -> 
             )
 
 
-def check_levels(precond: Precond, levels: Tensor | None, path: str | Path) -> None:
-    """Refuse noise levels other than those that its settings make.
+def check_levels(precond: Precond, file: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse noise levels of iDDPM other than those that its settings make.
 
     Args:
         precond: by its settings.
-        levels: u [M + 1] of the file, which iDDPM's have.
+        file: tensors, from which u [M + 1] is taken.
         path: of the file.
     """
     coordinate = precond.coordinate if isinstance(precond, Epsilon) else None
     if not isinstance(coordinate, Nearest):
         return
+    levels = file.pop(LEVELS, None)
     # theirs are a recursion in float32: off by 5e-4 at the lowest
     ours = torch.cat([coordinate.chain.levels.flip(0), torch.zeros(1, dtype=torch.float64)])
     if levels is None or levels.shape != ours.shape or not torch.allclose(levels.double(), ours, rtol=2e-3):

@@ -183,6 +183,7 @@ def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
         "weights": t.weights,
         "weights_sha256": t.weights_sha256,
         "role": t.role,
+        "file": t.path.name,
         "config": t.written,
     }
     found = {name: sampler.sigmas for name, sampler in t.found.items()}
