@@ -5,9 +5,13 @@ differ, and so do their hours, but ratios within one run can be compared.
 
 python -m tests.benchmarks onestep [net]: what a sample in one call costs beside the call of the bare
 network, the least it could.
+
+python -m tests.benchmarks loading [repeats]: seconds of `import consistency`, and of loading the shipped
+weights, beyond `import torch`, in processes of their own.
 """
 
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +29,7 @@ from consistency.objectives.reference import ReferenceFlow
 from consistency.sampling.samplers import OneStep
 from consistency.schedule.draws import StepDraws
 from consistency.tensor import expand
+from tests.conftest import ROOT
 from tests.test_configs import CONFIGS
 
 SHAPE = [3, 32, 32]
@@ -112,6 +117,19 @@ def overhead(*nets: str) -> None:
                 )
 
 
+def loading(repeats: str = "5") -> None:
+    """Measure and print what the library costs beyond torch."""
+    lines = ["import consistency as cm", f"cm.load({str(ROOT / 'data/weights/digits.safetensors')!r})"]
+    code = ["import time", "import torch", "t = time.perf_counter()", "print(time.perf_counter() - t)"]
+    for last in range(1, len(lines) + 1):
+        program = "\n".join([*code[:3], *lines[:last], code[3]])
+        seconds = [
+            float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+            for _ in range(int(repeats))
+        ]
+        print(f"{lines[last - 1].partition('(')[0]:<28}{statistics.median(seconds):7.3f} s beyond torch")
+
+
 def turns(a: Callable[[], object], b: Callable[[], object], at_most: float = 20.0) -> list[Turn]:
     """Seconds of a and of b, and their ratio, turn by turn, at least five after one to warm up."""
     a(), b()
@@ -132,4 +150,5 @@ def timed(run: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     first, *rest = sys.argv[1:] or ["ncsnpp"]
-    overhead(*rest) if first == "onestep" else main(first, *rest)
+    ways = {"onestep": overhead, "loading": loading}
+    ways[first](*rest) if first in ways else main(first, *rest)

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -12,11 +13,14 @@ from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build
 from consistency.evaluate import opened
+from consistency.export.model import Outgoing
 from consistency.files.checksum import content_sha256
+from consistency.library.model import Provenance
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.metrics.card import Memo
 from consistency.model.condition import NONE
 from consistency.run import train
+from consistency.schedule.sigma import Sigma
 from consistency.tasks.session import Session
 from consistency.teachers.sealed import FORMAT
 from tests.conftest import ROOT
@@ -43,6 +47,7 @@ def checkpoint(folder, *overrides):
         "config": plain,
         "callbacks": {},
         "global_step": 7,
+        "role": module.model.role,
         "experiment": "ict_digits",
     }
     AtomicCheckpointIO().save_checkpoint(kept, path)
@@ -67,6 +72,12 @@ def session(directory, ckpt, cache=None, precision="32-true", weights=None, over
     return Session(directory, fabric, precision, Memo(cache), None, lambda: opened(config, fabric))
 
 
+def outgoing(f, shape, classes, samplers, codec, sigma_min=0.002, **provenance):
+    """A model as formats get it, of which nothing is known but what is given."""
+    where = Provenance(Path("last.ckpt"), **provenance)
+    return Outgoing(f, tuple(shape), classes, samplers, codec, Sigma(sigma_min), where)
+
+
 class Watched:
     """The denoiser of a session, which counts its samples and may be stopped.
 
@@ -78,6 +89,7 @@ class Watched:
 
     def __init__(self, session, calls=None, f=None):
         self.f, self.calls, self.made, self.labels = f or session.trained.f, calls, [], []
+        self.role = session.trained.role
         session.trained = replace(session.trained, f=self)
 
     def __call__(self, x, sigma, c=NONE):

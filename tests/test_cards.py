@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from omegaconf import OmegaConf
 
 from consistency.files.configs import Package
 from consistency.lit.data.digits import Digits
@@ -39,9 +38,7 @@ def judge(data):
 @pytest.fixture
 def card(data, judge):
     how = protocol.protocol(TWO, judge, data, 5000, 3, "32-true", "ema")
-    what = protocol.model(
-        "ict_digits", "consistency function", 6000, SHA, OmegaConf.create({"sigma_data": 0.5}), data
-    )
+    what = protocol.model("ict_digits", "consistency function", 6000, SHA, {"sigma_data": 0.5}, data.codec)
     return Card(what, how, code(), "0123abc+")
 
 
@@ -110,7 +107,7 @@ def test_whatever_a_sampler_was_given_stands_on_its_card():
 @pytest.mark.parametrize("name", ["offset", "scale"])
 def test_the_same_weights_in_other_units_are_another_model(data, name):
     other = Digits(batch_size=8, **{name: 127.5})
-    one, two = (protocol.model("x", "denoiser", 1, SHA, OmegaConf.create({"a": 1}), d) for d in (data, other))
+    one, two = (protocol.model("x", "denoiser", 1, SHA, {"a": 1}, d.codec) for d in (data, other))
     assert one["denoiser_sha256"] != two["denoiser_sha256"]
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from consistency.build import build
 from consistency.codec.identity import digest, marks
 from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
+from consistency.edits import Denoise, Restore, Stroke, Vary
 from consistency.errors import UserError
 from consistency.export.diffusers import Diffusers
-from consistency.export.model import Model, frozen
+from consistency.export.model import Outgoing
 from consistency.export.onnx import Half, Onnx
 from consistency.export.torch_program import TorchExport
 from consistency.export.web import Web
@@ -28,8 +28,7 @@ from consistency.lit.data.points import Ring
 from consistency.metrics import protocol
 from consistency.metrics.fidelity import frechet
 from consistency.sampling.operators import Grey
-from consistency.sampling.samplers import onestep
-from consistency.tasks.make.changes import Denoise, Restore, Stroke, Vary, plan_of
+from consistency.sampling.samplers import OneStep
 from consistency.tasks.make.edit import Edit
 from consistency.tasks.make.export import Export
 from consistency.tasks.make.interpolate import Interpolate
@@ -41,7 +40,7 @@ from consistency.tasks.measure.ladder import Ladder, Search
 from consistency.tasks.measure.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as teacher
 from tests.codecs import Blocks
-from tests.sessions import checkpoint, composed, save_edited, session, train_here
+from tests.sessions import checkpoint, composed, outgoing, save_edited, session, train_here
 
 LEVELS = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
 BLOCKS = ["+data.codec._target_=tests.codecs.Blocks", "+data.codec.offset=77.85", "+data.codec.scale=191.7"]
@@ -75,9 +74,9 @@ def own(t, n=4, seed=0):
     """The first samples of a model by one call, as people see them; from the noise of task=sample."""
     from consistency.data.loader import RequestLoader
 
-    (request,) = RequestLoader(n, t.data.shape, n, seed)
+    (request,) = RequestLoader(n, t.shape, n, seed)
     with torch.no_grad():
-        return t.data.codec.decode(onestep(t.f, request.z, [80.0]))
+        return t.codec.decode(OneStep([80.0])(t.f, request.z))
 
 
 def images(folder):
@@ -246,14 +245,14 @@ class TestTasks:
     def test_its_card_names_the_codec(self, opened, ckpt, tmp_path):
         t = opened.trained
         found = {n["card"]["model"]["denoiser_sha256"] for n in Fidelity(count=8)(opened).numbers}
-        meaning = [OmegaConf.to_container(t.config.model), digest(CODEC)]
+        meaning = [{**t.provenance.config["model"], "_target_": FORMER_MAP}, digest(CODEC)]
         assert found == {sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()}
 
     def test_the_card_of_pixels_is_as_ever(self, ckpt, tmp_path):
         t = opened_at(tmp_path, ckpt)
-        node = {**OmegaConf.to_container(t.config.model), "_target_": FORMER_MAP}
+        node = {**t.provenance.config["model"], "_target_": FORMER_MAP}
         meaning = [node, t.data.offset, t.data.scale]
-        found = protocol.model(None, "", 0, "", t.config.model, t.data)["denoiser_sha256"]
+        found = protocol.model(None, "", 0, "", t.provenance.config["model"], t.codec)["denoiser_sha256"]
         assert found == sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def test_gaps_and_ladders_are_measured(self, opened):
@@ -265,7 +264,7 @@ class TestTasks:
     def test_what_means_something_in_any_space_is_decoded(self, opened):
         t = opened.trained
         u = t.data.real()[[0, -1]]
-        assert (plan_of(t, 4).low, plan_of(t, 4).high) == (-float("inf"), float("inf"))
+        assert (t.plan(4).low, t.plan(4).high) == (-float("inf"), float("inf"))
         Edit(Vary(0.01), samples=1, rows=2, count=2)(opened)
         made = images(opened.directory / "edited")
         assert made.shape == u.shape
@@ -356,7 +355,7 @@ class TestExport:
         )
         z = torch.randn(5, 1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
         with torch.no_grad():
-            expected = t.data.codec.decode(onestep(t.f, z[:, 0], [80.0]))
+            expected = t.codec.decode(OneStep([80.0])(t.f, z[:, 0]))
         run = onnxruntime.InferenceSession(out / "onnx" / "1step.onnx")
         (x,) = run.run(None, {"z": z.numpy()})
         assert x.shape == (5, 1, 8, 8)
@@ -372,7 +371,7 @@ class TestExport:
         Export({"onnx": Onnx()}, **FAST)(opened)
         z = torch.randn(3, 4, 4, 4)
         (x,) = onnxruntime.InferenceSession(out / "decoder.onnx").run(None, {"encoded": z.numpy()})
-        assert (Pixels().decode(torch.from_numpy(x)).int() - t.data.codec.decode(z).int()).abs().max() <= 1
+        assert (Pixels().decode(torch.from_numpy(x)).int() - t.codec.decode(z).int()).abs().max() <= 1
         said = json.loads((out / "model.json").read_text())
         assert said["codec"] == {**CODEC.about(), "shape": [1, 8, 8]}
         assert (said["shape"], said["pixels"]) == ([4, 4, 4], {"scale": 127.5, "offset": 127.5})
@@ -421,7 +420,7 @@ class TestExport:
 
     def test_points_and_pixels_need_no_program(self, ckpt, tmp_path):
         t = session(tmp_path, ckpt).trained
-        made = Model(frozen(t.f), t.data.shape, 0, {"1step": [80.0]}, 0.002, t.data.codec)
+        made = Outgoing.of(t, t.samplers)
         assert made.decoder() is None
-        assert made.pixels is t.data.codec or made.pixels == t.data.codec
-        assert Model(t.f, (2,), 0, {}, 0.002, Points()).pixels is None
+        assert made.pixels is t.codec or made.pixels == t.codec
+        assert outgoing(t.f, (2,), 0, {}, Points()).pixels is None

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from consistency.command.misread import ambiguous, misread
 from consistency.command.newest import check_not_last, named_last
 from consistency.command.paths import PATHS, expand_homes, literal
-from consistency.command.usage import first_comment, usage
+from consistency.command.usage import usage
 from consistency.console import explain
 from consistency.errors import UserError
+from consistency.files.experiments import first_comment
 from consistency.process.naming import LOCK
 from consistency.quoting import path_argument, path_override
 from consistency.schema.check import options

@@ -25,7 +25,7 @@ from tests.sessions import session, train_here
 from tests.test_swaps import CONFIGS, EXPERIMENTS
 
 SMALL = ["net.width=16", "net.blocks=1", "data.images=64", "trainer=cpu"]
-LAWS = ("curriculum", "rate", "net", "denoiser", "noise", "optimizer", "objective", "target", "distance")
+LAWS = ("curriculum", "rate", "net", "precond", "noise", "optimizer", "objective", "target", "distance")
 
 
 def plain(config, part):
@@ -213,7 +213,10 @@ def test_a_debug_run_is_no_part_of_an_ordinary_one(tmp_path, capsys):
     with pytest.raises(UserError, match=r"result.json is of a debug run \(debug=smoke\)"):
         read(run)
     capsys.readouterr()
-    assert session(tmp_path / "eval", tmp_path / "smoked" / "checkpoints" / "last.ckpt").trained.step == 4
+    assert (
+        session(tmp_path / "eval", tmp_path / "smoked" / "checkpoints" / "last.ckpt").trained.provenance.step
+        == 4
+    )
     assert "is of a debug run (debug=smoke): its numbers are no result" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from consistency.build import make
 from consistency.data.loader import ArrayData
+from consistency.edits import Denoise, Restore, Stroke, Vary
 from consistency.errors import UserError
 from consistency.model.condition import NONE
 from consistency.sampling.classical import PseudoInverse, TotalVariation, Wiener
@@ -18,7 +19,6 @@ from consistency.sampling.masks import all_but_hole
 from consistency.sampling.operators import BoxSuperResolution, Grey, Inpainting
 from consistency.schedule.draws import ImageDraws
 from consistency.schema.check import check_config
-from consistency.tasks.make.changes import Denoise, Restore, Stroke, Vary, plan_of
 from consistency.tasks.make.edit import Edit
 from consistency.tasks.make.inputs import MaskFile, inputs, read_mask
 from consistency.tasks.make.interpolate import Interpolate
@@ -231,19 +231,19 @@ class TestEdit:
         assert not (tmp_path / "out" / "edited").exists()
 
     def test_files_that_are_no_images_are_named(self, ckpt, tmp_path):
-        data = session(tmp_path / "out", ckpt).trained.data
+        t = session(tmp_path / "out", ckpt).trained
         (tmp_path / "text.png").write_text("hello")
         with pytest.raises(UserError, match=r"text\.png is not an image that can be read"):
-            inputs(str(tmp_path / "text.png"), data, 1)
+            inputs(str(tmp_path / "text.png"), t, 1)
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError, match="holds no image: expected"):
-            inputs(str(tmp_path / "empty"), data, 1)
+            inputs(str(tmp_path / "empty"), t, 1)
 
     def test_a_folder_gives_its_images_in_order(self, ckpt, tmp_path):
         (tmp_path / "in").mkdir()
         for seed, name in enumerate("ba"):
             photo(tmp_path / "in" / f"{name}.png", (8, 8), seed, "L")
-        found = inputs([str(tmp_path / "in")], session(tmp_path / "out", ckpt).trained.data, 1)
+        found = inputs([str(tmp_path / "in")], session(tmp_path / "out", ckpt).trained, 1)
         assert (found.names, tuple(found.u.shape)) == (["a", "b"], (2, 1, 8, 8))
         assert np.array_equal(found.u[1, 0].numpy(), read(tmp_path / "in" / "b.png"))
 
@@ -264,7 +264,7 @@ class TestEdit:
 
     def test_the_levels_are_the_runs_and_the_last_needs_no_call(self, ckpt, tmp_path):
         t = session(tmp_path, ckpt).trained
-        plan = plan_of(t, 11)
+        plan = t.plan(11)
         assert len(plan.sigmas) == 10
         assert plan.sigmas[0] == pytest.approx(80)
         assert plan.sigmas[-1] == pytest.approx(0.01672075323)

@@ -17,7 +17,7 @@ from consistency.errors import UserError
 from consistency.export import parts
 from consistency.export.diffusers import Diffusers, denoised
 from consistency.export.grid import grid_of
-from consistency.export.model import Model, frozen
+from consistency.export.model import frozen
 from consistency.model.condition import given_label
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
@@ -27,7 +27,7 @@ from consistency.teachers import unet2d
 from consistency.teachers.diffusers import described, diffusers
 from tests.conftest import run
 from tests.lists import multisteps
-from tests.sessions import checkpoint
+from tests.sessions import checkpoint, outgoing
 
 SIGMAS = {"1step": [80.0], "2step": [80.0, 0.821], "4step": [80.0, 24.4, 5.84, 0.661]}
 BOUNDARY = {"_target_": "consistency.model.precond.Boundary", "sigma_data": 0.5, "sigma_min": 0.002}
@@ -99,7 +99,7 @@ def model(net=MLP, precond=BOUNDARY, sigmas=SIGMAS, pixels=(127.5, 127.5)):
     f = frozen(shaken(described("test", "model", config)))
     about = {"config": {"model": config}, "experiment": "ict_digits", "step": 7, "weights": "raw"}
     codec = Pixels(*pixels) if len(net["shape"]) == 3 else Points()
-    return Model(f, tuple(net["shape"]), net.get("classes", 0), multisteps(sigmas), 0.002, codec, about)
+    return outgoing(f, net["shape"], net.get("classes", 0), multisteps(sigmas), codec, **about)
 
 
 def sampled(pipe, m, **words):

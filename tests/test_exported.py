@@ -1,13 +1,14 @@
 """Weights in one file without code: taken for a checkpoint, and for nothing that they are not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from consistency.errors import UserError
-from consistency.export.model import Model, frozen
+from consistency.export.model import Outgoing
 from consistency.export.programs import coefficients
 from consistency.export.weights import Safetensors
 from consistency.model.maps import Consistency
@@ -21,13 +22,10 @@ from tests.lists import multisteps
 from tests.sessions import checkpoint, session
 
 
-def outgoing(t, **sigmas):
-    about = {"experiment": t.experiment, "step": t.step, "weights": t.weights, "config": t.written}
-    return Model(
-        frozen(t.f), t.data.shape, t.data.classes,
-        multisteps(sigmas or {"1step": [80.0], "2step": [80.0, 0.821]}),
-        t.config.sigma.min, t.data.codec, about,
-    )  # fmt: skip
+def outgoing(t, config=None, **sigmas):
+    samplers = multisteps(sigmas or {"1step": [80.0], "2step": [80.0, 0.821]})
+    made = Outgoing.of(t, samplers)
+    return replace(made, provenance=replace(t.provenance, config=config or t.provenance.config))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +67,11 @@ def test_coefficients_make_the_denoiser_from_its_network(trained):
 
 def test_a_file_takes_the_place_of_its_checkpoint(trained, exported, tmp_path):
     again = session(tmp_path, exported).trained
-    assert again.weights == trained.weights
-    assert again.weights_sha256 == trained.weights_sha256
-    assert again.experiment == trained.experiment
-    assert again.step == trained.step
-    assert again.written == trained.written
+    assert again.provenance.weights == trained.provenance.weights
+    assert again.provenance.weights_sha256 == trained.provenance.weights_sha256
+    assert again.provenance.experiment == trained.provenance.experiment
+    assert again.provenance.step == trained.provenance.step
+    assert again.provenance.config == trained.provenance.config
     x, sigma = torch.randn(3, *trained.data.shape), torch.tensor([0.01, 1.0, 80.0])
     assert torch.equal(again.f(x, sigma), trained.f(x, sigma))
     assert torch.equal(teacher(exported)(x, sigma), trained.f(x, sigma))
@@ -81,9 +79,8 @@ def test_a_file_takes_the_place_of_its_checkpoint(trained, exported, tmp_path):
 
 def test_paths_below_the_working_directory_become_relative(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = outgoing(trained)
     own = {"teacher": {"path": str(tmp_path / "runs" / "x")}, "more": ["elsewhere", 1]}
-    model.about["config"] = {**trained.written, **own}
+    model = outgoing(trained, {**trained.provenance.config, **own})
     kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"].plain()
     assert kept["teacher"] == {"path": "runs/x"}
     assert kept["more"] == ["elsewhere", 1]
@@ -96,7 +93,7 @@ def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     own, other = again.samplers["1step"], again.samplers["2step"]
     assert own == OneStep([80.0])  # its σ are the run's own
     assert other == MultiStep([80.0, 1.25])
-    keep(file, again.weights_sha256, {"2step": Listed([80.0, 1.5])})  # a search after the export
+    keep(file, again.provenance.weights_sha256, {"2step": Listed([80.0, 1.5])})  # a search after the export
     assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 1.25)
     later = session(tmp_path / "eval", file, overrides=["found=true"]).trained.samplers
     assert later["2step"].sigmas == (80.0, 1.5)
@@ -165,8 +162,9 @@ def test_what_is_no_such_file_is_refused(exported, tmp_path):
 )
 def test_a_file_that_would_call_a_function_is_refused(trained, tmp_path, target):
     """Of ours, too: some write files. The functions that configs/ names are the exception."""
-    model = outgoing(trained)
-    model.about["config"] = {**trained.written, "denoiser": {"_target_": target, "path": str(tmp_path / "x")}}
+    model = outgoing(
+        trained, {**trained.provenance.config, "denoiser": {"_target_": target, "path": str(tmp_path / "x")}}
+    )
     file = Safetensors()(model, tmp_path).files[0]
     for opened in (teacher, lambda path: session(tmp_path / "eval", path).trained):
         with pytest.raises(UserError, match=f"would call {target}"):
@@ -175,8 +173,9 @@ def test_a_file_that_would_call_a_function_is_refused(trained, tmp_path, target)
 
 
 def test_a_file_that_would_call_something_foreign_is_refused(trained, tmp_path):
-    model = outgoing(trained)
-    model.about["config"] = {**trained.written, "net": {"_target_": "os.system", "command": "true"}}
+    model = outgoing(
+        trained, {**trained.provenance.config, "net": {"_target_": "os.system", "command": "true"}}
+    )
     file = Safetensors()(model, tmp_path).files[0]
     with pytest.raises(UserError, match=r"would call os\.system"):
         session(tmp_path / "eval", file).trained  # noqa: B018

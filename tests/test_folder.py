@@ -230,7 +230,7 @@ def test_a_damaged_cache_is_made_again(root, name, damage, capsys):
     }[damage]()
     after = module(root, conditional=True).data
     assert torch.equal(after.x, before.x)
-    assert torch.equal(after.c.label, before.c.label)
+    assert torch.equal(after.label, before.label)
     # A manifest that lost its last line break is as good as before.
     harmless = (name, damage) == ("manifest.json", "cut")
     assert len(notices(capsys)) == (0 if harmless else 1)

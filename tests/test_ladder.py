@@ -11,13 +11,14 @@ import torch
 from consistency import watch
 from consistency.errors import UserError
 from consistency.model.maps import Consistency
+from consistency.sampling.families import Family, families, named
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
 from consistency.sampling.search import Trials, search, widened
+from consistency.schedule.sigma import Sigma
 from consistency.tasks.make.sample import chosen
 from consistency.tasks.measure import schedules, timing
-from consistency.tasks.measure.families import Family, families, named
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import Search, others, own_lists, series, sizes, spaced
 from consistency.tasks.measure.schedule_file import Listed, read
@@ -31,7 +32,7 @@ SMALL = Ladder(calls=(1, 2, 3), count=50, batch=25, search=FEW, largest=4, patie
 
 def lists_of(ckpt, trained):
     """What is kept for the weights of a checkpoint."""
-    return (read(schedules.path_of(ckpt), "") or {})[trained.weights_sha256]
+    return (read(schedules.path_of(ckpt), "") or {})[trained.provenance.weights_sha256]
 
 
 def bowl(levels):
@@ -296,7 +297,7 @@ class TestFamilies:
         }  # neither a list of another length nor a family that the run has not
 
     def test_solvers_take_as_many_calls_as_their_names_say(self):
-        calls, sigma = [1, 2, 3, 4, 8, 35], {"min": 0.002, "max": 80.0, "rho": 7.0}
+        calls, sigma = [1, 2, 3, 4, 8, 35], Sigma()
         for family in (Family(HEUN), Family(Euler([1.0])), Family(Jumps([1.0])), Family(DPMSolver([1.0]))):
             made = spaced(family, calls, sigma)
             assert len(made) == len(sizes(family, calls))

@@ -6,6 +6,7 @@ import re
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from consistency.errors import UserError, plain
 from consistency.export import diffusers_page
 from consistency.export.grid import grid_of
 from consistency.export.model import Written
+from consistency.library.model import Provenance
 from consistency.lit.data.folder import tell
 from consistency.markup import code, escaped, fenced, literal
 from consistency.metrics import degradations
@@ -172,8 +174,8 @@ def hostile():
     """A model whose names somebody else chose."""
     name = "a|b\n# <script>\x1b[31m `c` [x](javascript:y)"
     m = mlp()
-    about = {"experiment": name, "weights": name, "weights_sha256": name, "step": 7}
-    return replace(m, samplers=multisteps({name: [80.0, 0.8], "1step": [80.0]}), about=about)
+    where = Provenance(Path("x"), 7, name, name, name)
+    return replace(m, samplers=multisteps({name: [80.0, 0.8], "1step": [80.0]}), provenance=where)
 
 
 def harmless(text):

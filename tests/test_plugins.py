@@ -299,7 +299,7 @@ class TestParts:
         ckpt = tmp_path / "run" / "checkpoints" / "last.ckpt"
         opened = session(tmp_path / "eval", ckpt, overrides=["trust=[other]"]).trained
         assert type(opened.data).__name__ == "Circle"
-        assert type(opened.module.objective).__name__ == "Objective"
+        assert type(opened.file.build("module", "objective")).__name__ == "Objective"
         with pytest.raises(UserError, match=r"would call other\.parts\.\w+ .*trust=\[other\]"):
             _ = session(tmp_path / "refused", ckpt).trained
 

@@ -508,14 +508,14 @@ class TestOverrides:
         with pytest.raises(UserError, match=r"is of another network: .*\(32.* there and \(16"):
             self.trained(kept, tmp_path, "+override.net.width=16")
         trained = self.trained(kept, tmp_path, "+override.net.dropout=0.25")
-        assert trained.config.model.net.dropout == trained.written["net"]["dropout"] == 0.25
-        assert trained.written["teacher"]["weights"] is None
+        assert trained.provenance.config["model"]["net"]["dropout"] == 0.25
+        assert trained.provenance.config["teacher"]["weights"] is None
 
     def test_a_value_is_changed_wherever_it_is_referred_to(self, kept, tmp_path):
         trained = self.trained(kept, tmp_path, "+override.sigma.max=40.0")
         assert trained.samplers["1step"].sigmas == (40.0,)
         assert trained.samplers["2step"].sigmas == (40.0, 0.821)
-        assert trained.config.sigma.max == 40.0
+        assert trained.sigma.max == 40.0
 
     def test_a_copy_that_differs_already_is_left_alone(self, kept, tmp_path):
         content = copy.deepcopy(kept)

@@ -33,5 +33,5 @@ def test_only_a_denoiser_is_measured_as_the_teacher(tmp_path, method, there):
     path = checkpoint(tmp_path / "first", f"method={method}", "data=ring", "budget=points")
     begun = ["method=ict", "data=ring", "budget=points", "start=teacher", f"teacher.path={path}"]
     found = session(tmp_path / "out", checkpoint(tmp_path, *begun))
-    assert isinstance(found.trained.module.start(), Denoiser if there else Consistency)
+    assert isinstance(found.trained.file.build("module", "start")(), Denoiser if there else Consistency)
     assert (teacher_of(found.trained) is not None) is there

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from consistency.errors import UserError
+from consistency.export.model import Outgoing
 from consistency.export.web.described import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
-from consistency.tasks.make.export import model_of
 from consistency.tasks.make.sample import chosen
 from consistency.tasks.measure import schedules
 from consistency.tasks.measure.fidelity import Fidelity
@@ -185,7 +185,7 @@ class TestLadder:
     def test_ladders_of_several_weights_do_not_meet(self, own, tmp_path, monkeypatch):
         """Hashes of weights stand for averages: this checkpoint has none."""
         with monkeypatch.context() as patch:
-            patch.setattr("consistency.evaluate.weights_sha256", lambda state: "b")
+            patch.setattr("consistency.library.opening.weights_sha256", lambda state: "b")
             replace(SMALL, calls=(1, 3))(session(tmp_path, own))
         replace(SMALL, calls=(2,))(session(tmp_path, own))
         assert session(tmp_path, own).trained.found.keys() == {"2step"}
@@ -193,7 +193,7 @@ class TestLadder:
 
     def test_an_origin_says_what_was_searched(self, own, tmp_path):
         SMALL(session(tmp_path, own))
-        digest = session(tmp_path, own).trained.weights_sha256
+        digest = session(tmp_path, own).trained.provenance.weights_sha256
         for name, listed in read(schedules.path_of(own), "")[digest].items():
             assert f"{len(listed.sigmas)}step" == name
             assert listed.origin._replace(value=0.0) == Origin("FD(digits)", 0.0, count=20, seed=1, budget=3)
@@ -210,7 +210,7 @@ class TestLadder:
             SMALL(begun)
 
     def test_a_line_says_which_lists_replace_those_of_the_run(self, own, tmp_path, capsys):
-        digest = session(tmp_path, own).trained.weights_sha256
+        digest = session(tmp_path, own).trained.provenance.weights_sha256
         schedules.keep(own, digest, {"1step": Listed([80.0], GOOD), "2step": Listed([80.0, 0.5], GOOD)})
         assert capsys.readouterr().err == ""
         later = session(tmp_path, own).trained
@@ -263,11 +263,11 @@ def test_a_sampler_that_was_found_is_named_with_the_override_that_adds_it(own, t
 class TestExported:
     @pytest.fixture
     def model(self, own, tmp_path):
-        digest = session(tmp_path, own).trained.weights_sha256
+        digest = session(tmp_path, own).trained.provenance.weights_sha256
         found = {f"{n}step": Listed([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
         schedules.keep(own, digest, found)
         t = session(tmp_path, own).trained
-        return model_of(t, chosen(t, None))
+        return Outgoing.of(t, chosen(t, None))
 
     def test_a_file_brings_lists_that_the_run_has_no_sampler_of(self, model, tmp_path, capsys):
         file = Safetensors()(model, tmp_path).files[0]
@@ -277,7 +277,7 @@ class TestExported:
         assert chosen(again, ["4step"])["4step"].sigmas == (80.0, 9.0, 3.0, 1.0)
         assert f"{file}: 2step 80, 9 in place of 80, 0.821\n" in capsys.readouterr().err
         schedules.keep(
-            file, again.weights_sha256, {"2step": Listed([80.0, 0.821], GOOD)}
+            file, again.provenance.weights_sha256, {"2step": Listed([80.0, 0.821], GOOD)}
         )  # the run's own again
         assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 0.821)
 

@@ -11,21 +11,22 @@ from hydra import initialize_config_dir
 from lightning import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from consistency.build import build
 from consistency.errors import UserError
 from consistency.evaluate import opened
 from consistency.files.checksum import content_sha256
-from consistency.lit.callbacks.signals import Signals, excerpt, follows_teacher
+from consistency.lit.callbacks.signals import Signals, excerpt
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
 from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
 from consistency.model.condition import Condition
 from consistency.run import check_metric
 from consistency.tasks.measure.gap import Gap
+from consistency.tasks.measure.teacher import follows_teacher
 from consistency.tasks.session import Session
 from consistency.tensor import expand
 from consistency.truth.oracle import Mixture
 from tests.conftest import ROOT, SMALL, run
+from tests.sessions import checkpoint, session
 from tests.test_configs import composed
 from tests.test_user import GAPS
 
@@ -344,9 +345,9 @@ def test_a_student_is_held_against_its_teacher_for_as_long_as_there_is_one(stude
         (["experiment=sct_digits"], False),  # starts from a teacher, and follows the data
     ],
 )
-def test_a_task_measures_on_the_trajectories_of_the_run(overrides, follows, tmp_path, hydra):
-    _, module = build(composed(*overrides, f"run_dir={tmp_path}"))
-    assert follows_teacher(module) is follows
+def test_a_task_measures_on_the_trajectories_of_the_run(overrides, follows, tmp_path):
+    trained = session(tmp_path / "eval", checkpoint(tmp_path, *overrides)).trained
+    assert follows_teacher(trained) is follows
 
 
 def test_numbers_that_a_task_cannot_use_are_refused_by_their_key(digits, tmp_path, hydra):

@@ -298,7 +298,7 @@ class TestNames:
 
     def test_the_directory_of_a_run_stands_for_its_newest_checkpoint(self, tmp_path):
         path = checkpoint(tmp_path / "run")
-        assert session(tmp_path / "page", path.parent.parent).trained.path == path
+        assert session(tmp_path / "page", path.parent.parent).trained.provenance.path == path
         assert resume_from(str(tmp_path / "run"), tmp_path / "other")[0] == path
         assert resume_from(str(tmp_path / "run"), tmp_path / "run")[0] == path
         with pytest.raises(UserError, match="holds a run already"):

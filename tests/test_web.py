@@ -19,7 +19,7 @@ from torch import nn
 from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.errors import UserError
-from consistency.export.model import Model, frozen
+from consistency.export.model import frozen
 from consistency.export.web import Web, check, check_size, runtime
 from consistency.export.web.beside import checked
 from consistency.export.web.described import described, lists, plan
@@ -34,6 +34,7 @@ from consistency.sampling.editing import redraw, slerp
 from consistency.sampling.levels import karras_sigmas
 from tests.conftest import ROOT
 from tests.lists import multisteps
+from tests.sessions import outgoing
 from tests.waits import LIMIT
 
 PAGE = ROOT / "src" / "consistency" / "export" / "web" / "page"
@@ -69,7 +70,7 @@ def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     frozen(f)
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
     codec = Pixels(100.0, 110.0) if len(shape) == 3 else Points()
-    return Model(f, shape, classes, multisteps(sigmas), 0.002, codec, ABOUT)
+    return outgoing(f, shape, classes, multisteps(sigmas), codec, **ABOUT)
 
 
 def mlp(shape=(1, 6, 4), classes=0, **more):

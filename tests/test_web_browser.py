@@ -82,9 +82,9 @@ def page(tmp_path_factory):
     """The page of a model with a long name."""
     pytest.importorskip("onnxscript")
     folder, model = tmp_path_factory.mktemp("page"), mlp(shape=(1, 8, 8), classes=10)
-    about = {**model.about, "experiment": "a_name_of_one_word_that_is_wider_than_a_telephone"}
+    where = replace(model.provenance, experiment="a_name_of_one_word_that_is_wider_than_a_telephone")
     try:
-        written = Web(ROOT / "data" / "cache")(replace(model, about=about), folder)
+        written = Web(ROOT / "data" / "cache")(replace(model, provenance=where), folder)
     except UserError as error:
         if "cannot be downloaded" in str(error):
             pytest.skip(str(error))

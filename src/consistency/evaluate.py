@@ -9,32 +9,32 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.build import make, run_directory
+from consistency.build import begin, compiled, make, run_directory
 from consistency.command.checks import check_no_training
 from consistency.errors import UserError
 from consistency.files.directory import alone_in
 from consistency.files.registry import UNBUILT, packages
+from consistency.library import opening
 from consistency.lit.callbacks.agreement import flat
 from consistency.lit.peers import together
 from consistency.lit.standing import ended, measured
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
+from consistency.model.maps import Map
 from consistency.others import check_said, read_other
 from consistency.process.notices import notice
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, nothing_begun, settle
-from consistency.reopen import adapted, changed, check_codec, judge, rebuilt, without
+from consistency.reopen import adapted, changed, data_of, judge, number, without
 from consistency.result import commit, device_name, ending, environment, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.schema.hardware import check_hardware
 from consistency.summary import count
 from consistency.sweep.single import check_free, check_single
-from consistency.tasks.measure.families import named
-from consistency.tasks.measure.schedules import REMEDY, found_for, path_of, taken_up
+from consistency.tasks.measure.schedules import found_for, with_found
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.teachers.checkpoint import check_averages, read_named, weights_of
+from consistency.teachers.checkpoint import read_named
 from consistency.teachers.debugged import debug_of
-from consistency.tensor import weights_sha256
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -83,36 +83,24 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         notice(f"{path} is of a debug run ({cut}): its numbers are no result to compare")
     written, changes = changed(kept["config"], config)
     check_config(OmegaConf.create(without(written.plain(), *UNBUILT)), "train")
+    begin(number(written, "seed", 0), config.threads or number(written, "threads", None))
+    model = opening.opened(path, kept, written, config.weights)
+    if isinstance(model.f, Map):
+        compiled(model.f, written.content.get("compile") is True)
     brought = adapted(written, changes, config)
-    trained = OmegaConf.create(without(brought.plain(), "callbacks", "logger"))
-    OmegaConf.set_readonly(trained, True)
-    name, weights = weights_of(kept, config.weights)
-    data, module = rebuilt(brought, config, changes, weights)
-    check_codec(path, kept, data, changes)
-    check_averages(path, kept, module.model)
-    module.model.load_state_dict(weights)
-    digest = weights_sha256(weights)
-    module.to(fabric.device)
-    found = found_for(path, digest, module.samplers, trained.sigma.min) if config.found else {}
-    brings = named(kept.get("sigmas", {}), module.samplers, trained.sigma.min)
-    as_trained = Trained(
-        path=path,
-        step=kept["global_step"],
-        experiment=kept.get("experiment"),
-        config=trained,
-        written=written.plain(),
-        data=data,
-        module=module.eval(),
-        f=module.model,
-        weights=name,
-        weights_sha256=digest,
-        samplers=module.samplers,
-        found={},
+    data = data_of(brought, changes, model, Path(config.data_dir))
+    trained = Trained(
+        **vars(model.to(fabric.device)),
+        own=opening.samplers_of(written),
+        make_data=lambda: data,
         make_judge=cache(lambda: make(config.metric) if config.get("metric") else judge(brought)),
+        file=written,
         follows=config.found,
     )
-    rest = {name: sampler for name, sampler in brings.items() if name not in found}
-    return taken_up(taken_up(as_trained, rest, path), found, path_of(path), REMEDY)
+    if not config.found:
+        return trained
+    digest = model.provenance.weights_sha256
+    return with_found(trained, found_for(path, digest, trained.own, model.sigma.min))
 
 
 def contents(config: DictConfig) -> tuple[Path, dict[str, Any]]:
@@ -136,17 +124,17 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
     result: dict[str, Any] = {"metrics": outcome.metrics, "overrides": overrides}
     paths = outcome.paths
     if "trained" in vars(session):
-        t = session.trained
+        t, where = session.trained, session.trained.provenance
         result |= {
-            "experiment": t.experiment,
-            **({"debug": said.removeprefix("debug=")} if (said := debug_of(t.written)) else {}),
+            "experiment": where.experiment,
+            **({"debug": said.removeprefix("debug=")} if (said := debug_of(where.config)) else {}),
             "role": t.role,
-            "steps": t.step,
+            "steps": where.step,
             "images": outcome.images,
-            "parameters": count(t.module),
-            "weights_sha256": {t.weights: t.weights_sha256},
+            "parameters": count(t.f),
+            "weights_sha256": {where.weights: where.weights_sha256},
         }
-        paths = {**paths, "checkpoint": str(t.path)}
+        paths = {**paths, "checkpoint": str(where.path)}
     result |= {
         "seconds": seconds,
         "numbers": outcome.numbers,

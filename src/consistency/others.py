@@ -17,8 +17,8 @@ from consistency.files.description import described
 from consistency.files.paths import absent
 from consistency.files.registry import packages
 from consistency.files.upgrade import PREFIX
+from consistency.library.opening import check_samplers
 from consistency.lit.data.module import DataModule
-from consistency.lit.rehearsal import check_samplers
 from consistency.model.maps import Map
 
 GROUP = "as"

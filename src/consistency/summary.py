@@ -9,8 +9,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer
 from omegaconf import DictConfig
+from torch import nn
 
-from consistency.build import callbacks_of, experiment, of_type
+from consistency.build import callbacks_of, experiment, of_type, plain
 from consistency.errors import Spoiled, UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs
@@ -58,7 +59,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         "seconds": seconds(segments),
         "validation": spent(trainer),
         "segments": segments,
-        "parameters": count(module),
+        "parameters": count(module.model),
         **costs(trainer, module),
         "weights_sha256": hashes,
         "device": device_name(module.device),
@@ -83,7 +84,8 @@ def numbers(
     """The judge's numbers with their cards, by sampler; none where nobody judges."""
     data = data_of(trainer)
     ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
-    what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], config.model, data)
+    meaning = plain(config)["model"]
+    what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], meaning, data.codec)
     program, found = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
         for name, sampler in module.samplers.items():
@@ -106,9 +108,9 @@ def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
     return {"memory_mib": watched.memory_mib, "calls": {"training": watched.calls, "sampling": sampling}}
 
 
-def count(module: Module) -> int:
-    """Learned parameters of the network."""
-    return sum(p.numel() for p in module.model.parameters())
+def count(f: object) -> int:
+    """Parameters of a network; none of a closed form."""
+    return sum(p.numel() for p in f.parameters()) if isinstance(f, nn.Module) else 0
 
 
 def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:

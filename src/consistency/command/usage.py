@@ -4,10 +4,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from consistency.command.misread import added_groups, entry_groups
-from consistency.files.configs import file_of, options
+from consistency.files.configs import options
+from consistency.files.experiments import described
 from consistency.process.entry import entry, typed
 
 WIDTH = 110
@@ -39,8 +39,8 @@ def usage() -> str:
         *(" ".join([*typed(), "[-m]", use, "[GROUP=NAME ...] [KEY=VALUE ...]"]) for use in USE[name]),
         "",
         f"{first}=",
-        *described(first),
-        *(["", "budget=", *described("budget")] if name == "train" else []),
+        *lines_of(first),
+        *(["", "budget=", *lines_of("budget")] if name == "train" else []),
         "",
         "Groups; GROUP=NAME puts another part in place:",
     ]
@@ -51,18 +51,12 @@ def usage() -> str:
     return "\n".join([*lines, "", *config_of(first)])
 
 
-def described(group: str) -> Iterator[str]:
+def lines_of(group: str) -> Iterator[str]:
     """A line for each option of a group: its name, and the first comment of its file."""
-    names = options(group)
-    width = max(map(len, names)) + 4
-    for name in names:
-        yield f"  {name:<{width - 2}}{first_comment(file_of(f'{group}/{name}'))}".rstrip()
-
-
-def first_comment(file: Path) -> str:
-    """The first comment of a file of configs/ that is for people."""
-    lines = (line for line in file.read_text("utf-8").splitlines() if line.startswith("# "))
-    return next((line[2:] for line in lines if not line.startswith("# @package")), "")
+    found = dict(described(group))
+    width = max(map(len, found)) + 4
+    for name, comment in found.items():
+        yield f"  {name:<{width - 2}}{comment}".rstrip()
 
 
 def aligned(name: str, text: str, width: int) -> list[str]:

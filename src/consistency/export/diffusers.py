@@ -17,7 +17,7 @@ from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
 from consistency.export.diffusers_page import PIXELS, page
 from consistency.export.grid import RHO, Grid, grid_of
-from consistency.export.model import Model, Run, Written, check_plain
+from consistency.export.model import Outgoing, Run, Written, check_plain
 from consistency.export.parts import library
 from consistency.model.condition import given_label
 from consistency.model.precond import EDM, Boundary
@@ -39,7 +39,7 @@ class Diffusers:
 
     tolerance: float = 1e-3
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`. The pipeline itself is run as well, on the levels that its scheduler knows.
 
         Raises:
@@ -65,7 +65,7 @@ class Diffusers:
         return Written(sorted(p for p in folder.rglob("*") if p.is_file()), runs, self.tolerance)
 
 
-def check(model: Model) -> None:
+def check(model: Outgoing) -> None:
     """Refuse what no pipeline can sample.
 
     Raises:
@@ -95,20 +95,20 @@ def check(model: Model) -> None:
             )
 
 
-def foreign(model: Model) -> str | None:
+def foreign(model: Outgoing) -> str | None:
     """Why the network is none of the library's; None where it is one."""
     if model.f.precond != Boundary(sigma_data(model), model.sigma_min, TIME_SCALE):
         return f"denoiser is not `boundary` with time_scale={TIME_SCALE:g}"
     return unet2d.unlike(model.f.net)
 
 
-def sigma_data(model: Model) -> float:
+def sigma_data(model: Outgoing) -> float:
     """Of the scheduler's scalings: the model's own where it has one, or else any would do."""
     precond = model.f.precond
     return precond.sigma_data if isinstance(precond, Boundary | EDM) else 0.5
 
 
-def standard(theirs: Any, model: Model) -> nn.Module:
+def standard(theirs: Any, model: Outgoing) -> nn.Module:
     """The network as a UNet2DModel."""
     net = model.f.net
     assert isinstance(net, unet2d.UNet)
@@ -117,7 +117,7 @@ def standard(theirs: Any, model: Model) -> nn.Module:
     return unet.eval()
 
 
-def component(model: Model) -> nn.Module:
+def component(model: Outgoing) -> nn.Module:
     """The network as it is, in the place of a UNet2DModel."""
     from consistency.export.diffusers_network import Network
 
@@ -133,7 +133,7 @@ def component(model: Model) -> nn.Module:
     return unet.eval()
 
 
-def scheduler(theirs: Any, model: Model, grid: Grid) -> Any:
+def scheduler(theirs: Any, model: Outgoing, grid: Grid) -> Any:
     """The levels; what is denoised is never clipped, as in training."""
     return theirs.CMStochasticIterativeScheduler(
         num_train_timesteps=grid.N,
@@ -164,7 +164,7 @@ class Stream:
         return torch.rand(n, generator=self.generator, dtype=torch.float64).to(device)
 
 
-def difference(pipe: Any, model: Model, timesteps: Sequence[int]) -> float:
+def difference(pipe: Any, model: Outgoing, timesteps: Sequence[int]) -> float:
     """Greatest difference of the pipeline's samples from the model's, for the same noise and σ.
 
     Its images are clipped: what they are made of comes from its callback.
@@ -186,7 +186,7 @@ def difference(pipe: Any, model: Model, timesteps: Sequence[int]) -> float:
     return (found[-1] - own).abs().max().item()
 
 
-def run_of(pipe: Any, model: Model, sigmas: Sequence[float]) -> Run:
+def run_of(pipe: Any, model: Outgoing, sigmas: Sequence[float]) -> Run:
     """A sampler at its own σ, known to the scheduler or not: network and scalings are the folder's."""
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from consistency.codec.pixels import Pixels, pixels_of
 from consistency.export.grid import Grid
-from consistency.export.model import Model
+from consistency.export.model import Outgoing
 from consistency.files.configs import trusted
 from consistency.markup import code, literal
 from consistency.table import Table
@@ -13,7 +13,7 @@ NO_STEPS = "none: it begins elsewhere, or its levels are too close"
 PIXELS = "export=diffusers makes", "choose export=onnx, which decodes"
 
 
-def page(model: Model, grid: Grid, impure: str | None) -> str:
+def page(model: Outgoing, grid: Grid, impure: str | None) -> str:
     """What the folder holds, who can load it, at which levels it samples, and what its images are.
 
     Args:
@@ -26,7 +26,7 @@ def page(model: Model, grid: Grid, impure: str | None) -> str:
     )
 
 
-def head(model: Model, impure: str | None) -> Iterator[str]:
+def head(model: Outgoing, impure: str | None) -> Iterator[str]:
     """What it is."""
     about = model.about
     yield f"# {literal(about.get('experiment') or 'A consistency model')}, for diffusers"
@@ -41,7 +41,7 @@ def head(model: Model, impure: str | None) -> Iterator[str]:
         yield "The library logs that it expected a UNet2DModel; it has what it needs."
 
 
-def use(model: Model, grid: Grid, impure: str | None) -> Iterator[str]:
+def use(model: Outgoing, grid: Grid, impure: str | None) -> Iterator[str]:
     """How it is loaded."""
     label = f", class_labels=[{', '.join(str(i % model.classes) for i in range(4))}]" if model.classes else ""
     yield ""
@@ -62,7 +62,7 @@ def use(model: Model, grid: Grid, impure: str | None) -> Iterator[str]:
     yield "```"
 
 
-def levels(model: Model, grid: Grid) -> Iterator[str]:
+def levels(model: Outgoing, grid: Grid) -> Iterator[str]:
     """Which numbers stand for which σ list."""
     yield ""
     yield f"The scheduler has {grid.N} levels, from σ = {grid.sigma_max:g}, which is number 0, to"
@@ -82,7 +82,7 @@ def shown(sigmas: Sequence[float]) -> str:
     return ", ".join(f"{sigma:.6g}" for sigma in sigmas)
 
 
-def pixels(model: Model) -> Iterator[str]:
+def pixels(model: Outgoing) -> Iterator[str]:
     """What the numbers in the images mean."""
     codec = pixels_of(model.codec, *PIXELS)
     if codec == Pixels():  # what the pipeline takes for offset and scale

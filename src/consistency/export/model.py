@@ -1,49 +1,69 @@
 """What every format is given, and what it gives back."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from consistency.codec.codec import Codec
 from consistency.codec.pixels import Pixels
+from consistency.codec.program import check_program
 from consistency.errors import UserError
-from consistency.export.programs import Decoded
+from consistency.library.model import CPU, Model
 from consistency.model.maps import Map
-from consistency.sampling.programs import Program
+from consistency.sampling.programs import Decoded, Program
 from consistency.sampling.samplers import MultiStep, OneStep, Sampler
 
+M = TypeVar("M", bound=nn.Module)
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
 Run = Callable[..., Tensor]  # (*Inputs) -> images or points, decoded
-CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A trained model on its way out.
-
-    Args:
-        f: its map with the weights that were asked for, in float32, frozen, on the CPU.
-        shape: of what networks see of a sample, (C, H, W) or (D,); people see `codec.decoded(shape)`.
-        classes: that it knows, 0 of one without labels.
-        samplers: to be exported, by name, such as `1step` or `heun35`.
-        sigma_min: ε.
-        codec: what x means, in whose units the network computes.
-        about: what it is, as plain data: config, experiment, step, weights and their hash.
-        found: σ lists that were found for these weights, by name; some may have no sampler.
-    """
+class Outgoing(Model):
+    """A model on its way out: frozen, in float32, on the CPU, with the samplers that are exported."""
 
     f: Map
-    shape: tuple[int, ...]
-    classes: int
-    samplers: Mapping[str, Sampler]
-    sigma_min: float
-    codec: Codec
-    about: dict[str, Any] = field(default_factory=dict)
-    found: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model, samplers: Mapping[str, Sampler]) -> "Outgoing":
+        """A copy of a model for exports.
+
+        Args:
+            model: any; it stays as it is.
+            samplers: to be exported, by name.
+
+        Raises:
+            UserError: it has no network, or its codec cannot be exported.
+        """
+        if not isinstance(model.f, Map):
+            raise UserError(
+                f"ckpt_path={model.provenance.path} holds no network that can be exported: choose a run of a "
+                "network"
+            )
+        check_program(model.codec, model.shape)
+        kept = {each.name: getattr(model, each.name) for each in fields(cls)}
+        return cls(**{**kept, "f": frozen(copy.deepcopy(model.f)), "samplers": samplers})
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it is, as plain data: experiment, step, weights and their hash, role, config."""
+        where = self.provenance
+        return {
+            "experiment": where.experiment,
+            "step": where.step,
+            "weights": where.weights,
+            "weights_sha256": where.weights_sha256,
+            "role": self.role,
+            "config": where.config,
+        }
+
+    @property
+    def sigma_min(self) -> float:
+        """ε."""
+        return self.sigma.min
 
     @property
     def sigmas(self) -> dict[str, Sequence[float]]:
@@ -53,7 +73,7 @@ class Model:
     @property
     def lists(self) -> dict[str, Sequence[float]]:
         """All σ lists that are known for these weights, by name."""
-        return {**self.found, **{name: each.sigmas for name, each in self.samplers.items()}}
+        return {name: each.sigmas for name, each in {**self.found, **self.samplers}.items()}
 
     @property
     def pixels(self) -> Pixels | None:
@@ -61,10 +81,6 @@ class Model:
         if type(self.codec) is Pixels:
             return self.codec
         return Pixels() if self.codec.visible else None
-
-    def with_map(self, f: Map) -> "Model":
-        """The same model with another map."""
-        return replace(self, f=f)
 
     def programs(self) -> dict[str, Program | Decoded]:
         """Every sampler as a module, by name; it ends with the codec's own program, where there is one."""
@@ -119,7 +135,7 @@ class Written(NamedTuple):
 class Format(Protocol):
     """(model, folder) -> what was written there."""
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """Write files into an empty folder, and read them back.
 
         Raises:
@@ -128,7 +144,7 @@ class Format(Protocol):
         ...
 
 
-def check_plain(model: Model, name: str) -> None:
+def check_plain(model: Outgoing, name: str) -> None:
     """Refuse samplers with options that the loops of others do not have.
 
     Args:
@@ -146,6 +162,6 @@ def check_plain(model: Model, name: str) -> None:
             )
 
 
-def frozen(f: nn.Module) -> nn.Module:
+def frozen(f: M) -> M:
     """In evaluation mode, without gradients, in float32 on the CPU."""
     return f.eval().requires_grad_(False).float().cpu()

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from consistency.export.model import Model, Run, Written
+from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import EXAMPLE, NETWORK, Program, about, dynamic, library, quiet, written
 from consistency.model.condition import NONE, Condition
 
@@ -24,7 +24,7 @@ class Precision(Protocol):
         """See `Written`."""
         ...
 
-    def model(self, model: Model) -> Model:
+    def model(self, model: Outgoing) -> Outgoing:
         """The model that is exported."""
         ...
 
@@ -43,7 +43,7 @@ class Full:
 
     tolerance: float | None = 1e-4
 
-    def model(self, model: Model) -> Model:
+    def model(self, model: Outgoing) -> Outgoing:
         """The same."""
         return model
 
@@ -61,7 +61,7 @@ class Half:
 
     tolerance: float | None = None
 
-    def model(self, model: Model) -> Model:
+    def model(self, model: Outgoing) -> Outgoing:
         """The model with a network of half the size."""
         return model.with_map(type(model.f)(Halved(model.f.net), model.f.precond).eval())
 
@@ -98,7 +98,7 @@ class Int8:
     per_channel: bool = True
     tolerance: float | None = None
 
-    def model(self, model: Model) -> Model:
+    def model(self, model: Outgoing) -> Outgoing:
         """The same."""
         return model
 
@@ -129,7 +129,7 @@ class Onnx:
 
     precision: Precision = Full()
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`."""
         for name in ("onnx", "onnxscript", "onnxruntime"):
             library(name)

@@ -19,7 +19,7 @@ from torch import nn
 
 from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
-from consistency.export.model import Inputs, Model, Run, Written
+from consistency.export.model import Inputs, Outgoing, Run, Written
 from consistency.export.programs import Network
 
 NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
@@ -46,7 +46,7 @@ Write = Callable[[Program, Path], Run]  # a file, and what it does when it is re
 How = Callable[[str, tuple[int, ...], int], str]
 
 
-def programs(model: Model) -> dict[str, Program]:
+def programs(model: Outgoing) -> dict[str, Program]:
     """All of a model, by name."""
     label = ("label",) if model.classes else ()
     found = {
@@ -60,12 +60,12 @@ def programs(model: Model) -> dict[str, Program]:
     return {**found, NETWORK: network}
 
 
-def encoded(model: Model, batch: int, seed: int = 0) -> Inputs:
+def encoded(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
     """Something like what networks see: x [B, ...] of standard deviation 1/2."""
     return (0.5 * torch.randn(batch, *model.shape, generator=torch.Generator().manual_seed(seed)),)
 
 
-def states(model: Model, batch: int, seed: int = 0) -> Inputs:
+def states(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
     """Scaled x [B, ...], c_noise [B] of levels from 0.02 to 80, and labels [B] if there are classes."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, *model.shape, generator=generator)
@@ -75,7 +75,7 @@ def states(model: Model, batch: int, seed: int = 0) -> Inputs:
 
 
 def written(
-    model: Model, folder: Path, ending: str, write: Write, tolerance: float | None, how: How, **more: Any
+    model: Outgoing, folder: Path, ending: str, write: Write, tolerance: float | None, how: How, **more: Any
 ) -> Written:
     """Every program of a model in a file of its own.
 
@@ -102,7 +102,7 @@ def written(
     return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
 
 
-def about(model: Model, program: Program) -> dict[str, str]:
+def about(model: Outgoing, program: Program) -> dict[str, str]:
     """What a program is, as text by key, for formats that can keep it."""
     sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
@@ -111,12 +111,12 @@ def about(model: Model, program: Program) -> dict[str, str]:
     known = {
         k: str(model.about[k])
         for k in ("experiment", "step", "weights", "weights_sha256")
-        if k in model.about
+        if model.about[k] is not None
     }
     return {**sigmas, **pixels, **known}
 
 
-def sigmas_of(model: Model, name: str) -> list[float]:
+def sigmas_of(model: Outgoing, name: str) -> list[float]:
     """The levels of a program's sampler; none of the bare network."""
     sampler = model.samplers.get(name)
     return [] if sampler is None else list(sampler.sigmas)

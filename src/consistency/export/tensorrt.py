@@ -13,7 +13,7 @@ from torch import Tensor
 
 from consistency.errors import UserError, at_least
 from consistency.export import onnx
-from consistency.export.model import Model, Run, Written
+from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import EXAMPLE, Program, about, library, written
 
 LEAST = 7  # samples that an export is verified with
@@ -35,7 +35,7 @@ class TensorRT:
     tf32: bool = False
     tolerance: float | None = 1e-3
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`.
 
         Raises:

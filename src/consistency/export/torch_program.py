@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from consistency.errors import UserError
-from consistency.export.model import Model, Run, Written
+from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import EXAMPLE, Program, about, dynamic, quiet, written
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -27,7 +27,7 @@ class TorchExport:
 
     tolerance: float | None = 1e-5
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`."""
 
         def write(program: Program, path: Path) -> Run:
@@ -50,7 +50,7 @@ class AOTInductor:
 
     tolerance: float | None = 1e-4
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`.
 
         Raises:

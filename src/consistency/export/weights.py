@@ -1,5 +1,6 @@
 """Weights in one safetensors file with their config, which this project takes for a checkpoint."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from consistency.codec.identity import digest
 from consistency.errors import UserError
-from consistency.export.model import Model, Written
+from consistency.export.model import Outgoing, Written
 from consistency.teachers.checkpoint import weights_of
 from consistency.teachers.exported import read_exported, write_exported
 
@@ -36,7 +37,7 @@ class Safetensors:
                 f"task.formats.safetensors.dtype={self.dtype} is not known: choose one of {', '.join(DTYPES)}"
             )
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """One file, and the model's samplers with the weights as they stand in it."""
         dtype, tolerance = DTYPES[self.dtype]
         path = folder / "model.safetensors"
@@ -45,7 +46,8 @@ class Safetensors:
             for name, tensor in model.f.state_dict().items()
         }
         sigmas = {name: list(levels) for name, levels in model.lists.items()}
-        write_exported(path, state, portable({**model.about, "codec": digest(model.codec), "sigmas": sigmas}))
+        known = {"codec": digest(model.codec), "names": model.provenance.classes, "sigmas": sigmas}
+        write_exported(path, state, portable({**model.about, "step": model.provenance.step or 0, **known}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])
         return Written([path], model.with_map(f).programs(), tolerance)
@@ -53,9 +55,9 @@ class Safetensors:
 
 def portable(node: Any) -> Any:
     """Plain data whose paths below the working directory are relative to it: the file is meant for others."""
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         return {key: portable(value) for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         return [portable(value) for value in node]
     here = f"{Path.cwd()}/"
     return node.removeprefix(here) if isinstance(node, str) else node

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 from consistency.data.loader import Batch, Request
 from consistency.errors import UserError
 from consistency.files.paths import check_names
+from consistency.library.opening import check_samplers
 from consistency.lit.data.module import data_of
 from consistency.lit.pacing import largest, paced
-from consistency.lit.rehearsal import check_optimizer, check_samplers
+from consistency.lit.rehearsal import check_optimizer
 from consistency.lit.restored import check_restorable
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike, Map, one_time

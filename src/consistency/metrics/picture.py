@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from consistency.errors import UserError
+
 
 def picture(samples: Tensor, count: int = 64, least: int = 480) -> Image.Image:
     """A square grid of uint8 images [B, C, H, W], or a cloud of points [B, 2].
@@ -16,15 +18,31 @@ def picture(samples: Tensor, count: int = 64, least: int = 480) -> Image.Image:
         count: images shown.
         least: pixels of the picture's side; small images are enlarged by whole factors.
     """
-    return cloud(samples) if samples.ndim == 2 else grid(samples[:count], least)
+    return grid(samples if samples.ndim == 2 else samples[:count], least)
 
 
-def grid(images: Tensor, least: int, columns: int | None = None) -> Image.Image:
-    """Images [B, C, H, W] in a square, or in so many columns, with a thin line between them."""
+def grid(samples: Tensor, least: int = 480, columns: int | None = None) -> Image.Image:
+    """Samples as one picture to `save(path)`: images with a thin line between them, or a cloud of points.
+
+    Args:
+        samples: uint8 images [B, C, H, W], or points [B, 2].
+        least: pixels of the picture's width; small images are enlarged by whole factors.
+        columns: of images; None for a square.
+
+    Raises:
+        UserError: they are neither.
+    """
+    if samples.ndim == 2 and samples.shape[1] == 2:
+        return cloud(samples)
+    if samples.ndim != 4 or samples.dtype != torch.uint8 or samples.shape[1] not in (1, 3):
+        raise UserError(
+            f"grid() shows uint8 images [B, 1 or 3, H, W] and points [B, 2], not {samples.dtype} "
+            f"{list(samples.shape)}"
+        )
     from torchvision.utils import make_grid
 
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    pixels = make_grid(images, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy()
+    columns = columns or math.ceil(math.sqrt(len(samples)))
+    pixels = make_grid(samples, nrow=columns, padding=1, pad_value=128).permute(1, 2, 0).numpy()
     image = Image.fromarray(np.ascontiguousarray(pixels))
     factor = math.ceil(least / image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

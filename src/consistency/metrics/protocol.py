@@ -2,9 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol
-
-from omegaconf import DictConfig, OmegaConf
 
 from consistency.codec.codec import Codec
 from consistency.codec.identity import marks
@@ -61,12 +60,24 @@ def plain(value: Any) -> Any:
 
 
 def model(
-    experiment: str | None, role: str, step: int, weights_sha256: str, meaning: DictConfig, data: Served
+    experiment: str | None,
+    role: str,
+    step: int | None,
+    weights_sha256: str,
+    meaning: Mapping[str, Any],
+    codec: Codec,
 ) -> dict[str, Any]:
-    """What is judged: the weights, and what they mean, in units of the data."""
-    node = OmegaConf.to_container(meaning, resolve=True)
-    assert isinstance(node, dict)
-    about = [{**node, "_target_": FORMER_MAP}, *marks(data.codec).values()]  # the role stands by itself
+    """What is judged: the weights, and what they mean, in units of the data.
+
+    Args:
+        experiment: that was trained.
+        role: of the map.
+        step: optimiser steps.
+        weights_sha256: of the weights.
+        meaning: section `model` of the run's config, plain data.
+        codec: what networks see.
+    """
+    about = [{**meaning, "_target_": FORMER_MAP}, *marks(codec).values()]  # the role stands by itself
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment,

@@ -177,3 +177,20 @@ class Recorded:
             found.append(Row(share, noises, estimates))
             before = x
         return found
+
+
+class Decoded(nn.Module):
+    """A sampler whose samples are decoded by the codec's own program.
+
+    Args:
+        program: of the sampler.
+        decoder: what networks see -> images in [-1, 1] or points.
+    """
+
+    def __init__(self, program: Program, decoder: nn.Module) -> None:
+        super().__init__()
+        self.program, self.decoder, self.noises = program, decoder, program.noises
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images or points from unit noise z [B, K, ...], and label [B] or None."""
+        return self.decoder(self.program(z, label))

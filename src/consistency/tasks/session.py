@@ -7,69 +7,45 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning import Fabric
-from omegaconf import DictConfig
 
+from consistency.files.config import FileConfig
+from consistency.library.model import Model
 from consistency.lit.data.module import DataModule
-from consistency.lit.module import Module
 from consistency.metrics import protocol
 from consistency.metrics.card import Card, Memo, code
 from consistency.metrics.judge import Judge
-from consistency.model.maps import Denoiser, DenoiserLike, Map
 from consistency.sampling.samplers import Sampler
 from consistency.table import Table
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A trained checkpoint.
+class Trained(Model):
+    """A model where it computes, with what judges it. Data and judge are made when they are first asked for.
 
     Args:
-        path: of the file.
-        step: optimiser steps that it took.
-        experiment: that was trained; None where the checkpoint does not say.
-        config: of its run, with what was overridden.
-        written: the same as it was written, callbacks included, before an evaluation adapts it; plain data.
-        data: that it was trained on.
-        module: of its run, in evaluation mode, where it computes.
-        f: the module's denoiser, with the weights that were asked for; or a teacher in its place.
-        weights: which those are: an average by name, or raw.
-        weights_sha256: their hash.
-        samplers: how images are made, by name: those of its run, with the σ lists that were found for these
-            weights where `follows`.
-        found: all that were found or that an exported file brings, by name; a run names but some.
-        make_judge: makes the judge of its samples, the same one every time.
+        own: the samplers of its run, as its config has them; `samplers` are these, with the σ lists that were
+            found for these weights where `follows`.
+        make_data: makes the data that it was trained on, the same every time.
+        make_judge: likewise the judge of its samples.
+        file: the config of its file, of which more may be built; None where it has none.
         follows: whether lists that are found from here on take the place of the run's own.
     """
 
-    path: Path
-    step: int
-    experiment: str | None
-    config: DictConfig
-    written: dict[str, Any]
-    data: DataModule
-    module: Module
-    f: DenoiserLike
-    weights: str
-    weights_sha256: str
-    samplers: Mapping[str, Sampler]
-    found: Mapping[str, Sampler]
-    make_judge: Callable[[], Judge]
-    follows: bool = True
+    own: Mapping[str, Sampler] = field(default_factory=dict, kw_only=True)
+    make_data: Callable[[], DataModule] = field(kw_only=True)
+    make_judge: Callable[[], Judge] = field(kw_only=True)
+    file: FileConfig | None = field(default=None, kw_only=True)
+    follows: bool = field(default=True, kw_only=True)
+
+    @property
+    def data(self) -> DataModule:
+        """What it was trained on; read when samples are first asked for."""
+        return self.make_data()
 
     @property
     def judge(self) -> Judge:
-        """Of its samples; made when it is first asked for, as it may need files of its own."""
+        """Of its samples; it may need files of its own."""
         return self.make_judge()
-
-    @property
-    def role(self) -> str:
-        """Of f: `denoiser`, `consistency function` or `flow map`; a closed form is a denoiser."""
-        return self.f.role if isinstance(self.f, Map) else Denoiser.role
-
-    @property
-    def run(self) -> Path:
-        """The directory of the run that made it."""
-        return self.path.resolve().parent.parent
 
 
 class Session:
@@ -115,13 +91,15 @@ class Session:
     def card(self, sampler: Sampler, judge: Judge, count: int, seed: int) -> Card:
         """Of a number that the judge, who has seen the data, gives for samples of a sampler."""
         t = self.trained
-        how = protocol.protocol(sampler, judge, t.data, count, seed, self.precision, t.weights)
+        how = protocol.protocol(sampler, judge, t.data, count, seed, self.precision, t.provenance.weights)
         return self.card_of(how)
 
     def card_of(self, how: dict[str, Any]) -> Card:
         """Of anything that is asked of the checkpoint: `how` is all that moves it."""
         t = self.trained
-        what = protocol.model(t.experiment, t.role, t.step, t.weights_sha256, t.config.model, t.data)
+        where = t.provenance
+        meaning = where.config.get("model", {})
+        what = protocol.model(where.experiment, t.role, where.step, where.weights_sha256, meaning, t.codec)
         return Card(what, how, code(), self.commit)
 
 

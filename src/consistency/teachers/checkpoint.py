@@ -50,14 +50,36 @@ def checkpoint(
             f"teacher.path={file} is of a debug run ({cut}), which is no teacher for an ordinary run: name "
             "another with teacher.path=PATH, or begin in a new run_dir where none is trained yet"
         )
-    state = weights_of(kept, weights)[1]
-    D = fitting(kept["config"], state, file, "teacher.path")
-    if not isinstance(D, Map):
-        raise UserError(f"teacher.path={file} describes no model: use a checkpoint written by this project")
-    check_averages(file, kept, D, "teacher.path")
-    D.load_state_dict(state)
-    D.codec_sha256 = kept.get("data", {}).get("codec")
-    return D.requires_grad_(False).eval()
+    return map_of(kept["config"], kept, weights, file, "teacher.path")[1]
+
+
+def map_of(
+    config: FileConfig,
+    kept: dict[str, Any],
+    weights: str | None,
+    file: Path,
+    key: str = "ckpt_path",
+) -> tuple[str, Map]:
+    """The map of a file with the weights that are asked for, frozen; and the name of these.
+
+    Args:
+        config: of the file, whose section `model` is built; the user may have overridden values of it.
+        kept: what `read_named` has read.
+        weights: see `checkpoint`.
+        file: for messages.
+        key: of the config that names it.
+
+    Raises:
+        UserError: the file describes no map, lacks these weights, or holds those of another network.
+    """
+    name, state = weights_of(kept, weights)
+    f = fitting(config, state, file, key)
+    if not isinstance(f, Map):
+        raise UserError(f"{key}={file} describes no model: use a checkpoint written by this project")
+    check_averages(file, kept, f, key)
+    f.load_state_dict(state)
+    f.codec_sha256 = kept.get("data", {}).get("codec")
+    return name, f.requires_grad_(False).eval()
 
 
 def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key: str = "ckpt_path") -> Any:

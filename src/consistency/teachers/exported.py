@@ -61,7 +61,7 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
         "state_dict": {f"{PREFIX}{name}": tensor.float() for name, tensor in state.items()},
         "config": about["config"],
         "callbacks": {"EMA": {"averages": {about["weights"]: {}}, "evaluate": about["weights"]}},
-        "data": {"codec": about["codec"]} if "codec" in about else {},
+        "data": {name: about[name] for name in ("codec", "names") if name in about},
         "exported": True,
         "sigmas": about["sigmas"],
         "global_step": about["step"],

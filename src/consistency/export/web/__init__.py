@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
-from consistency.export.model import Model, Written, check_plain
+from consistency.export.model import Outgoing, Written, check_plain
 from consistency.export.onnx import save
 from consistency.export.parts import NETWORK, library, programs
 from consistency.export.web.beside import checked, read_back
@@ -36,7 +36,7 @@ class Web:
     runtime: str | None = None
     release: Release = PINNED
 
-    def __call__(self, model: Model, folder: Path) -> Written:
+    def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`. The files are the page's, three scripts that hold data, and a licence."""
         check(model)
         for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -58,7 +58,7 @@ class Web:
         return Written(made, own, TOLERANCE, network)
 
 
-def check(model: Model) -> None:
+def check(model: Outgoing) -> None:
     """Refuse what the page cannot show.
 
     Raises:
@@ -94,7 +94,7 @@ def check_size(network: bytes) -> None:
         )
 
 
-def onnx(model: Model) -> bytes:
+def onnx(model: Outgoing) -> bytes:
     """The bare network, for any batch."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"

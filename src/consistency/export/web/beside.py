@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistency.export.model import Model, Run
+from consistency.export.model import Outgoing, Run
 from consistency.export.onnx import read
 from consistency.export.web.described import Row, lists, plan
 from consistency.export.web.noise import SAMPLES, PageDraws, normals
@@ -24,7 +24,7 @@ SHOWN = 64  # samples of it
 NUMBERS = 2**16  # that they have in all, at most: they travel along
 
 
-def checked(model: Model) -> dict[str, Any]:
+def checked(model: Outgoing) -> dict[str, Any]:
     """Samples of the seed by number of calls, and completions of the first, whose right half is made."""
     count = max(COMPLETED, min(SHOWN, NUMBERS // prod(model.shape)))
     made = {calls: samples(model, calls, count) for calls in lists(model)}
@@ -43,7 +43,7 @@ def checked(model: Model) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def samples(model: Model, calls: int, count: int) -> Tensor:
+def samples(model: Outgoing, calls: int, count: int) -> Tensor:
     """The page's first images of the seed, as torch makes them."""
     program = MultiStep(lists(model)[calls], model.sigma_min).program(model.f)
     z = [normals(SEED, SAMPLES, range(count), call, model.shape) for call in range(calls)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from consistency.codec.pixels import pixels_of
-from consistency.export.model import Model
+from consistency.export.model import Outgoing
 from consistency.export.programs import coefficients
 from consistency.sampling.editing import Plan
 from consistency.sampling.levels import karras_sigmas
@@ -16,7 +16,7 @@ PIXELS = "export=web draws", "choose another format, such as export=onnx, which 
 Row = dict[str, float]  # coefficients of a level, and how much noise is added before its call
 
 
-def described(model: Model, size: int) -> dict[str, Any]:
+def described(model: Outgoing, size: int) -> dict[str, Any]:
     """Plain data; `size` is that of the network's file, in bytes."""
     edit, codec = plan(model), pixels_of(model.codec, *PIXELS)
     return {
@@ -31,7 +31,7 @@ def described(model: Model, size: int) -> dict[str, Any]:
     }
 
 
-def lists(model: Model) -> dict[int, Sequence[float]]:
+def lists(model: Outgoing) -> dict[int, Sequence[float]]:
     """σ of 1, 2 and 4 calls: the model's own lists, or else Karras's."""
     sigma = settings(model)
     return {
@@ -39,18 +39,12 @@ def lists(model: Model) -> dict[int, Sequence[float]]:
     }
 
 
-def settings(model: Model) -> dict[str, float]:
+def settings(model: Outgoing) -> dict[str, float]:
     """ε, the highest σ and ρ of the model's run."""
-    known = model.about.get("config", {}).get("sigma", {})
-    highest = max(sigma for levels in model.sigmas.values() for sigma in levels)
-    return {
-        "sigma_min": model.sigma_min,
-        "sigma_max": known.get("max", highest),
-        "rho": known.get("rho", 7.0),
-    }
+    return {"sigma_min": model.sigma.min, "sigma_max": model.sigma.max, "rho": model.sigma.rho}
 
 
-def plan(model: Model) -> Plan:
+def plan(model: Outgoing) -> Plan:
     """The levels of an edit: Karras's but for the last, ε, where f is the identity."""
     sigma = settings(model)
     low, high = model.codec.range
@@ -58,7 +52,7 @@ def plan(model: Model) -> Plan:
     return Plan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
 
 
-def table(model: Model, sigmas: Sequence[float], blank: bool = True) -> list[Row]:
+def table(model: Outgoing, sigmas: Sequence[float], blank: bool = True) -> list[Row]:
     """A row for each level.
 
     Args:
@@ -72,12 +66,12 @@ def table(model: Model, sigmas: Sequence[float], blank: bool = True) -> list[Row
     return [{**row, "added": added} for row, (_, added) in zip(rows, levels, strict=True)]
 
 
-def words(model: Model, size: int) -> list[str]:
+def words(model: Outgoing, size: int) -> list[str]:
     """What the model is: first its name."""
     about = model.about
     parameters = sum(p.numel() for p in model.f.net.parameters())
-    name = about.get("experiment") or "consistency model"
-    steps = f"{about['step']:,} training steps" if "step" in about else ""
-    weights = " ".join([str(about.get("weights", "")), "weights", str(about.get("weights_sha256", ""))[:8]])
+    name = about["experiment"] or "consistency model"
+    steps = "" if about["step"] is None else f"{about['step']:,} training steps"
+    weights = " ".join([about["weights"], "weights", about["weights_sha256"][:8]])
     parts = [name, steps, f"{parameters:,} parameters", f"{size / 1e6:.1f} MB", weights.strip()]
     return [part for part in parts if part]

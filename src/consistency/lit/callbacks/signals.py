@@ -5,7 +5,6 @@ from lightning import Callback, Trainer
 
 from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.module import DataModule, data_of
-from consistency.lit.distillation import ConsistencyDistillation, nobody
 from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
 from consistency.lit.pacing import paced, uncounted
@@ -59,11 +58,6 @@ def followed_teacher(module: Module) -> DenoiserLike | None:
     """The teacher that a run follows, as long as it holds one."""
     flow = getattr(module, "flow", None)
     return flow.teacher if isinstance(flow, TeacherFlow) else None
-
-
-def follows_teacher(module: Module) -> bool:
-    """Whether a run of this module measures on its teacher's trajectories; asks for no teacher."""
-    return isinstance(module, ConsistencyDistillation) and isinstance(module.make_flow(nobody), TeacherFlow)
 
 
 def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:

@@ -4,23 +4,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from consistency.edits import Change, Changed
 from consistency.errors import within
 from consistency.files.atomic import write
+from consistency.library.model import image_mark
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
 from consistency.sampling.editing import Plan
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
-from consistency.tasks.make.changes import Change, Changed, plan_of
 from consistency.tasks.make.files import png
 from consistency.tasks.make.inputs import Given, Inputs, check_pixels, inputs
-from consistency.tasks.requests import check_labels, check_samples, classes_of, distance, judging
+from consistency.tasks.requests import check_samples, distance, judging
 from consistency.tasks.session import Outcome, Session
 
 
@@ -69,16 +69,16 @@ class Edit:
     def __call__(self, session: Session) -> Outcome:
         """A PNG per result in `edited/`, and a strip: the input, what the model was shown, the results."""
         t = session.trained
-        asked = one(self.label, t.data.classes)
+        asked = t.checked_labels(f"task.label={self.label}", self.label)
         if self.change.of_pixels:
-            check_pixels(t.data, f"task.change={type(self.change).__name__} changes")
-        plan = plan_of(t, self.levels, self.sigmas)
+            check_pixels(t, f"task.change={type(self.change).__name__} changes")
+        plan = t.plan(self.levels, self.sigmas)
         if self.judged:  # what cannot be is refused before anything is made
             judging(session)
-        given = inputs(self.input, t.data, self.rows if self.count is None else self.count)
+        given = inputs(self.input, t, self.rows if self.count is None else self.count)
         rows: list[list[Tensor]] = [[] for _ in given.names]
         for made in self._made(session, given, plan, asked):
-            decoded = map(t.data.codec.decode, made.changed)
+            decoded = map(t.codec.decode, made.changed)
             for (i, s), before, after in zip(made.which, *decoded, strict=True):
                 rows[i] += [before, after] if s == 0 else [after]
         table = self._table(session, given, rows) if self.judged else None
@@ -87,13 +87,13 @@ class Edit:
     def _made(self, session: Session, given: Inputs, plan: Plan, asked: list[int] | None) -> Iterator[Made]:
         """All results, a batch at a time."""
         t = session.trained
-        marks = [crc32(u.numpy().tobytes()) for u in given.u]  # images that are alike have noise that is
+        marks = [image_mark(u) for u in given.u]
         every = [(i, s) for i in range(len(given.names)) for s in range(self.samples)]
         for first in range(0, len(every), self.batch):
             which = every[first : first + self.batch]
             sources, numbers = zip(*which, strict=True)
-            x = t.data.codec.encode(given.u[list(sources)]).to(t.module.device)
-            c = classes_of(asked, numbers, t.data.classes, x.device)
+            x = t.codec.encode(given.u[list(sources)]).to(t.device)
+            c = t.condition(numbers, asked)
             with session.fabric.autocast():
                 draws = ImageDraws(self.seed, [marks[i] + s for i, s in which])
                 changed = self.change(t.f, x, plan, draws, c)
@@ -124,11 +124,3 @@ class Edit:
             images=self.samples * len(given.names),
             tables=[table] if table else (),
         )
-
-
-def one(label: int | None, classes: int) -> list[int] | None:
-    """The class that was asked for, if any, as `classes_of` takes it; others than the model's are refused."""
-    if label is None:
-        return None
-    check_labels(f"task.label={label}", [label], classes)
-    return [label]

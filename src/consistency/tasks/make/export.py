@@ -11,15 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from consistency.codec.program import check_program
 from consistency.errors import UserError, within
-from consistency.export.model import Format, Inputs, Model, Run, Written, frozen
+from consistency.export.model import Format, Inputs, Outgoing, Run, Written
 from consistency.export.parts import DECODER, NETWORK, Program, programs
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser, Map
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
@@ -68,7 +67,7 @@ class Export:
 
     def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
         t = session.trained
-        model = model_of(t, exported(t, self.samplers))
+        model = Outgoing.of(t, exported(t, self.samplers))
         cases = {name: (program, own(model, name)) for name, program in programs(model).items()}
         rows: list[Row] = []
         for name, make in formats.items():
@@ -80,7 +79,7 @@ class Export:
         session: Session,
         name: str,
         make: Format,
-        model: Model,
+        model: Outgoing,
         cases: Mapping[str, tuple[Program, Expected]],
     ) -> list[Row]:
         """Write, verify, publish, and then see how fast it is."""
@@ -98,7 +97,7 @@ class Export:
                 out = make(model, partial_)
             runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
             errors = checked(name, runs, out, cases)
-            sigma = session.trained.config.sigma
+            sigma = session.trained.sigma
             levels_ = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
             with explained(place):
                 describe(model, out, errors, partial_, levels_)
@@ -169,30 +168,7 @@ def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
     return {name: each for name, each in found.items() if names or each.role is not Denoiser}
 
 
-def model_of(t: Trained, samplers: Mapping[str, Sampler]) -> Model:
-    """A trained checkpoint as formats get it: a frozen copy in float32, on the CPU."""
-    if not isinstance(t.f, Map):
-        raise UserError(
-            f"ckpt_path={t.path} holds no network that can be exported: choose a run of a network"
-        )
-    f = copy.deepcopy(t.f)
-    frozen(f)
-    about = {
-        "experiment": t.experiment,
-        "step": t.step,
-        "weights": t.weights,
-        "weights_sha256": t.weights_sha256,
-        "role": t.role,
-        "file": t.path.name,
-        "config": t.written,
-    }
-    found = {name: sampler.sigmas for name, sampler in t.found.items()}
-    codec, sigma_min = t.data.codec, t.config.sigma.min
-    check_program(codec, t.data.shape)
-    return Model(f, t.data.shape, t.data.classes, samplers, sigma_min, codec, about, found)
-
-
-def own(model: Model, name: str) -> Expected:
+def own(model: Outgoing, name: str) -> Expected:
     """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
     decoder = model.decoder() or nn.Identity()
     if name == DECODER:

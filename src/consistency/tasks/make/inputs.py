@@ -17,10 +17,11 @@ from consistency.data.decoding import MODES, decoded
 from consistency.data.images import Folder, check_listing, check_size, counted
 from consistency.errors import UserError
 from consistency.files.paths import expanded
+from consistency.library.model import Model
 from consistency.lit.data.folder import tell
-from consistency.lit.data.module import DataModule
 from consistency.metrics.processes import rank
 from consistency.sampling.masks import left_half
+from consistency.tasks.session import Trained
 
 Given = str | Sequence[str] | None  # a file, a folder, several of them, or nothing
 
@@ -33,48 +34,49 @@ class Inputs(NamedTuple):
     source: str  # in words
 
 
-def inputs(given: Given, data: DataModule, count: int) -> Inputs:
+def inputs(given: Given, trained: Trained, count: int) -> Inputs:
     """The images that were given, all of them; or else some of the data, spread evenly over the set.
 
     Held-out ones, where the data set has any; else training images, which say less of a model.
 
     Args:
         given: files and folders; None for images of the data.
-        data: of the model.
+        trained: the model.
         count: images, where none were given.
 
     Raises:
         UserError: one of them is no image, or the model does not make images.
     """
-    check_images(data)
+    check_images(trained)
     if given is None:
+        data = trained.data
         held_out = data.load_held_out()
         kind = "training" if held_out is None else "held-out"
         u = spread_over(data.real() if held_out is None else held_out.x, count)
         said(f"input=null: {len(u)} {kind} images are taken; give your own with input=PATH")
         return Inputs([f"{kind}{i:03d}" for i in range(len(u))], u, f"{kind} images")
     paths = listed([given] if isinstance(given, str) else given)
-    fitted = [fit(path, data.stored_shape) for path in paths]
+    fitted = [fit(path, trained.sample_shape) for path in paths]
     for what, images in Counter(note for one in fitted for note in one.notes).items():
         said(f"input: {images} of {len(paths)} images {what}")
     return Inputs([path.stem for path in paths], torch.stack([one.u for one in fitted]), "given images")
 
 
-def check_images(data: DataModule) -> None:
+def check_images(model: Model) -> None:
     """Refuse a model of points."""
-    if not data.codec.visible:
+    if not model.codec.visible:
         raise UserError("ckpt_path is of a model of points: this task needs one of images")
 
 
-def check_pixels(data: DataModule, what: str) -> None:
+def check_pixels(model: Model, what: str) -> None:
     """Refuse a model of points, and one whose networks see other than pixels.
 
     Args:
-        data: of the model.
+        model: of images.
         what: works on pixels alone, with its verb.
     """
-    check_images(data)
-    pixels_of(data.codec, what, "use a model of pixels, or edit=vary, stroke or interpolate")
+    check_images(model)
+    pixels_of(model.codec, what, "use a model of pixels, or edit=vary, stroke or interpolate")
 
 
 def spread_over(u: Tensor, count: int) -> Tensor:

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from consistency.errors import UserError, check_seed, within
 from consistency.files.atomic import write
-from consistency.lit.data.module import DataModule
+from consistency.library.model import Model
 from consistency.metrics.picture import grid
 from consistency.metrics.processes import rank
 from consistency.sampling.editing import walk
 from consistency.schedule.draws import ImageDraws
-from consistency.tasks.make.edit import one
 from consistency.tasks.make.inputs import Given, check_images
-from consistency.tasks.requests import classes_of
 from consistency.tasks.session import Outcome, Session
 
 FORMATS = (".png", ".webp", ".gif")
@@ -65,15 +63,13 @@ class Interpolate:
     def __call__(self, session: Session) -> Outcome:
         """The animation, and a grid with a row for each walk, from its first stop to the second."""
         t = session.trained
-        self._check(t.data)
-        device = t.module.device
-        z = self._noise(t.data.shape).to(device)  # [samples, stops, ...]
+        self._check(t)
+        z = self._noise(t.shape).to(t.device)  # [samples, stops, ...]
         stops = [*z.unbind(1), z[:, 0]]
-        asked = one(self.label, t.data.classes)
-        c = classes_of(asked, range(self.samples), t.data.classes, device)
+        c = t.condition(range(self.samples), t.checked_labels(f"task.label={self.label}", self.label))
         with session.fabric.autocast():
-            frames = walk(t.f, stops, self.frames, t.config.sigma.max, c)
-        images = [t.data.codec.decode(frame).cpu() for frame in frames]
+            frames = walk(t.f, stops, self.frames, t.sigma.max, c)
+        images = [t.codec.decode(frame).cpu() for frame in frames]
         animation, picture = session.directory / self.animation, session.directory / "grid.png"
         if rank() == 0:
             shown = torch.stack(images[: self.frames + 1], 1).flatten(0, 1)
@@ -88,10 +84,10 @@ class Interpolate:
         z = ImageDraws(self.seed, range(count)).normal(torch.empty(count, *shape))
         return z.unflatten(0, (self.samples, self.stops))
 
-    def _check(self, data: DataModule) -> None:
+    def _check(self, model: Model) -> None:
         if self.input is not None:
             raise UserError(f"input={self.input}: edit=interpolate walks between samples; leave input away")
-        check_images(data)
+        check_images(model)
 
 
 def animate(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:

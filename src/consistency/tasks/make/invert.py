@@ -16,17 +16,16 @@ from consistency.metrics.distortion import psnr, ssim
 from consistency.metrics.judge import Judge
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.sampling.classical import Baseline
 from consistency.sampling.editing import restore
 from consistency.sampling.levels import MOST_CALLS, karras_sigmas
 from consistency.sampling.operators import LinearOperator, Maker, measure
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table, markdown
-from consistency.tasks.make.changes import plan_of
 from consistency.tasks.make.inputs import Given, check_pixels, inputs, spread_over
 from consistency.tasks.measure.teacher import teacher_of
-from consistency.tasks.requests import bar, check_samples, classes_of, distance, judging
+from consistency.tasks.requests import bar, check_samples, distance, judging
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
 
@@ -122,11 +121,11 @@ class Invert:
     def _problem(self, session: Session) -> Problem:
         """True images and what was measured of them; image i has noise of its own."""
         t = session.trained
-        check_pixels(t.data, "task=invert measures")
-        given = inputs(self.input, t.data, self.count)
+        check_pixels(t, "task=invert measures")
+        given = inputs(self.input, t, self.count)
         u = given.u[: self.count]
-        A = called("operator", self.operator, t.data.shape)
-        x = t.data.codec.encode(u).to(t.module.device)
+        A = called("operator", self.operator, t.shape)
+        x = t.codec.encode(u).to(t.device)
         y = measure(A, x, ImageDraws(self.seed, range(len(u))))
         return Problem(A, u, y, given.source, judging(session) if self.judged else None)
 
@@ -136,7 +135,7 @@ class Invert:
         baselines = {name: baseline for name, baseline in self.baselines.items() if baseline is not None}
         if not baselines:
             return  # nobody has to learn, and data need not be there
-        some = t.data.codec.encode(spread_over(t.data.real(), LEARNED_FROM)).to(t.module.device)
+        some = t.codec.encode(spread_over(t.data.real(), LEARNED_FROM)).to(t.device)
         seen = weights_sha256({"x": some})
         for name, baseline in baselines.items():
 
@@ -148,7 +147,7 @@ class Invert:
 
     def _learned(self, session: Session, A: LinearOperator) -> Iterable[Method]:
         """The model with every number of calls, and its teacher; a checkpoint that is a teacher, once."""
-        student = session.trained.role != Denoiser.role
+        student = session.trained.role == Consistency.role
         teacher = teacher_of(session.trained) if student else session.trained
         for calls in self.calls if student else ():
             yield self._walk(session, A, f"{calls}step", calls)
@@ -161,12 +160,12 @@ class Invert:
 
     def _walk(self, session: Session, A: LinearOperator, name: str, calls: int, means: int = 1) -> Method:
         t = session.trained
-        sigma = t.config.sigma
+        sigma = t.sigma
         begin = min(self.begin or sigma.max, sigma.max)
-        plan = plan_of(t, 2, karras_sigmas(calls + 1, sigma.min, begin, sigma.rho)[:-1])
+        plan = t.plan(2, karras_sigmas(calls + 1, sigma.min, begin, sigma.rho)[:-1])
 
         def solve(y: Tensor, index: Sequence[int]) -> Tensor:
-            c = classes_of(None, index, t.data.classes, y.device)
+            c = t.condition(index)
             seeds = range(self.seed + 1, self.seed + 1 + means)  # other noise than was measured
             with session.fabric.autocast():
                 made = [restore(t.f, A, y, plan, ImageDraws(seed, index), c) for seed in seeds]
@@ -186,14 +185,14 @@ class Invert:
         session, A = method.session, problem.A
         what = {"operator": type(A).__name__, "noise": A.noise, "images": problem.source}
         seen = {"samples_sha256": weights_sha256({"u": problem.u, "y": problem.y})}
-        how = {"weights": session.trained.weights, "precision": session.precision}
+        how = {"weights": session.trained.provenance.weights, "precision": session.precision}
         if problem.judge is not None:
             how |= problem.judge.protocol(len(problem.u))
         return session.card_of({"measured": "restoration", **what, **seen, **method.how, **how})
 
     def _judged(self, method: Method, problem: Problem) -> dict[str, float]:
         A, u, y, _, judge = problem
-        data = method.session.trained.data
+        codec = method.session.trained.codec
         values: dict[str, list[Tensor]] = {"PSNR": [], "SSIM": [], "squares": []}
         made: list[Tensor] = []
         with bar(method.name, len(u)) as advance:
@@ -201,7 +200,7 @@ class Invert:
                 index = range(first, min(first + self.batch, len(u)))
                 some = slice(index.start, index.stop)
                 x = method.solve(y[some], index)
-                images = data.codec.decode(x).cpu()
+                images = codec.decode(x).cpu()
                 values["PSNR"].append(psnr(images, u[some]))
                 values["SSIM"].append(ssim(images, u[some]))
                 values["squares"].append((A.forward(x) - y[some]).double().square().flatten(1).mean(1).cpu())
@@ -221,7 +220,7 @@ class Invert:
         n = min(self.rows, len(problem.u))
         y = problem.y[:n]
         made = [method.solve(y, range(n)) for method in methods]
-        shown = [t.data.codec.decode(x).cpu() for x in made if x.isfinite().all()]
+        shown = [t.codec.decode(x).cpu() for x in made if x.isfinite().all()]
         return beside(problem.u[:n], torch.stack(shown, 1), n, least=480)
 
 

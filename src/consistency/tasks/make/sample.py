@@ -11,7 +11,6 @@ from torch import Tensor
 
 from consistency.errors import UserError, at_least, nearest
 from consistency.files.atomic import write, write_text
-from consistency.lit.data.module import DataModule
 from consistency.metrics.memorisation import Neighbours, neighbours
 from consistency.metrics.picture import beside, picture
 from consistency.metrics.processes import everybodys, from_first, in_order, rank
@@ -19,7 +18,7 @@ from consistency.metrics.protocol import described
 from consistency.sampling.samplers import Sampler
 from consistency.tasks.make.files import Array, Files, Keeper
 from consistency.tasks.measure.schedules import path_of
-from consistency.tasks.requests import check_labels, check_samples, sampled
+from consistency.tasks.requests import check_samples, sampled
 from consistency.tasks.session import Outcome, Session, Trained
 
 
@@ -57,40 +56,36 @@ class Sample:
     def __call__(self, session: Session) -> Outcome:
         """A picture per sampler, and one of its samples beside their nearest training images."""
         samplers = chosen(session.trained, self.samplers)
-        self._check(session.trained.data)
-        from_first(lambda: self._open_data(session.trained.data))
+        labels = self._check(session.trained)
         from_first(lambda: check_same(session, asdict(self), samplers))
         metrics, paths = {}, {}
         for name, sampler in samplers.items():
-            shown = self._draw(session, name, sampler)
+            shown = self._draw(session, name, sampler, labels)
             if rank() == 0:
                 paths[name] = str(session.directory / f"{name}.png")
                 write(Path(paths[name]), picture(shown, self.grid).save)
                 metrics |= self._look_around(session, name, shown, paths)
         return Outcome(metrics=metrics, paths=paths, images=self.count * len(samplers))
 
-    def _check(self, data: DataModule) -> None:
-        """Before anything is written."""
-        if self.files and not data.codec.visible:
+    def _check(self, trained: Trained) -> list[int] | None:
+        """Before anything is written: the classes that were asked for."""
+        if self.files and not trained.codec.visible:
             raise UserError(
                 "task.files=true writes images, and these samples are points: use task.array=true"
             )
-        labels = self._labels()
-        if labels is not None:
-            check_labels(f"task.labels={self.labels}", labels, data.classes)
+        if self.nearest:  # training images are there before anything is made
+            self._open_data(trained)
+        return trained.checked_labels(f"task.labels={self.labels}", self.labels)
 
-    def _open_data(self, data: DataModule) -> None:
-        """Training images are there before anything is made, if they are to be looked at."""
-        if not self.nearest:
-            return
+    def _open_data(self, trained: Trained) -> None:
         try:
-            data.setup()
+            from_first(lambda: trained.data.setup())
         except UserError as error:
             raise UserError(f"{error}; or make samples without training images: task.nearest=0") from error
 
-    def _draw(self, session: Session, name: str, sampler: Sampler) -> Tensor:
+    def _draw(self, session: Session, name: str, sampler: Sampler, labels: Sequence[int] | None) -> Tensor:
         """Make and keep all samples; the first few of them come back, decoded."""
-        data, few = session.trained.data, max(self.grid, self.nearest)
+        codec, few = session.trained.codec, max(self.grid, self.nearest)
         shown: list[Tensor] = []
         with ExitStack() as stack:
             keepers = [stack.enter_context(k) for k in self._keepers(session, name)]
@@ -98,28 +93,21 @@ class Sample:
             def known(index: range) -> bool:
                 return bool(keepers) and index.start >= few and all(k.has(index) for k in keepers)
 
-            for part in sampled(
-                session, sampler, self.count, self.batch, self.seed, name, self._labels(), known
-            ):
-                images = data.codec.decode(part.x).cpu()
+            for part in sampled(session, sampler, self.count, self.batch, self.seed, name, labels, known):
+                images = codec.decode(part.x).cpu()
                 for keeper in keepers:
                     keeper.keep(part.index, images)
                 shown.append(images if part.index.start < few else images[:0])
         return torch.cat(in_order(everybodys(shown)))[:few]
 
     def _keepers(self, session: Session, name: str) -> list[Keeper]:
-        data, found = session.trained.data, list[Keeper]()
+        t, found = session.trained, list[Keeper]()
         if self.files:
-            found.append(Files(session.directory / name, data.stored_shape))
+            found.append(Files(session.directory / name, t.sample_shape))
         if self.array:
-            dtype = torch.uint8 if data.codec.visible else torch.float32
-            found.append(Array(session.directory / f"{name}.npy", (self.count, *data.stored_shape), dtype))
+            dtype = torch.uint8 if t.codec.visible else torch.float32
+            found.append(Array(session.directory / f"{name}.npy", (self.count, *t.sample_shape), dtype))
         return found
-
-    def _labels(self) -> list[int] | None:
-        if self.labels is None:
-            return None
-        return [self.labels] if isinstance(self.labels, int) else list(self.labels)
 
     def _look_around(
         self, session: Session, name: str, shown: Tensor, paths: dict[str, str]
@@ -128,7 +116,7 @@ class Sample:
         if not self.nearest or len(real := session.trained.data.real()) < 2:
             return {}
         found: Neighbours = neighbours(shown[: self.nearest], real)
-        if session.trained.data.codec.visible:
+        if session.trained.codec.visible:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
             write(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
         return {f"memorised/{name}": found.memorised}
@@ -146,7 +134,7 @@ def chosen(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
 
 def others(trained: Trained) -> str:
     """Where more samplers may be found, for a message."""
-    kept = not trained.follows and path_of(trained.path).is_file()
+    kept = not trained.follows and path_of(trained.provenance.path).is_file()
     return "; found=true adds those that task=ladder has found" if kept else ""
 
 

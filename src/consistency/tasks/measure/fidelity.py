@@ -39,7 +39,7 @@ class Fidelity:
         """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
-            distinct(session.trained.module.samplers, name, sampler): [
+            distinct(session.trained.own, name, sampler): [
                 judged(session, judge, sampler, self.count, self.batch, self.seed + i, name)
                 for i in range(self.repeats)
             ]

@@ -8,12 +8,12 @@ from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.atomic import write, write_text
-from consistency.lit.callbacks.signals import excerpt, follows_teacher
+from consistency.lit.callbacks.signals import excerpt
 from consistency.metrics.card import Card, Number, inside
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
-from consistency.model.maps import Denoiser
-from consistency.tasks.measure.teacher import section, teacher_of
+from consistency.model.maps import Consistency
+from consistency.tasks.measure.teacher import follows_teacher, section, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
 
@@ -48,10 +48,10 @@ class Gap:
     def __call__(self, session: Session) -> Outcome:
         """Means over σ; the curves as `gap.png` and `gap.json`."""
         t = session.trained
-        if t.role == Denoiser.role:
+        if t.role != Consistency.role:
             raise UserError(
-                f"ckpt_path={t.path} is a teacher's, and gaps are those of a consistency function: give a "
-                "checkpoint of consistency training or distillation, or ask for task=fidelity"
+                f"ckpt_path={t.provenance.path} is a teacher's, and gaps are those of a consistency "
+                "function: give a checkpoint of consistency training or distillation, or use task=fidelity"
             )
         own = own_probe(t)
         probe = self._probe(own)
@@ -75,9 +75,9 @@ class Gap:
 
 def own_probe(t: Trained) -> Probe:
     """The points at which the run itself measures; the default ones where its checkpoint names none."""
-    kept = section(t.written, "callbacks", "signals")
+    kept = section(t.provenance.config, "callbacks", "signals")
     given = {key: kept[key] for key in KEYS if type(kept.get(key)) is type(getattr(OWN, key))}
-    ends = {"sigma_min": t.config.sigma.min, "sigma_max": t.config.sigma.max}
+    ends = {"sigma_min": t.sigma.min, "sigma_max": t.sigma.max}
     return replace(OWN, **{**ends, **given}).checked("callbacks.signals")
 
 
@@ -85,7 +85,7 @@ def source_of(t: Trained) -> str:
     """Whose trajectories the run itself measures on: exact, teacher or data."""
     if t.data.density is not None:
         return "exact"
-    return "teacher" if follows_teacher(t.module) else "data"
+    return "teacher" if follows_teacher(t) else "data"
 
 
 def unlike(probe: Probe, own: Probe, source: str, own_source: str) -> str:
@@ -98,16 +98,16 @@ def unlike(probe: Probe, own: Probe, source: str, own_source: str) -> str:
 def measured(session: Session, probe: Probe) -> tuple[Gaps, Card]:
     """The gaps of the checkpoint, with their card; known already where the card is."""
     t = session.trained
-    some = excerpt(t.data, probe, t.module.device)
+    some = excerpt(t.data, probe, t.device)
     teacher = teacher_of(t) if source_of(t) == "teacher" else None
     source = probe.source(t.data.density, teacher and teacher.f, some)
     how = {
         "measured": "gap",
         "source": source.name,
-        "teacher_sha256": teacher and teacher.weights_sha256,
+        "teacher_sha256": teacher and teacher.provenance.weights_sha256,
         "samples_sha256": weights_sha256({"x": some.x}),
         **{key: value for key, value in asdict(probe).items() if key != "batch"},
-        "weights": t.weights,
+        "weights": t.provenance.weights,
         "precision": session.precision,
     }
     card = session.card_of(how)

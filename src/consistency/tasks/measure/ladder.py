@@ -12,19 +12,19 @@ from consistency.errors import UserError, at_least, within
 from consistency.files.atomic import write, write_text
 from consistency.metrics.processes import from_first, rank
 from consistency.metrics.protocol import described
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency, Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
+from consistency.sampling.families import families
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import markdown
 from consistency.tasks.measure import schedules
-from consistency.tasks.measure.families import families
 from consistency.tasks.measure.ladder_lists import Search, others, series, sizes, spaced
 from consistency.tasks.measure.schedule_file import Listed, Lists
 from consistency.tasks.measure.teacher import teacher_of
 from consistency.tasks.measure.timing import LONGEST, best_batch, seconds
-from consistency.tasks.requests import bar, check_samples, classes_of, judged
+from consistency.tasks.requests import bar, check_samples, judged
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.show.ladder_page import Rung, Speed, chart, is_speed, tables
 from consistency.watch import Outlook
@@ -91,30 +91,30 @@ class Ladder:
         """A rung for each number of calls of each family of the run's samplers; and its own solvers."""
         t = session.trained
         if self.keep and self.search:
-            from_first(lambda: schedules.check(t.path))
+            from_first(lambda: schedules.check(t.provenance.path))
         lists = self._lists(session)
         if self.keep and self.search:
             self._keep(session, lists)
         way = "found" if self.search else "spaced"
-        for family in families(t.samplers, t.config.sigma.min):
+        for family in families(t.samplers, t.sigma.min):
             for title, listed in lists.items():
                 sampler = family.like.with_sigmas(listed.sigmas)
                 if family.title(sampler) == title:
-                    name = schedules.distinct(t.module.samplers, title, sampler, way)
+                    name = schedules.distinct(t.own, title, sampler, way)
                     yield self._rung(session, series(family), name, sampler)
-            for name, sampler in others(family, t.samplers, self.calls, t.config.sigma.min).items():
-                own = schedules.distinct(t.module.samplers, name, sampler)
+            for name, sampler in others(family, t.samplers, self.calls, t.sigma.min).items():
+                own = schedules.distinct(t.own, name, sampler)
                 yield self._rung(session, series(family), own, sampler)
 
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Of a student's teacher: its own samplers, and those of their families with as many calls."""
         t = session.trained
-        teacher = teacher_of(t) if self.teacher and t.role != Denoiser.role else None
+        teacher = teacher_of(t) if self.teacher and t.role == Consistency.role else None
         if teacher is None:
             return
         if not teacher.samplers:
             notice("the teacher is left out: its file does not say how it is sampled")
-        sigma = t.config.sigma
+        sigma = t.sigma
         for family in families(teacher.samplers, sigma.min):
             made = spaced(family, self.calls, sigma) | others(family, teacher.samplers, self.calls, sigma.min)
             for name, sampler in made.items():
@@ -123,19 +123,18 @@ class Ladder:
     def _keep(self, session: Session, lists: Lists) -> None:
         """Write the lists beside the checkpoint; what is there then is used in the rest of the session."""
         t = session.trained
-        from_first(lambda: schedules.keep(t.path, t.weights_sha256, lists))
+        path, digest = t.provenance.path, t.provenance.weights_sha256
+        from_first(lambda: schedules.keep(path, digest, lists))
         if not t.follows:
-            notice(f"the σ lists are kept in {schedules.path_of(t.path)}: found=true samples with them")
+            notice(f"the σ lists are kept in {schedules.path_of(path)}: found=true samples with them")
         else:
-            best = from_first(
-                lambda: schedules.found_for(t.path, t.weights_sha256, t.module.samplers, t.config.sigma.min)
-            )
-            session.trained = schedules.taken_up(t, best, schedules.path_of(t.path), schedules.REMEDY)
+            best = from_first(lambda: schedules.found_for(path, digest, t.own, t.sigma.min))
+            session.trained = schedules.with_found(t, best)
 
     def _lists(self, session: Session) -> Lists:
         """σ lists of all families by title, and by what they were found."""
         t, how = session.trained, self.search or Search(budget=1)
-        asked = [(family, sizes(family, self.calls)) for family in families(t.samplers, t.config.sigma.min)]
+        asked = [(family, sizes(family, self.calls)) for family in families(t.samplers, t.sigma.min)]
         total, done = how.budget * sum(len(counts) for _, counts in asked), itertools.count(1)
         tell = Outlook(
             "searching", total, "task.search.count, task.search.budget and task.calls make it less"
@@ -154,7 +153,7 @@ class Ladder:
                 if self.search or family.like.role is not Denoiser:
                     lists |= how.lists(family, counts, t, value if self.search else None)
                 else:
-                    even = spaced(family, self.calls, t.config.sigma)
+                    even = spaced(family, self.calls, t.sigma)
                     lists |= {title: Listed(list(sampler.sigmas)) for title, sampler in even.items()}
         return lists
 
@@ -168,7 +167,7 @@ class Ladder:
         t = session.trained
         how = {
             "timed": described(sampler),
-            "device": device_name(t.module.device),
+            "device": device_name(t.device),
             "precision": session.precision,
             "largest": self.largest,
             "patience": self.patience,
@@ -180,12 +179,12 @@ class Ladder:
         return Speed(**session.memo.once(session.card_of(how), timed, is_speed))
 
     def _timed(self, session: Session, sampler: Sampler) -> Speed:
-        t, device = session.trained, session.trained.module.device
+        t, device = session.trained, session.trained.device
 
         def run(n: int) -> object:
-            z = torch.randn(n, *t.data.shape, device=device)
+            z = torch.randn(n, *t.shape, device=device)
             with session.fabric.autocast():
-                return sampler(t.f, z, classes_of([0], range(n), t.data.classes, device), Fresh())
+                return sampler(t.f, z, t.condition(range(n), [0]), Fresh())
 
         latency = seconds(lambda: run(1), device, 20, self.patience)
         batch = best_batch(run, device, self.largest, self.patience)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from consistency.errors import check_seed, within
+from consistency.library.model import MOST
 from consistency.model.maps import Denoiser
+from consistency.sampling.families import Family, multistep
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import MultiStep, Sampler
 from consistency.sampling.search import Levels, search
-from consistency.tasks.measure.families import Family, multistep
+from consistency.schedule.sigma import Sigma
 from consistency.tasks.measure.schedule_file import Listed, Lists, Origin
-from consistency.tasks.requests import MOST
 from consistency.tasks.session import Trained
 
 
@@ -51,7 +52,7 @@ class Search:
             t: whose σ and own samplers count.
             value: of a sampler, which is to become small; None to take the first list that comes.
         """
-        sigma, tried = t.config.sigma, dict[Levels, float]()
+        sigma, tried = t.sigma, dict[Levels, float]()
         grid = karras_sigmas(self.levels, sigma.min, sigma.max, sigma.rho)
 
         def cost(levels: Levels) -> float:
@@ -76,9 +77,9 @@ def sizes(family: Family, calls: Iterable[int]) -> list[int]:
     return sorted(n for n in found if n is not None)
 
 
-def spaced(family: Family, calls: Iterable[int], sigma: Mapping[str, float]) -> dict[str, Sampler]:
+def spaced(family: Family, calls: Iterable[int], sigma: Sigma) -> dict[str, Sampler]:
     """A family's samplers with so many calls by title, at Karras's levels."""
-    lists = [karras_sigmas(n, sigma["min"], sigma["max"], sigma["rho"]) for n in sizes(family, calls)]
+    lists = [karras_sigmas(n, sigma.min, sigma.max, sigma.rho) for n in sizes(family, calls)]
     made = [family.like.with_sigmas(sigmas) for sigmas in lists]
     return {family.title(sampler): sampler for sampler in made}
 

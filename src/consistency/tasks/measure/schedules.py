@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from consistency.library.opening import other_than, taken_up
 from consistency.process.notices import notice
+from consistency.sampling.families import named
 from consistency.sampling.samplers import Sampler
-from consistency.tasks.measure.families import named
 from consistency.tasks.measure.schedule_file import Lists, merge, read
 from consistency.tasks.session import Trained
 
@@ -61,35 +62,11 @@ def found_for(
     return named({name: each.sigmas for name, each in lists.items()}, own, sigma_min)
 
 
-def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
-    """Those of the others whose σ are not those of the sampler of the same name."""
-    return {
-        name: other
-        for name, other in others.items()
-        if name not in samplers or samplers[name].sigmas != other.sigmas
-    }
-
-
-def taken_up(trained: Trained, found: Mapping[str, Sampler], source: Path, remedy: str = "") -> Trained:
-    """The same with the run's own samplers replaced by those of their names; a line says which σ change.
-
-    A sampler whose σ are the run's own stays the run's own.
-
-    Args:
-        trained: as it was opened.
-        found: samplers at other σ, by name; a run names but some.
-        source: the file that brings them.
-        remedy: how to get the run's own, behind the line.
-    """
-    own, before = trained.module.samplers, trained.samplers
-    changed = other_than(own, found)
-    after = {name: changed.get(name, own[name]) if name in found else before[name] for name in own}
-    lines = [
-        f"{name} {shown(after[name])} in place of {shown(before[name])}" for name in other_than(before, after)
-    ]
-    if lines:
-        notice(f"samplers use the σ lists of {source}: {'; '.join(lines)}{remedy}")
-    return replace(trained, samplers=after, found={**trained.found, **found})
+def with_found(trained: Trained, found: Mapping[str, Sampler]) -> Trained:
+    """The same with lists that lie beside the checkpoint, by name; a line says which σ change."""
+    path = path_of(trained.provenance.path)
+    samplers = taken_up(trained.own, trained.samplers, found, str(path), REMEDY)
+    return replace(trained, samplers=samplers, found={**trained.found, **found})
 
 
 def distinct(own: Mapping[str, Sampler], name: str, sampler: Sampler, way: str = "found") -> str:
@@ -102,8 +79,3 @@ def distinct(own: Mapping[str, Sampler], name: str, sampler: Sampler, way: str =
         way: how its σ list came about.
     """
     return f"{name}-{way}" if name in own and other_than(own, {name: sampler}) else name
-
-
-def shown(sampler: Sampler) -> str:
-    """σ of a sampler, in four digits."""
-    return ", ".join(f"{sigma:.4g}" for sigma in sampler.sigmas)

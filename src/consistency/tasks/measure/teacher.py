@@ -1,15 +1,17 @@
 """The teacher of a student, if it is still at hand, with the samplers that it has of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from consistency.errors import UserError
+from consistency.files.registry import TARGET
 from consistency.lit.consistency import check_codec
-from consistency.lit.distillation import Distillation
+from consistency.lit.distillation import ConsistencyDistillation, nobody
 from consistency.model.maps import DenoiserLike, as_denoiser
+from consistency.objectives.flow import TeacherFlow
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import Euler, Heun
 from consistency.sampling.samplers import Sampler
@@ -31,8 +33,7 @@ def teacher_of(trained: Trained) -> Trained | None:
     Raises:
         UserError: the teacher that is named now has seen the data in another space.
     """
-    module = trained.module
-    taught = module.teacher if isinstance(module, Distillation) else getattr(module, "start", None)
+    taught = builder_of(trained)
     if taught is None:
         return None
     try:
@@ -40,18 +41,35 @@ def teacher_of(trained: Trained) -> Trained | None:
         D = as_denoiser(f, "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
         return None
-    check_codec(f, trained.data.codec)
+    check_codec(f, trained.codec)
     if isinstance(D, torch.nn.Module):
-        D = D.to(trained.module.device).eval()
+        D = D.to(trained.device).eval()
     return replace(
         trained,
         f=D,
-        weights="teacher",
-        weights_sha256=digest(D),
-        experiment=None,
+        provenance=replace(trained.provenance, weights="teacher", weights_sha256=digest(D), experiment=None),
         samplers=samplers_of(trained),
         found={},
     )
+
+
+def builder_of(trained: Trained) -> Callable[[], DenoiserLike] | None:
+    """What makes the teacher that a run learned from, or whose weights it began with; None without one."""
+    for name in ("teacher", "start"):
+        if trained.file is not None and section(trained.provenance.config, "module", name):
+            return trained.file.build("module", name)
+    return None
+
+
+def follows_teacher(trained: Trained) -> bool:
+    """Whether a run measures on its teacher's trajectories; asks for no teacher."""
+    node = section(trained.provenance.config, "module")
+    if trained.file is None or not section(node, "teacher") or not section(node, "flow"):
+        return False
+    training = trained.file.registry.find(node[TARGET])
+    if not (isinstance(training, type) and issubclass(training, ConsistencyDistillation)):
+        return False
+    return isinstance(trained.file.build("module", "flow")(nobody), TeacherFlow)
 
 
 def samplers_of(trained: Trained) -> dict[str, Sampler]:
@@ -59,7 +77,7 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
 
     The latter takes the 18 levels of Karras et al. between the student's own. Nothing where neither is said.
     """
-    module = section(trained.written, "module")
+    module = section(trained.provenance.config, "module")
     node = section(module, "teacher") or section(module, "start")
     if node.get("_target_") == CHECKPOINT and isinstance(node.get("path"), str):
         trust = [name for name in node.get("trust") or () if isinstance(name, str)]
@@ -67,10 +85,10 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
         place = ("samplers",) if config.names("samplers") else ("module", "samplers")
         built = config.build(*place) if config.names(*place) else {}
         return {name: each for name, each in built.items() if isinstance(each, Sampler)}
-    kind = SOLVERS.get(section(trained.written, "module", "flow", "solver").get("_target_", ""))
+    kind = SOLVERS.get(section(trained.provenance.config, "module", "flow", "solver").get("_target_", ""))
     if kind is None:
         return {}
-    sigma = trained.config.sigma
+    sigma = trained.sigma
     sampler = kind(karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho))
     return {sampler.title: sampler}
 

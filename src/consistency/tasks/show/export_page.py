@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from consistency.export.model import Model, Written
+from consistency.export.model import Outgoing, Written
 from consistency.export.parts import DECODER, NETWORK, programs, sigmas_of
 from consistency.export.programs import coefficients
 from consistency.markup import code, fenced, literal
@@ -69,7 +69,7 @@ def table(rows: Sequence[Row], batches: Sequence[int]) -> Table:
 
 
 def describe(
-    model: Model, out: Written, errors: Mapping[str, Measured], folder: Path, sigmas: Sequence[float]
+    model: Outgoing, out: Written, errors: Mapping[str, Measured], folder: Path, sigmas: Sequence[float]
 ) -> None:
     """Write `model.json` and `README.md`, unless the format has its own.
 
@@ -89,7 +89,7 @@ def describe(
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
+def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
     """All that one needs to know to use a model, as plain data."""
     parts, means = {n: program for n, program in programs(model).items() if n in errors}, model.pixels
     inputs = {
@@ -117,11 +117,11 @@ def facts_of(model: Model, errors: Mapping[str, Measured], sigmas: Sequence[floa
     }
 
 
-def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
+def readme(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
     """The same for people, and the lines that run it."""
     what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
     lines = [
-        f"# {literal(what)}, {model.about.get('step', 0):,} steps\n".lstrip(),
+        f"# {literal(what)}, {model.provenance.step or 0:,} steps\n".lstrip(),
         f"Weights {literal(model.about.get('weights_sha256'))}.\n",
     ]
     for name, part in facts["programs"].items():
@@ -137,7 +137,7 @@ def readme(model: Model, out: Written, facts: Mapping[str, Any]) -> str:
     return "".join(lines)
 
 
-def pixels(model: Model) -> str:
+def pixels(model: Outgoing) -> str:
     """A line from x to pixels; none for points."""
     means = model.pixels
     if means is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency
 from consistency.result import environment, read_result
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
@@ -56,15 +56,15 @@ class Report:
     def _parts(self, session: Session) -> dict[str, Task]:
         """Those that were asked for, and that suit what was trained: the ladder's σ lists come first."""
         found = {"ladder": self.ladder, "fidelity": self.fidelity, "sample": self.sample, "gap": self.gap}
-        student = session.trained.role != Denoiser.role
+        student = session.trained.role == Consistency.role
         return {name: part for name, part in found.items() if part and (student or name != "gap")}
 
     def _page(self, session: Session, said: dict[str, Outcome]) -> str:
-        t = session.trained
-        name = t.experiment or "a run"
-        cut = debug_of(t.written)
+        t, where = session.trained, session.trained.provenance
+        name = where.experiment or "a run"
+        cut = debug_of(where.config)
         note = [f"A debug run ({cut}): its numbers are no result to compare."] if cut else []
-        head = [*note, f"A {t.role}: step {t.step:,}, weights {t.weights}, {t.path}"]
+        head = [*note, f"A {t.role}: step {where.step or 0:,}, weights {where.weights}, {where.path}"]
         return page(name, head, [*pictures(said), *measured(said), *history(session), about(session)])
 
 
@@ -102,15 +102,15 @@ def measured(said: dict[str, Outcome]) -> Iterator[Section]:
 
 def history(session: Session) -> Iterator[Section]:
     """What was changed of the experiment, and how training went."""
-    t = session.trained
-    changed = variation(t.experiment, t.written)
+    where = session.trained.provenance
+    changed = variation(where.experiment, where.config)
     if changed is None:
         yield Section("Config", ["The experiment that this is a variation of is not known."])
     elif changed.rows:
         yield Section("Config", ["What differs from the experiment's own config:"], tables=[changed])
     else:
-        yield Section("Config", [f"As {t.experiment} says, nothing changed."])
-    curves = curves_in(t.run)
+        yield Section("Config", [f"As {where.experiment} says, nothing changed."])
+    curves = curves_in(where.run)
     pictures, notes = charts(curves) if curves else ([], [NO_LOG])
     if pictures or notes:
         yield Section("Curves", notes, pictures)
@@ -118,7 +118,7 @@ def history(session: Session) -> Iterator[Section]:
 
 def about(session: Session) -> Section:
     """Of the run that trained it, and of this evaluation."""
-    path = session.trained.run / "result.json"
+    path = session.trained.provenance.run / "result.json"
     kept = read_result(path) if path.is_file() else {}
     here = {**environment(), "precision": session.precision}
     keys = ("device", "precision", "seed", "seconds", "parameters", "memory_mib", "rollbacks", "commit")

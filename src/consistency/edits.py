@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import ClassVar, NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from consistency.errors import UserError, at_least, called, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.editing import Plan, denoise, redraw, restore
-from consistency.sampling.levels import karras_sigmas
-from consistency.sampling.operators import BoxSuperResolution, Maker, measure
+from consistency.sampling.operators import BoxSuperResolution, Inpainting, Maker, measure
 from consistency.schedule.draws import Draws
-from consistency.tasks.session import Trained
 
 
 class Changed(NamedTuple):
@@ -46,13 +45,37 @@ class Restore:
     """
 
     operator: Maker
-    of_pixels: ClassVar[bool] = True
+
+    @property
+    def of_pixels(self) -> bool:
+        """What is measured are pixels."""
+        return True
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
         A = called("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
         return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, c))
+
+
+def inpaint(known: Tensor) -> Restore:
+    """Keeps the known pixels, and makes the others anew.
+
+    Args:
+        known: bool [H, W], true where a pixel stays as it is.
+    """
+    return Restore(partial(Inpainting, known=partial(fitting, known)))
+
+
+def fitting(known: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mask, if it is one for images (C, H, W).
+
+    Raises:
+        UserError: it is of another type or size.
+    """
+    if known.dtype != torch.bool or tuple(known.shape) != tuple(shape[1:]):
+        raise UserError(f"known is {known.dtype} {list(known.shape)}, and must be bool {list(shape[1:])}")
+    return known
 
 
 @dataclass(frozen=True)
@@ -96,10 +119,14 @@ class Vary:
     """
 
     sigma: float
-    of_pixels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whatever networks see may be noised."""
+        return False
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: x."""
@@ -118,10 +145,14 @@ class Denoise:
 
     sigma: float
     add: bool = False
-    of_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("task.change", sigma=self.sigma)
+
+    @property
+    def of_pixels(self) -> bool:
+        """The noise is that of the pixels."""
+        return True
 
     def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
         """Before: the noisy image."""
@@ -144,21 +175,3 @@ def check_sigma(sigma: float, plan: Plan) -> None:
             f"task.change.sigma={sigma} must lie above {plan.sigma_min} and at most at {plan.sigma_max}, "
             "the levels of this model"
         )
-
-
-def plan_of(trained: Trained, levels: int, sigmas: Sequence[float] | None = None) -> Plan:
-    """The levels of an edit: Karras's of the run, or those given.
-
-    The last of Karras's is ε, where f(x, ε) = x needs no call.
-
-    Args:
-        trained: whose run, and whose range of valid values.
-        levels: of Karras's, ε included; at least 2.
-        sigmas: in their place, falling.
-    """
-    sigma = trained.config.sigma
-    chosen = karras_sigmas(levels, sigma.min, sigma.max, sigma.rho)[:-1] if sigmas is None else list(sigmas)
-    falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
-    if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
-        raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
-    return Plan(chosen, sigma.min, sigma.max, sigma.data, *trained.data.codec.range)

@@ -1,0 +1,1 @@
+"""Models as people use them: opened from a file, sampled, edited, exported."""

@@ -1,0 +1,257 @@
+"""From a file of this project to a model: its map, codec and samplers are built, and no training module.
+
+The config of a file is untrusted: it has been checked by `consistency.files.config`, and only its sections
+model, data.codec and module.samplers are built here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consistency.codec.codec import Codec
+from consistency.codec.identity import digest
+from consistency.codec.pixels import Pixels, name_of
+from consistency.codec.points import Points
+from consistency.errors import UserError, plain
+from consistency.files.config import FileConfig
+from consistency.files.registry import TARGET
+from consistency.library.model import Model, Provenance
+from consistency.process.notices import notice
+from consistency.sampling.families import named
+from consistency.sampling.samplers import Sampler
+from consistency.schedule.sigma import Sigma
+from consistency.teachers.checkpoint import map_of, read_named, weights_of
+from consistency.tensor import weights_sha256
+
+
+def load(
+    path: str | Path,
+    *,
+    weights: str | None = None,
+    trust: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+) -> Model:
+    """The model of a checkpoint, of exported weights, or of the newest checkpoint of a run directory.
+
+    Neither its data nor Lightning are needed.
+
+    Args:
+        path: of the file or directory.
+        weights: an average by name, `raw`, or None for the one that validation saw.
+        trust: packages whose classes its config may name beside those of this one.
+        device: where its network is put.
+
+    Raises:
+        UserError: there is none, it is damaged, or would call something foreign.
+    """
+    file, kept = read_named(path, "path", trust)
+    with torch.random.fork_rng(devices=[]):  # building a network draws its first weights
+        return opened(file, kept, weights=weights, key="path").to(device)
+
+
+def opened(
+    file: Path,
+    kept: dict[str, Any],
+    config: FileConfig | None = None,
+    weights: str | None = None,
+    key: str = "ckpt_path",
+) -> Model:
+    """The model of a file's content.
+
+    Args:
+        file: where it is from.
+        kept: its content, as `read_named` has read it.
+        config: in place of the file's own: the same with values that the user has overridden.
+        weights: see `load`.
+        key: of the config that names the file, for messages.
+
+    Raises:
+        UserError: the content makes no model.
+    """
+    used = config or kept["config"]
+    shape, classes = network_of(used)
+    name, f = map_of(used, kept, weights, file, key)
+    codec = codec_of(kept, shape, f"{key}={file}")
+    own, sigma = samplers_of(used), sigma_of(used)
+    check_samplers(own, f)
+    brought = named(kept.get("sigmas", {}), own, sigma.min)
+    where = Provenance(
+        path=file,
+        step=kept["global_step"],
+        experiment=kept.get("experiment"),
+        weights=name,
+        weights_sha256=weights_sha256(weights_of(kept, weights)[1]),
+        config=used.plain(),
+        classes=names_of(kept, classes),
+    )
+    samplers = taken_up(own, own, brought, str(file))
+    return Model(f, shape, classes, samplers, codec, sigma, where, brought)
+
+
+def network_of(config: FileConfig) -> tuple[tuple[int, ...], int]:
+    """The shape of what a network sees, and its number of classes.
+
+    Raises:
+        UserError: the config does not say them, or says two things.
+    """
+    net = config.section("net")
+    shape, classes = net.get("shape"), net.get("classes")
+    if any(config.section("model", "net").get(key) != net.get(key) for key in ("shape", "classes")):
+        raise UserError(
+            f"{config.source}: net and model.net are for other data; use the checkpoint as it was written"
+        )
+    if shape is None or not is_shape(shape) or type(classes) is not int or classes < 0:
+        raise UserError(
+            f"{config.source}: net.shape and net.classes are no shape and no number of classes; "
+            "use the checkpoint as it was written"
+        )
+    return shape, classes
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether a value is the shape of an image or of a point."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) in (1, 3)
+        and all(type(length) is int and length > 0 for length in shape)
+    )
+
+
+def codec_of(kept: Mapping[str, Any], shape: tuple[int, ...], source: str) -> Codec:
+    """The codec that a network was trained with, as the config of its file describes it.
+
+    Data sets of other packages may say it in their code alone: such a one is built, without its data.
+
+    Args:
+        kept: content of the file; older ones do not have the codec's hash.
+        shape: of what the network sees.
+        source: the file with its key, for messages.
+
+    Raises:
+        UserError: it is none, or not the one that the hash is of.
+    """
+    config: FileConfig = kept["config"]
+    data, recorded = config.section("data"), kept.get("data", {}).get("codec")
+    codec = config.build("data", "codec") if data.get("codec") else units(data, shape)
+    ours = recorded is None and str(data.get(TARGET)).startswith("consistency.")
+    if not (data.get("codec") or ours or recorded == digest(codec)):
+        codec = codec_in(config, shape)
+    if recorded not in (None, digest(codec)):
+        raise UserError(
+            f"{source} was trained with another codec than the one that its config describes, "
+            f"{name_of(codec)}: use the version of this codec that it was trained with"
+        )
+    return codec
+
+
+def codec_in(config: FileConfig, shape: tuple[int, ...]) -> Codec:
+    """The codec that the class of a data set brings; no data are read.
+
+    Raises:
+        UserError: the class is that of no data set, or its codec makes something else.
+    """
+    data = config.build("data")
+    if not (hasattr(data, "expect") and hasattr(data, "codec")):
+        raise UserError(f"{config.source}: data in its config is no DataModule; use it as it was written")
+    data.expect(shape, 0)
+    return data.codec
+
+
+def units(data: Mapping[str, Any], shape: tuple[int, ...]) -> Codec:
+    """Pixels up to offset and scale, or points: the codec where none is named."""
+    return Pixels(data.get("offset", 127.5), data.get("scale", 127.5)) if len(shape) == 3 else Points()
+
+
+def sigma_of(config: FileConfig) -> Sigma:
+    """The noise levels of a run.
+
+    Raises:
+        UserError: they make no sense.
+    """
+    node = config.section("sigma")
+    known = {name: node[name] for name in ("min", "max", "rho", "data") if name in node}
+    if not all(type(value) in (int, float) for value in known.values()):
+        raise UserError(f"{config.source}: sigma in its config has a value that is no number")
+    return Sigma(**known)
+
+
+def samplers_of(config: FileConfig) -> dict[str, Sampler]:
+    """The samplers of a run, by name.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    place = ("module", "samplers") if config.names("module", "samplers") else ("samplers",)
+    made = config.build(*place) if config.names(*place) else {}
+    return {name: each for name, each in made.items() if each is not None}
+
+
+def check_samplers(samplers: Mapping[str, object], f: Any) -> None:
+    """Refuse what is no sampler, and samplers of another role than the model's.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name, sampler in samplers.items():
+        if not isinstance(sampler, Sampler):
+            raise UserError(
+                f"samplers.{name} is no sampler: choose a _target_ of configs/samplers, or a class of your "
+                "own that extends consistency.sampling.samplers.Sampler"
+            )
+        try:
+            sampler.map_of(f)
+        except UserError as error:
+            raise UserError(f"samplers.{name}: {error}") from error
+
+
+def names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+    """Names of the classes, where a file has one for each."""
+    names = kept.get("data", {}).get("names")
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(n, str) for n in names):
+        return None
+    return tuple(plain(name) for name in names) or None
+
+
+def taken_up(
+    own: Mapping[str, Sampler],
+    before: Mapping[str, Sampler],
+    found: Mapping[str, Sampler],
+    source: str,
+    remedy: str = "",
+) -> dict[str, Sampler]:
+    """The samplers of a run, those of `found` in place of their namesakes; a line says which σ change.
+
+    A sampler whose σ are the run's own stays the run's own.
+
+    Args:
+        own: as the config of the run has them.
+        before: as they have been used so far.
+        found: samplers at other σ, by name; the run names but some.
+        source: the file that brings them.
+        remedy: how to get the run's own, behind the line.
+    """
+    changed = other_than(own, found)
+    after = {name: changed.get(name, own[name]) if name in found else before[name] for name in own}
+    lines = [
+        f"{name} {in_digits(after[name])} in place of {in_digits(before[name])}"
+        for name in other_than(before, after)
+    ]
+    if lines:
+        notice(f"samplers use the σ lists of {source}: {'; '.join(lines)}{remedy}")
+    return after
+
+
+def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
+    """Those of the others whose σ are not those of the sampler of the same name."""
+    return {
+        name: other
+        for name, other in others.items()
+        if name not in samplers or samplers[name].sigmas != other.sigmas
+    }
+
+
+def in_digits(sampler: Sampler) -> str:
+    """σ of a sampler, in four digits."""
+    return ", ".join(f"{sigma:.4g}" for sigma in sampler.sigmas)
