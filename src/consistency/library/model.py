@@ -21,7 +21,7 @@ from consistency.data.loader import RequestLoader
 from consistency.edits import Change
 from consistency.errors import UserError, at_least, check_seed, within
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Denoiser, DenoiserLike, FlowMap
+from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
 from consistency.sampling.editing import Plan
 from consistency.sampling.levels import karras_sigmas
@@ -94,9 +94,8 @@ class Model:
         Raises:
             UserError: the network does not take what c gives.
         """
-        f = self.f.at_zero if isinstance(self.f, FlowMap) else self.f
         level = torch.full((len(x),), sigma, dtype=torch.float64) if isinstance(sigma, float | int) else sigma
-        return f(x, level, c)
+        return one_time(self.f)(x, level, c)
 
     def sample(
         self,

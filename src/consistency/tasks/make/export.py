@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Outgoing, Run, Written
 from consistency.export.parts import DECODER, NETWORK, Program, programs
+from consistency.export.programs import network
 from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
@@ -174,7 +175,7 @@ def own(model: Outgoing, name: str) -> Expected:
     if name == DECODER:
         return decoder
     if name not in model.samplers:
-        return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
+        return network(model.f)
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)
