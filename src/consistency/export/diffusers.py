@@ -83,8 +83,8 @@ def check(model: Outgoing) -> None:
     pixels_of(model.codec, *PIXELS)
     if not (model.sigmas and isinstance(model.f, Consistency)):
         raise UserError(
-            f"export=diffusers needs a consistency function with a sampler, and this is a {model.f.role}: choose "
-            "export=safetensors"
+            f"export=diffusers needs a consistency function with a sampler, and this is a {model.f.role}: "
+            "choose export=safetensors"
         )
     check_plain(model, "diffusers")
     at_the_end = model.f.precond(torch.tensor([model.sigma_min])).out.abs() > 1e-6

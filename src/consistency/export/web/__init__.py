@@ -75,7 +75,7 @@ def check(model: Outgoing) -> None:
     check_plain(model, "web")
     if not (model.sigmas and isinstance(model.f, Consistency)):
         raise UserError(
-            f"export=web makes images in a few calls of a consistency function, and this is a {model.f.role}: "
+            f"export=web makes images by a few calls of a consistency function, not of a {model.f.role}: "
             "choose export=onnx, or distil a denoiser first, as experiment=cd_digits does"
         )
 
