@@ -276,7 +276,12 @@ MOMENTS = {  # of eval.py task=report, and what is said then
 def test_an_evaluation_speaks_of_itself_at_any_moment(ckpt, tmp_path, monkeypatch, moment):
     """Ctrl-C before the task begins, while the checkpoint is opened, and in each part of a report."""
     monkeypatch.setattr("consistency.evaluate.run_directory", lambda: tmp_path)
-    for part in ("ladder.Ladder", "fidelity.Fidelity", "gap.Gap", "sample.Sample"):
+    for part in (
+        "measure.ladder.Ladder",
+        "measure.fidelity.Fidelity",
+        "measure.gap.Gap",
+        "make.sample.Sample",
+    ):
         monkeypatch.setattr(f"consistency.tasks.{part}.__call__", lambda *_: Outcome())
     monkeypatch.setattr(moment, lambda *_, **__: signal.raise_signal(signal.SIGINT))
     config = composed("eval", "task=report", "fabric=cpu", f"ckpt_path={ckpt}", "threads=1")

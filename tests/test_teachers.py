@@ -110,14 +110,15 @@ def tree(tensors, model):
     return root
 
 
-def write_edm(path, tensors, model="SongUNet", precond="EDMPrecond", said=None, **state):
+def write_edm(path, tensors, model="SongUNet", precond="EDMPrecond", said=None, buffers=None, **state):
     """A network-snapshot of EDM: the network, its loss and the options of its data.
 
-    said: more of the state of some modules, {name: state}.
+    said: more of the state of some modules, {name: state}; buffers: of the preconditioner.
     """
     state = {"img_resolution": 8, "label_dim": 4, "sigma_data": 0.5, "sigma_max": float("inf")} | state
     ema = Persistent(precond, **state)
     ema._modules["model"] = root = tree(tensors, model)
+    ema._buffers.update(buffers or {})
     for name, more in (said or {}).items():
         *path_to, leaf = name.split(".")
         parent = root.get_submodule(".".join(path_to))
@@ -333,9 +334,11 @@ def test_the_wrong_net_for_openai(openai_file, net, message):
     one_line(error)
 
 
-@pytest.mark.parametrize("precond", ["VEPrecond", "iDDPMPrecond", "a\nb"])
+@pytest.mark.parametrize("precond", ["EDMPrecon", "torch.nn.Linear", "a\nb"])
 def test_other_preconditioners_of_edm(song_file, precond):
-    with pytest.raises(UserError, match=r"not read here.*EDMPrecond, VPPrecond") as error:
+    with pytest.raises(
+        UserError, match=r"not read here.*EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond"
+    ) as error:
         edm(song_file(precond=precond), ddpmpp())
     one_line(error)
 
@@ -504,6 +507,7 @@ BYTES, SCALAR = (
     stack_global("numpy.core.multiarray", "scalar"),
 )
 DTYPE = stack_global("numpy", "dtype")
+GETATTR = stack_global("builtins", "getattr")
 ATTRIBUTES = b"N}\x8c\x0c__setstate__" + SET + b"s\x86b."  # state (None, {name: a callable}), and BUILD
 
 
@@ -516,6 +520,9 @@ ATTRIBUTES = b"N}\x8c\x0c__setstate__" + SET + b"s\x86b."  # state (None, {name:
         stack_global("collections", "OrderedDict.__init__.__globals__"),
         stack_global("torch_utils.persistence", "_reconstruct_persistent_obj.value"),
         TENSOR + b"(NK\x00)K\x01\x85tR.",  # no storage
+        *(GETATTR + word + b"\x8c\x09__class__\x86R." for word in (DICT, SET, TENSOR, RECONSTRUCT)),
+        GETATTR + DICT + b")\x81\x8c\x05clear\x86R.",
+        GETATTR + MODULES + b")\x81K\x01\x86R.",  # no name
         BYTES + b"K\x05\x85R.",
         SCALAR + b"(\x8c\x02f8C\x08aaaaaaaatR.",
         DTYPE + b"\x8c\x01O\x85R.",  # an array of objects would unpickle
@@ -540,6 +547,20 @@ def test_a_tensor_stays_within_its_storage(tmp_path, offset, size, stride):
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(call))
     with pytest.raises(UserError, match="damaged"):
         read_pkl(tmp_path / "bad.pkl")
+
+
+def test_a_method_that_a_loss_keeps_is_its_name(tmp_path, song_file):
+    """ECT's loss has its law of r as an attribute, and pickles it as a call of getattr."""
+    law = Call(getattr, Persistent("ECMLoss"), "t_to_r_sigmoid")
+    content = read_pkl(song_file(loss=Persistent("ECMLoss", t_to_r=law)))
+    assert content["ema"].state["loss"].state["t_to_r"].value == "t_to_r_sigmoid"
+
+
+def test_a_state_of_training_is_not_a_snapshot(tmp_path):
+    torch.save({"net": torch.zeros(3)}, tmp_path / "training-state-latest.pt")
+    with pytest.raises(UserError, match=r"use the network-snapshot-\*\.pkl beside it") as error:
+        edm(tmp_path / "training-state-latest.pt", ddpmpp())
+    one_line(error)
 
 
 # As a user

@@ -21,6 +21,7 @@ from consistency.lit.standing import all_done, measured_so_far
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
 from consistency.model.maps import Map
+from consistency.others import check_said, read_other
 from consistency.process.notices import notice
 from consistency.process.rank import speaks_for
 from consistency.process.stops import account, nothing_begun, settle_account
@@ -79,7 +80,7 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     if config.ckpt_path is None:
         raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a run or a .ckpt of it")
     check_single(config.ckpt_path, "ckpt_path")
-    path, kept = read_named(config.ckpt_path, trust=packages(config.trust))
+    path, kept = contents(config)
     if cut := debug_of(kept["config"].content):
         notice(f"{path} is of a debug run ({cut}): its numbers are no result to compare")
     written, changes = changed(kept["config"], config)
@@ -102,6 +103,21 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
         return trained
     digest = model.provenance.weights_sha256
     return with_found(trained, found_for(path, digest, trained.own, model.sigma.min))
+
+
+def contents(config: DictConfig) -> tuple[Path, dict[str, Any]]:
+    """The file that is evaluated, and what it says: a checkpoint, or a file of others with what `as` adds.
+
+    Raises:
+        UserError: the file is refused.
+    """
+    if config.get("as") is not None:
+        return read_other(config)
+    try:
+        return read_named(config.ckpt_path, trust=packages(config.trust))
+    except UserError:
+        check_said(config.ckpt_path)
+        raise
 
 
 def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:

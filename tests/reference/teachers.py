@@ -29,6 +29,31 @@ DHARIWAL = (
 UNETMODEL = [0.215597, 0.655951, 0.405348, -0.081144, 0.100316, 0.386199]
 PLAIN = [0.080707, 0.681142, 0.510820, 0.187135, 0.247589, -0.423557]
 
+ADM_AUGMENTED = (  # DhariwalUNet with augment_dim = 9, with the labels of `augment` and with none
+    [0.101195, 0.500982, 0.370170, 0.276268, -0.385720, -0.548316],
+    [0.100549, 0.483241, 0.341833, 0.210183, -0.416225, -0.443940],
+)
+VE = [0.237692, 0.860910, 0.386417, -2.363666, -3.028257, 2.659328]  # the weights of NCSNPP, in a VEPrecond
+IDDPM = [-0.016940, 1.320735, 0.952693, -3.211580, 2.680710, 3.263940]
+ECM = [-0.004178, 0.871072, 0.480402, 0.318878, 0.037945, -0.229707]
+CONSISTENCY = [0.215284, 0.658838, 0.407212, -0.081113, 0.100242, 0.386000]  # the weights of UNETMODEL
+
+# The same pixel of samples that their own samplers make of `noise`, with the labels, computed in float32 as
+# published: NVlabs/edm 008a4e5 (`edm_sampler`, 18 steps), locuslab/ect 4311059 (`generator_fn`, mid_t 0.821),
+# openai/consistency_models e32b69e (`karras_sample`: onestep; multistep with ts 0,22,39 of 40, both clipped;
+# heun with 18 steps, clipped).
+EDM_HEUN = [-2.356471, -1.097047, -0.842092, -0.350071, -0.202584, 0.009340]
+VP_HEUN = [45.408123, -78.793205, -15.141976, -66.933876, 68.598610, 11.922692]
+VE_HEUN = [-18.763470, -100.336334, 31.305178, -60.281815, 39.838234, -2.140583]
+ADM_HEUN = [-0.547083, -1.165240, -0.103665, -0.378351, -0.321893, 0.066125]
+IDDPM_HEUN = [-112.172264, -56.026249, 46.944389, -45.672432, 80.131432, 44.387997]
+ECM_ONE = [-1.104803, -0.495657, -0.642067, 0.575407, 0.064671, 0.197659]
+ECM_TWO = [-0.617168, -0.353199, -0.931261, -0.171634, 0.242302, -0.569181]
+OPENAI_HEUN = [-0.982666, 0.484907, -0.165897, -0.074891, 0.566071, 0.145025]
+OPENAI_ONE = [-0.169020, 0.565552, 0.037460, 0.044872, -0.111798, 0.165748]
+OPENAI_TWO = [-0.166014, 0.035429, 0.349420, -0.310959, 0.155892, 0.269684]
+IDDPM_LEVELS = {0: 20291.171875, 1: 641.662415, 500: 1.01238946, 990: 0.0251310728, 999: 0.00642233711}  # u_j
+
 SIZE = {"shape": (3, 8, 8), "multipliers": (1, 2), "blocks": 1, "attention": (4,), "classes": 4}
 SONG_SIZE = SIZE | {"channels": 8, "augment": 9}
 DHARIWAL_SIZE = SIZE | {"channels": 64}
@@ -57,6 +82,18 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     """x, σ, label."""
     x = torch.arange(384, dtype=torch.float64).sin().reshape(2, 3, 8, 8)
     return x, torch.tensor([0.3, 4.0], dtype=torch.float64), torch.tensor([1, 3])
+
+
+def augment() -> Tensor:
+    """Labels of augmentation [2, 9]."""
+    return torch.arange(18, dtype=torch.float64).cos().reshape(2, 9)
+
+
+def noise() -> tuple[Tensor, Tensor]:
+    """Unit noise that sampling begins with, and the one that is added before a second call."""
+    k = torch.arange(384, dtype=torch.float64)
+    first, fresh = 1.2 * (1.7 * k**1.5).cos(), 1.2 * (0.9 * k**1.3).sin()
+    return first.reshape(2, 3, 8, 8), fresh.reshape(2, 3, 8, 8)
 
 
 def affine(name: str, *weight: int) -> Shapes:
@@ -113,6 +150,11 @@ def song(taps: int = 2) -> Shapes:
     for name, n_in, n_out, kind in rows:
         shapes |= edm_block(name, n_in, n_out, 32, 1, **kind)
     return shapes | affine("dec.8x8_aux_norm", 8) | affine("dec.8x8_aux_conv", 3, 8, 3, 3)
+
+
+def dhariwal_augmented(out: int = 3) -> Shapes:
+    """The same with augment_dim = 9; an iDDPMPrecond has one of 6 output channels."""
+    return dhariwal() | {"map_augment.weight": (64, 9)} | affine("out_conv", out, 64, 3, 3)
 
 
 def dhariwal() -> Shapes:

@@ -12,15 +12,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from consistency.command.paths import LISTS, is_path, split_items
 from consistency.errors import UserError, nearest
-from consistency.files.configs import CONFIGS, config_groups, files
-from consistency.process.entry import ENTRIES, current_entry, entry_name
+from consistency.files.configs import CONFIGS, files, groups, options
+from consistency.process.entry import ENTRIES, called, entry
 from consistency.quoting import for_shell, quoted
 from consistency.schema.check import known_sections, loaded
 
-AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these four as Hydra says them
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these five as Hydra says them
 UNDELETABLE = re.compile(
     r"Could not delete (?:from config\. )?'([^'=]+)(?:=.*)?'(?: does not exist|\. No match)"
 )
+UNNAMED = re.compile(r"You must specify '([^']+)', e\.g")
 UNCHOSEN = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
 ADDED = re.compile(r"Could not append to config\. An item is already at '([^']+)'")
 
@@ -52,7 +53,9 @@ def uncomposed(error: ConfigCompositionException) -> str | None:
         return f"unknown key {found[1]}: {nearest_to(found[1], kept(sys.argv[1:]))}"
     if found := ADDED.search(text):
         return f"{found[1]} has a value already: leave the + out: {without_plus(found[1], sys.argv[1:])}"
-    if (found := UNCHOSEN.search(text)) and found[1] in config_groups():
+    if (found := UNNAMED.search(text)) and found[1] in groups():
+        return f"{found[1]} has no value: give one with {found[1]}=NAME ({', '.join(options(found[1]))})"
+    if (found := UNCHOSEN.search(text)) and found[1] in groups():
         return of_the_other(found[1])
     return None
 
@@ -78,7 +81,11 @@ def ambiguous(override: str) -> str:
 
 def of_the_other(group: str) -> str:
     """A group that this entry point does not have."""
-    here = current_entry()
+    here = entry()
+    if here == "eval" and group in brought("as"):
+        return (
+            f"{group}= goes with a file of others: say what it is with as=NAME ({', '.join(options('as'))})"
+        )
     if group in added_groups(here):
         return f"{group}= is no choice of an entry point: add it with +{group}=NAME"
     there = next((name for name in ENTRIES if name != here and group in entry_groups(name)), None)
@@ -109,11 +116,16 @@ def added_groups(name: str) -> set[str]:
 
 
 def entry_groups(name: str) -> set[str]:
-    """The groups of an entry point, those that its tasks bring among them."""
-    read = [CONFIGS / f"{name}.yaml", *files("task")] if name == "eval" else []
-    text = "".join(file.read_text("utf-8") for file in read)
+    """The groups of an entry point, those that its tasks and files of others bring among them."""
+    more = brought("task") | brought("as") if name == "eval" else set[str]()
     chosen = {key for item in loaded(name)["defaults"] if isinstance(item, dict) for key in map(str, item)}
-    return {group for group in config_groups() if group in chosen or f"\n  - /{group}: " in text}
+    return {group for group in groups() if group in chosen} | more
+
+
+def brought(by: str) -> set[str]:
+    """The groups that the files of a group choose from."""
+    text = "".join(file.read_text("utf-8") for file in files(by))
+    return {group for group in groups() if f"\n  - /{group}: " in text}
 
 
 def kept(arguments: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ WIDTH = 110
 FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
 USE = {
     "train": ("experiment=NAME", "method=NAME data=NAME budget=NAME"),
-    "eval": ("[task=NAME] ckpt_path=RUN",),
+    "eval": ("[task=NAME] ckpt_path=RUN", "[task=NAME] ckpt_path=FILE as=NAME"),
 }
 
 

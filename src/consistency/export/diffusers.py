@@ -20,6 +20,7 @@ from consistency.export.grid import RHO, Grid, grid_of
 from consistency.export.model import Outgoing, Run, Written, check_plain
 from consistency.export.parts import optional_library
 from consistency.model.condition import given_label
+from consistency.model.maps import Consistency
 from consistency.model.precond import EDM, Boundary
 from consistency.sampling.samplers import MultiStep, visits
 from consistency.teachers import unet2d
@@ -82,10 +83,10 @@ def check_pipeline(model: Outgoing) -> None:
             "choose another format, such as export=onnx"
         )
     pixels_of(model.codec, *PIXELS)
-    if not model.sigmas:
+    if not (model.sigmas and isinstance(model.f, Consistency)):
         raise UserError(
-            "export=diffusers needs a consistency model, and this has no sampler of one: choose "
-            "export=safetensors for a teacher"
+            f"export=diffusers needs a consistency function with a sampler, and this is a {model.f.role}: "
+            "choose export=safetensors"
         )
     check_plain(model, "diffusers")
     at_the_end = model.f.precond(torch.tensor([model.sigma_min])).out.abs() > 1e-6

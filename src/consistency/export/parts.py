@@ -20,7 +20,8 @@ from torch import nn
 from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
 from consistency.export.model import Inputs, Outgoing, Run, Written
-from consistency.export.programs import RawNetwork
+from consistency.export.programs import network
+from consistency.model.maps import FlowMap
 
 NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
 EXAMPLE = 2  # samples; a batch of one would be taken for a constant
@@ -53,13 +54,13 @@ def programs(model: Outgoing) -> dict[str, ExportProgram]:
         name: ExportProgram(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
         for name, sampler in model.programs().items()
     }
-    network = ExportProgram(
-        NETWORK, RawNetwork(model.f).eval(), ("x", "noise", *label), partial(states, model)
-    )
+    second = ("ratio",) if isinstance(model.f, FlowMap) else ()
+    inputs = ("x", "noise", *second, *label)
+    bare = Program(NETWORK, network(model.f).eval(), inputs, partial(states, model))
     decoder = model.decoder()
     if decoder is not None:
-        found[DECODER] = ExportProgram(DECODER, decoder, ("encoded",), partial(encoded, model))
-    return {**found, NETWORK: network}
+        found[DECODER] = Program(DECODER, decoder, ("encoded",), partial(encoded, model))
+    return {**found, NETWORK: bare}
 
 
 def encoded(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
@@ -68,12 +69,13 @@ def encoded(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
 
 
 def states(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
-    """Scaled x [B, ...], c_noise [B] of levels from 0.02 to 80, and labels [B] if there are classes."""
+    """Scaled x [B, ...], c_noise [B] of σ from 0.02 to 80, s/t [B] of a flow map, labels [B] of classes."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, *model.shape, generator=generator)
     sigma = 0.02 * 4000 ** torch.rand(batch, generator=generator, dtype=torch.float64)
     noise = model.f.precond(sigma).noise.float()
-    return model.labelled(x, noise)
+    second = (torch.rand(batch, generator=generator),) if isinstance(model.f, FlowMap) else ()
+    return model.labelled(x, noise, *second)
 
 
 def write_programs(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.model.condition import given_label
-from consistency.model.maps import Map
+from consistency.model.maps import FlowMap, Map
 from consistency.model.precond import Precond
 
 
@@ -14,7 +14,7 @@ class RawNetwork(nn.Module):
     """F(c_in x, c_noise): D or f is c_skip x + c_out F, with coefficients that the model's file lists by σ.
 
     Args:
-        f: any denoiser.
+        f: a denoiser or a consistency function.
     """
 
     def __init__(self, f: Map) -> None:
@@ -24,6 +24,19 @@ class RawNetwork(nn.Module):
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """F, like x, of the scaled x [B, ...], c_noise [B] and label [B] or None."""
         return self.net(x, noise, given_label(label))
+
+
+class TwoTimeNetwork(Network):
+    """F(c_in x, c_noise, s/t) of a flow map, with the coefficients at t."""
+
+    def forward(self, x: Tensor, noise: Tensor, ratio: Tensor, label: Tensor | None = None) -> Tensor:
+        """F, like x, of the scaled x [B, ...], c_noise [B] of t, s/t [B] and label [B] or None."""
+        return self.net(x, noise, given_label(label), ratio)
+
+
+def network(f: Map) -> Network:
+    """The bare network of a map, with a second time where it has one."""
+    return TwoTimeNetwork(f) if isinstance(f, FlowMap) else Network(f)
 
 
 def coefficients(precond: Precond, sigmas: Sequence[float]) -> list[dict[str, float]]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import pixels_of
 from consistency.data.loader import RequestLoader
-from consistency.edits import Change
+from consistency.edits import Change, image_mark
 from consistency.errors import UserError, at_least, check_seed, within
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Denoiser, DenoiserLike, FlowMap
+from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
 from consistency.sampling.editing import EditPlan
 from consistency.sampling.levels import karras_sigmas
@@ -94,9 +93,8 @@ class Model:
         Raises:
             UserError: the network does not take what c gives.
         """
-        f = self.f.at_zero if isinstance(self.f, FlowMap) else self.f
         level = torch.full((len(x),), sigma, dtype=torch.float64) if isinstance(sigma, float | int) else sigma
-        return f(x, level, c)
+        return one_time(self.f)(x, level, c)
 
     def sample(
         self,
@@ -298,9 +296,4 @@ class Model:
         falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
         if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
             raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
-        return EditPlan(chosen, sigma.min, sigma.max, sigma.data, *self.codec.range)
-
-
-def image_mark(image: Tensor) -> int:
-    """A number of a uint8 image [C, H, W], from its content: images that are alike have noise that is."""
-    return crc32(image.numpy().tobytes())
+        return Plan(chosen, sigma.min, sigma.max, sigma.data, *self.codec.range)

@@ -18,6 +18,7 @@ from consistency.lit.rehearsal import check_optimizer
 from consistency.lit.restored import check_restorable
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike, Map, one_time
+from consistency.nets.adm import ADM
 from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
@@ -171,5 +172,5 @@ def without_augmentation(net: nn.Module) -> None:
 
     Such a parameter has no gradient and keeps its value; processes that train together would wait for one.
     """
-    if isinstance(net, UNet):
+    if isinstance(net, UNet | ADM):
         net.conditioning.of_augmentation().requires_grad_(False)

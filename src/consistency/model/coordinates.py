@@ -218,6 +218,45 @@ class DDPM:
         return circle(sigma, 1.0)
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """A chain between whose levels nothing lies: its networks see the index of the level nearest in σ.
+
+    So EDM has iDDPM's networks (2206.00364, table 1: j = M - 1 - argmin |u_j - σ|), where u_M = 0 is one more
+    level, of index -1.
+
+    Args:
+        chain: its levels.
+    """
+
+    chain: DDPM
+
+    @property
+    def unit(self) -> float:
+        """That of the chain."""
+        return self.chain.unit
+
+    @property
+    def lowest(self) -> float:
+        """σ_0."""
+        return self.chain.lowest
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """The whole index of the nearest level, -1 below σ_0/2; of two equally near, the higher."""
+        levels = self.chain.levels.to(sigma.device)
+        edges = torch.cat([levels[:1] / 2, (levels[1:] + levels[:-1]) / 2])
+        return torch.searchsorted(edges, sigma.double().contiguous(), right=True).double() - 1
+
+    def sigma(self, time: Tensor) -> Tensor:
+        """σ at the index nearest to j; 0 at -1."""
+        levels = torch.cat([torch.zeros(1, dtype=torch.float64), self.chain.levels]).to(time.device)
+        return levels[time.double().round().long().clamp(-1, len(levels) - 2) + 1]
+
+    def interpolant(self, sigma: Tensor) -> Interpolant:
+        """That of the chain, which is one at every σ."""
+        return self.chain.interpolant(sigma)
+
+
 def evenly(first: float, last: float, T: int) -> Tensor:
     """T numbers in float64, on the CPU even where networks are outlined without numbers."""
     return torch.linspace(first, last, T, dtype=torch.float64, device="cpu")

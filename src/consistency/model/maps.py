@@ -191,7 +191,7 @@ def as_denoiser(f: Any, what: str) -> DenoiserLike:
         raise UserError(f"{what}: {error}") from error
 
 
-def one_time(f: Map) -> Map:
+def one_time(f: Any) -> Any:
     """f as a function of one level (x, σ, c): of a flow map, its consistency function at s = 0."""
     return f.at_zero if isinstance(f, FlowMap) else f
 

@@ -131,6 +131,31 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
+class VE:
+    """The variance-exploding SDE (2011.13456; 2206.00364, table 1): D = x + σ F(x, ln(σ/2)).
+
+    Args:
+        sigma_min: the lowest noise level of its training, from 1e-9 to 1e6.
+    """
+
+    sigma_min: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_level("min", self.sigma_min)
+
+    @property
+    def lowest(self) -> float:
+        """That of its training."""
+        return self.sigma_min
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        """Coefficients at σ [B]."""
+        sigma = sigma.double()
+        one = torch.ones_like(sigma)
+        return Coefficients(one, sigma, one, c_noise(sigma / 2, 1.0))
+
+
+@dataclass(frozen=True)
 class Velocity:
     """A network that predicts v = α' x_0 + β' z: D = (β' x_t - β v)/(α β' - α' β). For flow teachers.
 

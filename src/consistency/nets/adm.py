@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from consistency.errors import UserError
+from consistency.errors import UserError, within
 from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.ddpm import Conditioning, check_divides
 from consistency.nets.layers import (
@@ -137,6 +137,7 @@ class ADM(nn.Module):
         modulation: how the embedding enters a block, if in neither of these two ways.
         groups: of every normalisation. None for EDM's rule: 32, or fewer where a group would have less than 4
             channels; OpenAI's code and diffusers have one number for all.
+        augment: size of an augmentation label, 9 for networks that EDM's code trained with augmentation.
 
     Raises:
         UserError: an image that cannot be halved so often, or no image; channels that are no whole heads, or
@@ -157,8 +158,10 @@ class ADM(nn.Module):
         embedding: Embedding | None = None,
         modulation: Modulation | None = None,
         groups: int | None = None,
+        augment: int = 0,
     ) -> None:
         super().__init__()
+        within("net", 0, 1024, augment=augment)
         given = {} if groups is None else {"groups": groups}
         check_dropout_and_blocks(dropout, blocks, channels=channels, head_channels=head_channels, **given)
         check_multipliers(channels, multipliers)
@@ -171,8 +174,8 @@ class ADM(nn.Module):
         make = partial(Block, width=width, dropout=dropout, **common)
         embedding = embedding or PositionalEmbedding(channels, shift=0, flip=True)
         n = levels[0].width
-        self.size, self.takes = tuple(shape[1:]), takes(label=classes)
-        self.conditioning = Conditioning(embedding, width, classes)
+        self.size, self.takes = tuple(shape[1:]), takes(label=classes, augment=augment)
+        self.augment, self.conditioning = augment, Conditioning(embedding, width, classes, augment)
         self.conditioning.layer0.reset_parameters()
         self.conditioning.layer1.reset_parameters()
         self.stem = Conv2d(shape[0], n, 3, padding=1)

@@ -33,19 +33,27 @@ class Conditioning(nn.Module):
         embedding: features of the noise level.
         width: size of the vector.
         classes: number of classes, 0 for none.
+        augment: size of the augmentation label of an EDM teacher, 0 for none.
     """
 
-    def __init__(self, embedding: Embedding, width: int, classes: int) -> None:
+    def __init__(self, embedding: Embedding, width: int, classes: int, augment: int = 0) -> None:
         super().__init__()
         self.embedding = embedding
+        self.augment = linear(augment, embedding.channels, gain=0.0, bias=False) if augment else None
         self.layer0, self.layer1 = linear(embedding.channels, width), linear(width, width)
         self.label = nn.Embedding(classes, width) if classes else None
 
     def forward(self, noise: Tensor, c: Condition) -> Tensor:
-        """The vector [B, width] of the noise index [B] and the class."""
+        """The vector [B, width] of the noise index [B], and the class and augmentation of c."""
         with without_autocast(noise):
             features = self.embedding(noise).to(self.layer0.weight.dtype)
+            if self.augment is not None and c.augment is not None:
+                features = features + self.augment(c.augment.to(features))
             return F.silu(self.layer1(F.silu(self.layer0(features))) + self._class(c.label))
+
+    def of_augmentation(self) -> nn.Module:
+        """The part that only labels of augmentation reach."""
+        return self.augment or nn.Identity()
 
     def _class(self, label: Tensor | None) -> Tensor | float:
         if label is None or self.label is None:

@@ -34,6 +34,17 @@ def even_sigmas(
     return coordinate.sigma(torch.linspace(first, last, steps, dtype=torch.float64)).tolist()
 
 
+def nearest_sigmas(coordinate: Coordinate, sigmas: Sequence[float]) -> list[float]:
+    """The levels of a chain nearest to those of a list, each once, as EDM samples from iDDPM's networks.
+
+    Args:
+        coordinate: a `Nearest`; any other moves a level only where it is below the lowest.
+        sigmas: noise levels, descending.
+    """
+    levels = torch.tensor([max(sigma, coordinate.lowest) for sigma in checked_sigmas(sigmas)]).double()
+    return list(dict.fromkeys(coordinate.sigma(coordinate.time(levels)).tolist()))
+
+
 def checked_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
     """Noise levels as numbers; a sampler begins at the first, and only that must be noise.
 

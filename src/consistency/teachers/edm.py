@@ -1,4 +1,4 @@
-"""EDM's official networks (2206.00364), read from `.pkl` without executing them."""
+"""Networks of EDM (2206.00364) and of ECT (2406.14548), read from `.pkl` without executing them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.files.paths import printable_path
-from consistency.model.coordinates import VP
-from consistency.model.maps import Denoiser
-from consistency.model.precond import EDM, Epsilon, Precond
+from consistency.files.paths import shown
+from consistency.model.coordinates import DDPM, VP, Nearest
+from consistency.model.maps import Consistency, Denoiser
+from consistency.model.precond import EDM, VE, Boundary, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
@@ -32,13 +32,14 @@ BLOCK = {name: name for name in ("norm0", "conv0", "affine", "norm1", "conv1", "
 BLOCK |= {"attention.norm": "norm2", "attention.qkv": "qkv", "attention.proj": "proj"}
 FILTER = ".resample_filter"
 LABEL = "conditioning.label.weight"
+LEVELS = "u"  # noise levels of iDDPM, falling, with a 0 at the end
 
 
-def edm(path: str | Path, net: nn.Module) -> Denoiser:
-    """The averaged network of EDM's file, as a frozen denoiser in evaluation mode.
+def edm(path: str | Path, net: nn.Module) -> Denoiser | Consistency:
+    """The averaged network of a file of EDM or ECT, frozen, in evaluation mode, with the role of its class.
 
     Args:
-        path: a `.pkl` with DDPM++, NCSN++ (SongUNet) or ADM (DhariwalUNet), in an EDMPrecond or VPPrecond.
+        path: a `.pkl` with DDPM++, NCSN++ (SongUNet) or ADM (DhariwalUNet), in one of `PRECONDS`.
         net: the network it belongs to, whose weights are replaced.
 
     Raises:
@@ -46,24 +47,41 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser:
     """
     try:
         ema = averaged(read_pkl(path), path)
-        precond = PRECONDS[known(ema.name, PRECONDS, path)](ema.state)
+        role, precond_of = PRECONDS[known(ema.name, PRECONDS, path)]
+        precond = precond_of(ema.state)
         pairs = pairs_of(net, ema, path)
         names = spelled(net, pairs, {"frequencies": "freqs"})
         check_records(net, ema, pairs.items(), path)
         file = dict(ema.tensors())
         check_filters(net, file, path)
+        check_levels(precond, file, path)
     except UserError:
         raise
     except DAMAGE as error:
-        raise damaged_weights(path) from error
-    state = rename_tensors(
-        {name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names
-    )
-    if isinstance(net, ADM) and LABEL in state:
-        state[LABEL] = state[LABEL].mT  # theirs is a linear layer on one-hot rows
+        raise damaged(path) from error
+    state = renamed({name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names)
+    if isinstance(net, ADM):
+        fit_adm(net, state, ema.name)
     load_into(net, state, path, names)
     check_groups(net, by_width, path, "leave net.groups out")
-    return Denoiser(net, precond).requires_grad_(False).eval()
+    return role(net, precond).requires_grad_(False).eval()
+
+
+def fit_adm(net: ADM, state: dict[str, Tensor], precond: str) -> None:
+    """Tensors of a DhariwalUNet as ours has them, changed in place.
+
+    Args:
+        net: ours.
+        state: by our names.
+        precond: class of its preconditioner; iDDPM's networks also predict a variance, which nothing reads.
+    """
+    if LABEL in state:
+        state[LABEL] = state[LABEL].mT  # theirs is a linear layer on one-hot rows
+    if precond == "iDDPMPrecond":
+        channels = net.stem.in_channels
+        for name in ("head.2.weight", "head.2.bias"):
+            if name in state and len(state[name]) == 2 * channels:
+                state[name] = state[name][:channels]
 
 
 def averaged(content: Any, path: str | Path) -> ModuleRecord:
@@ -97,9 +115,28 @@ def vp_precond(state: dict[str, Any]) -> Precond:
     return Epsilon(VP(float(state["beta_d"]), float(state["beta_min"])), time_scale=float(state["M"]) - 1)
 
 
-PRECONDS: dict[str, Callable[[dict[str, Any]], Precond]] = {
-    "EDMPrecond": edm_precond,
-    "VPPrecond": vp_precond,
+def ve_precond(state: dict[str, Any]) -> Precond:
+    """VEPrecond."""
+    return VE(float(state["sigma_min"]))
+
+
+def iddpm_precond(state: dict[str, Any]) -> Precond:
+    """iDDPMPrecond: the chain of 2102.09672 with β up to 1 - C_1, whose networks see whole indices."""
+    chain = DDPM.cosine(int(state["M"]), float(state["C_2"]), 1 - float(state["C_1"]))
+    return Epsilon(Nearest(chain))
+
+
+def ecm_precond(state: dict[str, Any]) -> Precond:
+    """ECMPrecond in evaluation mode: f(x, ε) = x. Its training has ε = 0."""
+    return Boundary(float(state["sigma_data"]), float(state["sigma_min"]))
+
+
+PRECONDS: dict[str, tuple[type[Denoiser | Consistency], Callable[[dict[str, Any]], Precond]]] = {
+    "EDMPrecond": (Denoiser, edm_precond),
+    "VPPrecond": (Denoiser, vp_precond),
+    "VEPrecond": (Denoiser, ve_precond),
+    "iDDPMPrecond": (Denoiser, iddpm_precond),
+    "ECMPrecond": (Consistency, ecm_precond),
 }
 
 
@@ -179,6 +216,27 @@ def check_filters(net: nn.Module, file: dict[str, Tensor], path: str | Path) -> 
                 f"teacher.path={path} is of another network: {printable_path(name)} is not that of "
                 f"net.taps; {REMEDY}"
             )
+
+
+def check_levels(precond: Precond, file: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse noise levels of iDDPM other than those that its settings make.
+
+    Args:
+        precond: by its settings.
+        file: tensors, from which u [M + 1] is taken.
+        path: of the file.
+    """
+    coordinate = precond.coordinate if isinstance(precond, Epsilon) else None
+    if not isinstance(coordinate, Nearest):
+        return
+    levels = file.pop(LEVELS, None)
+    # theirs are a recursion in float32: off by 5e-4 at the lowest
+    ours = torch.cat([coordinate.chain.levels.flip(0), torch.zeros(1, dtype=torch.float64)])
+    if levels is None or levels.shape != ours.shape or not torch.allclose(levels.double(), ours, rtol=2e-3):
+        raise UserError(
+            f"teacher.path={path}: its noise levels, u, are not those of its settings M, C_1 and C_2; use a "
+            "file as its authors published it"
+        )
 
 
 def same(a: Tensor, b: Tensor) -> bool:

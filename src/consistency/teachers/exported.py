@@ -22,7 +22,8 @@ KEY = "consistency"  # of the metadata
 LONGEST = 2**24  # characters of it that are read
 CHECKSUM = "sha256"  # likewise
 ABOUT = {"config": dict, "experiment": str | None, "step": int, "weights": str, "sigmas": dict}
-CONFIG = ("data", "model", "metric", "module", "net", "sigma")  # sections without which nothing is built
+CONFIG = ("data", "model", "metric", "net", "sigma")  # sections without which nothing is built
+MADE = ("module", "samplers")  # likewise, one of them: files of others have had no training
 
 
 def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -120,6 +121,7 @@ def read_metadata(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         about["config"] = upgraded_config(about["config"])
         enough = all(isinstance(about[name], kind) for name, kind in ABOUT.items())
         enough &= all(isinstance(about["config"][section], dict) for section in CONFIG)
+        enough &= any(isinstance(about["config"].get(section), dict) for section in MADE)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return about if enough else None

@@ -1,4 +1,4 @@
-"""Networks of OpenAI's consistency_models (2303.01469): ADM trained in EDM's way, for ImageNet and LSUN."""
+"""Networks of OpenAI's consistency_models (2303.01469): ADM for ImageNet and LSUN, in EDM's coordinates."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.model.maps import Denoiser
-from consistency.model.precond import EDM
+from consistency.model.maps import Consistency, Denoiser
+from consistency.model.precond import EDM, Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Attention, Up
 from consistency.process.notices import notice
@@ -17,12 +17,14 @@ from consistency.teachers.untold import always, check_groups
 from consistency.teachers.weights import REMEDY, load_into, read_pt, rename_tensors, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
+TIME_SCALE = 250.0  # the network is given 1000 ln(σ)/4
 PUBLISHED = 64  # channels of a head of attention
 
 ENDS = {
     "conditioning.layer0": "time_embed.0",
     "conditioning.layer1": "time_embed.2",
     "conditioning.label": "label_emb",
+    "conditioning.augment": "augment",  # which no file has
     "stem": "input_blocks.0.0",
     "head.0": "out.0",
     "head.2": "out.2",
@@ -39,7 +41,10 @@ ATTENTION = {"norm": "norm", "qkv": "qkv", "proj": "proj_out"}
 
 
 def openai(path: str | Path, net: nn.Module) -> Denoiser:
-    """The teacher of a `.pt` file, as a frozen denoiser in evaluation mode. Its network takes 250 ln σ.
+    """The teacher of a `.pt` file, `edm_*`, as a frozen denoiser in evaluation mode.
+
+    What is in such a file is a network and no more: whether it was trained as a denoiser or as a consistency
+    function is for the user to say, by this function or by `openai_consistency`.
 
     Args:
         path: a state_dict of UNetModel, such as edm_imagenet64_ema.pt; of any precision.
@@ -49,6 +54,18 @@ def openai(path: str | Path, net: nn.Module) -> Denoiser:
         UserError: the file is missing, damaged, holds anything else, or belongs to another network, such as
             one that also learns a variance or has another number of groups in its normalisations.
     """
+    load_unet(path, net)
+    return Denoiser(net, EDM(time_scale=TIME_SCALE)).requires_grad_(False).eval()
+
+
+def openai_consistency(path: str | Path, net: nn.Module) -> Consistency:
+    """The consistency function of a `.pt` file, `cd_*` or `ct_*`; otherwise as `openai`."""
+    load_unet(path, net)
+    return Consistency(net, Boundary(time_scale=TIME_SCALE)).requires_grad_(False).eval()
+
+
+def load_unet(path: str | Path, net: nn.Module) -> None:
+    """Replace the weights of net by those of a file; see `openai`."""
     file = read_pt(path)
     if not isinstance(file, dict) or not all(isinstance(v, Tensor) for v in file.values()):
         raise UserError(
@@ -65,7 +82,6 @@ def openai(path: str | Path, net: nn.Module) -> Denoiser:
     load_into(net, state, path, names)
     check_groups(net, always, path, "set net.groups=32")
     say_heads(net, path)
-    return Denoiser(net, EDM(sigma_data=0.5, time_scale=250.0)).requires_grad_(False).eval()
 
 
 def check_variance(net: ADM, state: dict[str, Tensor], path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading EDM's `.pkl` files as data. A pickle is a program; this one runs on a table of harmless words.
+"""Reading `.pkl` files of EDM and ECT as data. A pickle is a program; it runs on a table of harmless words.
 
 Such a file stores each module as a call of a function that executes the source code beside it. Here the
 call keeps the class name and the state, and drops the source. What a word of the table makes is sealed: a
@@ -120,7 +120,14 @@ def record(meta: dict[str, Any]) -> ModuleRecord:
     return ModuleRecord(meta["class_name"], meta["state"])
 
 
-def numpy_number(dtype: DType, data: bytes) -> float:
+def method(owner: Record, name: str) -> Sealed:
+    """A method of a module, which ECT's losses keep: its name alone. Nothing is looked up in anything."""
+    if type(owner) is not Record or type(name) is not str:
+        raise pickle.UnpicklingError("a method of something other than a module")
+    return Sealed(name)
+
+
+def number(dtype: DType, data: bytes) -> float:
     """A number of numpy's as Python's."""
     if type(dtype) is not DType or type(data) is not bytes:
         raise pickle.UnpicklingError("a number of neither type nor bytes")
@@ -162,10 +169,11 @@ def allowed_names(path: Path) -> dict[tuple[str, str], Any]:
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): record,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
-        ("torch._utils", "_rebuild_parameter"): unwrap_parameter,
-        ("torch.storage", "_load_from_bytes"): partial(read_storage, path),
-        ("numpy.core.multiarray", "scalar"): numpy_number,
-        ("numpy._core.multiarray", "scalar"): numpy_number,
+        ("torch._utils", "_rebuild_parameter"): parameter,
+        ("torch.storage", "_load_from_bytes"): partial(numbers, path),
+        ("builtins", "getattr"): method,
+        ("numpy.core.multiarray", "scalar"): number,
+        ("numpy._core.multiarray", "scalar"): number,
     }
     return {name: Word(function) for name, function in functions.items()} | {
         ("torch.nn.modules.container", "ModuleDict"): ModuleRecord,
@@ -213,7 +221,12 @@ def read_pkl(path: str | Path) -> Any:
     Raises:
         UserError: the file is missing, damaged, or names anything that such files do not need.
     """
-    path = existing_file(path)
+    path = existing(path)
+    if is_zip(path):
+        raise UserError(
+            f"teacher.path={path} is an archive of torch.save, such as training-state-*.pt, whose network is "
+            "no average: use the network-snapshot-*.pkl beside it"
+        )
     try:
         with path.open("rb") as file:
             check_pickle(file)

@@ -17,6 +17,7 @@ from consistency.export.web.beside import expected_samples, read_back
 from consistency.export.web.description import PIXELS, describe_model
 from consistency.export.web.packing import packed, script
 from consistency.export.web.runtime import PINNED, Release
+from consistency.model.maps import Consistency
 
 TOLERANCE = 1e-3  # of images in [-1, 1]: an eighth of a grey level
 LARGEST = 15e6  # bytes that people wait for
@@ -72,10 +73,10 @@ def check_showable(model: Outgoing) -> None:
         )
     pixels_of(model.codec, *PIXELS)
     check_plain(model, "web")
-    if not model.sigmas:
+    if not (model.sigmas and isinstance(model.f, Consistency)):
         raise UserError(
-            "export=web makes images in a few calls, and this checkpoint is a teacher: "
-            "distil it first, as experiment=cd_digits does"
+            f"export=web makes images by a few calls of a consistency function, not of a {model.f.role}: "
+            "choose export=onnx, or distil a denoiser first, as experiment=cd_digits does"
         )
 
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.edits import Change, Changed
+from consistency.edits import Change, Changed, image_mark
 from consistency.errors import within
-from consistency.files.atomic import write_file
-from consistency.library.model import image_mark
+from consistency.files.atomic import write
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Outgoing, Run, Written
-from consistency.export.parts import DECODER, NETWORK, ExportProgram, programs
-from consistency.files.atomic import explain_write, write_text
+from consistency.export.parts import DECODER, NETWORK, Program, programs
+from consistency.export.programs import network
+from consistency.files.atomic import explained, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
@@ -178,7 +179,7 @@ def model_output(model: Outgoing, name: str) -> Expected:
     if name == DECODER:
         return decoder
     if name not in model.samplers:
-        return lambda x, noise, label=None: model.f.net(x, noise, given_label(label))
+        return network(model.f)
 
     def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
         draws = KnownNoise(z)

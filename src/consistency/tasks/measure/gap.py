@@ -12,8 +12,8 @@ from consistency.lit.callbacks.signals import excerpt
 from consistency.metrics.card import Card, Number, in_range
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
-from consistency.model.maps import Consistency
-from consistency.tasks.measure.teacher import config_section, follows_teacher, teacher_of
+from consistency.model.maps import Denoiser, one_time
+from consistency.tasks.measure.teacher import follows_teacher, section, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
 
@@ -48,7 +48,7 @@ class Gap:
     def __call__(self, session: Session) -> Outcome:
         """Means over σ; the curves as `gap.png` and `gap.json`."""
         t = session.trained
-        if t.role != Consistency.role:
+        if t.role == Denoiser.role:
             raise UserError(
                 f"ckpt_path={t.provenance.path} is a teacher's, and gaps are those of a consistency "
                 "function: give a checkpoint of consistency training or distillation, or use task=fidelity"
@@ -114,7 +114,7 @@ def measure_gaps(session: Session, probe: Probe) -> tuple[Gaps, Card]:
 
     def measure() -> dict[str, Any]:
         with session.fabric.autocast():
-            return asdict(probe.measure(t.f, probe.trajectories(source, some)))
+            return asdict(probe.measure(one_time(t.f), probe.trajectories(source, some)))
 
     return Gaps(**session.memo.once(card, measure, is_gaps)), card
 
