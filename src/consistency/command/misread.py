@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from consistency.command.paths import LISTS, is_path, split_items
 from consistency.errors import UserError, nearest
-from consistency.files.configs import CONFIGS, files, groups, options
-from consistency.process.entry import ENTRIES, called, entry
+from consistency.files.configs import CONFIGS, config_groups, files, options
+from consistency.process.entry import ENTRIES, current_entry, entry_name
 from consistency.quoting import for_shell, quoted
 from consistency.schema.check import known_sections, loaded
 
@@ -53,9 +53,9 @@ def uncomposed(error: ConfigCompositionException) -> str | None:
         return f"unknown key {found[1]}: {nearest_to(found[1], kept(sys.argv[1:]))}"
     if found := ADDED.search(text):
         return f"{found[1]} has a value already: leave the + out: {without_plus(found[1], sys.argv[1:])}"
-    if (found := UNNAMED.search(text)) and found[1] in groups():
+    if (found := UNNAMED.search(text)) and found[1] in config_groups():
         return f"{found[1]} has no value: give one with {found[1]}=NAME ({', '.join(options(found[1]))})"
-    if (found := UNCHOSEN.search(text)) and found[1] in groups():
+    if (found := UNCHOSEN.search(text)) and found[1] in config_groups():
         return of_the_other(found[1])
     return None
 
@@ -81,7 +81,7 @@ def ambiguous(override: str) -> str:
 
 def of_the_other(group: str) -> str:
     """A group that this entry point does not have."""
-    here = entry()
+    here = current_entry()
     if here == "eval" and group in brought("as"):
         return (
             f"{group}= goes with a file of others: say what it is with as=NAME ({', '.join(options('as'))})"
@@ -119,13 +119,13 @@ def entry_groups(name: str) -> set[str]:
     """The groups of an entry point, those that its tasks and files of others bring among them."""
     more = brought("task") | brought("as") if name == "eval" else set[str]()
     chosen = {key for item in loaded(name)["defaults"] if isinstance(item, dict) for key in map(str, item)}
-    return {group for group in groups() if group in chosen} | more
+    return {group for group in config_groups() if group in chosen} | more
 
 
 def brought(by: str) -> set[str]:
     """The groups that the files of a group choose from."""
     text = "".join(file.read_text("utf-8") for file in files(by))
-    return {group for group in groups() if f"\n  - /{group}: " in text}
+    return {group for group in config_groups() if f"\n  - /{group}: " in text}
 
 
 def kept(arguments: Sequence[str]) -> list[str]:

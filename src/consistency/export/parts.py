@@ -56,10 +56,10 @@ def programs(model: Outgoing) -> dict[str, ExportProgram]:
     }
     second = ("ratio",) if isinstance(model.f, FlowMap) else ()
     inputs = ("x", "noise", *second, *label)
-    bare = Program(NETWORK, network(model.f).eval(), inputs, partial(states, model))
+    bare = ExportProgram(NETWORK, network(model.f).eval(), inputs, partial(states, model))
     decoder = model.decoder()
     if decoder is not None:
-        found[DECODER] = Program(DECODER, decoder, ("encoded",), partial(encoded, model))
+        found[DECODER] = ExportProgram(DECODER, decoder, ("encoded",), partial(encoded, model))
     return {**found, NETWORK: bare}
 
 

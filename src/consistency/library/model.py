@@ -296,4 +296,4 @@ class Model:
         falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
         if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
             raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
-        return Plan(chosen, sigma.min, sigma.max, sigma.data, *self.codec.range)
+        return EditPlan(chosen, sigma.min, sigma.max, sigma.data, *self.codec.range)

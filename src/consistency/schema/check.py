@@ -147,7 +147,7 @@ def sections_in(files: tuple[Path, ...]) -> frozenset[str]:
 def known_sections(entry: str) -> set[str]:
     """What may stand first in the config of an entry point."""
     others = sections_in(tuple(configs.files("as"))) if entry == "eval" else ()
-    return {*loaded(entry), *groups(), *methods(), *others} - {"defaults"}
+    return {*loaded(entry), *config_groups(), *methods(), *others} - {"defaults"}
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.model.coordinates import DDPM, VP, Nearest
 from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, VE, Boundary, Epsilon, Precond
@@ -58,8 +58,10 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser | Consistency:
     except UserError:
         raise
     except DAMAGE as error:
-        raise damaged(path) from error
-    state = renamed({name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names)
+        raise damaged_weights(path) from error
+    state = rename_tensors(
+        {name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names
+    )
     if isinstance(net, ADM):
         fit_adm(net, state, ema.name)
     load_into(net, state, path, names)

@@ -120,14 +120,14 @@ def record(meta: dict[str, Any]) -> ModuleRecord:
     return ModuleRecord(meta["class_name"], meta["state"])
 
 
-def method(owner: Record, name: str) -> Sealed:
+def method(owner: ModuleRecord, name: str) -> Sealed:
     """A method of a module, which ECT's losses keep: its name alone. Nothing is looked up in anything."""
-    if type(owner) is not Record or type(name) is not str:
+    if type(owner) is not ModuleRecord or type(name) is not str:
         raise pickle.UnpicklingError("a method of something other than a module")
     return Sealed(name)
 
 
-def number(dtype: DType, data: bytes) -> float:
+def numpy_number(dtype: DType, data: bytes) -> float:
     """A number of numpy's as Python's."""
     if type(dtype) is not DType or type(data) is not bytes:
         raise pickle.UnpicklingError("a number of neither type nor bytes")
@@ -169,11 +169,11 @@ def allowed_names(path: Path) -> dict[tuple[str, str], Any]:
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): record,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
-        ("torch._utils", "_rebuild_parameter"): parameter,
-        ("torch.storage", "_load_from_bytes"): partial(numbers, path),
+        ("torch._utils", "_rebuild_parameter"): unwrap_parameter,
+        ("torch.storage", "_load_from_bytes"): partial(read_storage, path),
         ("builtins", "getattr"): method,
-        ("numpy.core.multiarray", "scalar"): number,
-        ("numpy._core.multiarray", "scalar"): number,
+        ("numpy.core.multiarray", "scalar"): numpy_number,
+        ("numpy._core.multiarray", "scalar"): numpy_number,
     }
     return {name: Word(function) for name, function in functions.items()} | {
         ("torch.nn.modules.container", "ModuleDict"): ModuleRecord,
@@ -221,7 +221,7 @@ def read_pkl(path: str | Path) -> Any:
     Raises:
         UserError: the file is missing, damaged, or names anything that such files do not need.
     """
-    path = existing(path)
+    path = existing_file(path)
     if is_zip(path):
         raise UserError(
             f"teacher.path={path} is an archive of torch.save, such as training-state-*.pt, whose network is "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from consistency.edits import Change, Changed, image_mark
 from consistency.errors import within
-from consistency.files.atomic import write
+from consistency.files.atomic import write_file
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Outgoing, Run, Written
-from consistency.export.parts import DECODER, NETWORK, Program, programs
+from consistency.export.parts import DECODER, NETWORK, ExportProgram, programs
 from consistency.export.programs import network
-from consistency.files.atomic import explained, write_text
+from consistency.files.atomic import explain_write, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label

@@ -13,7 +13,7 @@ from consistency.metrics.card import Card, Number, in_range
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
 from consistency.model.maps import Denoiser, one_time
-from consistency.tasks.measure.teacher import follows_teacher, section, teacher_of
+from consistency.tasks.measure.teacher import config_section, follows_teacher, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
 
