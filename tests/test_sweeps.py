@@ -48,7 +48,7 @@ def now():
 FAKE = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from consistency.process.lifeline import held, hold, report
+from consistency.process.lifeline import held, hold, send_report
 from consistency.process.stops import Stopped, heard
 
 hold()
@@ -65,20 +65,20 @@ def finish(**more):
 try:
     with heard():
         if (place / "broken").exists():
-            report(failed="ckpt_path=x is damaged", state="failed")
+            send_report(failed="ckpt_path=x is damaged", state="failed")
             sys.exit(1)
         match given["do"]:
             case "finish":
                 finish()
             case "spoil":
                 finish(verdict={"fault": "it ended worse"})
-                report(failed="the run: it ended worse", state="diverged")
+                send_report(failed="the run: it ended worse", state="diverged")
                 sys.exit(1)
             case "fail":
-                report(failed="data.root=x: no such folder", state="failed")
+                send_report(failed="data.root=x: no such folder", state="failed")
                 sys.exit(1)
             case "diverge":
-                report(failed="the loss is not finite", state="diverged")
+                send_report(failed="the loss is not finite", state="diverged")
                 sys.exit(1)
             case "vanish":
                 __import__("shutil").rmtree(place)
@@ -88,8 +88,8 @@ try:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "work":
                 assert held() and "CONSISTENCY_LIFELINE" not in os.environ
-                report(step=10, value=3.0)
-                report(step=20, value=None)
+                send_report(step=10, value=3.0)
+                send_report(step=20, value=None)
                 while True:
                     time.sleep(0.01)
 except Stopped as stopped:
@@ -528,7 +528,7 @@ class TestLifeline:
 
     @pytest.mark.parametrize("number", ["", "x", "-1", "0", "9999", "1.5"])
     def test_a_number_that_leads_nowhere_is_no_line(self, number):
-        code = "from consistency.process.lifeline import *; hold(); report(step=1); print(held())"
+        code = "from consistency.process.lifeline import *; hold(); send_report(step=1); print(held())"
         env = {**os.environ, VARIABLE: number}
         done = subprocess.run(
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
