@@ -19,6 +19,7 @@ from consistency.export.diffusers import Diffusers, denoised
 from consistency.export.grid import grid_of
 from consistency.export.model import frozen
 from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
@@ -215,10 +216,14 @@ class TestOut:
         [
             (lambda: model({**MLP, "shape": [2]}), "square images, not data of shape \\(2,\\)"),
             (lambda: model({**MLP, "shape": [1, 8, 4]}), "square images, not data of shape \\(1, 8, 4\\)"),
-            (lambda: model(sigmas={}), "needs a consistency model"),
+            (lambda: model(sigmas={}), "needs a sampler of one step"),
+            (
+                lambda: model().with_map(Denoiser(model().f.net, BOUNDARY)),
+                "consistency function, and this is a denoiser",
+            ),
             (lambda: model(UNET, TRIGFLOW, {"low": [80.0, 0.002]}), "^export=diffusers: low has a level"),
         ],
-        ids=["points", "oblong", "teacher", "level"],
+        ids=["points", "oblong", "no sampler", "teacher", "level"],
     )
     def test_what_no_pipeline_can_sample(self, theirs, tmp_path, m, message):
         with pytest.raises(UserError, match=message):
@@ -334,7 +339,7 @@ class TestBack:
         Diffusers()(model(), tmp_path)
         file = tmp_path / "unet" / "config.json"
         config, mark = json.loads(file.read_text()), tmp_path / "called"
-        config["model"]["net"] = {"_target_": "os.system", "command": f"touch {mark}"}
+        config["denoiser"]["net"] = {"_target_": "os.system", "command": f"touch {mark}"}
         file.write_text(json.dumps(config))
         with pytest.raises(UserError, match=r"would call os\.system"):
             diffusers(tmp_path, torch.nn.Identity())

@@ -170,7 +170,10 @@ def test_a_wrong_name_is_refused_at_once(tmp_path, command, line):
 def test_help_lists_its_options(tmp_path):
     status, lines, _ = at_once(tmp_path, "train", "--help", MINE, **PATHS)
     assert status == 0
-    assert "  gated_digits            iCT on digits with a network of one's own." in lines
+    assert any(
+        line.split() == ["gated_digits", "iCT", "on", "digits", "with", "a", "network", "of", "one's", "own."]
+        for line in lines
+    )
     _, without, _ = at_once(tmp_path, "train", "--help", **PATHS)
     assert not any("gated" in line for line in without)
 

@@ -81,11 +81,13 @@ def check(model: Outgoing) -> None:
             "choose another format, such as export=onnx"
         )
     pixels_of(model.codec, *PIXELS)
-    if not (model.sigmas and isinstance(model.f, Consistency)):
+    if not isinstance(model.f, Consistency):
         raise UserError(
-            f"export=diffusers needs a consistency function with a sampler, and this is a {model.f.role}: "
-            "choose export=safetensors"
+            f"export=diffusers needs a consistency function, and this is a {model.f.role}: choose "
+            "export=safetensors"
         )
+    if not model.sigmas:
+        raise UserError("export=diffusers needs a sampler of one step or more: name one with task.samplers")
     check_plain(model, "diffusers")
     at_the_end = model.f.precond(torch.tensor([model.sigma_min])).out.abs() > 1e-6
     for name, (_, *sigmas) in model.sigmas.items():
