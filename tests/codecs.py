@@ -49,7 +49,7 @@ class Blocks:
     def program(self):
         return Inverse(self.scale / 127.5, self.offset / 127.5 - 1)
 
-    def about(self):
+    def describe(self):
         return {"codec": type(self).__name__, **asdict(self)}
 
 

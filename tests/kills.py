@@ -62,7 +62,7 @@ class StopsIn(Callback):
 
     def setup(self, trainer, pl_module, stage):
         if stage == "fit" and trainer.global_rank == self.rank and not self.mark.exists():
-            between = stops.between
+            between = stops.stop_between
 
             def struck():
                 now = watch._open.part
@@ -73,7 +73,7 @@ class StopsIn(Callback):
                     os.kill(os.getpid(), self.signum)
                 between()
 
-            stops.between = struck
+            stops.stop_between = struck
 
 
 def stops_in(directory, **how):

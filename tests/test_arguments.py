@@ -3,7 +3,7 @@
 import pytest
 
 from consistency.errors import UserError
-from consistency.schema.arguments import ARGUMENTS, check_arguments
+from consistency.schema.arguments import ARGUMENTS, check_trainer_arguments
 from consistency.schema.hardware import check_counts, check_hardware
 from consistency.schema.targets import parameters
 from tests.sessions import composed
@@ -84,7 +84,7 @@ def test_every_trainer_of_the_configs_passes(name):
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
 def test_strategies_that_divide_the_network(strategy):
     with pytest.raises(UserError, match=rf"^trainer\.strategy={strategy}: .*use trainer=ddp"):
-        check_arguments(trainer(f"+trainer.strategy={strategy}"))
+        check_trainer_arguments(trainer(f"+trainer.strategy={strategy}"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from consistency.console import LONGEST, explain, one_line
 from consistency.schema import hardware
 from consistency.schema.check import check_config
-from consistency.schema.kinds import fits
+from consistency.schema.kinds import value_fits
 from consistency.sweep import oracle
 from consistency.teachers.sealed import sealed
 from tests.conftest import ROOT, SMALL, run
@@ -599,5 +599,5 @@ def test_what_a_constructor_takes_may_be_added():
     ],
 )
 def test_a_value_is_held_against_its_type(hint, good, bad):
-    assert all(fits(value, hint) for value in good)
-    assert not any(fits(value, hint) for value in bad)
+    assert all(value_fits(value, hint) for value in good)
+    assert not any(value_fits(value, hint) for value in bad)

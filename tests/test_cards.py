@@ -10,7 +10,16 @@ from consistency.lit.data.digits import Digits
 from consistency.lit.data.points import Moons
 from consistency.metrics import card as card_module
 from consistency.metrics import protocol
-from consistency.metrics.card import Card, Memo, Number, code, differences, of_plain, shown, source_sha256
+from consistency.metrics.card import (
+    Card,
+    Memo,
+    Number,
+    code_version,
+    forbidding_differences,
+    hash_or_text,
+    of_plain,
+    source_sha256,
+)
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.judge import Fidelity, Transport
 from consistency.model.coordinates import Linear
@@ -39,7 +48,7 @@ def judge(data):
 def card(data, judge):
     how = protocol.protocol(TWO, judge, data, 5000, 3, "32-true", "ema")
     what = protocol.model("ict_digits", "consistency function", 6000, SHA, {"sigma_data": 0.5}, data.codec)
-    return Card(what, how, code(), "0123abc+")
+    return Card(what, how, code_version(), "0123abc+")
 
 
 def changed(card, **words):
@@ -97,9 +106,13 @@ def test_fewer_samples_shrink_what_is_drawn_from_them(data, judge):
 
 
 def test_whatever_a_sampler_was_given_stands_on_its_card():
-    assert protocol.described(Heun([80.0, 1.0])) == {"sampler": "heun", "nfe": 3, "sigmas": [80.0, 1.0]}
+    assert protocol.describe_sampler(Heun([80.0, 1.0])) == {
+        "sampler": "heun",
+        "nfe": 3,
+        "sigmas": [80.0, 1.0],
+    }
     precond = Velocity(Linear())
-    found = protocol.described(OneStep([80], precond=precond))
+    found = protocol.describe_sampler(OneStep([80], precond=precond))
     assert found == {"sampler": "onestep", "nfe": 1, "sigmas": [80.0], "precond": repr(precond)}
     json.dumps(found)
 
@@ -113,35 +126,42 @@ def test_the_same_weights_in_other_units_are_another_model(data, name):
 
 class TestDifferences:
     def test_equal_cards_have_none_whatever_their_models(self, card):
-        assert differences(card, card) == []
-        assert differences(card, replace(card, model={"experiment": "cd_digits"})) == []
-        assert differences(card, of_plain(json.loads(json.dumps(Number({}, card).plain("2step")))).card) == []
+        assert forbidding_differences(card, card) == []
+        assert forbidding_differences(card, replace(card, model={"experiment": "cd_digits"})) == []
+        assert (
+            forbidding_differences(
+                card, of_plain(json.loads(json.dumps(Number({}, card).to_plain("2step")))).card
+            )
+            == []
+        )
 
     def test_each_field_of_the_protocol_is_named(self, card):
         for key in card.protocol:
-            (said,) = differences(card, changed(card, **{key: "else"}))
-            assert said == f"{key} is {shown(card.protocol[key])} in one and else in the other"
+            (said,) = forbidding_differences(card, changed(card, **{key: "else"}))
+            assert said == f"{key} is {hash_or_text(card.protocol[key])} in one and else in the other"
 
     def test_several_are_named_one_by_one_and_allowed_one_by_one(self, card):
         other = changed(card, seed=4, count=50)
-        assert differences(card, other) == [
+        assert forbidding_differences(card, other) == [
             "count is 5000 in one and 50 in the other",
             "seed is 3 in one and 4 in the other",
         ]
-        assert differences(card, other, allow=["seed"]) == ["count is 5000 in one and 50 in the other"]
-        assert differences(card, other, allow=["seed", "count"]) == []
+        assert forbidding_differences(card, other, allow=["seed"]) == [
+            "count is 5000 in one and 50 in the other"
+        ]
+        assert forbidding_differences(card, other, allow=["seed", "count"]) == []
 
     def test_a_field_that_only_one_has_is_a_difference(self, card):
         said = ["eta is absent in one and 0.5 in the other", "eta is 0.5 in one and absent in the other"]
         other = changed(card, eta=0.5)
-        assert [*differences(card, other), *differences(other, card)] == said
+        assert [*forbidding_differences(card, other), *forbidding_differences(other, card)] == said
 
     def test_the_commit_and_the_source_do_not_matter_and_the_version_does(self, card):
         source = replace(card, code=card.code | {"source_sha256": OTHER, "torch": "9.9"}, commit=None)
-        assert differences(card, source) == []
+        assert forbidding_differences(card, source) == []
         version = replace(card, code=card.code | {"version": 2})
-        assert differences(card, version) == ["version is 1 in one and 2 in the other"]
-        assert differences(card, version, allow=["version"]) == []
+        assert forbidding_differences(card, version) == ["version is 1 in one and 2 in the other"]
+        assert forbidding_differences(card, version, allow=["version"]) == []
 
 
 class TestDigest:
@@ -158,10 +178,10 @@ class TestDigest:
         (tmp_path / "one.py").write_text("x = 1\n")
         monkeypatch.setattr(card_module, "OURS", Package("consistency", (tmp_path,)))
         source_sha256.cache_clear()
-        before = code()
+        before = code_version()
         (tmp_path / "one.py").write_text("x = 2\n")
         source_sha256.cache_clear()
-        after = code()
+        after = code_version()
         assert before["source_sha256"] != after["source_sha256"]
         assert before["torch"] == after["torch"]
 
@@ -173,9 +193,9 @@ class TestDigest:
 
 
 def test_hashes_are_cut_and_nothing_else():
-    assert shown(SHA) == "aaaaaaaaaaaa…"
-    assert shown("x" * 64) == "x" * 64
-    assert [shown(value) for value in (None, False, 3, [80.0, 0.821])] == [
+    assert hash_or_text(SHA) == "aaaaaaaaaaaa…"
+    assert hash_or_text("x" * 64) == "x" * 64
+    assert [hash_or_text(value) for value in (None, False, 3, [80.0, 0.821])] == [
         "absent",
         "False",
         "3",

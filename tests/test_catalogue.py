@@ -24,7 +24,7 @@ from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build, build_trainer, callbacks_of, make
 from consistency.console import explain, one_line
-from consistency.errors import called
+from consistency.errors import call_configured
 from consistency.lit.callbacks.reports import check_metric
 from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary
@@ -217,7 +217,7 @@ def evaluate(config, directory):
     task = make(config.task)
     maker = getattr(getattr(task, "change", task), "operator", None)
     if maker is not None and "MaskFile" not in str(config.task):
-        called("operator", maker, [1, 8, 8])
+        call_configured("operator", maker, [1, 8, 8])
 
 
 def outcome(case, config, do, directory):

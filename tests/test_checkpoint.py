@@ -9,7 +9,7 @@ from torch import nn
 
 from consistency.errors import UserError
 from consistency.lit.checkpoint import AtomicCheckpointIO
-from consistency.result import ending, finite, line, write_result
+from consistency.result import closing_lines, finite_or_none, metrics_line, write_result
 from consistency.table import Table
 from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
 from consistency.tensor import weights_sha256
@@ -98,25 +98,25 @@ def test_a_result_is_json_whatever_it_measured(tmp_path):
         "metrics": {"FD": None, "ok": 1.0},
         "steps": 1,
     }
-    assert finite(math.inf) is None
+    assert finite_or_none(math.inf) is None
 
 
 def test_the_line_people_read():
     result = {"metrics": {"FD/1step": 7.8499}, "steps": 6000, "images": 768000, "seconds": 89.6}
-    assert line(result) == "FD/1step 7.85  (6,000 steps, 768,000 images, 90 s)"
+    assert metrics_line(result) == "FD/1step 7.85  (6,000 steps, 768,000 images, 90 s)"
 
 
 def test_many_numbers_are_lines_that_fit_a_terminal_and_say_of_how_many_samples():
     card = {"card": {"protocol": {"sampler": "onestep", "count": 5000}}}
     result = {"metrics": {f"FD(digits)/{n}step": n for n in range(30)}, "seconds": 3, "numbers": [card] * 2}
-    lines = line(result).splitlines()
+    lines = metrics_line(result).splitlines()
     assert max(map(len, lines)) <= 100
     assert "  ".join(lines).split("  ")[29:] == ["FD(digits)/29step 29", "(5,000 samples judged, 3 s)"]
 
 
 def test_what_a_table_shows_is_not_printed_again(tmp_path):
     result = {"metrics": {"FD/1step": 7.8}, "seconds": 3, "paths": {"table": "fidelity.md", "chart": None}}
-    text = ending(result, tmp_path, Table(["", "FD"], [["1step", "7.8"]]).text())
+    text = closing_lines(result, tmp_path, Table(["", "FD"], [["1step", "7.8"]]).text())
     places = [
         f"{name:<12} {path}"
         for name, path in (("table", "fidelity.md"), ("result", tmp_path / "result.json"))

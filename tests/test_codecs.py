@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from consistency.build import build
-from consistency.codec.identity import digest, marks
+from consistency.codec.identity import codec_digest, marks
 from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.edits import Denoise, Restore, Stroke, Vary
@@ -92,7 +92,7 @@ def test_all_levels_come_back_and_shapes_are_told(codec):
     assert torch.equal(codec.decode(z), LEVELS)
     assert tuple(z.shape[1:]) == codec.encoded((1, 8, 8))
     assert codec.decoded(z.shape[1:]) == (1, 8, 8)
-    json.dumps(codec.about())
+    json.dumps(codec.describe())
 
 
 def test_pixels_are_what_data_made_of_them():
@@ -125,8 +125,10 @@ def test_cards_keep_the_marks_that_were_published():
     """The two numbers that the digest of a card has always had, in its order; for points those of pixels."""
     assert list(marks(Pixels(1.0, 2.0)).items()) == [("offset", 1.0), ("scale", 2.0)]
     assert list(marks(Points()).items()) == [("offset", 127.5), ("scale", 127.5)]
-    assert marks(CODEC) == {"codec": digest(CODEC)} != marks(Blocks())
-    assert len({digest(codec) for codec in (Pixels(), Points(), Pixels(1.0, 2.0), CODEC, Blocks())}) == 5
+    assert marks(CODEC) == {"codec": codec_digest(CODEC)} != marks(Blocks())
+    assert (
+        len({codec_digest(codec) for codec in (Pixels(), Points(), Pixels(1.0, 2.0), CODEC, Blocks())}) == 5
+    )
 
 
 def test_data_choose_pixels_or_points_without_reading_anything(monkeypatch):
@@ -149,7 +151,7 @@ class Doubled(Points):
     def decode(self, z):
         return z / 2
 
-    def about(self):
+    def describe(self):
         return {"codec": "Doubled"}
 
 
@@ -166,7 +168,7 @@ class TestTraining:
         run = blocks.parent.parent
         kept = torch.load(blocks, weights_only=True)
         assert kept["config"]["net"]["shape"] == [4, 4, 4]
-        assert (kept["data"]["shape"], kept["data"]["codec"]) == ([1, 8, 8], digest(CODEC))
+        assert (kept["data"]["shape"], kept["data"]["codec"]) == ([1, 8, 8], codec_digest(CODEC))
         with Image.open(run / "samples" / "1step.png") as grid:
             assert grid.width % (8 * 9 + 1) == 0  # 64 images of 8x8 with a line between them
         assert {"FD(digits)/1step", "FD(digits)/floor"} <= json.loads((run / "result.json").read_text())[
@@ -184,7 +186,9 @@ class TestTraining:
         words = [*BLOCKS, *SHORT[:-1], "trainer.max_steps=6", f"ckpt_path={blocks}"]
         assert train_here(tmp_path / "on", *words)["steps"] == 6
         kept = torch.load(blocks, weights_only=True)
-        kept["data"]["codec"] = digest(Blocks())  # as if weights of a codec had changed under the same config
+        kept["data"]["codec"] = codec_digest(
+            Blocks()
+        )  # as if weights of a codec had changed under the same config
         save_edited(kept, tmp_path / "other.ckpt")
         words[-1] = f"ckpt_path={tmp_path / 'other.ckpt'}"
         with pytest.raises(UserError, match="data: the codec, which says what networks see, is not that of"):
@@ -212,7 +216,7 @@ class TestTraining:
     def test_a_teacher_of_another_space_is_refused(self, blocks, tmp_path):
         taught = tmp_path / "taught"
         train_here(taught, "experiment=edm_digits", *BLOCKS, *SHORT)
-        assert teacher(taught, trust=["tests"]).codec_sha256 == digest(CODEC)
+        assert teacher(taught, trust=["tests"]).codec_sha256 == codec_digest(CODEC)
         words = ["experiment=cd_digits", *SHORT, f"teacher.path={taught}", "teacher.trust=[tests]"]
         assert train_here(tmp_path / "same", *words, *BLOCKS)["steps"] == 4
         other = [*BLOCKS[:1], "+data.codec.offset=1"]  # of the same shape
@@ -245,7 +249,7 @@ class TestTasks:
     def test_its_card_names_the_codec(self, opened, ckpt, tmp_path):
         t = opened.trained
         found = {n["card"]["model"]["denoiser_sha256"] for n in Fidelity(count=8)(opened).numbers}
-        meaning = [{**t.provenance.config["model"], "_target_": FORMER_MAP}, digest(CODEC)]
+        meaning = [{**t.provenance.config["model"], "_target_": FORMER_MAP}, codec_digest(CODEC)]
         assert found == {sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()}
 
     def test_the_card_of_pixels_is_as_ever(self, ckpt, tmp_path):
@@ -320,7 +324,7 @@ class TestOtherCodecs:
     def test_a_codec_whose_weights_have_changed_is_refused(self, blocks, tmp_path):
         """Its config is the same, and its digest is not."""
         kept = torch.load(blocks, weights_only=True)
-        kept["data"]["codec"] = digest(Blocks())
+        kept["data"]["codec"] = codec_digest(Blocks())
         save_edited(kept, tmp_path / "last.ckpt")
         with pytest.raises(UserError, match="was trained with another codec"):
             opened_at(tmp_path / "eval", tmp_path / "last.ckpt", overrides=TRUST)
@@ -362,7 +366,7 @@ class TestExport:
         meta = run.get_modelmeta().custom_metadata_map
         u = torch.from_numpy(x) * float(meta["scale"]) + float(meta["offset"]) + 0.5
         assert (u.clamp(0, 255).byte().int() - expected.int()).abs().max() <= 1
-        assert json.loads(meta["codec"]) == CODEC.about()
+        assert json.loads(meta["codec"]) == CODEC.describe()
         program = torch.export.load(out / "torch" / "1step.pt2").module()
         assert (Pixels().decode(program(z)).int() - expected.int()).abs().max() <= 1
 
@@ -373,7 +377,7 @@ class TestExport:
         (x,) = onnxruntime.InferenceSession(out / "decoder.onnx").run(None, {"encoded": z.numpy()})
         assert (Pixels().decode(torch.from_numpy(x)).int() - t.codec.decode(z).int()).abs().max() <= 1
         said = json.loads((out / "model.json").read_text())
-        assert said["codec"] == {**CODEC.about(), "shape": [1, 8, 8]}
+        assert said["codec"] == {**CODEC.describe(), "shape": [1, 8, 8]}
         assert (said["shape"], said["pixels"]) == ([4, 4, 4], {"scale": 127.5, "offset": 127.5})
         assert said["programs"]["decoder"]["inputs"] == {"encoded": ["batch", 4, 4, 4]}
         page = (out / "README.md").read_text()
@@ -409,7 +413,7 @@ class TestExport:
         assert torch.equal(own(again.trained), own(t))
         with pytest.raises(UserError, match="was trained with another codec"):
             opened_at(tmp_path / "b", path, overrides=[*TRUST, "+override.data.codec.scale=3"])
-        assert teacher(path, trust=["tests"]).codec_sha256 == digest(CODEC)
+        assert teacher(path, trust=["tests"]).codec_sha256 == codec_digest(CODEC)
 
     def test_a_program_that_makes_other_images_is_refused(self, tmp_path):
         ckpt = checkpoint(tmp_path, "+data.codec._target_=tests.codecs.Crooked")

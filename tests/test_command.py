@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from consistency.command.misread import ambiguous, misread
 from consistency.command.newest import check_not_last, named_last
-from consistency.command.paths import PATHS, expand_homes, literal
+from consistency.command.paths import PATHS, expand_homes, literal_arguments
 from consistency.command.usage import usage
 from consistency.console import explain
 from consistency.errors import UserError
@@ -24,7 +24,7 @@ from consistency.files.experiments import first_comment
 from consistency.process.naming import LOCK
 from consistency.quoting import path_argument, path_override
 from consistency.schema.check import options
-from consistency.tasks.show.compare import read
+from consistency.tasks.show.compare import read_numbers
 from tests.conftest import ROOT, SMALL, run
 from tests.forked import execute
 
@@ -64,7 +64,7 @@ def parsed(override):
 @pytest.mark.parametrize("value", TYPED)
 @pytest.mark.parametrize("key", [*PATHS, "+override.data.root", "++store.path"])
 def test_a_path_is_taken_as_it_is_typed(key, value):
-    (given,) = literal([f"{key}={value}"])
+    (given,) = literal_arguments([f"{key}={value}"])
     assert parsed(given).value() == value
 
 
@@ -72,27 +72,29 @@ def test_a_path_is_taken_as_it_is_typed(key, value):
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_what_hydra_reads_keeps_its_meaning(value, sweep):
     given = [*sweep, f"ckpt_path={value}"]
-    assert literal(given) == given
+    assert literal_arguments(given) == given
 
 
 def test_other_keys_are_left_to_hydra():
     given = ["net.x=a=1", "experiment=é", "--cfg", "seed=1,2", "~teacher", "run_dir"]
-    assert literal(given) == given
+    assert literal_arguments(given) == given
 
 
 def test_a_folder_may_be_named_by_a_number():
-    assert parsed(literal(["run_dir=2024"])[0]).value() == "2024"
-    assert parsed(literal(["run_dir=1e3"])[0]).value() == "1e3"
-    assert parsed(literal(["data.held_out=200"])[0]).value() == 200  # images, where the data are digits
+    assert parsed(literal_arguments(["run_dir=2024"])[0]).value() == "2024"
+    assert parsed(literal_arguments(["run_dir=1e3"])[0]).value() == "1e3"
+    assert (
+        parsed(literal_arguments(["data.held_out=200"])[0]).value() == 200
+    )  # images, where the data are digits
 
 
 def test_items_of_a_list_are_taken_as_they_are_typed():
-    (given,) = literal(["task.results=[runs/a=1, josé (1)]"])
+    (given,) = literal_arguments(["task.results=[runs/a=1, josé (1)]"])
     assert parsed(given).value() == ["runs/a=1", "josé (1)"]
 
 
 def test_references_stay_references():
-    (given,) = literal(["run_dir=runs/é/${seed}"])
+    (given,) = literal_arguments(["run_dir=runs/é/${seed}"])
     config = OmegaConf.create({"seed": 3, "run_dir": parsed(given).value()})
     assert config.run_dir == "runs/é/3"
 
@@ -100,14 +102,14 @@ def test_references_stay_references():
 @pytest.mark.parametrize("value", ["a\nb", "a\x1b[31m", "a\udcff", "a\u2028b", "'a\nb'"])
 def test_a_path_that_no_line_can_hold_is_refused(value):
     with pytest.raises(UserError, match=r"^run_dir=.*rename") as refused:
-        literal([f"run_dir={value}"])
+        literal_arguments([f"run_dir={value}"])
     assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("home", ["/home/jo", "/home/josé (1)"])
 def test_home_directories_are_expanded_everywhere(home, monkeypatch):
     monkeypatch.setenv("HOME", home)
-    given = literal(
+    given = literal_arguments(
         ["run_dir=~/a", "data.root=~", "ckpt_path='~/b'", "mask=~/josé=1", "input=[~/c,d]", "cache=./~"]
     )
     values = {(one := parsed(each)).key_or_group: one.value() for each in given}
@@ -116,7 +118,7 @@ def test_home_directories_are_expanded_everywhere(home, monkeypatch):
     assert values == {
         "run_dir": f"{home}/a", "data.root": home, "ckpt_path": f"{home}/b", "mask": f"{home}/josé=1"
     }  # fmt: skip
-    (swept,) = literal(["-m", "ckpt_path=~/a,b"])[1:]
+    (swept,) = literal_arguments(["-m", "ckpt_path=~/a,b"])[1:]
     assert parsed(swept).is_sweep_override()
     assert [str(getattr(each, "text", each)) for each in parsed(swept).value().list] == [f"{home}/a", "b"]
 
@@ -142,7 +144,7 @@ def test_a_path_survives_hydra_and_a_shell(path, monkeypatch):
     wanted = f"./{path}" if path.startswith("~") else path
     (word,) = shlex.split(path_argument("run_dir", path))
     assert word == path_override("run_dir", path)
-    (given,) = literal([word])
+    (given,) = literal_arguments([word])
     assert OmegaConf.create({"run_dir": parsed(given).value()}).run_dir == wanted
 
 
@@ -167,7 +169,7 @@ def test_messages_on_lists_and_sweeps_have_the_overrides_that_work():
     assert parsed(pasted(ambiguous("ckpt_path=a b,c"), "path as ")).value() == "a b,c"
     assert parsed(pasted(ambiguous("export=onnx,web"), "a list, ")).value() == ["onnx", "web"]
     with pytest.raises(UserError) as refused:
-        literal(["-m", "ckpt_path=a=1,b"])
+        literal_arguments(["-m", "ckpt_path=a=1,b"])
     assert parsed(pasted(str(refused.value), "one as ")).value() == "a=1,b"
     assert parsed(pasted(str(refused.value), "several as ")).is_sweep_override()
 
@@ -183,7 +185,7 @@ def test_the_last_checkpoint_is_that_of_the_run_that_is_named(tmp_path, monkeypa
     with pytest.raises(UserError) as refused:
         check_not_last("last")
     assert parsed(pasted(str(refused.value), "such as ")).value() == "runs/ict/josé (1)"
-    run_dir = literal(["run_dir=runs/ict/josé (1)"])
+    run_dir = literal_arguments(["run_dir=runs/ict/josé (1)"])
     (given,) = named_last(["ckpt_path=last", *run_dir])
     assert parsed(given).key_or_group == "ckpt_path"
     assert parsed(given).value() == "runs/ict/josé (1)"
@@ -407,7 +409,7 @@ def test_an_evaluation_of_the_last_checkpoint_has_a_directory_of_its_own(teacher
 
 
 def test_results_are_found_by_the_checkpoint_of_their_run(teacher):
-    assert read(teacher / "checkpoints" / "step=00000004.ckpt") == read(teacher)
+    assert read_numbers(teacher / "checkpoints" / "step=00000004.ckpt") == read_numbers(teacher)
 
 
 LATIN = {"LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf, open_dict
 from consistency.build import build, make
 from consistency.console import explain
 from consistency.data.loader import Batch
-from consistency.files.config import checked
+from consistency.files.config import checked_config
 from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.model.condition import NONE
 from consistency.model.maps import Denoiser
@@ -115,7 +115,7 @@ def test_every_config_is_plain_data_and_its_callbacks_can_be_made(experiment, tm
     assert all(isinstance(key, str) for key in plain)
     check_config(OmegaConf.create(plain), "train")  # as a checkpoint brings it to an evaluation
     kept = KeepConfig({str(key): node for key, node in plain.items()}).config
-    assert checked(kept, "ckpt_path=x").plain() == kept
+    assert checked_config(kept, "ckpt_path=x").to_plain() == kept
     for name, node in config.callbacks.items():
         assert make(node) is not None, name
 

@@ -9,19 +9,19 @@ from omegaconf import OmegaConf, open_dict
 
 from consistency.continuation import (
     Continuation,
-    compared,
+    checkpoint_override,
+    compare_with_checkpoint,
     given_keys,
+    metric_value,
     nothing_left,
-    place_of,
-    value_of,
 )
 from consistency.continuation.again import command_of
 from consistency.continuation.differences import differences
 from consistency.errors import UserError
-from consistency.lit.callbacks.history import Clock, History, images, seconds
+from consistency.lit.callbacks.history import Clock, History, total_images, total_seconds
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.folder import ImageFolder
-from consistency.lit.data.identity import check_identity, identity_of, sums
+from consistency.lit.data.identity import check_identity, identity_of, point_sums
 from consistency.lit.data.points import Ring
 from consistency.lit.restart import rewrite, was_validated
 from consistency.schema.rules import FREE, PLACE, RECORDED, REFUSED, RULES, effect
@@ -71,7 +71,9 @@ def test_no_command_is_made_of_what_is_none(tmp_path, overrides):
 
 
 def go_on(there, *words, experiment="ict_digits", base=BASE):
-    return compared(config(*base, *words), experiment, there, "run_dir=X", given_keys([*base, *words]))
+    return compare_with_checkpoint(
+        config(*base, *words), experiment, there, "run_dir=X", given_keys([*base, *words])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +206,8 @@ def test_another_experiment_is_named_before_anything_else():
 
 def test_a_file_elsewhere_is_named_by_its_path(tmp_path):
     folder = tmp_path / "checkpoints"
-    assert place_of(folder / "last.ckpt", tmp_path) == f"run_dir={tmp_path}"
-    assert place_of(tmp_path / "a.ckpt", tmp_path / "new") == f"ckpt_path={tmp_path / 'a.ckpt'}"
+    assert checkpoint_override(folder / "last.ckpt", tmp_path) == f"run_dir={tmp_path}"
+    assert checkpoint_override(tmp_path / "a.ckpt", tmp_path / "new") == f"ckpt_path={tmp_path / 'a.ckpt'}"
 
 
 def test_schedules_that_follow_the_horizon_are_said(old):
@@ -366,9 +368,9 @@ def test_nothing_is_left_only_where_the_run_has_ended(tmp_path):
 
 
 def test_the_value_of_an_ended_run_is_that_of_its_result():
-    assert value_of("1step", {"FD/1step": 3.5}) == 3.5
-    assert math.isnan(value_of("1step", {"FD/1step": None}))
-    assert value_of("1step", {}) is None
+    assert metric_value("1step", {"FD/1step": 3.5}) == 3.5
+    assert math.isnan(metric_value("1step", {"FD/1step": None}))
+    assert metric_value("1step", {}) is None
 
 
 # The data
@@ -376,7 +378,7 @@ def test_the_value_of_an_ended_run_is_that_of_its_result():
 
 def test_points_are_known_by_sums_that_depend_on_the_order():
     x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
-    assert sums(x) != pytest.approx(sums(x.flip(0)), abs=1e-4)
+    assert point_sums(x) != pytest.approx(point_sums(x.flip(0)), abs=1e-4)
     one, other = (
         identity_of(Ring(batch_size=2, points=64)),
         identity_of(Ring(batch_size=2, points=64, modes=7)),
@@ -441,8 +443,8 @@ def test_segments_follow_each_other_and_add_up():
     both = found.segments()
     assert [s["steps"] for s in both] == [[0, 30], [30, 50]]
     assert both[1]["lr"] == 0.1
-    assert images(both) == 30 * 10 + 20 * 20
-    assert 100 <= seconds(both) < 101
+    assert total_images(both) == 30 * 10 + 20 * 20
+    assert 100 <= total_seconds(both) < 101
 
 
 def test_after_a_rollback_no_step_is_counted_twice_and_no_second_lost():
@@ -456,15 +458,15 @@ def test_after_a_rollback_no_step_is_counted_twice_and_no_second_lost():
     trainer.global_step = 60
     again.on_train_batch_end(trainer, module)
     assert [s["steps"] for s in again.segments()] == [[0, 40], [40, 60]]
-    assert images(again.segments()) == 600
-    assert 5 <= seconds(again.segments()) < 6
+    assert total_images(again.segments()) == 600
+    assert 5 <= total_seconds(again.segments()) < 6
 
 
 def test_a_start_without_a_step_adds_its_seconds_alone():
     first = {"steps": [0, 30], "batch_size": 10, "seconds": 100.0}
     found, *_ = story(Clock(100.0), 30, [first])
     assert [s["steps"] for s in found.segments()] == [[0, 30]]
-    assert seconds(found.segments()) >= 100
+    assert total_seconds(found.segments()) >= 100
 
 
 # The counters

@@ -9,16 +9,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
-from consistency.build import plain as plain_of
+from consistency.build import plain_config as plain_of
 from consistency.console import as_option, explain
-from consistency.continuation import compared
+from consistency.continuation import compare_with_checkpoint
 from consistency.data.loader import ArrayData, StepLoader
 from consistency.debug import processes, shorten
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
 from consistency.lit.callbacks.profile import top
 from consistency.schema.check import check_composed
-from consistency.tasks.show.compare import read
+from consistency.tasks.show.compare import read_numbers
 from consistency.teachers.debugged import debug_of
 from tests.sessions import session, train_here
 from tests.test_swaps import CONFIGS, EXPERIMENTS
@@ -210,7 +210,7 @@ def test_a_debug_run_is_no_part_of_an_ordinary_one(tmp_path, capsys):
     again = ["experiment=cd_digits", "debug=smoke", f"teacher.path={run / 'teacher'}", *small]
     assert train_here(tmp_path / "smoked", *again)["debug"] == "smoke"
     with pytest.raises(UserError, match=r"result.json is of a debug run \(debug=smoke\)"):
-        read(run)
+        read_numbers(run)
     capsys.readouterr()
     assert (
         session(tmp_path / "eval", tmp_path / "smoked" / "checkpoints" / "last.ckpt").trained.provenance.step
@@ -224,7 +224,7 @@ def test_looking_for_nan_may_begin_and_end_in_the_middle():
     for there, here, given in ((ordinary, looking, ["debug"]), (looking, ordinary, [])):
         kept = {"config": plain_of(there), "global_step": 5, "experiment": "ict_digits"}
         composed("experiment=ict_digits")
-        assert compared(here, "ict_digits", kept, "run_dir=x", given).step == 5
+        assert compare_with_checkpoint(here, "ict_digits", kept, "run_dir=x", given).step == 5
     assert debug_of(plain_of(looking)) is None
 
 

@@ -13,16 +13,16 @@ from consistency.metrics.degradations import (
     blurred,
     compressed,
     damages,
-    halved,
+    drop_classes,
+    halve_images,
     noisy,
     occluded,
-    report,
+    report_degradations,
     rises,
     rounded,
     stand_in,
     there_and_back,
     truncated,
-    without,
 )
 from consistency.metrics.features.cifar10 import WEIGHTS, Cifar10Features
 from consistency.metrics.features.random import RandomConvFeatures
@@ -62,7 +62,7 @@ def root(tmp_path_factory):
 def weights(root):
     """Of a classifier that saw these images twice."""
     path = root / "small.safetensors"
-    return path, cifar10.train(root, path, epochs=2)
+    return path, cifar10.train_cifar10(root, path, epochs=2)
 
 
 class TestClassifier:
@@ -109,7 +109,7 @@ class TestClassifier:
     def test_training_images_are_moved_and_mirrored_and_nothing_else(self):
         x = torch.full((300, 3, 32, 32), -1.0)
         x[:, :, 16, 10] = 1.0
-        where = cifar10.augmented(x)[:, 0].flatten(1).argmax(1)
+        where = cifar10.augment_cifar10(x)[:, 0].flatten(1).argmax(1)
         rows, columns = where // 32 - 16, where % 32
         assert rows.unique().tolist() == list(range(-4, 5))
         assert columns.unique().tolist() == [*range(6, 15), *range(17, 26)]
@@ -164,7 +164,7 @@ class TestDegradations:
 
     def test_the_last_classes_are_left_out(self):
         images, labels = pictures(30)
-        assert torch.equal(without(images, 2, labels=labels), images[labels == 0])
+        assert torch.equal(drop_classes(images, 2, labels=labels), images[labels == 0])
 
     def test_rounding_brings_all_levels_back_and_truncation_does_not(self):
         levels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1)
@@ -174,7 +174,7 @@ class TestDegradations:
 
     def test_a_chessboard_is_grey_with_antialias_and_not_without(self):
         board = (torch.arange(32) % 4 < 1).byte().mul(255).expand(1, 3, 32, 32)
-        soft, hard = (halved(board, antialias=antialias).float() for antialias in (True, False))
+        soft, hard = (halve_images(board, antialias=antialias).float() for antialias in (True, False))
         assert soft.std() < 0.8 * hard.std()
 
     def test_the_stand_in_is_the_same_at_every_use(self):
@@ -189,7 +189,7 @@ class TestDegradations:
 
 def test_tables_of_a_tiny_folder(root, weights, monkeypatch, capsys):
     monkeypatch.setattr(degradations, "BATCH", 40)
-    text = report(root, [Cifar10Features(weights[0]), RandomConvFeatures()])
+    text = report_degradations(root, [Cifar10Features(weights[0]), RandomConvFeatures()])
     first, second = (
         [line.split(" | ") for line in table.splitlines()] for table in text.strip().split("\n\n")
     )

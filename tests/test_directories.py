@@ -12,9 +12,9 @@ import pytest
 from consistency.errors import UserError
 from consistency.files import directory as directories
 from consistency.files.directory import NAME, alone_in
-from consistency.lit.peers import check_same, is_alive, is_lost, missing
+from consistency.lit.peers import check_same_facts, is_alive, is_lost, missing
 from consistency.process import rank
-from consistency.process.naming import VARIABLE, name, named, started_by_lightning
+from consistency.process.naming import VARIABLE, name, name_run, started_by_lightning
 from tests.conftest import ROOT, SMALL, run
 from tests.sessions import composed
 from tests.waits import ended, until
@@ -80,7 +80,7 @@ def test_a_file_system_without_locks_costs_a_line(tmp_path, monkeypatch, capsys)
 def test_names_of_one_second_differ_and_are_those_of_the_directories():
     names = set()
     for _ in range(20):
-        with named():
+        with name_run():
             names.add(os.environ[VARIABLE])
             run_dir = composed("eval").run_dir
             assert run_dir == f"runs/eval/{os.environ[VARIABLE]}"
@@ -90,13 +90,13 @@ def test_names_of_one_second_differ_and_are_those_of_the_directories():
 
 def test_a_name_left_in_the_environment_is_not_taken(monkeypatch):
     monkeypatch.setenv(VARIABLE, "of another run")
-    with named():
+    with name_run():
         assert os.environ[VARIABLE] != "of another run"
     assert os.environ[VARIABLE] == "of another run"
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert started_by_lightning()
-    with named():
+    with name_run():
         assert os.environ[VARIABLE] == "of another run"
 
 
@@ -134,9 +134,9 @@ def test_processes_that_differ_are_refused_by_name(monkeypatch):
     said = [{"run_dir": "a", "seed": "0"}, {"run_dir": "a", "seed": "1"}]
     monkeypatch.setattr("consistency.lit.peers.everybodys", lambda mine: said)
     with pytest.raises(UserError, match="seed is 0 on process 0 and 1 on process 1"):
-        check_same(said[0])
+        check_same_facts(said[0])
     said[1]["seed"] = "0"
-    check_same(said[0])
+    check_same_facts(said[0])
 
 
 def test_a_process_that_was_killed_is_known_to_be_dead_before_its_parent_asks():

@@ -19,11 +19,11 @@ from consistency.lit.callbacks.samples import SampleGrid
 from consistency.lit.checkpoint import AtomicCheckpointIO
 from consistency.lit.loggers.tensorboard import Board, Quiet
 from consistency.metrics.card import Card, Memo
-from consistency.metrics.reference import write
+from consistency.metrics.reference import write_reference
 from consistency.result import write_result
 from consistency.tasks.make.files import Array
 from consistency.tasks.measure.schedule_file import Listed
-from consistency.tasks.measure.schedules import keep
+from consistency.tasks.measure.schedules import keep_lists
 from consistency.teachers.checkpoint import read_checkpoint
 from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL, run
@@ -106,7 +106,7 @@ WRITERS = {
     "result.json": lambda d: write_result(d, {"metrics": {}}),
     "config.yaml": lambda d: KeepConfig({"seed": 0}).on_train_start(trainer(d), None),
     "1step.png": lambda d: SampleGrid(str(d))._write("1step", torch_picture(), trainer(d)),
-    "last.schedule.json": lambda d: keep(d / "last.ckpt", "0" * 64, {2: Listed([80.0, 1.0])}),
+    "last.schedule.json": lambda d: keep_lists(d / "last.ckpt", "0" * 64, {2: Listed([80.0, 1.0])}),
     "weights.safetensors": lambda d: write_exported(d / "weights.safetensors", {"w": torch.ones(2)}, {}),
 }
 
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_kept_costs_one_line(tmp_path, capsys):
     memo = Memo(tmp_path / "file" / "numbers")
     for seed in (0, 1):
         assert memo.once(Card({}, {"seed": seed}, {}), lambda: [1.0]) == [1.0]
-    write(tmp_path / "file" / "reference" / "a.safetensors", {"floor": torch.ones(1)})
+    write_reference(tmp_path / "file" / "reference" / "a.safetensors", {"floor": torch.ones(1)})
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2  # one for each folder
     assert all(line.endswith("going on without") for line in lines)

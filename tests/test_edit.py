@@ -14,7 +14,7 @@ from consistency.edits import Denoise, Restore, Stroke, Vary
 from consistency.errors import UserError
 from consistency.model.condition import NONE
 from consistency.sampling.classical import PseudoInverse, TotalVariation, Wiener
-from consistency.sampling.editing import Plan
+from consistency.sampling.editing import EditPlan
 from consistency.sampling.masks import all_but_hole
 from consistency.sampling.operators import BoxSuperResolution, Grey, Inpainting
 from consistency.schedule.draws import ImageDraws
@@ -146,7 +146,7 @@ class TestEdit:
             Edit(Restore(Grey), **SMALL)(session(tmp_path, ckpt))
 
     def test_noise_is_added_only_where_that_is_asked_for(self):
-        x, plan, draws = torch.zeros(2, 1, 4, 4), Plan([80.0]), ImageDraws(0, [0, 1])
+        x, plan, draws = torch.zeros(2, 1, 4, 4), EditPlan([80.0]), ImageDraws(0, [0, 1])
         asked = []
 
         def f(x, sigma, c=NONE):
@@ -161,7 +161,7 @@ class TestEdit:
 
     def test_a_painting_is_made_first_where_asked(self, ckpt, tmp_path):
         t = session(tmp_path, ckpt).trained
-        plan = Plan([1.0], low=-1.0, high=1.0)
+        plan = EditPlan([1.0], low=-1.0, high=1.0)
         x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
         before, _ = Stroke(1.0, squares=4)(t.f, x, plan, ImageDraws(0, range(3)), NONE)
         levels = {round(v, 4) for v in before.unique().tolist()}

@@ -19,7 +19,7 @@ from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import tensorrt
 from consistency.export.model import Outgoing, Written, frozen
-from consistency.export.onnx import Full, Half, Int8, Onnx, read, save
+from consistency.export.onnx import Full, Half, Int8, Onnx, run_onnx, save
 from consistency.export.parts import NETWORK, programs
 from consistency.export.programs import coefficients
 from consistency.export.tensorrt import TensorRT
@@ -317,7 +317,7 @@ class TestFormats:
         full, half, int8 = exported.folder / "2step.onnx", tmp_path / "half.onnx", tmp_path / "int8.onnx"
         save(programs(Half().model(made))["few"], half, {})
         Int8().finish(Path(shutil.copy(full, int8)))
-        errors = [error(made, read(path)) for path in (full, half, int8)]
+        errors = [error(made, run_onnx(path)) for path in (full, half, int8)]
         assert errors[0] < 1e-5 < errors[1] < 0.01 < errors[2] < 0.3
         sizes = [path.stat().st_size for path in (full, half, int8)]
         assert sizes[1] < 0.6 * sizes[0]
@@ -332,7 +332,7 @@ class TestFormats:
         net = partial(UNet, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), **parts)
         made = model((3, 16, 16), 3, net, sigmas=(80.0,))
         save(programs(made)["few"], tmp_path / "few.onnx", {})
-        run = read(tmp_path / "few.onnx")
+        run = run_onnx(tmp_path / "few.onnx")
         assert max(error(made, run, batch=batch) for batch in (1, 2, 5)) < 1e-4
 
     @pytest.mark.slow
@@ -428,11 +428,11 @@ class TestTensorRT:
         made, trt = model(classes=3), Recorder()
         shapes = TensorRT(largest=32, usual=4).profile(programs(made)["few"])
         assert shapes["label"] == [(1,), (4,), (32,)]
-        assert tensorrt.built(trt, tmp_path / "few.onnx", shapes, tf32=False) == b"plan"
+        assert tensorrt.build_engine(trt, tmp_path / "few.onnx", shapes, tf32=False) == b"plan"
         assert trt.shapes["z"] == ((1, 2, 1, 4, 4), (4, 2, 1, 4, 4), (32, 2, 1, 4, 4))
         assert trt.cleared == ["TF32"]
         with pytest.raises(UserError, match=r"TensorRT cannot read few\.onnx: no such operator"):
-            tensorrt.built(Recorder(readable=False), tmp_path / "few.onnx", shapes, tf32=True)
+            tensorrt.build_engine(Recorder(readable=False), tmp_path / "few.onnx", shapes, tf32=True)
 
 
 def test_labels_change_samples():

@@ -15,7 +15,7 @@ from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import parts
-from consistency.export.diffusers import Diffusers, denoised
+from consistency.export.diffusers import Diffusers, pipeline_denoise
 from consistency.export.grid import grid_of
 from consistency.export.model import frozen
 from consistency.model.condition import given_label
@@ -242,7 +242,7 @@ class TestOut:
         Diffusers()(m, tmp_path)
         pipe = theirs.ConsistencyModelPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
         x = torch.randn(2, *m.shape)
-        torch.testing.assert_close(denoised(pipe, x, 0.002, None), x, rtol=0, atol=1e-5)
+        torch.testing.assert_close(pipeline_denoise(pipe, x, 0.002, None), x, rtol=0, atol=1e-5)
         assert pipe.unet(x, pipe.scheduler.timesteps[0], return_dict=False)[0].abs().max() < 100
 
     def test_without_the_library(self, tmp_path, monkeypatch):
@@ -389,10 +389,10 @@ class TestSlow:
             multipliers = [width // widths[0] for width in widths]
             shifted, shape = shift == "scale_shift", (3, resolution, resolution)
             net = ADM(shape, classes, widths[0], multipliers, blocks, scale_shift=shifted)
-            ours = {name: t.shape for name, t in unet2d.there(net).items()}
+            ours = {name: t.shape for name, t in unet2d.their_weights(net).items()}
         assert sum(p.numel() for p in net.parameters()) == parameters
         assert ours == {name: t.shape for name, t in unet.state_dict().items()}
-        assert not list(unet2d.differs(json.loads(unet.to_json_string()), net))
+        assert not list(unet2d.differing_field(json.loads(unet.to_json_string()), net))
 
     def test_a_large_network(self, theirs, tmp_path):
         """NCSN++ for CIFAR-10, 56 million parameters; about half a minute of one core."""

@@ -14,7 +14,7 @@ from consistency.export.weights import Safetensors
 from consistency.model.maps import Consistency
 from consistency.sampling.samplers import MultiStep, OneStep
 from consistency.tasks.measure.schedule_file import Listed
-from consistency.tasks.measure.schedules import keep
+from consistency.tasks.measure.schedules import keep_lists
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_checkpoint, read_trained
 from tests.conftest import ROOT
@@ -81,7 +81,7 @@ def test_paths_below_the_working_directory_become_relative(trained, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     own = {"teacher": {"path": str(tmp_path / "runs" / "x")}, "more": ["elsewhere", 1]}
     model = outgoing(trained, {**trained.provenance.config, **own})
-    kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"].plain()
+    kept = read_trained(Safetensors()(model, tmp_path).files[0])["config"].to_plain()
     assert kept["teacher"] == {"path": "runs/x"}
     assert kept["more"] == ["elsewhere", 1]
 
@@ -93,7 +93,9 @@ def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     own, other = again.samplers["1step"], again.samplers["2step"]
     assert own == OneStep([80.0])  # its σ are the run's own
     assert other == MultiStep([80.0, 1.25])
-    keep(file, again.provenance.weights_sha256, {"2step": Listed([80.0, 1.5])})  # a search after the export
+    keep_lists(
+        file, again.provenance.weights_sha256, {"2step": Listed([80.0, 1.5])}
+    )  # a search after the export
     assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 1.25)
     later = session(tmp_path / "eval", file, overrides=["found=true"]).trained.samplers
     assert later["2step"].sigmas == (80.0, 1.5)

@@ -20,7 +20,7 @@ from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import features, frechet
 from consistency.metrics.judge import Fidelity
-from consistency.metrics.processes import everybodys, from_first, in_order
+from consistency.metrics.processes import everybodys, from_first, undeal
 from consistency.metrics.scores import InceptionScore
 from consistency.metrics.training.digits import digits
 from tests.reference import edm_fid
@@ -120,7 +120,7 @@ def share(rank, folder):
         from_first(fail)
     except UserError as error:
         found["error"] = f"{error} on {rank}"
-    found["order"] = in_order(everybodys(list(range(rank, 5, 2))))
+    found["order"] = undeal(everybodys(list(range(rank, 5, 2))))
     torch.save(found, folder / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -36,7 +36,7 @@ def root(tmp_path_factory):
 
 def test_it_is_trained_from_files_and_kept(root, tmp_path):
     path = tmp_path / "own.safetensors"
-    right = fashion.train(root, path, epochs=1)
+    right = fashion.train_fashion(root, path, epochs=1)
     images, labels = fashion.garments(root, train=False)
     kept = FashionFeatures(path)
     assert (kept.classify(images).argmax(1) == labels).float().mean().item() == pytest.approx(right)

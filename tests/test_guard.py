@@ -18,8 +18,8 @@ from consistency.lit.callbacks.guard import (
     Collapsed,
     Diverged,
     Guard,
-    gradient,
-    moments,
+    gradient_norm,
+    sample_moments,
     variance,
 )
 from consistency.lit.training import ConsistencyTraining
@@ -169,14 +169,14 @@ def test_overflows_in_fp16_are_left_to_the_scaler():
     weight.grad = torch.tensor([-2.0, 1.0, math.inf])
     optimizer = torch.optim.SGD([weight], lr=1.0)
     plain, scaled = (SimpleNamespace(precision_plugin=SimpleNamespace(scaler=s)) for s in (None, object()))
-    assert (gradient(plain, optimizer), gradient(scaled, optimizer)) == (math.inf, 0)
+    assert (gradient_norm(plain, optimizer), gradient_norm(scaled, optimizer)) == (math.inf, 0)
     weight.grad[2] = 2
-    assert gradient(plain, optimizer) == 3
+    assert gradient_norm(plain, optimizer) == 3
 
 
 def test_variance_is_that_of_all_samples_together():
     x = torch.randn(10, 3, 2, 2, generator=torch.Generator().manual_seed(0)) + 5
-    added = moments(x[:4]) + moments(x[4:])
+    added = sample_moments(x[:4]) + sample_moments(x[4:])
     assert variance(added) == pytest.approx(x.var(0, unbiased=False).mean().item(), rel=1e-6)
 
 

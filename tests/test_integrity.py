@@ -35,7 +35,7 @@ from consistency.metrics.card import Card, Memo
 from consistency.metrics.features import Extractor, classifier
 from consistency.metrics.features.digits import WEIGHTS as DIGITS
 from consistency.metrics.features.digits import DigitsFeatures
-from consistency.metrics.training.classifier import keep
+from consistency.metrics.training.classifier import write_weights
 from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
@@ -46,10 +46,10 @@ from consistency.tasks.make.sample import Sample
 from consistency.tasks.measure import schedules
 from consistency.tasks.measure.gap import is_gaps
 from consistency.tasks.measure.schedule_file import Listed, Origin
-from consistency.tasks.requests import judged
+from consistency.tasks.requests import judge_samples
 from consistency.tasks.show import compare
 from consistency.tasks.show.ladder_page import is_speed
-from consistency.teach import run_of as run_of_teacher
+from consistency.teach import teacher_directory as run_of_teacher
 from consistency.teach import teacher_metrics
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import newest_whole, read_checkpoint, read_trained
@@ -229,13 +229,12 @@ def rollouts(path, monkeypatch):
 def sigma_lists(path, monkeypatch):
     origin = Origin("FD(digits)", 5.5, count=2000, seed=1, budget=30)
     lists = {"1step": Listed([80.0]), "2step": Listed([80.0, 0.821], origin)}
-    schedules.keep(path / "last.ckpt", "a" * 64, lists)
+    schedules.keep_lists(path / "last.ckpt", "a" * 64, lists)
 
     def read():
         found = schedules.found_for(path / "last.ckpt", "a" * 64, {"1step": OneStep([80.0])}, 0.002)
-        return not found, {
-            name: {"sigmas": list(sampler.sigmas), **sampler.told} for name, sampler in found.items()
-        }
+        values = {k: {"sigmas": list(s.sigmas), **s.described_options} for k, s in found.items()}
+        return not found, values
 
     def same(value, good):  # left alone with a line where the hash of the weights was hit
         return not value or alike(value, good)
@@ -282,11 +281,11 @@ def extractor(path, monkeypatch):
     images = torch.randint(
         0, 256, (9, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    keep(path / "own.safetensors", body, head, images, 1.0)
+    write_weights(path / "own.safetensors", body, head, images, 1.0)
     like = load_file(path / "own.safetensors")
     return Format(
         [path / "own.safetensors"],
-        lambda: (False, classifier.read(path / "own.safetensors", like, "it", "script")),
+        lambda: (False, classifier.read_features(path / "own.safetensors", like, "it", "script")),
         alike,
     )
 
@@ -726,7 +725,7 @@ def test_cached_numbers_of_another_set_of_metrics_are_measured_anew(ckpt_of_digi
     t = opened.trained
 
     def number():
-        return judged(opened, t.judge, t.samplers["1step"], 8, 8, 0, None)
+        return judge_samples(opened, t.judge, t.samplers["1step"], 8, 8, 0, None)
 
     good = number()
     (path,) = (tmp_path / "cache").glob("*.json")
@@ -784,10 +783,10 @@ NUMBER = {
 )
 def test_an_edited_result_is_one_line(tmp_path, number):
     (tmp_path / "result.json").write_text(json.dumps({"numbers": [NUMBER]}))
-    assert compare.read(tmp_path)["1step"][0].values == {"FD": 1.0}
+    assert compare.read_numbers(tmp_path)["1step"][0].values == {"FD": 1.0}
     (tmp_path / "result.json").write_text(json.dumps({"numbers": [number]}))
     with pytest.raises(UserError, match=r"result\.json holds no numbers with cards"):
-        compare.read(tmp_path)
+        compare.read_numbers(tmp_path)
 
 
 def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
@@ -798,13 +797,13 @@ def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
         results.append(str(tmp_path / str(i)))
         numbers = [{**NUMBER, "values": some} for some in sets]
         (tmp_path / str(i) / "result.json").write_text(json.dumps({"numbers": numbers}))
-    row = [("1step", compare.read(tmp_path / str(i))["1step"]) for i in range(2)]
-    shown = compare.table(results, row)
+    row = [("1step", compare.read_numbers(tmp_path / str(i))["1step"]) for i in range(2)]
+    shown = compare.comparison_table(results, row)
     assert shown.head == ["result", "sampler", "FD"]
     assert [line[2] for line in shown.rows] == ["2 ± 1.4", "2.5 ± 2.1 (+0.5)"]
     row[1][1][1].values.pop("FD")
     with pytest.raises(UserError, match="share no metric of 1step"):
-        compare.table(results, row)
+        compare.comparison_table(results, row)
 
 
 @pytest.mark.parametrize(
@@ -812,7 +811,7 @@ def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
 )
 def test_edited_noise_levels_are_one_line(tmp_path, levels):
     n = len(levels) if isinstance(levels, list) else 1
-    schedules.keep(tmp_path / "last.ckpt", "a" * 64, {})
+    schedules.keep_lists(tmp_path / "last.ckpt", "a" * 64, {})
     path = schedules.path_of(tmp_path / "last.ckpt")
     listed = {"sigmas": levels, "origin": None}
     for kept in (

@@ -22,7 +22,7 @@ from consistency.process.stops import (
     nothing_begun,
     put_off,
     raise_again,
-    settle,
+    settle_account,
 )
 from consistency.tasks.session import Outcome
 from consistency.watch import noted
@@ -105,7 +105,7 @@ def test_a_signal_becomes_the_account_that_holds_when_it_comes():
         signal.raise_signal(signal.SIGTERM)
     assert (first.value.status, first.value.line()) == (143, f"stopped by SIGTERM: {nothing_begun()}")
     with pytest.raises(Stopped) as second, heard(), account(lambda: "half is saved"):  # noqa: PT012
-        settle(lambda: "all is saved")
+        settle_account(lambda: "all is saved")
         signal.raise_signal(signal.SIGINT)
     assert (second.value.status, second.value.line()) == (130, "stopped by SIGINT: all is saved")
 
@@ -113,9 +113,9 @@ def test_a_signal_becomes_the_account_that_holds_when_it_comes():
 def test_of_nested_accounts_the_outer_one_comes_back_and_the_outermost_stays():
     with account(lambda: "student"):
         with account(lambda: "teacher"):
-            settle(lambda: "teacher has ended")
+            settle_account(lambda: "teacher has ended")
         assert stops.current() == "student"
-        settle(lambda: "student has ended")
+        settle_account(lambda: "student has ended")
     assert stops.current() == "student has ended"
 
 
@@ -172,7 +172,7 @@ def test_a_second_signal_is_not_put_off_until_the_next_piece():
 
 
 def test_after_the_end_a_signal_says_so_and_leaves(capfd):
-    settle(lambda: "all was done")
+    settle_account(lambda: "all was done")
     child = os.fork()
     if not child:
         end_at_once()

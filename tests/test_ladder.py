@@ -11,17 +11,24 @@ import torch
 from consistency import watch
 from consistency.errors import UserError
 from consistency.model.maps import Consistency
-from consistency.sampling.families import Family, families, named
+from consistency.sampling.families import Family, families_of, samplers_of_lists
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
-from consistency.sampling.search import Trials, search, widened
+from consistency.sampling.search import CostMemo, search_levels, widened
 from consistency.schedule.sigma import Sigma
-from consistency.tasks.make.sample import chosen
+from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure import schedules, timing
 from consistency.tasks.measure.ladder import Ladder
-from consistency.tasks.measure.ladder_lists import Search, others, own_lists, series, sizes, spaced
-from consistency.tasks.measure.schedule_file import Listed, read
+from consistency.tasks.measure.ladder_lists import (
+    Search,
+    level_counts,
+    other_calls,
+    own_lists,
+    series,
+    spaced,
+)
+from consistency.tasks.measure.schedule_file import Listed, read_lists
 from tests.sessions import checkpoint, session
 
 SIZE = 40
@@ -32,7 +39,7 @@ SMALL = Ladder(calls=(1, 2, 3), count=50, batch=25, search=FEW, largest=4, patie
 
 def lists_of(ckpt, trained):
     """What is kept for the weights of a checkpoint."""
-    return (read(schedules.path_of(ckpt), "") or {})[trained.provenance.weights_sha256]
+    return (read_lists(schedules.path_of(ckpt), "") or {})[trained.provenance.weights_sha256]
 
 
 def bowl(levels):
@@ -41,13 +48,13 @@ def bowl(levels):
 
 class TestSearch:
     def test_one_valley_is_found(self):
-        assert search(bowl, SIZE, [2, 3, 4], budget=80) == BEST
+        assert search_levels(bowl, SIZE, [2, 3, 4], budget=80) == BEST
 
     @pytest.mark.parametrize("deep", [3, 17, 36])
     def test_the_deeper_of_two_valleys_is_found(self, deep):
         shallow = (deep + 20) % SIZE
         cost = {i: min(abs(i - deep), 2 + abs(i - shallow)) for i in range(SIZE)}
-        assert search(lambda levels: cost[levels[1]], SIZE, [2], budget=SIZE) == {2: (0, deep)}
+        assert search_levels(lambda levels: cost[levels[1]], SIZE, [2], budget=SIZE) == {2: (0, deep)}
 
     def test_the_answer_is_the_best_that_was_tried_however_rough_the_cost(self):
         """No assumption about the cost: noise, of which any valley is a lie."""
@@ -60,14 +67,14 @@ class TestSearch:
             tried[levels] = noise.get(levels, 1.0)
             return tried[levels]
 
-        found = search(cost, SIZE, [3], budget=25)
+        found = search_levels(cost, SIZE, [3], budget=25)
         assert tried[found[3]] == min(tried.values())
         assert len(tried) <= 25
 
     @pytest.mark.parametrize("budget", [1, 2, 7])
     def test_the_budget_is_kept_for_each_number_of_levels(self, budget):
         tried = []
-        search(lambda levels: tried.append(levels) or float(len(tried)), SIZE, [2, 3, 4], budget)
+        search_levels(lambda levels: tried.append(levels) or float(len(tried)), SIZE, [2, 3, 4], budget)
         assert all(sum(len(levels) == n for levels in tried) <= budget for n in (2, 3, 4))
         assert {len(levels) for levels in tried} == {2, 3, 4}
 
@@ -84,17 +91,17 @@ class TestSearch:
             return kept[levels]
 
         with pytest.raises(KeyboardInterrupt):
-            search(partial(stopping, after=9), SIZE, [2, 3, 4], 20)
+            search_levels(partial(stopping, after=9), SIZE, [2, 3, 4], 20)
         assert len(asked) == 9
         straight = []
-        expected = search(lambda levels: straight.append(levels) or bowl(levels), SIZE, [2, 3, 4], 20)
-        assert search(stopping, SIZE, [2, 3, 4], 20) == expected
+        expected = search_levels(lambda levels: straight.append(levels) or bowl(levels), SIZE, [2, 3, 4], 20)
+        assert search_levels(stopping, SIZE, [2, 3, 4], 20) == expected
         assert asked == straight
 
     def test_known_lists_are_tried_first_and_never_made_worse(self):
         known = {2: (0, 33)}
-        assert search(lambda levels: abs(levels[1] - 33), SIZE, [2], 1, known=known) == known
-        assert search(lambda levels: abs(levels[1] - 33), SIZE, [2], 1) != known
+        assert search_levels(lambda levels: abs(levels[1] - 33), SIZE, [2], 1, known=known) == known
+        assert search_levels(lambda levels: abs(levels[1] - 33), SIZE, [2], 1) != known
 
     def test_lists_grow_in_their_widest_gap(self):
         assert widened((0,), 2, 40) == (0, 20)
@@ -104,7 +111,7 @@ class TestSearch:
 
     def test_a_trial_is_not_repeated(self):
         calls = []
-        trials = Trials(lambda levels: calls.append(levels) or 1.0, budget=2)
+        trials = CostMemo(lambda levels: calls.append(levels) or 1.0, budget=2)
         assert trials((0, 1)) == trials((0, 1)) == 1.0
         assert calls == [(0, 1)]
         assert trials.best == (0, 1)
@@ -115,7 +122,9 @@ class TestSchedules:
         ckpt = tmp_path / "last.ckpt"
         own = {"1step": OneStep([80.0])}
         assert schedules.found_for(ckpt, "a", own, 0.002) == {}
-        assert schedules.keep(ckpt, "a", {"2step": Listed([80.0, 0.5])}) == tmp_path / "last.schedule.json"
+        assert (
+            schedules.keep_lists(ckpt, "a", {"2step": Listed([80.0, 0.5])}) == tmp_path / "last.schedule.json"
+        )
         assert schedules.found_for(ckpt, "a", own, 0.002) == {"2step": MultiStep([80.0, 0.5])}
         assert schedules.found_for(ckpt, "b", own, 0.002) == {}
         assert "other weights" in capsys.readouterr().err
@@ -158,7 +167,7 @@ class TestTask:
         assert {f"{n}step": kept[f"{n}step"].sigmas for n in (1, 2, 3)} == found
         assert later.samplers.keys() == {"1step", "2step"}  # the run's own names
         assert list(later.samplers["2step"].sigmas) == found["2step"]
-        assert list(chosen(later, ["3step"])["3step"].sigmas) == found["3step"]
+        assert list(chosen_samplers(later, ["3step"])["3step"].sigmas) == found["3step"]
 
     def test_an_interrupted_search_goes_on(self, tmp_path, ckpt, monkeypatch):
         calls = []
@@ -232,7 +241,7 @@ class TestTask:
         assert all(cards[name]["s_churn"] == 5 for name in ("heun3", "heun35"))
         again = session(tmp_path / "again", teacher, overrides=["found=true"]).trained
         assert {"euler2", "euler3", "heun3"} == again.found.keys()
-        assert chosen(again, ["heun3"])["heun3"].s_churn == 5
+        assert chosen_samplers(again, ["heun3"])["heun3"].s_churn == 5
         assert list(again.found["heun3"].sigmas) == cards["heun3"]["sigmas"]
 
     def test_without_a_search_a_teachers_levels_are_karras(self, tmp_path):
@@ -274,12 +283,12 @@ class TestFamilies:
             "churned": CHURNED,
             "heun1": Heun([80.0]),
         }
-        found = families(own, 0.002)
+        found = families_of(own, 0.002)
         assert found == [Family(own["2step"]), Family(HEUN), Family(CHURNED, " (churned)")]
         assert [each.title(each.like) for each in found] == ["2step", "heun3", "heun3 (churned)"]
         assert [series(each) for each in found] == ["student", "teacher, heun", "teacher, heun (churned)"]
-        assert families({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
-        clipped = families({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
+        assert families_of({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
+        clipped = families_of({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
         assert clipped == [Family(own["2step"]), Family(MultiStep([80.0], clip=True), " (clipped)")]
 
     def test_lists_are_for_the_samplers_whose_names_they_have(self):
@@ -288,7 +297,7 @@ class TestFamilies:
             "heun3": [80.0, 2.0], "heun5 (churned)": [80.0, 2.0, 1.0], "churned": [70.0, 1.0],
             "3step": [80.0, 2.0, 1.0], "1step": [70.0], "4step": [80.0], "euler2": [80.0, 1.0],
         }  # fmt: skip
-        assert named(lists, own, 0.002) == {
+        assert samplers_of_lists(lists, own, 0.002) == {
             "heun3": HEUN.with_sigmas([80.0, 2.0]),
             "heun5 (churned)": CHURNED.with_sigmas([80.0, 2.0, 1.0]),
             "churned": CHURNED.with_sigmas([70.0, 1.0]),
@@ -300,16 +309,16 @@ class TestFamilies:
         calls, sigma = [1, 2, 3, 4, 8, 35], Sigma()
         for family in (Family(HEUN), Family(Euler([1.0])), Family(Jumps([1.0])), Family(DPMSolver([1.0]))):
             made = spaced(family, calls, sigma)
-            assert len(made) == len(sizes(family, calls))
+            assert len(made) == len(level_counts(family, calls))
             for name, sampler in made.items():
                 seen = []
                 sampler(lambda x, *rest, seen=seen: seen.append(1) or x, torch.zeros(1, 2))
                 assert len(seen) in calls
                 assert name == family.title(sampler)
                 assert str(len(seen)) in name
-        assert sizes(Family(HEUN), calls) == [2, 18]
-        assert sizes(Family(Jumps([1.0])), [1, 2]) == [1, 2]
-        assert others(Family(HEUN), {"a": HEUN, "b": Heun([80.0]), "c": CHURNED}, [1, 2], 0.002) == {
+        assert level_counts(Family(HEUN), calls) == [2, 18]
+        assert level_counts(Family(Jumps([1.0])), [1, 2]) == [1, 2]
+        assert other_calls(Family(HEUN), {"a": HEUN, "b": Heun([80.0]), "c": CHURNED}, [1, 2], 0.002) == {
             "a": HEUN
         }
 
@@ -325,7 +334,7 @@ class TestTiming:
         cpu = torch.device("cpu")
         assert timing.best_batch(run, cpu, most=64, at_most=100.0) == 8
         assert timing.best_batch(run, cpu, most=4, at_most=100.0) == 4
-        assert timing.seconds(lambda: run(16), cpu, repeats=3, at_most=100.0) == 4.0
+        assert timing.median_seconds(lambda: run(16), cpu, repeats=3, at_most=100.0) == 4.0
 
     def test_memory_that_ends_ends_the_doubling(self):
         def run(n):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consistency.tasks.show.ladder_page import Rung, Speed, chart
+from consistency.tasks.show.ladder_page import Rung, Speed, ladder_chart
 
 
 def labels(axis):
@@ -29,7 +29,7 @@ def test_logarithmic_axes_have_few_plain_numbers(times):
         )
         for n, t in enumerate(times, 1)
     ]
-    figure = chart("FD", rungs)
+    figure = ladder_chart("FD", rungs)
     figure.canvas.draw()
     calls, cost = figure.axes
     for axis in (cost.xaxis, calls.yaxis):

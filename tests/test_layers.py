@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"tasks", "result", "sweep", "schema", "command"},
     {"teach", "continuation"},
     {"build", "console"},
-    {"debug", "fit", "resume", "summary", "reopen"},
+    {"debug", "fit", "resume", "summary", "reopen", "others"},
     {"run"},
     {"evaluate"},
     {"train", "eval"},

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import consistency as cm
-from consistency.codec.identity import digest
+from consistency.codec.identity import codec_digest
 from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.edits import Denoise, Restore, Stroke, Vary, inpaint
@@ -122,7 +122,7 @@ class TestModel:
         assert t.provenance == replace(model.provenance)
         assert (t.shape, t.classes, t.sigma) == (model.shape, model.classes, model.sigma)
         assert t.samplers == t.own == model.samplers
-        assert digest(t.codec) == digest(t.data.codec) == digest(model.codec)
+        assert codec_digest(t.codec) == codec_digest(t.data.codec) == codec_digest(model.codec)
 
     def test_loading_leaves_the_generator_where_it_is(self, labelled):
         before = torch.get_rng_state()
@@ -266,7 +266,7 @@ class TestRefusals:
         self.refused(content, tmp_path / "x.ckpt", r"would call strangers\.Net .*trust=\[strangers\]")
 
     def test_a_codec_that_is_not_that_of_its_training(self, content, tmp_path):
-        content["data"] = {"codec": digest(Pixels(1.0, 2.0))}
+        content["data"] = {"codec": codec_digest(Pixels(1.0, 2.0))}
         self.refused(content, tmp_path / "x.ckpt", "was trained with another codec")
 
     @pytest.mark.parametrize(("key", "value"), [("shape", [8, 8]), ("classes", -1), ("shape", None)])
@@ -315,7 +315,7 @@ def test_what_networks_see_of_digits_was_said_by_their_class(labelled, tmp_path)
     for key in ("offset", "scale"):
         del content["config"]["data"][key]
     save_edited(content, tmp_path / "x.ckpt")
-    assert digest(cm.load(tmp_path / "x.ckpt").codec) == digest(cm.load(labelled).codec)
+    assert codec_digest(cm.load(tmp_path / "x.ckpt").codec) == codec_digest(cm.load(labelled).codec)
 
 
 def test_samplers_and_levels_are_those_of_the_config():

@@ -10,7 +10,7 @@ from PIL import Image
 from consistency.errors import UserError
 from consistency.lit.data import folder
 from consistency.lit.data.folder import ImageFolder
-from consistency.tasks.make.inputs import listed
+from consistency.tasks.make.inputs import list_files
 
 RNG = np.random.default_rng(0)
 
@@ -156,9 +156,9 @@ def test_an_encrypted_archive(root):
 
 def test_a_folder_of_input_is_listed_likewise(root, capsys):
     (root / "notes.txt").write_text("something")
-    assert len(listed([str(root)])) == 4
+    assert len(list_files([str(root)])) == 4
     assert f"input={root}: files that are not read: 1 .txt" in capsys.readouterr().err
     (root / "a.heic").write_bytes(b"something")
     with pytest.raises(UserError, match=r"^input=.*images of kinds that are not read \(1 \.heic\)"):
-        listed([str(root)])
-    assert listed([str(root / "cat" / "0.png")]) == [root / "cat" / "0.png"]
+        list_files([str(root)])
+    assert list_files([str(root / "cat" / "0.png")]) == [root / "cat" / "0.png"]

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from consistency import console
 from consistency.build import build_loggers
-from consistency.continuation import compared
+from consistency.continuation import compare_with_checkpoint
 from consistency.errors import UserError
 from consistency.files.steps import read_steps
 from consistency.lit.callbacks.curves import Curves
@@ -22,7 +22,7 @@ from consistency.lit.loggers.base import LOG, log_picture, rendered
 from consistency.lit.loggers.csv import CSV
 from consistency.lit.loggers.tensorboard import Board
 from consistency.tasks.show.curves import curves_in
-from consistency.tasks.show.report import NO_LOG, history
+from consistency.tasks.show.report import NO_LOG, section_of_training
 from consistency.tasks.show.sweep_curves import curves_of
 from consistency.teach import find_teacher, teach
 from consistency.teachers.checkpoint import read_checkpoint
@@ -197,7 +197,11 @@ def test_a_run_that_begins_anew_has_no_curves_of_another(run, tmp_path):
 def report_of(directory):
     """The sections of a report on how training went."""
     trained = SimpleNamespace(experiment=None, written={}, run=directory)
-    return [section for section in history(SimpleNamespace(trained=trained)) if section.title == "Curves"]
+    return [
+        section
+        for section in section_of_training(SimpleNamespace(trained=trained))
+        if section.title == "Curves"
+    ]
 
 
 def test_a_report_takes_the_table_where_there_are_no_events(run, tmp_path):
@@ -314,7 +318,7 @@ def changed(logger, *words):
     config.callbacks = {}
     for node in config.logger.values():
         node.save_dir = "here"
-    return compared(config, "ict_digits", checkpoint(logger), "run_dir=a", []).changed
+    return compare_with_checkpoint(config, "ict_digits", checkpoint(logger), "run_dir=a", []).changed
 
 
 FORMER = {  # as checkpoints of older versions have it

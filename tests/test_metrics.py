@@ -15,15 +15,15 @@ from consistency.metrics.features import Extractor
 from consistency.metrics.features.digits import WEIGHTS, DigitsFeatures
 from consistency.metrics.features.inception import INCEPTION, InceptionFeatures
 from consistency.metrics.features.random import RandomConvFeatures
-from consistency.metrics.fidelity import between_halves, features, frechet, moments, see
+from consistency.metrics.fidelity import between_halves, feature_moments, features, frechet, see
 from consistency.metrics.judge import Fidelity, Transport
 from consistency.metrics.training import digits as digits_module
 from consistency.metrics.training.digits import digits
 from consistency.metrics.transport import (
     directions,
-    floor,
     sliced_wasserstein2,
     transport_1d,
+    transport_floor,
     wasserstein2,
 )
 from consistency.truth.oracle import Mixture
@@ -126,7 +126,7 @@ class TestTransport:
     def test_floor_is_small_and_falls_with_n(self):
         ring = Mixture.ring()
         draw = generator(1)
-        values = [floor(lambda n: ring.sample(n, draw), n) for n in (500, 50_000)]
+        values = [transport_floor(lambda n: ring.sample(n, draw), n) for n in (500, 50_000)]
         assert 0.001 < values[1] < 0.015
         assert values[1] < values[0] / 3
 
@@ -168,7 +168,7 @@ class TestFrechet:
         x = 1000 + points(50, 3).float()  # a mean that would drown the covariance in float32
         for block in (7, 4096):
             monkeypatch.setattr(fidelity, "BLOCK", block)
-            mean, cov = moments(x)
+            mean, cov = feature_moments(x)
             assert mean.dtype == cov.dtype == torch.float64
             np.testing.assert_allclose(mean, x.double().numpy().mean(0), rtol=1e-12)
             np.testing.assert_allclose(cov, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
@@ -306,7 +306,7 @@ class TestDigits:
 
     def test_script_writes_what_the_extractor_reads(self, tmp_path, capsys, real):
         paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
-        accuracies = [digits_module.train(path, seed=1, epochs=2) for path in paths]
+        accuracies = [digits_module.train_digits(path, seed=1, epochs=2) for path in paths]
         one, two = (DigitsFeatures(path)(real[:50]) for path in paths)
         assert torch.equal(one, two)
         assert 0.5 < accuracies[0] == accuracies[1]
@@ -317,7 +317,7 @@ class TestDigits:
     def test_augmentation_moves_by_a_pixel_at_most(self):
         x = torch.full((200, 1, 8, 8), -1.0)
         x[:, :, 4, 3] = 100.0
-        moved = digits_module.augmented(x).flatten(1).argmax(1)
+        moved = digits_module.augment_digits(x).flatten(1).argmax(1)
         offsets = {(int(i) // 8 - 4, int(i) % 8 - 3) for i in moved}
         assert offsets == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
 

@@ -14,25 +14,25 @@ import torch
 from PIL import Image
 
 from consistency.console import one_line
-from consistency.data.images import source
-from consistency.errors import UserError, plain
+from consistency.data.images import open_source
+from consistency.errors import UserError, strip_controls
 from consistency.export import diffusers_page
 from consistency.export.grid import grid_of
 from consistency.export.model import Written
 from consistency.library.model import Provenance
 from consistency.lit.data.folder import tell
-from consistency.markup import code, escaped, fenced, literal
+from consistency.markup import code_span, escaped, fenced, literal_text
 from consistency.metrics import degradations
 from consistency.process.notices import notice
 from consistency.process.rank import MACHINES, RANKS
-from consistency.result import line, table, where
+from consistency.result import metrics_line, metrics_table, path_lines
 from consistency.table import Table
 from consistency.tasks.show import curves
 from consistency.tasks.show.curves import MOST, charts
 from consistency.tasks.show.export_page import Measured, facts_of, readme
-from consistency.tasks.show.page import Section, page
+from consistency.tasks.show.page import Section, html_page
 from consistency.tasks.show.variation import variation
-from consistency.teach import say as say_once
+from consistency.teach import say_once
 from consistency.watch import progress
 from tests.lists import multisteps
 from tests.test_web import mlp
@@ -46,9 +46,9 @@ CURVE = ([0, 1], [1.0, 2.0])
 def test_a_line_for_the_terminal_has_no_control_characters(say, capsys):
     say(HOSTILE)
     shown = "".join(capsys.readouterr())
-    assert plain(shown) == PLAIN
+    assert strip_controls(shown) == PLAIN
     assert shown.removesuffix("\n").isprintable()
-    assert plain(HOSTILE) == one_line(HOSTILE) == PLAIN
+    assert strip_controls(HOSTILE) == one_line(HOSTILE) == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_folders_may_be_nested_deeper_than_python_calls(tmp_path, request):
     names = ["a.png", f"{deep}b.png"]
     for name in names:
         (tmp_path / name).touch()
-    files = source(tmp_path)
+    files = open_source(tmp_path)
     request.getfixturevalue("shallow")
     assert [entry.name for entry in files.listing().entries] == names
 
@@ -137,7 +137,7 @@ def test_an_archive_that_lists_a_name_twice_is_refused(tmp_path):
         for name in ("a.png", "b.png", "a.png"):
             archive.write(path, name)
     with pytest.raises(UserError, match=r"a\.zip lists a\.png more than once: pack it anew"):
-        source(tmp_path / "a.zip").listing()
+        open_source(tmp_path / "a.zip").listing()
 
 
 MARKUP = {
@@ -153,18 +153,18 @@ MARKUP = {
 
 @pytest.mark.parametrize("name", MARKUP)
 def test_names_are_text_in_markdown_and_in_html(name):
-    assert literal(name) == MARKUP[name]
+    assert literal_text(name) == MARKUP[name]
     assert Table([name], [[name]]).markdown().splitlines()[0] == f"| {MARKUP[name]} |"
-    assert escaped(name) == html.escape(plain(name))
-    shown = page(name, [name], [Section(name, [name], tables=[Table([name], [[name]], name)])])
+    assert escaped(name) == html.escape(strip_controls(name))
+    shown = html_page(name, [name], [Section(name, [name], tables=[Table([name], [[name]], name)])])
     assert "<script>" not in shown
     assert "\x1b" not in shown
     assert f"<td>{escaped(name)}</td>" in shown
 
 
 def test_code_ends_where_it_ends():
-    assert code("a|b") == "`a|b`"
-    assert code("a`b\n``c") == "``` a`b ``c ```"
+    assert code_span("a|b") == "`a|b`"
+    assert code_span("a`b\n``c") == "``` a`b ``c ```"
     assert fenced("x = 1\n", "python") == "```python\nx = 1\n```"
     assert fenced("x\n````\n<b>\x1b[31m", "yaml") == "`````yaml\nx\n````\n<b>\n`````"
 
@@ -188,7 +188,7 @@ def harmless(text):
 
 
 def test_the_page_of_a_diffusers_folder_takes_names_as_text(hostile):
-    text = diffusers_page.page(hostile, grid_of(hostile.sigmas, hostile.sigma_min), None)
+    text = diffusers_page.model_card(hostile, grid_of(hostile.sigmas, hostile.sigma_min), None)
     harmless(text)
     (row,) = (line for line in text.splitlines() if "0.8 |" in line)
     assert row.replace(r"\|", "").count("|") == 5
@@ -197,7 +197,7 @@ def test_the_page_of_a_diffusers_folder_takes_names_as_text(hostile):
 def test_the_page_of_an_export_takes_names_as_text(hostile):
     (name, _) = hostile.sigmas
     errors = {name: Measured(0.0, 0.0, 1.0)}
-    out = Written([], {}, None, how=f"run('{plain(name)}```')\n")
+    out = Written([], {}, None, how=f"run('{strip_controls(name)}```')\n")
     harmless(readme(hostile, out, facts_of(hostile, errors, [80.0])))
 
 
@@ -213,14 +213,14 @@ def test_a_table_of_degradations_takes_names_as_text(tmp_path, monkeypatch):
     monkeypatch.setattr(degradations, "frechet", lambda *a: 1.0)
     monkeypatch.setattr(degradations, "damages", lambda labels: [])
     monkeypatch.setattr(degradations, "choices", lambda *a: {"a|b": 1.0})
-    text = degradations.report(tmp_path, [Named()])
+    text = degradations.report_degradations(tmp_path, [Named()])
     assert "FD\\|\\<b\\>" in text
     assert "| a\\|b | 1 |" in text
 
 
 def test_a_result_on_the_terminal_has_no_control_characters():
     result = {"metrics": {f"FD/{HOSTILE}": 1.0}, "seconds": 1.0, "paths": {HOSTILE: HOSTILE}}
-    text = line(result) + where(result) + table({f"teacher/FD/{HOSTILE}": 1.0}).strip()
+    text = metrics_line(result) + path_lines(result) + metrics_table({f"teacher/FD/{HOSTILE}": 1.0}).strip()
     assert text.replace("\n", "").isprintable()
 
 

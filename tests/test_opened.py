@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from consistency.files.config import checked
+from consistency.files.config import checked_config
 from consistency.files.configs import CONFIGS, options
 from consistency.files.description import described
 from consistency.model.condition import Condition
@@ -349,7 +349,7 @@ def test_the_sampler_of_iddpm_gives_their_samples(tmp_path):
 )
 def test_a_law_is_built_again_from_its_description(law):
     plain = json.loads(json.dumps(described(law)))
-    config = checked({"precond": plain}, "ckpt_path=file")
+    config = checked_config({"precond": plain}, "ckpt_path=file")
     assert described(config.build("precond")) == described(law)
     sigma = torch.tensor([0.05, 1.0, 70.0])
     for ours, theirs in zip(config.build("precond")(sigma), law(sigma), strict=True):

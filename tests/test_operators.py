@@ -16,9 +16,9 @@ from consistency.sampling.classical import (
     TotalVariation,
     Wiener,
     adjoint_gradient,
-    gradient,
+    image_gradient,
 )
-from consistency.sampling.editing import Plan, denoise, redraw, restore, slerp, walk
+from consistency.sampling.editing import EditPlan, denoise, redraw, restore, slerp, walk_noise
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.masks import all_but_hole, left_half, scattered
 from consistency.sampling.operators import (
@@ -49,7 +49,7 @@ ANY = Random(0)
 SHAPES = [(3, 8, 8), *((3, 2 * ANY.randint(3, 9), 2 * ANY.randint(3, 9)) for _ in range(3))]
 GREY_BASIS = (0.44711344, 0.87807155, 0.17052838)  # first column of the colour basis of 2303.01469's editor
 
-SLOW = Plan(karras_sigmas(200))  # with few levels the first guess often decides
+SLOW = EditPlan(karras_sigmas(200))  # with few levels the first guess often decides
 
 
 def numbers(seed, *shape):
@@ -281,7 +281,7 @@ class TestBaselines:
 
     def test_the_gradient_has_an_adjoint(self):
         x, p = numbers(1, 2, 3, 5, 4), numbers(2, 2, 2, 3, 5, 4)
-        assert (gradient(x) * p).sum().item() == pytest.approx((x * adjoint_gradient(p)).sum().item())
+        assert (image_gradient(x) * p).sum().item() == pytest.approx((x * adjoint_gradient(p)).sum().item())
 
     def test_total_variation_fills_a_flat_hole(self):
         """Of all images that fit, the one with the shortest edges: here the flat one, which A⁺ misses."""
@@ -354,7 +354,7 @@ class TestEditing:
         """The editors of the first paper's notebook began without any (facts.md, trap 16)."""
         f, A = Seen(), Inpainting((1, 16, 16), left_half)
         y = A.forward(torch.full((8, 1, 16, 16), 0.5))
-        restore(f, A, y, Plan([80.0, 8.0, 0.8]), StepDraws(0))
+        restore(f, A, y, EditPlan([80.0, 8.0, 0.8]), StepDraws(0))
         assert f.sigma == [80, 8, 0.8]
         seen = [x.std().item() / sigma for x, sigma in zip(f.x[:2], f.sigma, strict=False)]
         assert seen == pytest.approx([1, 1], rel=0.1)
@@ -380,17 +380,17 @@ class TestEditing:
             def __call__(self, x, sigma, c=NONE):
                 return super().__call__(x, sigma) + 7
 
-        made = redraw(Loud(), torch.zeros(1, 1, 4, 4), Plan([1.0], low=-0.5, high=0.9), StepDraws(0))
+        made = redraw(Loud(), torch.zeros(1, 1, 4, 4), EditPlan([1.0], low=-0.5, high=0.9), StepDraws(0))
         assert made.unique().tolist() == [pytest.approx(0.9)]
 
     def test_redrawing_begins_where_it_is_told(self):
-        f, plan = Seen(), Plan([80.0, 8.0, 0.8])
+        f, plan = Seen(), EditPlan([80.0, 8.0, 0.8])
         redraw(f, torch.ones(1, 1, 4, 4), plan.begun_at(3.0), StepDraws(0))
         assert f.sigma == [3, 0.8]
 
     def test_the_least_level_has_no_root_of_a_negative_number(self):
         f = Seen()
-        redraw(f, torch.ones(1, 1, 2, 2), Plan([0.002, 0.001]), StepDraws(0))
+        redraw(f, torch.ones(1, 1, 2, 2), EditPlan([0.002, 0.001]), StepDraws(0))
         assert f.sigma == [0.002, 0.002]
         assert torch.stack(f.x).isfinite().all()
 
@@ -422,7 +422,7 @@ class TestEditing:
 
     def test_a_walk_passes_its_stops(self):
         stops = [numbers(i, 2, 1, 4, 4) for i in range(3)]
-        frames = walk(lambda x, sigma, c: x / sigma.reshape(-1, 1, 1, 1), stops, 5, 80.0)
+        frames = walk_noise(lambda x, sigma, c: x / sigma.reshape(-1, 1, 1, 1), stops, 5, 80.0)
         assert len(frames) == 11
         for frame, stop in zip(frames[::5], stops, strict=True):
             assert torch.allclose(frame, stop)

@@ -14,12 +14,12 @@ from torch import nn
 from consistency.command.packages import trust_as_configured, trust_as_given
 from consistency.errors import UserError
 from consistency.files import configs
-from consistency.files.config import checked
-from consistency.files.configs import CONFIGS, groups, options, trust
+from consistency.files.config import checked_config
+from consistency.files.configs import CONFIGS, config_groups, options, trust
 from consistency.files.overrides import references
-from consistency.metrics.card import code, source_sha256
+from consistency.metrics.card import code_version, source_sha256
 from consistency.model.condition import Condition
-from consistency.schema.check import check_composed, sections
+from consistency.schema.check import check_composed, known_sections
 from consistency.schema.swaps import swaps
 from tests.conftest import ROOT, run
 from tests.sessions import composed, session, train_here
@@ -307,15 +307,15 @@ class TestParts:
             _ = session(tmp_path / "refused", ckpt).trained
 
     def test_its_groups_and_sections_are_known(self, other):
-        assert "scale" not in groups()
+        assert "scale" not in config_groups()
         trust(["other"])
-        assert {"scale", "others"} <= sections("train")
+        assert {"scale", "others"} <= known_sections("train")
         check_composed(composed("train", *self.WORDS, "run_dir=x"), "train")
         added = composed("train", "+scale=power", "run_dir=x", "method=renamed", "data=ring", "net=mlp_small")
         assert added.scale.power == 2.0
         assert "power" in references(configs.folders())["others.power"]
         trust(())
-        assert not {"scale", "others"} & sections("train")
+        assert not {"scale", "others"} & known_sections("train")
 
     @pytest.mark.parametrize(
         ("word", "line"),
@@ -345,24 +345,24 @@ class TestParts:
     def test_classes_that_its_configs_name_are_allowed_with_it(self, other):
         node = {"net": {"_target_": "torch.nn.Identity"}}
         with pytest.raises(UserError, match=r"trust=\[torch\]"):
-            checked(node, "f")
-        assert type(checked(node, "f", ["other"]).build("net")) is torch.nn.Identity
+            checked_config(node, "f")
+        assert type(checked_config(node, "f", ["other"]).build("net")) is torch.nn.Identity
         with pytest.raises(UserError, match=r"trust=\[torch\]"):
-            checked({"net": {"_target_": "torch.hub.load"}}, "f", ["other"])
+            checked_config({"net": {"_target_": "torch.hub.load"}}, "f", ["other"])
 
     def test_a_reader_of_its_own_trusts_as_the_user_says(self, other):
         node = {"_target_": "other.parts.reader", "_partial_": True, "path": "x", "trust": ["os"]}
-        built = checked({"module": {"teacher": node}}, "f", ["other"]).build("module")
+        built = checked_config({"module": {"teacher": node}}, "f", ["other"]).build("module")
         assert built["teacher"].keywords["trust"] == ["other"]
 
     def test_numbers_are_measured_again_when_it_changes(self, other):
         trust(["other"])
-        before = code()
+        before = code_version()
         source_sha256.cache_clear()
         (other / "parts.py").write_text(FILES["parts.py"] + "\n")
-        assert code()["packages_sha256"] != before["packages_sha256"]
+        assert code_version()["packages_sha256"] != before["packages_sha256"]
         trust(())
-        assert "packages_sha256" not in code()
+        assert "packages_sha256" not in code_version()
 
     def test_a_module_without_configs_may_be_trusted(self, other, tmp_path):
         (tmp_path / "lib" / "single.py").write_text("x = 1\n")

@@ -6,15 +6,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from consistency.build import experiment
-from consistency.continuation import compared
+from consistency.continuation import compare_with_checkpoint
 from consistency.continuation.again import command_of
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
-from consistency.schema.recipes import BUDGETS, WRITTEN, names, overrides_of, parts, without_file
+from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, names, overrides_of, without_file
 from consistency.schema.swaps import drop_replaced
 from consistency.sweep.cases import in_cases, left_of
 from consistency.tasks.show.variation import variation
-from consistency.teach import composed as first_run
+from consistency.teach import compose_teacher as first_run
 from tests.conftest import ROOT
 
 METHODS = sorted(names("method"))
@@ -58,7 +58,7 @@ def test_a_name_of_an_older_version_is_a_command_that_is_sound(name):
 
 def test_every_recipe_is_more_than_a_method_on_data():
     for name in names("experiment"):
-        method, data = parts(name)
+        method, data = method_and_data(name)
         if method is None:
             continue
         plain = OmegaConf.to_container(
@@ -106,10 +106,10 @@ def test_directories_are_named_by_experiment_or_by_method_and_data():
 def test_a_run_of_an_older_version_goes_on_with_the_command_of_today(name):
     config = composed(*overrides_of(name))
     there = {"config": OmegaConf.to_container(config, resolve=True), "experiment": name, "global_step": 5}
-    assert compared(config, experiment(), there, "run_dir=x", []).step == 5
+    assert compare_with_checkpoint(config, experiment(), there, "run_dir=x", []).step == 5
     other = composed("experiment=ict_digits", "net.width=8")
     with pytest.raises(UserError, match=f"give {' '.join(overrides_of(name))} to go on"):
-        compared(other, experiment(), there, "run_dir=x", [])
+        compare_with_checkpoint(other, experiment(), there, "run_dir=x", [])
 
 
 def test_the_command_that_goes_on_with_a_run_of_an_older_version_is_of_today(tmp_path):

@@ -15,7 +15,7 @@ from consistency.files.atomic import keep_as, replacing
 from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard
 from consistency.lit.callbacks.recovery import points
-from consistency.lit.record import Record, Rollback
+from consistency.lit.record import Rollback, RollbackRecord
 from consistency.lit.states import BEGINNING, newest_passed, set_aside, state_before
 from consistency.teachers.checkpoint import newest, read_checkpoint
 from tests.conftest import run
@@ -379,7 +379,7 @@ def test_samples_that_are_not_finite_pass_no_validation(monkeypatch):
     trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_step=20, datamodule=None)
     guard = Guard(0.01, 100.0)
     monkeypatch.setattr("consistency.lit.callbacks.guard.data_of", lambda _: None)
-    monkeypatch.setattr("consistency.lit.callbacks.guard.some", lambda _: torch.randn(9, 2))
+    monkeypatch.setattr("consistency.lit.callbacks.guard.many_samples", lambda _: torch.randn(9, 2))
     monkeypatch.setattr("consistency.lit.callbacks.guard.summed", lambda x, _: x)
     for value, passed in ((math.nan, None), (1.0, 20)):
         guard.moments = {"1step": torch.tensor([0.0, 0.0, value, 9.0])}
@@ -391,13 +391,13 @@ def test_samples_that_are_not_finite_pass_no_validation(monkeypatch):
 
 
 def test_a_record_survives_a_checkpoint_and_is_not_shortened_by_an_older_one():
-    record, fresh = Record(), Record()
+    record, fresh = RollbackRecord(), RollbackRecord()
     for step in (3, 47):
         record.add(Rollback(step, "bad", 1.0, 2.0, "last.ckpt", step - 1), allowed=1)
     assert record.ended
     fresh.load_state_dict(record.state_dict())
     assert (fresh.count, fresh.listed, fresh.ended) == (2, record.listed, True)
-    fresh.load_state_dict({"rollbacks": 1, "events": record.plain()[:1]})
+    fresh.load_state_dict({"rollbacks": 1, "events": record.to_plain()[:1]})
     assert (fresh.count, len(fresh.listed), fresh.written, len(fresh.unlogged())) == (2, 2, 1, 1)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.files.config import DEPTH, NODES, checked
+from consistency.files.config import DEPTH, NODES, checked_config
 from consistency.files.overrides import overridden
 from consistency.files.paths import check_names, is_name
 from consistency.nets import mlp
@@ -175,9 +175,9 @@ def test_no_value_refers_to_anything(kept, place, value):
         node = node[name]
     node[int(last) if isinstance(node, list) else last] = value
     with pytest.raises(UserError, match=f"ckpt_path=x: {place} in its config "):
-        checked(config, "ckpt_path=x")
+        checked_config(config, "ckpt_path=x")
     with pytest.raises(UserError, match=" in its config "):
-        checked({"net": {value: 1}}, "ckpt_path=x")
+        checked_config({"net": {value: 1}}, "ckpt_path=x")
 
 
 def nested(levels):
@@ -215,7 +215,7 @@ def round_about():
 )  # fmt: skip
 def test_only_plain_data_with_targets_of_the_registry(value):
     with pytest.raises(UserError) as error:
-        checked({"net": value}, "ckpt_path=x")
+        checked_config({"net": value}, "ckpt_path=x")
     assert len(str(error.value)) < 400
     assert str(error.value).isascii()
 
@@ -236,23 +236,23 @@ def test_a_group_holds_its_own_targets_alone(place, name, kept):
         node = node[key]
     node["_target_"] = name
     with pytest.raises(UserError, match=rf"would call {name} \({place}\)"):
-        checked(config, "ckpt_path=x")
+        checked_config(config, "ckpt_path=x")
 
 
 def test_what_was_checked_is_what_is_built_from():
     node = {"_target_": MLP, "shape": [2], "classes": 0, "width": 8, "blocks": 1}
     config = {"net": node}
-    found = checked(config, "ckpt_path=x")
+    found = checked_config(config, "ckpt_path=x")
     node["_target_"] = "os.mkdir"
     assert type(found.build("net")).__name__ == "MLP"
     with pytest.raises(TypeError):
         found.content["net"]["_target_"] = "os.mkdir"
-    found.plain()["net"]["_target_"] = "os.mkdir"
+    found.to_plain()["net"]["_target_"] = "os.mkdir"
     assert type(found.build("net")).__name__ == "MLP"
 
 
 def test_a_target_that_takes_other_arguments_is_said_in_one_line():
-    found = checked({"a": {"net": {"_target_": MLP, "nosuch": 1}}}, "ckpt_path=x")
+    found = checked_config({"a": {"net": {"_target_": MLP, "nosuch": 1}}}, "ckpt_path=x")
     with pytest.raises(UserError, match=rf"ckpt_path=x: a.net makes no {MLP} of this version .*nosuch"):
         found.build("a")
     with pytest.raises(UserError, match="has no section b"):
@@ -265,7 +265,7 @@ def test_containers_and_partial_objects_are_spelled_as_hydra_does():
         "_partial_": True,
         "sigmas": [80.0, {"a": [1]}],
     }
-    made = checked({"solver": node, "none": None}, "x")
+    made = checked_config({"solver": node, "none": None}, "x")
     assert made.build("solver").keywords == {"sigmas": [80.0, {"a": [1]}]}
     assert made.build("solver").func.__name__ == "heun"
 
@@ -320,13 +320,13 @@ class TestTrust:
     @pytest.mark.parametrize("name", ["strangers.os.mkdir", "strangers.MLP", "strangers.Net.__init__"])
     def test_only_what_is_defined_in_the_package(self, name, strangers):
         with pytest.raises(UserError):
-            checked({"x": {"_target_": name, "path": "mark"}}, "f", ["strangers"]).build("x")
+            checked_config({"x": {"_target_": name, "path": "mark"}}, "f", ["strangers"]).build("x")
 
     def test_a_teacher_in_a_file_is_trusted_as_the_user_says(self):
         node = {"_target_": "consistency.teachers.checkpoint.checkpoint", "_partial_": True, "path": "x"}
         config = {"module": {"teacher": {**node, "trust": ["os", "strangers"]}}}
-        assert checked(config, "f").build("module")["teacher"].keywords["trust"] == []
-        assert checked(config, "f", ["mine"]).build("module")["teacher"].keywords["trust"] == ["mine"]
+        assert checked_config(config, "f").build("module")["teacher"].keywords["trust"] == []
+        assert checked_config(config, "f", ["mine"]).build("module")["teacher"].keywords["trust"] == ["mine"]
 
     @pytest.mark.parametrize("kind", ["checkpoint", "diffusers"])
     def test_the_command_line_hands_it_to_teachers(self, kind):
@@ -336,7 +336,7 @@ class TestTrust:
     @pytest.mark.parametrize("trust", ["os", [1], ["a b"], [""], ["a..b"], 5])
     def test_it_is_a_list_of_packages(self, trust):
         with pytest.raises(UserError, match=r"trust=.* must be a list of Python packages"):
-            checked({}, "f", trust)
+            checked_config({}, "f", trust)
 
 
 @pytest.mark.parametrize("task", ["export", "report", "sample"])

@@ -13,8 +13,8 @@ from consistency.metrics.card import Card, Number
 from consistency.schema.check import check_config
 from consistency.table import Table
 from consistency.tasks.show.compare import Compare
-from consistency.tasks.show.curves import families
-from consistency.tasks.show.page import Picture, Section, page
+from consistency.tasks.show.curves import curve_families
+from consistency.tasks.show.page import Picture, Section, html_page
 from consistency.tasks.show.variation import variation
 from tests.conftest import ROOT, SMALL, run
 from tests.sessions import composed
@@ -30,7 +30,7 @@ def number(value, model="a", **changes):
 def kept(path, **numbers):
     """A result.json with numbers by the name of their sampler."""
     path.mkdir()
-    plain = [one.plain(name) for name, some in numbers.items() for one in some]
+    plain = [one.to_plain(name) for name, some in numbers.items() for one in some]
     (path / "result.json").write_text(json.dumps({"numbers": plain}))
     return str(path)
 
@@ -133,7 +133,7 @@ class TestPage:
         section = Section(
             "a < b", ["x & y"], [Picture(b"1", "image/png", '"c"')], [Table(["<h>"], [["<script>"]])]
         )
-        text = page("<title>", ["&"], [section])
+        text = html_page("<title>", ["&"], [section])
         read = Reader(text)
         assert read.open == []
         assert read.outside == []
@@ -143,7 +143,9 @@ class TestPage:
 
     def test_curves_of_a_metric_share_a_chart(self):
         curve, point = ([0, 1], [1.0, 2.0]), ([0], [1.0])
-        found = families({"train/loss": curve, "train/lr": curve, "FD/1": curve, "FD/2": curve, "x": point})
+        found = curve_families(
+            {"train/loss": curve, "train/lr": curve, "FD/1": curve, "FD/2": curve, "x": point}
+        )
         assert found == {
             "train/loss": {"loss": curve},
             "train/lr": {"lr": curve},

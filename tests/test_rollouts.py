@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from consistency.data.lock import locked
-from consistency.data.origin import difference, origin
+from consistency.data.origin import describe_origin, first_difference
 from consistency.errors import UserError
 from consistency.lit.cached import CachedDistillation
 from consistency.lit.callbacks.interruption import Interrupted
@@ -248,15 +248,15 @@ def test_what_was_made_of_something_else_is_refused(tmp_path, straight, name, as
 
 
 def test_networks_are_told_apart_by_weights_and_preconditioner():
-    same, other = (origin("D", Denoiser(net(seed), EDM())) for seed in (0, 1))
-    assert difference(origin("D", DENOISER), same) is None
-    assert difference(origin("D", DENOISER), other).startswith("D.weights is ")
-    assert "sigma_data" in difference(same, origin("D", Denoiser(net(), EDM(sigma_data=1.0))))
+    same, other = (describe_origin("D", Denoiser(net(seed), EDM())) for seed in (0, 1))
+    assert first_difference(describe_origin("D", DENOISER), same) is None
+    assert first_difference(describe_origin("D", DENOISER), other).startswith("D.weights is ")
+    assert "sigma_data" in first_difference(same, describe_origin("D", Denoiser(net(), EDM(sigma_data=1.0))))
 
 
 def test_an_origin_survives_json():
-    found = origin("pairs", objective(noise=LogNormal()).pairs) | origin("f", FLOW)
-    assert difference(json.loads(json.dumps(found)), found) is None
+    found = describe_origin("pairs", objective(noise=LogNormal()).pairs) | describe_origin("f", FLOW)
+    assert first_difference(json.loads(json.dumps(found)), found) is None
 
 
 @pytest.mark.parametrize("name", ["x_t", "t", "x_r", "r", "label"])

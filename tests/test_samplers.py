@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from consistency.errors import ArgumentError, UserError
-from consistency.metrics.protocol import described
+from consistency.metrics.protocol import describe_sampler
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Consistency, Denoiser, FlowMap
 from consistency.model.portions import Portions
@@ -37,7 +37,7 @@ def ring(x, sigma, c=NONE):
 
 
 def title(sampler):
-    return "-".join([sampler.title, *(f"{k}={v}" for k, v in sampler.told.items())])
+    return "-".join([sampler.title, *(f"{k}={v}" for k, v in sampler.described_options.items())])
 
 
 class Net(nn.Module):
@@ -136,13 +136,13 @@ def test_a_solver_of_diffusers_needs_diffusers(monkeypatch):
 
 def test_cards_say_what_they_have_said_and_options_that_make_a_difference():
     one, two, heun = {"sigmas": [80.0]}, {"sigmas": [80.0, 1.0]}, {"sigmas": [80.0, 1.0], "s_churn": 4}
-    assert described(OneStep(**one)) == {"sampler": "onestep", "nfe": 1, **one}
-    assert described(MultiStep(**two)) == {"sampler": "multistep", "nfe": 2, **two, "sigma_min": 0.002}
-    assert described(Euler(**two)) == {"sampler": "euler", "nfe": 2, **two}
-    assert described(Heun(**two)) == {"sampler": "heun", "nfe": 3, **two}
-    assert described(DDIM(**two)) == {"sampler": "ddim", "nfe": 2, **two, "eta": 0.0}
-    assert described(Heun(**heun)) == {"sampler": "heun", "nfe": 3, **heun}
-    clipped = described(OneStep(**one, clip=True, precond=EDM()))
+    assert describe_sampler(OneStep(**one)) == {"sampler": "onestep", "nfe": 1, **one}
+    assert describe_sampler(MultiStep(**two)) == {"sampler": "multistep", "nfe": 2, **two, "sigma_min": 0.002}
+    assert describe_sampler(Euler(**two)) == {"sampler": "euler", "nfe": 2, **two}
+    assert describe_sampler(Heun(**two)) == {"sampler": "heun", "nfe": 3, **two}
+    assert describe_sampler(DDIM(**two)) == {"sampler": "ddim", "nfe": 2, **two, "eta": 0.0}
+    assert describe_sampler(Heun(**heun)) == {"sampler": "heun", "nfe": 3, **heun}
+    clipped = describe_sampler(OneStep(**one, clip=True, precond=EDM()))
     assert clipped["clip"] is True
     assert clipped["precond"] == "EDM(sigma_data=0.5, time_scale=0.25)"
 
@@ -258,7 +258,7 @@ LOOPS = {
 def test_samples_are_those_of_diffusers_own_loop(name, count):
     """On their chain of 1,000 levels, with their noise prediction, to the last level but one."""
     kind, theirs, options = LOOPS[name]
-    with scheduled.quiet():
+    with scheduled.without_scheduler_warnings():
         scheduler = getattr(diffusers, theirs)(**options)
         scheduler.set_timesteps(count)
     levels = scheduler.sigmas.double().tolist()[:count]
@@ -268,7 +268,7 @@ def test_samples_are_those_of_diffusers_own_loop(name, count):
     for sigma, t in list(zip(levels, scheduler.timesteps, strict=True))[:-1]:
         state = x * math.sqrt(1 + sigma**2)
         noise = (state - RING.denoise(state, torch.full((16,), sigma).double())) / sigma
-        with scheduled.quiet():
+        with scheduled.without_scheduler_warnings():
             x = scheduler.step(noise, t, x).prev_sample
     last = levels[-1]
     end = RING.denoise(x.double() * math.sqrt(1 + last**2), torch.full((16,), last).double())

@@ -8,15 +8,15 @@ import pytest
 
 from consistency.errors import UserError
 from consistency.export.model import Outgoing
-from consistency.export.web.described import lists as page_lists
+from consistency.export.web.description import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
-from consistency.tasks.make.sample import chosen
+from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure import schedules
 from consistency.tasks.measure.fidelity import Fidelity
 from consistency.tasks.measure.ladder import Ladder, Search
-from consistency.tasks.measure.schedule_file import MOST, Listed, Origin, alone, read
+from consistency.tasks.measure.schedule_file import MOST, Listed, Origin, alone, read_lists
 from consistency.tasks.show.report import Report
 from tests.sessions import Watched, checkpoint
 from tests.sessions import session as session_of
@@ -46,7 +46,9 @@ def path(tmp_path):
 
 def sigmas(ckpt, weights="a"):
     """What is kept for these weights, by sampler."""
-    return {n: each.sigmas for n, each in (read(schedules.path_of(ckpt), "") or {}).get(weights, {}).items()}
+    return {
+        n: each.sigmas for n, each in (read_lists(schedules.path_of(ckpt), "") or {}).get(weights, {}).items()
+    }
 
 
 def write(ckpt, kept):
@@ -55,31 +57,31 @@ def write(ckpt, kept):
 
 class TestFile:
     def test_other_numbers_of_calls_and_other_weights_stay(self, path):
-        schedules.keep(
+        schedules.keep_lists(
             path, "a", {"1step": Listed([80.0], GOOD), "4step": Listed([80.0, 9.0, 3.0, 1.0], GOOD)}
         )
-        schedules.keep(path, "b", {"2step": Listed([80.0, 0.7], GOOD)})
-        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "b", {"2step": Listed([80.0, 0.7], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
         assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 0.5], "4step": [80.0, 9.0, 3.0, 1.0]}
         assert sigmas(path, "b") == {"2step": [80.0, 0.7]}
-        assert read(schedules.path_of(path), "")["b"]["2step"].origin == GOOD
+        assert read_lists(schedules.path_of(path), "")["b"]["2step"].origin == GOOD
         assert schedules.found_for(path, "a", OWN, 0.002).keys() == {"1step", "2step", "4step"}
 
     def test_of_two_lists_judged_alike_the_better_stays(self, path, capsys):
-        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
-        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
         assert sigmas(path) == {"2step": [80.0, 0.5]}
         assert capsys.readouterr().err == ""
-        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
-        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD._replace(budget=1))})
-        assert read(schedules.path_of(path), "")["a"] == {"2step": Listed([80.0, 0.5], GOOD)}
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD._replace(budget=1))})
+        assert read_lists(schedules.path_of(path), "")["a"] == {"2step": Listed([80.0, 0.5], GOOD)}
         (line,) = capsys.readouterr().err.splitlines()
         assert "the list of 2step with FD(digits) 5 of 2,000 samples stays, no worse than the new" in line
 
     @pytest.mark.parametrize("change", [{"metric": "SW2"}, {"count": 100}, {"seed": 2}])
     def test_a_list_judged_otherwise_is_replaced_with_a_line(self, path, change, capsys):
-        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
-        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE._replace(**change))})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE._replace(**change))})
         assert sigmas(path) == {"2step": [80.0, 1.0]}
         assert "list of 2step with FD(digits) 5 of 2,000 samples is replaced" in capsys.readouterr().err
 
@@ -87,23 +89,25 @@ class TestFile:
         lists = {"1": [80.0], "2": [80.0, 0.5]}
         write(path, {"weights_sha256": "a", "sigmas": lists})
         assert schedules.found_for(path, "a", OWN, 0.002)["2step"].sigmas == (80.0, 0.5)
-        schedules.keep(path, "b", {"1step": Listed([70.0], GOOD)})
-        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        schedules.keep_lists(path, "b", {"1step": Listed([70.0], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
         assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 1.0]}
         assert "of 2step with a value that is not known is replaced by" in capsys.readouterr().err
 
     def test_the_lists_of_so_many_weights_are_kept(self, path, capsys):
         for i in range(MOST):
-            schedules.keep(path, f"{i}", {"1step": Listed([80.0], GOOD)})
-        schedules.keep(path, "0", {"2step": Listed([80.0, 0.5], GOOD)})  # now the newest
+            schedules.keep_lists(path, f"{i}", {"1step": Listed([80.0], GOOD)})
+        schedules.keep_lists(path, "0", {"2step": Listed([80.0, 0.5], GOOD)})  # now the newest
         assert capsys.readouterr().err == ""
-        schedules.keep(path, "new", {"1step": Listed([80.0], GOOD)})
-        assert list(read(schedules.path_of(path), "")) == [*map(str, range(2, MOST)), "0", "new"]
+        schedules.keep_lists(path, "new", {"1step": Listed([80.0], GOOD)})
+        assert list(read_lists(schedules.path_of(path), "")) == [*map(str, range(2, MOST)), "0", "new"]
         assert "keeps the lists of 16 weights; those of the oldest 1 were removed" in capsys.readouterr().err
 
     def test_a_list_without_a_finite_value_is_not_kept(self, path):
-        schedules.keep(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
-        schedules.keep(path, "a", {"2step": Listed([80.0, 1.0], GOOD._replace(value=float("nan"), seed=3))})
+        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(
+            path, "a", {"2step": Listed([80.0, 1.0], GOOD._replace(value=float("nan"), seed=3))}
+        )
         assert sigmas(path) == {"2step": [80.0, 0.5]}
 
     @pytest.mark.parametrize(
@@ -133,7 +137,10 @@ class TestFile:
             UserError, match=r"last\.schedule\.json is damaged: delete it, or say found=false"
         ):
             schedules.found_for(path, "a", OWN, 0.002)
-        for use in (schedules.check, lambda ckpt: schedules.keep(ckpt, "a", {"1step": Listed([80.0], GOOD)})):
+        for use in (
+            schedules.check_schedule_file,
+            lambda ckpt: schedules.keep_lists(ckpt, "a", {"1step": Listed([80.0], GOOD)}),
+        ):
             before = schedules.path_of(path).read_bytes()
             with pytest.raises(UserError, match=r"last\.schedule\.json is damaged: .* say task\.keep=false"):
                 use(path)
@@ -157,19 +164,19 @@ class TestFile:
             alone(place),
             pytest.raises(UserError, match=r"last\.schedule\.json is being written by another"),
         ):
-            schedules.keep(path, "a", {"1step": Listed([80.0], GOOD)})
+            schedules.keep_lists(path, "a", {"1step": Listed([80.0], GOOD)})
 
     def test_a_link_in_place_of_the_lock_is_refused(self, path, tmp_path):
         (tmp_path / "precious").write_text("content")
         (tmp_path / ".last.schedule.json.lock").symlink_to(tmp_path / "precious")
         with pytest.raises(UserError, match="is a link"):
-            schedules.keep(path, "a", {"1step": Listed([80.0], GOOD)})
+            schedules.keep_lists(path, "a", {"1step": Listed([80.0], GOOD)})
         assert (tmp_path / "precious").read_text() == "content"
 
 
 def keep_many(path, weights):
     for n in range(1, 9):
-        schedules.keep(path, weights, {f"{n}step": Listed([80.0 - i for i in range(n)], GOOD)})
+        schedules.keep_lists(path, weights, {f"{n}step": Listed([80.0 - i for i in range(n)], GOOD)})
 
 
 class TestLadder:
@@ -179,7 +186,7 @@ class TestLadder:
         replace(SMALL, calls=(2,))(session(tmp_path, own))
         again = session(tmp_path, own).trained
         assert {"1step", "2step", "4step"} <= first.found.keys() <= again.found.keys()
-        four = [chosen(t, ["4step"])["4step"].sigmas for t in (first, again)]
+        four = [chosen_samplers(t, ["4step"])["4step"].sigmas for t in (first, again)]
         assert four[0] == four[1]
 
     def test_ladders_of_several_weights_do_not_meet(self, own, tmp_path, monkeypatch):
@@ -194,7 +201,7 @@ class TestLadder:
     def test_an_origin_says_what_was_searched(self, own, tmp_path):
         SMALL(session(tmp_path, own))
         digest = session(tmp_path, own).trained.provenance.weights_sha256
-        for name, listed in read(schedules.path_of(own), "")[digest].items():
+        for name, listed in read_lists(schedules.path_of(own), "")[digest].items():
             assert f"{len(listed.sigmas)}step" == name
             assert listed.origin._replace(value=0.0) == Origin("FD(digits)", 0.0, count=20, seed=1, budget=3)
 
@@ -211,7 +218,7 @@ class TestLadder:
 
     def test_a_line_says_which_lists_replace_those_of_the_run(self, own, tmp_path, capsys):
         digest = session(tmp_path, own).trained.provenance.weights_sha256
-        schedules.keep(own, digest, {"1step": Listed([80.0], GOOD), "2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(own, digest, {"1step": Listed([80.0], GOOD), "2step": Listed([80.0, 0.5], GOOD)})
         assert capsys.readouterr().err == ""
         later = session(tmp_path, own).trained
         assert later.samplers["1step"].name == "onestep"  # its σ are the run's own
@@ -231,7 +238,7 @@ class TestLadder:
         report = Report(ladder=replace(SMALL, calls=(2,)), fidelity=part)
         with pytest.raises(KeyboardInterrupt):
             report(session(tmp_path, own, found))
-        ((kept,),) = [by.values() for by in read(schedules.path_of(own), "").values()]
+        ((kept,),) = [by.values() for by in read_lists(schedules.path_of(own), "").values()]
         assert kept.sigmas != [80.0, 0.821]
         assert used == [kept.sigmas if found else [80.0, 0.821]]
         assert ("in place of 80, 0.821" in capsys.readouterr().err) is found
@@ -257,7 +264,7 @@ def test_a_ladder_changes_no_number_of_the_same_name(own, tmp_path, capsys):
 def test_a_sampler_that_was_found_is_named_with_the_override_that_adds_it(own, tmp_path):
     SMALL(session(tmp_path, own, found=False))
     with pytest.raises(UserError, match=r"task\.samplers=4step is not .*; found=true adds those that task="):
-        chosen(session(tmp_path, own, found=False).trained, ["4step"])
+        chosen_samplers(session(tmp_path, own, found=False).trained, ["4step"])
 
 
 class TestExported:
@@ -265,18 +272,18 @@ class TestExported:
     def model(self, own, tmp_path):
         digest = session(tmp_path, own).trained.provenance.weights_sha256
         found = {f"{n}step": Listed([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
-        schedules.keep(own, digest, found)
+        schedules.keep_lists(own, digest, found)
         t = session(tmp_path, own).trained
-        return Outgoing.of(t, chosen(t, None))
+        return Outgoing.of(t, chosen_samplers(t, None))
 
     def test_a_file_brings_lists_that_the_run_has_no_sampler_of(self, model, tmp_path, capsys):
         file = Safetensors()(model, tmp_path).files[0]
         capsys.readouterr()
         again = session(tmp_path / "eval", file).trained
         assert again.samplers["2step"].sigmas == (80.0, 9.0)
-        assert chosen(again, ["4step"])["4step"].sigmas == (80.0, 9.0, 3.0, 1.0)
+        assert chosen_samplers(again, ["4step"])["4step"].sigmas == (80.0, 9.0, 3.0, 1.0)
         assert f"{file}: 2step 80, 9 in place of 80, 0.821\n" in capsys.readouterr().err
-        schedules.keep(
+        schedules.keep_lists(
             file, again.provenance.weights_sha256, {"2step": Listed([80.0, 0.821], GOOD)}
         )  # the run's own again
         assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 0.821)

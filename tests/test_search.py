@@ -22,12 +22,12 @@ from sqlalchemy.pool import NullPool
 
 from consistency.errors import UserError
 from consistency.lit.callbacks import reports
-from consistency.sweep.child import Ended, Report
-from consistency.sweep.identity import settings
+from consistency.sweep.child import Ended, ValidationReport
+from consistency.sweep.identity import override_settings
 from consistency.sweep.options import Options
-from consistency.sweep.runs import State, forget_fault, keep_fault, run_in, runs_of
-from consistency.sweep.search import Search, check_completed, verdict
-from consistency.sweep.space import corners, flat, overrides_of, parted
+from consistency.sweep.runs import RunState, forget_fault, keep_fault, run_in, runs_of
+from consistency.sweep.search import SweepSearch, check_completed, verdict
+from consistency.sweep.space import corners, flatten_params, split_space, trial_overrides
 from consistency.sweep.study import Trials
 from consistency.sweep.table import Table
 from consistency.sweep.trials import TrialsTable
@@ -54,7 +54,7 @@ def parsed(*lines):
 
 
 def space_of(*lines):
-    return parted([], parsed(*lines))[1]
+    return split_space([], parsed(*lines))[1]
 
 
 class Killed(BaseException):
@@ -113,7 +113,7 @@ class Runs:
         run, reports = next(reversed(self.children.values()))
         if reports and run not in self.let:
             step, value = reports.pop(0)
-            return Report(run, step, value)
+            return ValidationReport(run, step, value)
         del self.children[run.directory]
         if run not in self.let:
             leave(run.directory, self.end(run.overrides))
@@ -126,7 +126,7 @@ class Runs:
 def leave(directory, end):
     """What a run leaves."""
     if end.failure:
-        return keep_fault(directory, State.FAILED, end.failure)
+        return keep_fault(directory, RunState.FAILED, end.failure)
     result = {"metrics": {"SW2/1step": end.value}, "seconds": 1.0, "verdict": {"fault": end.fault}}
     return (directory / "result.json").write_text(json.dumps(result))
 
@@ -140,17 +140,17 @@ def searched(directory, runs, lines=(RATE,), table=True, pruner=None, **changes)
     """A search with these runs, and its trials."""
     wanted = options(**changes)
     wanted.check()
-    fixed, space = parted([], parsed(*lines))
+    fixed, space = split_space([], parsed(*lines))
     directory.mkdir(exist_ok=True)
-    about = {"metric": "1step", "direction": wanted.direction, **settings(fixed)}
+    about = {"metric": "1step", "direction": wanted.direction, **override_settings(fixed)}
     storage = wanted.storage or str(directory / "study.log")
     trials = Trials.of(storage, wanted.study_name, about, space, wanted.proposer, pruner, directory)
     found = [run_in(path.parent) for path in directory.glob("*/overrides.json")]
-    known = {run.directory: settings(run.overrides) for run in found}
+    known = {run.directory: override_settings(run.overrides) for run in found}
     sweep = Sweep(directory, runs, lambda _, number: str(number), "1step", None, known)
     if table:
         sweep.table = TrialsTable(trials, "1step", Table())
-    Search(sweep, trials, fixed, wanted.n_trials).run()
+    SweepSearch(sweep, trials, fixed, wanted.n_trials).run()
     return trials
 
 
@@ -205,22 +205,22 @@ class TestSpace:
         assert "\n" not in str(e.value)
 
     def test_the_command_line_replaces_the_config(self):
-        params = parsed(*(f"{key}={value}" for key, value in flat({"a": {"b": "1,2"}, "c": "3,4"})))
-        assert parted(params, parsed("x=1")) == (["x=1"], space_of("a.b=1,2", "c=3,4"))
-        assert parted(params, parsed("a.b=5")) == (["a.b=5"], space_of("c=3,4"))
-        assert parted(params, parsed("c=interval(0, 1)"))[1] == space_of("a.b=1,2", "c=interval(0, 1)")
+        params = parsed(*(f"{key}={value}" for key, value in flatten_params({"a": {"b": "1,2"}, "c": "3,4"})))
+        assert split_space(params, parsed("x=1")) == (["x=1"], space_of("a.b=1,2", "c=3,4"))
+        assert split_space(params, parsed("a.b=5")) == (["a.b=5"], space_of("c=3,4"))
+        assert split_space(params, parsed("c=interval(0, 1)"))[1] == space_of("a.b=1,2", "c=interval(0, 1)")
 
     def test_a_parameter_without_a_space_and_none_at_all_are_refused(self):
         with pytest.raises(
             UserError, match=r"hydra\.sweeper\.params: a=1 is no search space: write interval"
         ):
-            parted(parsed("a=1", "b=1,2"), [])
+            split_space(parsed("a=1", "b=1,2"), [])
         with pytest.raises(UserError, match="nothing to search: give a key a search space"):
-            parted(parsed("a=1,2"), parsed("a=1"))
+            split_space(parsed("a=1,2"), parsed("a=1"))
 
     def test_overrides_have_all_digits_and_text_stays_text(self):
         params = {"a": 0.1 + 0.2, "b": 1e-07, "c": 3, "d": "'x y'", "e": "null"}
-        read = {o.key_or_group: o.value() for o in parsed(*overrides_of(params))}
+        read = {o.key_or_group: o.value() for o in parsed(*trial_overrides(params))}
         assert read == {"a": 0.1 + 0.2, "b": 1e-07, "c": 3, "d": "x y", "e": None}
 
     def test_corners_have_every_choice(self):
@@ -237,7 +237,7 @@ class TestSearch:
         kinds = {trial.user_attrs["state"] for trial in made}
         assert {"finished", "diverged"} <= kinds
         for trial in made:
-            end = valley(overrides_of(trial.params))
+            end = valley(trial_overrides(trial.params))
             expected = (
                 TrialState.PRUNED if end.fault else TrialState.FAIL if end.failure else TrialState.COMPLETE
             )
@@ -277,7 +277,7 @@ class TestSearch:
             assert trial.state is TrialState.PRUNED
             step = max(trial.intermediate_values)
             assert trial.user_attrs["reason"] == f"it lagged behind the other trials at step {step}"
-            assert run_in(tmp_path / trial.user_attrs["run"]).state is State.PRUNED
+            assert run_in(tmp_path / trial.user_attrs["run"]).state is RunState.PRUNED
         again = Runs()
         assert history(searched(tmp_path, again, pruner=pruner, n_trials=10)) == history(trials)
         assert again.started == []
@@ -289,8 +289,12 @@ class TestSearch:
             report=lambda *report: kept.append(report), should_prune=lambda number: len(kept) > 1
         )
         pool = Runs()
-        search = Search(SimpleNamespace(pool=pool), trials, [], 1, at_work={tmp_path: [0]})
-        for report in (Report(run, 10, None), Report(run, 10, 2.0), Report(run, 20, 9.0, last=True)):
+        search = SweepSearch(SimpleNamespace(pool=pool), trials, [], 1, at_work={tmp_path: [0]})
+        for report in (
+            ValidationReport(run, 10, None),
+            ValidationReport(run, 10, 2.0),
+            ValidationReport(run, 20, 9.0, last=True),
+        ):
             search.heard(report)
         assert kept == [(0, 10, 2.0)]
         assert pool.let == []
@@ -367,13 +371,13 @@ class TestGoingOn:
         trials = searched(tmp_path, again, n_trials=8)
         assert all(trial.state.is_finished() for trial in trials.all())
         assert len(trials.all()) == 8
-        assert len(again.started) == 8 - sum(state is not State.WAITING for state in states)
+        assert len(again.started) == 8 - sum(state is not RunState.WAITING for state in states)
         assert len({trial.user_attrs["run"] for trial in trials.all()}) == 8
 
     def test_a_run_that_ended_while_nobody_watched_is_not_repeated(self, tmp_path):
         with pytest.raises(Killed):
             searched(tmp_path, Runs(lives=2), n_trials=4)
-        (run,) = [run for run in runs_of(tmp_path) if run.state is State.WAITING]
+        (run,) = [run for run in runs_of(tmp_path) if run.state is RunState.WAITING]
         leave(run.directory, valley(run.overrides))
         again = Runs()
         trials = searched(tmp_path, again, n_trials=4)

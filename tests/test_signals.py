@@ -18,7 +18,7 @@ from consistency.lit.callbacks.reports import check_metric
 from consistency.lit.callbacks.signals import Signals, excerpt
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
-from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
+from consistency.metrics.signals import Gaps, Probe, ProbeData, figure, posterior
 from consistency.model.condition import Condition
 from consistency.tasks.measure.gap import Gap
 from consistency.tasks.measure.teacher import follows_teacher
@@ -32,7 +32,7 @@ from tests.test_user import GAPS
 
 RING = Mixture.ring()
 PROBE = Probe(0.002, 80.0, count=48, levels=8, batch=48)
-SOME = Excerpt(RING.sample(100, torch.Generator().manual_seed(0)).float())
+SOME = ProbeData(RING.sample(100, torch.Generator().manual_seed(0)).float())
 
 
 def along(density=RING, teacher=None, some=SOME, probe=PROBE):
@@ -116,14 +116,14 @@ class TestTrajectories:
     def test_the_posterior_mean_is_that_of_the_class(self):
         x, sigma = torch.randn(30, 2).double(), torch.full((30,), 0.5).double()
         label = torch.arange(30) % 2
-        D = posterior(Excerpt(SOME.x, Condition(torch.arange(100) % 2)))
+        D = posterior(ProbeData(SOME.x, Condition(torch.arange(100) % 2)))
         for c in (0, 1):
             own = Mixture.finite(SOME.x[c::2]).denoise(x, sigma)
             assert torch.allclose(D(x, sigma, Condition(label))[label == c], own[label == c])
         assert torch.allclose(posterior(SOME)(x, sigma), Mixture.finite(SOME.x)(x, sigma))
 
     def test_f_and_the_teacher_are_told_the_class(self):
-        some, seen = Excerpt(SOME.x, Condition(torch.arange(100) % 10)), []
+        some, seen = ProbeData(SOME.x, Condition(torch.arange(100) % 10)), []
 
         def f(x, sigma, c):
             seen.append(c.label)
@@ -155,7 +155,7 @@ class TestTrajectories:
         assert two.means() == pytest.approx(one.means(), rel=1e-5)
 
     def test_few_samples_are_taken_again_with_other_noise(self):
-        paths = along(some=Excerpt(SOME.x[:5]))
+        paths = along(some=ProbeData(SOME.x[:5]))
         assert torch.equal(paths.x[:5], paths.x[5:10])
         assert not torch.equal(paths.z[:5], paths.z[5:10])
 

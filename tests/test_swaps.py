@@ -12,7 +12,7 @@ from consistency.console import as_option, explain
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
 from consistency.schema.layers import Layers
-from consistency.schema.swaps import METRIC, compare, drop_replaced
+from consistency.schema.swaps import METRIC, compare_values, drop_replaced
 from tests.sessions import train_here
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -179,9 +179,9 @@ def test_a_key_of_the_command_line_is_never_dropped():
 def test_a_metric_of_samplers_that_are_gone_does_not_fit():
     old, new = {"samplers": {"heun35": {}}}, {"samplers": {"1step": {}}, "optimized_metric": "1step"}
     files = Layers({}, files={METRIC: "experiment/theirs"})
-    (value,) = compare({"optimized_metric": "heun35"}, files, new, old)
+    (value,) = compare_values({"optimized_metric": "heun35"}, files, new, old)
     assert (value.fits, value.other) == (False, "1step")
-    assert list(compare({"optimized_metric": "oracle_rmse"}, files, new, old)) == []
+    assert list(compare_values({"optimized_metric": "oracle_rmse"}, files, new, old)) == []
 
 
 def test_a_method_whose_parts_the_experiment_replaces_says_so():

@@ -23,11 +23,11 @@ from consistency.model import maps
 from consistency.model.condition import NONE
 from consistency.schedule.draws import StepDraws
 from consistency.sweep.cases import in_cases, left_of
-from consistency.sweep.chart import chart
-from consistency.sweep.markdown import markdown
-from consistency.sweep.oracle import show
+from consistency.sweep.chart import method_chart
+from consistency.sweep.markdown import rows_markdown
+from consistency.sweep.oracle import show_oracle
 from consistency.sweep.rows import rows
-from consistency.sweep.runs import Run, State, keep_fault, plan, runs_of
+from consistency.sweep.runs import Run, RunState, keep_fault, plan_run, runs_of
 from consistency.truth.oracle import Mixture
 from tests.conftest import ROOT, SMALL, run
 from tests.test_configs import composed, taught
@@ -64,7 +64,7 @@ def sweep(directory, *experiments, seeds=(0, 1, 2)):
     """The runs, none begun, and the function that gives run (experiment, seed) a result."""
     runs = [(e, s) for s in seeds for e in experiments]
     for number, (e, s) in enumerate(runs):
-        plan(directory / str(number), [f"seed={s}", f"experiment={e}", "trainer.max_steps=1000"])
+        plan_run(directory / str(number), [f"seed={s}", f"experiment={e}", "trainer.max_steps=1000"])
     return lambda e, s, *rest, **changes: leave(
         directory / str(runs.index((e, s))), result(e, s, *rest, **changes)
     )
@@ -86,7 +86,7 @@ class TestTable:
             ended("ict_ring", seed, 0.01 * (seed + 1))
             ended("cd_ring", seed, 0.5)
         leave(tmp_path / "1" / "teacher", {"seconds": 80.0, "metrics": {}})
-        text = markdown(rows(runs_of(tmp_path)))
+        text = rows_markdown(rows(runs_of(tmp_path)))
         assert "## ring" in text
         assert "1,000 optimiser steps of 128 samples on cpu x 1, commit 0123456. " in text
         assert "over seeds 0, 1, 2." in text
@@ -104,17 +104,17 @@ class TestTable:
         ended = sweep(tmp_path, "ict_ring", "cd_ring", "sct_ring")
         ended("ict_ring", 0, 0.1)
         ended("ict_ring", 1, None)  # as result.json has what was not finite
-        keep_fault(tmp_path / "1", State.FAILED, "teacher.path=x: no\nsuch file")
+        keep_fault(tmp_path / "1", RunState.FAILED, "teacher.path=x: no\nsuch file")
         (tmp_path / "2" / "checkpoints").mkdir()
         found = rows(runs_of(tmp_path))
-        text = markdown(found)
+        text = rows_markdown(found)
         assert cells(text, "ict (2 of 3)")["RMSE at σ_max"] == "0.1000 (1 of 2)"
         assert cells(text, "cd (0 of 3)")["RMSE at σ_max"] == "–"
         assert "- `ict_ring`, seed 1: not finite: oracle_rmse" in text
         assert "- `ict_ring`, seed 2: not begun" in text
         assert "- `cd_ring`, seed 0: failed: teacher.path=x: no such file" in text
         assert "- `sct_ring`, seed 0: stopped" in text
-        first = chart(found).axes[0]
+        first = method_chart(found).axes[0]
         assert [label.get_text() for label in first.get_yticklabels()] == ["ict", "cd", "sct"]
         assert [text.get_text() for text in first.texts] == ["no result", "no result"]
         assert [dot.get_offsets().tolist() for dot in first.collections] == [[[0.1, 0]], [[0.1, 0]]]
@@ -133,11 +133,11 @@ class TestTable:
         ended = sweep(tmp_path, "ict_ring", seeds=(0, 1))
         ended("ict_ring", 0, 0.1)
         ended("ict_ring", 1, 0.1, steps=2000, images=256_000)
-        assert "1,000 or 2,000 optimiser steps of 128 samples" in markdown(rows(runs_of(tmp_path)))
+        assert "1,000 or 2,000 optimiser steps of 128 samples" in rows_markdown(rows(runs_of(tmp_path)))
 
     def test_table_and_chart_are_made_again_from_what_is_there(self, tmp_path, capsys):
         sweep(tmp_path, "ict_ring", seeds=(0,))("ict_ring", 0, 0.1)
-        show(tmp_path)
+        show_oracle(tmp_path)
         assert (tmp_path / "oracle.md").read_text() in capsys.readouterr().out
         assert (tmp_path / "oracle.png").stat().st_size > 10_000
         assert {path.name for path in tmp_path.iterdir()} == {"0", "oracle.md", "oracle.png"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from consistency.sweep.runs import State, runs_of
+from consistency.sweep.runs import RunState, runs_of
 from tests.conftest import ROOT, SMALL
 from tests.waits import ended, until
 
@@ -68,7 +68,7 @@ def end(directory):
     text = (directory / "table.md").read_text()
     rows = [line.rpartition(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     runs = runs_of(directory)
-    assert {run.state for run in runs} == {State.FINISHED}
+    assert {run.state for run in runs} == {RunState.FINISHED}
     return rows, {run.overrides: run.result["weights_sha256"] for run in runs}
 
 

@@ -25,10 +25,10 @@ from consistency.result import is_number
 from consistency.resume import find_checkpoint
 from consistency.sweep.runs import is_sweep, runs_of
 from consistency.tasks.show import curves, sweep_curves, sweep_report
-from consistency.tasks.show.compare import read
+from consistency.tasks.show.compare import read_numbers
 from consistency.tasks.show.report import Report
 from consistency.tasks.show.sweep_report import direction, labels
-from consistency.teach import run_of
+from consistency.teach import teacher_directory
 from tests.conftest import SMALL, run
 from tests.sessions import checkpoint, session, train_here
 from tests.test_report import Reader
@@ -279,9 +279,9 @@ class TestNames:
         with pytest.raises(UserError, match=f"ckpt_path={words}"):
             find_checkpoint(str(mixed), tmp_path)
         with pytest.raises(UserError, match=rf"teacher\.path={words}"):
-            run_of(str(mixed))
+            teacher_directory(str(mixed))
         with pytest.raises(UserError, match=rf"task\.results={words}"):
-            read(mixed)
+            read_numbers(mixed)
 
     def test_nobody_else_works_in_the_directory_of_a_sweep(self, mixed, tmp_path):
         commands = [

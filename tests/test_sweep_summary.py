@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 
 from consistency.sweep.outlook import best, named_steps
 from consistency.sweep.pool import Pool
-from consistency.sweep.runs import Run, State
+from consistency.sweep.runs import Run, RunState
 from consistency.sweep.seeds import over_seeds
-from consistency.sweep.table import COLUMNS, brief, text
+from consistency.sweep.table import COLUMNS, brief_table, table_text
 from consistency.sweep.work import Sweep
 
 
-def run(tmp_path, name, *overrides, state=State.FINISHED, seconds=10.0, **metrics):
-    result = {"metrics": metrics, "seconds": seconds} if state is State.FINISHED else None
+def run(tmp_path, name, *overrides, state=RunState.FINISHED, seconds=10.0, **metrics):
+    result = {"metrics": metrics, "seconds": seconds} if state is RunState.FINISHED else None
     return Run(tmp_path / str(name), overrides, state, result)
 
 
@@ -26,7 +26,7 @@ def runs(tmp_path):
         run(tmp_path, 0, "optimizer.lr=1e-3", "seed=1", FD=1.0),
         run(tmp_path, 1, "optimizer.lr=0.001", "seed=2", FD=3.0),
         run(tmp_path, 2, "optimizer.lr=0.002", "seed=1", FD=0.5),
-        run(tmp_path, 3, "optimizer.lr=0.002", "seed=2", state=State.FAILED),
+        run(tmp_path, 3, "optimizer.lr=0.002", "seed=2", state=RunState.FAILED),
     ]
 
 
@@ -46,11 +46,11 @@ def test_a_mean_says_of_how_many_runs_it_is(tmp_path):
 def test_the_file_has_every_metric_and_the_terminal_those_that_fit(tmp_path):
     metrics = {f"FD(digits)/{n}step": 1.0 for n in range(9)} | {"gap/self": 2.0}
     some = [run(tmp_path, i, f"seed={i}", **metrics) for i in range(2)]
-    assert all(name in text(some) for name in metrics)
-    assert max(map(len, brief(some).splitlines())) <= COLUMNS
-    assert "FD(digits)/0step" in brief(some)
-    assert "gap/self" not in brief(some)
-    assert "1 ± 0" in brief(some)
+    assert all(name in table_text(some) for name in metrics)
+    assert max(map(len, brief_table(some).splitlines())) <= COLUMNS
+    assert "FD(digits)/0step" in brief_table(some)
+    assert "gap/self" not in brief_table(some)
+    assert "1 ± 0" in brief_table(some)
 
 
 def test_the_best_run_is_the_finished_one_with_the_lowest_value(runs):
@@ -64,8 +64,8 @@ def test_debug_runs_are_marked_and_never_the_best(runs):
     cut = [replace(run, result=run.result and {**run.result, "debug": "smoke"}) for run in runs]
     assert best(cut, "FD") is None
     assert best([*runs[:2], cut[2]], "FD") == "best         run 0, FD 1, with optimizer.lr=1e-3 seed=1"
-    assert "| finished (debug=smoke) |" in text(cut)
-    assert "debug" not in text(runs)
+    assert "| finished (debug=smoke) |" in table_text(cut)
+    assert "debug" not in table_text(runs)
 
 
 class TestTimeLeft:
@@ -75,17 +75,17 @@ class TestTimeLeft:
 
     def test_runs_that_have_ended_say_how_long_the_others_take(self, sweep, tmp_path, capsys):
         settled = [run(tmp_path, i, f"seed={i}", seconds=s) for i, s in enumerate((90.0, 110.0))]
-        waiting = [run(tmp_path, i, f"seed={i}", state=State.WAITING) for i in (2, 3, 4, 5)]
+        waiting = [run(tmp_path, i, f"seed={i}", state=RunState.WAITING) for i in (2, 3, 4, 5)]
         sweep().announce([*settled, *waiting])
         assert "4 to go, about 0:03:20 by the 2 before" in capsys.readouterr().out  # two at a time
 
     def test_without_any_the_steps_are_said_and_no_time_is_invented(self, sweep, tmp_path, capsys):
-        waiting = [run(tmp_path, i, f"seed={i}", state=State.WAITING) for i in (0, 1)]
+        waiting = [run(tmp_path, i, f"seed={i}", state=RunState.WAITING) for i in (0, 1)]
         sweep(steps=4000).announce(waiting)
         out = capsys.readouterr().out
         assert "4000 steps each; how long they take is known after the first" in out
         assert not re.search(r"\d:\d\d:\d\d", out)
-        given = [run(tmp_path, 0, "trainer.max_steps=20", state=State.WAITING)]
+        given = [run(tmp_path, 0, "trainer.max_steps=20", state=RunState.WAITING)]
         sweep(steps=4000).announce(given)
         assert "20 steps each" in capsys.readouterr().out
 

@@ -23,16 +23,16 @@ from consistency.process.lifeline import VARIABLE
 from consistency.process.naming import LOCK
 from consistency.quoting import quoted
 from consistency.sweep import child
-from consistency.sweep.child import Ended, Report, environment
-from consistency.sweep.command import again
+from consistency.sweep.child import Ended, ValidationReport, child_environment
+from consistency.sweep.command import command_to_go_on
 from consistency.sweep.foreign import Foreign
-from consistency.sweep.identity import found_among, same, settings, varied
-from consistency.sweep.outlook import value_of
+from consistency.sweep.identity import found_among, override_settings, same_run, varied
+from consistency.sweep.outlook import optimised_value
 from consistency.sweep.pool import Pool
-from consistency.sweep.runs import Run, State, keep_fault, order, plan, run_in, runs_of
-from consistency.sweep.single import check_free, check_keys, check_place
-from consistency.sweep.table import Table, text
-from consistency.sweep.work import Sweep, conclude
+from consistency.sweep.runs import Run, RunState, keep_fault, order, plan_run, run_in, runs_of
+from consistency.sweep.single import check_free, check_keys, check_no_run
+from consistency.sweep.table import Table, table_text
+from consistency.sweep.work import Sweep, conclude_sweep
 from tests.conftest import ROOT, SMALL, run
 from tests.waits import ended, until
 
@@ -112,7 +112,7 @@ def sweep(directory, *things, size=2, **more):
     """All runs of a sweep, each of which does a thing."""
     with pool(size, ["ckpt_path=last"]) as processes:
         there = runs_of(directory) if directory.is_dir() else []
-        known = {run.directory: settings(run.overrides) for run in there}
+        known = {run.directory: override_settings(run.overrides) for run in there}
         made = Sweep(directory, processes, lambda overrides, number: str(number), known=known, **more)
         return made.all([thing.split() for thing in things])
 
@@ -124,43 +124,49 @@ def states(runs):
 class TestIdentity:
     def test_spelling_order_and_place_do_not_matter(self):
         a = ["optimizer.lr=1e-4", "seed=1", "run_dir=a", "experiment='x'"]
-        assert same(
+        assert same_run(
             a, ["experiment=x", "seed=1", "optimizer.lr=0.0001", "ckpt_path=last", "hydra.verbose=true"]
         )
-        assert not same(a, ["experiment=x", "seed=2", "optimizer.lr=0.0001"])
-        assert not same(["net.shape=[1,2]"], ["net.shape=[2,1]"])
-        assert same(["+a={x: 1, y: b}"], ["+a={y: 'b', x: 1}"])
+        assert not same_run(a, ["experiment=x", "seed=2", "optimizer.lr=0.0001"])
+        assert not same_run(["net.shape=[1,2]"], ["net.shape=[2,1]"])
+        assert same_run(["+a={x: 1, y: b}"], ["+a={y: 'b', x: 1}"])
 
     def test_another_checkpoint_makes_another_run(self):
-        assert not same(["ckpt_path=a.ckpt"], ["ckpt_path=b.ckpt"])
-        assert not same(["ckpt_path=a.ckpt"], [])
+        assert not same_run(["ckpt_path=a.ckpt"], ["ckpt_path=b.ckpt"])
+        assert not same_run(["ckpt_path=a.ckpt"], [])
         assert (
-            found_among([settings(["ckpt_path=a.ckpt"])], settings(["ckpt_path=b.ckpt"]), {"ckpt_path"})
+            found_among(
+                [override_settings(["ckpt_path=a.ckpt"])],
+                override_settings(["ckpt_path=b.ckpt"]),
+                {"ckpt_path"},
+            )
             is None
         )
 
     def test_a_run_is_found_by_what_it_is_not_by_its_number(self):
-        known = [settings([f"seed={seed}"]) for seed in (1, 2, 3)]
-        wanted = [settings([f"seed={seed}"]) for seed in (3, 4, 1)]
+        known = [override_settings([f"seed={seed}"]) for seed in (1, 2, 3)]
+        wanted = [override_settings([f"seed={seed}"]) for seed in (3, 4, 1)]
         assert [found_among(known, one, {"seed"}) for one in wanted] == [2, None, 0]
 
     def test_a_longer_run_is_the_same_one_unless_lengths_are_compared(self):
-        short, longer = (settings(["seed=1", f"trainer.max_steps={k}"]) for k in (10, 20))
+        short, longer = (override_settings(["seed=1", f"trainer.max_steps={k}"]) for k in (10, 20))
         assert found_among([short], longer, set()) == 0
         assert found_among([short], longer, {"trainer.max_steps"}) is None
-        assert found_among([short, longer], settings(["seed=1", "trainer.max_steps=30"]), set()) is None
+        assert (
+            found_among([short, longer], override_settings(["seed=1", "trainer.max_steps=30"]), set()) is None
+        )
 
     def test_fewer_steps_are_another_run(self):
-        short, longer = (settings(["seed=1", f"trainer.max_steps={k}"]) for k in (10, 20))
+        short, longer = (override_settings(["seed=1", f"trainer.max_steps={k}"]) for k in (10, 20))
         assert found_among([longer], short, set()) is None
 
     @pytest.mark.parametrize("key", ["teacher.path", "data.root", "data_dir", "store.path"])
     def test_what_lies_elsewhere_may_be_something_else(self, key):
-        assert found_among([settings([f"{key}=A"])], settings([f"{key}=B"]), set()) is None
+        assert found_among([override_settings([f"{key}=A"])], override_settings([f"{key}=B"]), set()) is None
 
     def test_mappings_with_keys_of_several_kinds(self):
-        assert same(["+x={b:1,1:2}"], ["+x={1:2,b:1}"])
-        assert not same(["+x={b:1,1:2}"], ["+x={b:1,1:3}"])
+        assert same_run(["+x={b:1,1:2}"], ["+x={1:2,b:1}"])
+        assert not same_run(["+x={b:1,1:2}"], ["+x={b:1,1:3}"])
 
     @pytest.mark.parametrize("key", ["run_dir", "trust", "hydra.verbose", "+hydra.x"])
     def test_what_makes_no_other_run_is_not_varied(self, key):
@@ -169,8 +175,8 @@ class TestIdentity:
         check_keys({"seed", "optimizer.lr"})
 
     def test_what_changes_weights_makes_another_run(self):
-        (one,) = [settings(["optimizer.lr=1e-3"])]
-        assert found_among([one], settings(["optimizer.lr=1e-4"]), set()) is None
+        (one,) = [override_settings(["optimizer.lr=1e-3"])]
+        assert found_among([one], override_settings(["optimizer.lr=1e-4"]), set()) is None
 
     def test_what_varies(self):
         assert varied([["a=1", "b=2"], ["b=3", "a=1"], ["a=1", "b=2", "c=1"]]) == {"b", "c"}
@@ -178,42 +184,42 @@ class TestIdentity:
 
 class TestStates:
     def test_each(self, tmp_path):
-        made = [plan(tmp_path / str(i), [f"seed={i}"]).directory for i in range(7)]
+        made = [plan_run(tmp_path / str(i), [f"seed={i}"]).directory for i in range(7)]
         (made[1] / "checkpoints").mkdir()
-        keep_fault(made[2], State.FAILED, "one\nline \x1b[31mred")
-        keep_fault(made[3], State.PRUNED, "worse than others")
+        keep_fault(made[2], RunState.FAILED, "one\nline \x1b[31mred")
+        keep_fault(made[3], RunState.PRUNED, "worse than others")
         result = {"metrics": {"FD/1step": None, "a": 1}, "seconds": 3}
         (made[4] / "result.json").write_text(json.dumps(result | {"overrides": ["seed=4", "run_dir=x"]}))
         (made[5] / "result.json").write_text(json.dumps(result | {"verdict": {"fault": "it ended worse"}}))
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
         (made[6] / LOCK).write_text(json.dumps(holder))
         runs = runs_of(tmp_path)
-        S = State
+        S = RunState
         wanted = [S.WAITING, S.STOPPED, S.FAILED, S.PRUNED, S.FINISHED, S.DIVERGED, S.RUNNING]
         assert states(runs) == wanted
         assert [run.is_settled for run in runs] == [False, False, False, True, True, True, False]
         assert runs[2].reason == "one line red"
         assert runs[4].metrics == {"a": 1.0}
-        shown = text(runs)
+        shown = table_text(runs)
         assert [line.split(" | ")[2] for line in shown.splitlines()[2:9]] == [str(state) for state in wanted]
         assert "- run 2, failed: one line red" in shown
 
     def test_a_result_of_other_overrides_is_not_the_end(self, tmp_path):
-        plan(tmp_path / "0", ["seed=1", "trainer.max_steps=20"])
+        plan_run(tmp_path / "0", ["seed=1", "trainer.max_steps=20"])
         (tmp_path / "0" / "checkpoints").mkdir()
         result = {"metrics": {}, "overrides": ["seed=1", "trainer.max_steps=10"]}
         (tmp_path / "0" / "result.json").write_text(json.dumps(result))
-        assert run_in(tmp_path / "0").state is State.STOPPED
+        assert run_in(tmp_path / "0").state is RunState.STOPPED
 
     def test_a_number_that_another_process_has_since_is_nobody_at_work(self, tmp_path):
-        plan(tmp_path / "0", ["seed=1"])
+        plan_run(tmp_path / "0", ["seed=1"])
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2020-01-01 00:00:00"}
         (tmp_path / "0" / LOCK).write_text(json.dumps(holder))
-        assert run_in(tmp_path / "0").state is State.WAITING
+        assert run_in(tmp_path / "0").state is RunState.WAITING
 
     def test_no_state_but_those_without_a_result_is_believed(self, tmp_path):
-        plan(tmp_path / "0", ["seed=1"])
-        for state in (State.FINISHED, State.RUNNING, State.WAITING):
+        plan_run(tmp_path / "0", ["seed=1"])
+        for state in (RunState.FINISHED, RunState.RUNNING, RunState.WAITING):
             keep_fault(tmp_path / "0", state, "")
             with pytest.raises(UserError, match=r"failed\.json is damaged"):
                 run_in(tmp_path / "0")
@@ -239,12 +245,12 @@ class TestStates:
         ]
 
     def test_a_pipe_in_place_of_a_lock_is_not_read(self, tmp_path):
-        plan(tmp_path / "0", ["seed=1"])
+        plan_run(tmp_path / "0", ["seed=1"])
         os.mkfifo(tmp_path / "0" / LOCK)
-        assert run_in(tmp_path / "0").state is State.WAITING
+        assert run_in(tmp_path / "0").state is RunState.WAITING
 
     def test_a_run_and_a_sweep_do_not_share_a_directory(self, tmp_path):
-        plan(tmp_path / "X" / "0", ["seed=1"])
+        plan_run(tmp_path / "X" / "0", ["seed=1"])
         with pytest.raises(
             UserError, match=r"run_dir=.*X is the directory of a sweep, which goes on by its own command"
         ):
@@ -253,7 +259,7 @@ class TestStates:
         with pytest.raises(
             UserError, match=r"run_dir=.*Y holds a run, and a sweep needs a directory of its own"
         ):
-            check_place(tmp_path / "Y")
+            check_no_run(tmp_path / "Y")
 
 
 class TestCommand:
@@ -284,7 +290,7 @@ class TestCommand:
 
     def test_the_directory_is_named_once(self, monkeypatch, tmp_path):
         monkeypatch.setattr("sys.argv", ["train.py", "-m", "seed=1,2", "a='b c'"])
-        assert shlex.split(again(tmp_path)) == [
+        assert shlex.split(command_to_go_on(tmp_path)) == [
             "python",
             "train.py",
             "-m",
@@ -293,14 +299,14 @@ class TestCommand:
             f"run_dir={tmp_path}",
         ]
         monkeypatch.setattr("sys.argv", ["train.py", "-m", "run_dir=X"])
-        assert again(tmp_path) == "python train.py -m run_dir=X"
+        assert command_to_go_on(tmp_path) == "python train.py -m run_dir=X"
 
 
 class TestRuns:
     def test_all_run_and_each_has_its_state(self, fake, capfd):
         things = ["fail", "finish", "spoil", "diverge", "crash", "die"]
         runs = sweep(fake, *(f"do={thing}" for thing in things), table=Table())
-        S = State
+        S = RunState
         assert states(runs) == [S.FAILED, S.FINISHED, S.DIVERGED, S.DIVERGED, S.FAILED, S.FAILED]
         assert [run.reason for run in runs] == [
             "data.root=x: no such folder",
@@ -316,7 +322,7 @@ class TestRuns:
             r"^run 0 +failed: data.root=x: no such folder \(\d+ s\); \d to go, about 0:00:", out, re.M
         )
         with pytest.raises(UserError) as error:
-            conclude(fake, Table())
+            conclude_sweep(fake, Table())
         advice = f"try again with python train.py -m do=x run_dir={fake}"
         assert str(error.value) == f"2 diverged, 3 failed of 6 runs: {advice}"
 
@@ -338,7 +344,7 @@ class TestRuns:
     def test_an_evaluation_is_made_again(self, fake):
         for _ in range(2):
             with pool(1, []) as processes:
-                known = {fake / "0": settings(["do=finish"])} if fake.is_dir() else {}
+                known = {fake / "0": override_settings(["do=finish"])} if fake.is_dir() else {}
                 made = Sweep(fake, processes, lambda overrides, number: str(number), known=known)
                 made.all([["do=finish"]], repeat=True)
         assert (fake / "0" / "began").read_text().count("\n") == 2
@@ -347,11 +353,11 @@ class TestRuns:
         sweep(fake, "do=finish")
         (fake / "0" / "broken").touch()
         with pool(1, []) as processes:
-            known = {fake / "0": settings(["do=finish"])}
+            known = {fake / "0": override_settings(["do=finish"])}
             made = Sweep(fake, processes, lambda overrides, number: str(number), known=known)
             (run,) = made.all([["do=finish"]], repeat=True)
-        assert (run.state, run.reason) == (State.FAILED, "ckpt_path=x is damaged")
-        assert run_in(fake / "0").state is State.FAILED
+        assert (run.state, run.reason) == (RunState.FAILED, "ckpt_path=x is damaged")
+        assert run_in(fake / "0").state is RunState.FAILED
 
     def test_values_that_come_in_several_batches_are_runs_of_their_own(self, fake):
         with pool(1, []) as processes:
@@ -362,11 +368,11 @@ class TestRuns:
 
     def test_a_run_whose_files_are_gone_hinders_no_other(self, fake):
         runs = sweep(fake, "do=vanish", "do=finish", size=1)
-        assert states(runs) == [State.FAILED, State.FINISHED]
+        assert states(runs) == [RunState.FAILED, RunState.FINISHED]
         assert "overrides.json cannot be read" in runs[0].reason
 
     def test_no_run_works_through_a_link_out_of_the_sweep(self, fake, tmp_path):
-        plan(tmp_path / "elsewhere", ["do=finish"])
+        plan_run(tmp_path / "elsewhere", ["do=finish"])
         fake.mkdir()
         (fake / "0").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(UserError, match=r"0 is a link to .*elsewhere, out of the run directory"):
@@ -384,56 +390,56 @@ class TestRuns:
 
     def test_only_the_runs_of_a_command_make_its_status(self, fake):
         (_, made) = sweep(fake, "do=fail", "do=finish")
-        conclude(fake, Table(), {made.directory})
+        conclude_sweep(fake, Table(), {made.directory})
         with pytest.raises(UserError, match="1 failed of 2 runs"):
-            conclude(fake, Table())
+            conclude_sweep(fake, Table())
 
     def test_other_launchers_leave_a_run_of_another_name_what_it_is(self, tmp_path):
-        plan(tmp_path, ["seed=1"])
+        plan_run(tmp_path, ["seed=1"])
         hydra = {"mode": RunMode.MULTIRUN, "runtime": {"output_dir": str(tmp_path)}}
         config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=3"]}}})
         Foreign().on_job_start(config)
         error = JobReturn(status=JobStatus.FAILED, _return_value=UserError("holds a run already"))
         Foreign().on_job_end(config, error)
         assert run_in(tmp_path).overrides == ("seed=1",)
-        assert run_in(tmp_path).state is State.WAITING
+        assert run_in(tmp_path).state is RunState.WAITING
 
     def test_a_run_that_has_begun_goes_on_from_its_checkpoint(self, fake):
-        plan(fake / "0", ["do=finish"])
+        plan_run(fake / "0", ["do=finish"])
         (fake / "0" / "checkpoints").mkdir()
         (fake / "0" / "checkpoints" / "last.ckpt").touch()
         (run,) = sweep(fake, "do=finish ckpt_path=last run_dir=elsewhere")
-        assert run.state is State.FINISHED
+        assert run.state is RunState.FINISHED
         assert run.overrides == ("do=finish",)
         assert (fake / "0" / "began").read_text().split() == [
             "do=finish", "hydra.mode=RUN", f"run_dir={fake}/0", "ckpt_path=last"
         ]  # fmt: skip
 
     def test_a_run_with_which_nothing_was_left_to_do_is_what_its_result_says(self, fake):
-        plan(fake / "0", ["do=idle", "threads=1"])
+        plan_run(fake / "0", ["do=idle", "threads=1"])
         (fake / "0" / "result.json").write_text(
             '{"metrics": {}, "overrides": ["do=idle", "threads=1", "run_dir=x"]}'
         )
         (run,) = sweep(fake, "do=idle threads=2")
-        assert run.state is State.FINISHED
+        assert run.state is RunState.FINISHED
         assert run.overrides == ("do=idle", "threads=1")
 
     def test_reports_reach_the_sweep_and_letting_go_stops_a_run(self, fake):
         with pool(1, []) as processes:
-            processes.start(plan(fake / "0", ["do=work"]))
+            processes.start(plan_run(fake / "0", ["do=work"]))
             first, second = processes.wait(), processes.wait()
-            assert [type(e) for e in (first, second)] == [Report, Report]
+            assert [type(e) for e in (first, second)] == [ValidationReport, ValidationReport]
             assert [(e.step, e.value) for e in (first, second)] == [(10, 3.0), (20, None)]
             processes.let_go(first.run)
             ended = processes.wait()
             assert isinstance(ended, Ended)
-            assert ended.run.state is State.STOPPED
+            assert ended.run.state is RunState.STOPPED
             assert (fake / "0" / "checkpoints" / "last.ckpt").is_file()
 
     def test_no_run_is_left_behind_by_an_exception(self, fake, capfd):
         with pytest.raises(ZeroDivisionError), pool(2, []) as processes:  # noqa: PT012
             for i in range(2):
-                processes.start(plan(fake / str(i), ["do=work", f"seed={i}"]))
+                processes.start(plan_run(fake / str(i), ["do=work", f"seed={i}"]))
                 processes.wait()
             raise ZeroDivisionError
         assert not processes.children
@@ -441,13 +447,13 @@ class TestRuns:
         assert "waiting for 2 runs to save and end" in capfd.readouterr().err
 
     def test_a_run_of_a_sweep_that_was_killed_is_waited_for(self, fake, capfd):
-        plan(fake / "0", ["do=finish"])
+        plan_run(fake / "0", ["do=finish"])
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as orphan:
             holder = {"pid": orphan.pid, "host": socket.gethostname(), "since": now()}
             (fake / "0" / LOCK).write_text(json.dumps(holder))
             threading.Timer(0.5, lambda: (orphan.kill(), orphan.wait())).start()
             (run,) = sweep(fake, "do=finish")
-        assert run.state is State.FINISHED
+        assert run.state is RunState.FINISHED
         assert f"run 0        is at work still: waiting for process {orphan.pid}" in capfd.readouterr().out
 
     def test_no_less_than_one_at_a_time(self):
@@ -460,16 +466,16 @@ class TestRuns:
     def test_runs_side_by_side_share_the_cpu(self, monkeypatch):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
-        assert "OMP_NUM_THREADS" not in environment(3, 1)
-        assert environment(3, 2)["OMP_NUM_THREADS"] == "4"
-        assert environment(3, 100)["OMP_NUM_THREADS"] == "1"
+        assert "OMP_NUM_THREADS" not in child_environment(3, 1)
+        assert child_environment(3, 2)["OMP_NUM_THREADS"] == "4"
+        assert child_environment(3, 100)["OMP_NUM_THREADS"] == "1"
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert environment(3, 2)["OMP_NUM_THREADS"] == "3"
+        assert child_environment(3, 2)["OMP_NUM_THREADS"] == "3"
 
     def test_the_value_of_a_run(self, tmp_path):
-        made = Run(tmp_path, (), State.FINISHED, {"metrics": {"FD/1step": 2.0, "FD/2step": None}})
-        assert value_of(made, "1step") == value_of(made, "FD/1step") == 2.0
-        assert [value_of(made, name) for name in ("2step", "3step", None)] == [None] * 3
+        made = Run(tmp_path, (), RunState.FINISHED, {"metrics": {"FD/1step": 2.0, "FD/2step": None}})
+        assert optimised_value(made, "1step") == optimised_value(made, "FD/1step") == 2.0
+        assert [optimised_value(made, name) for name in ("2step", "3step", None)] == [None] * 3
 
 
 HOLDER = f"""
@@ -609,6 +615,6 @@ def test_runs_of_another_launcher_leave_the_same_files(tmp_path):
     options = ["method=ict", "data=moons", "budget=points", "threads=1", *SMALL, "trainer.max_steps=10"]
     swept = run("train.py", tmp_path, "-m", "hydra/launcher=basic", *options, "optimizer.lr=-1,1e-3")
     assert swept.status == 1
-    assert [each.state for each in runs_of(tmp_path)] == [State.FAILED, State.FINISHED]
+    assert [each.state for each in runs_of(tmp_path)] == [RunState.FAILED, RunState.FINISHED]
     assert "- run 0, failed: optimizer: Invalid learning rate: -1" in (tmp_path / "table.md").read_text()
     assert "error: 1 failed of 2 runs: try again with python" in swept.err

@@ -18,15 +18,15 @@ from torch import nn
 
 from consistency.data import cache
 from consistency.data.decoding import decoded
-from consistency.data.images import source
+from consistency.data.images import open_source
 from consistency.errors import UserError
 from consistency.files import pickles
 from consistency.files.pickles import check_pickle, load_tensors
 from consistency.lit.data.folder import ImageFolder
 from consistency.metrics.features.inception import network
-from consistency.metrics.perceptual import Source
-from consistency.tasks.make.inputs import listed, opened, read_mask
-from consistency.tasks.show.compare import read as read_result
+from consistency.metrics.perceptual import WeightsFile
+from consistency.tasks.make.inputs import list_files, open_image, read_mask
+from consistency.tasks.show.compare import read_numbers as read_result
 from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_trained
 from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai
@@ -75,7 +75,7 @@ READERS = {
     "openai": lambda path: openai(path, nn.Identity()),
     "edm": lambda path: edm(path, nn.Identity()),
     "inception": network,
-    "lpips": lambda path: Source(path).read(),
+    "lpips": lambda path: WeightsFile(path).read(),
 }
 
 
@@ -199,7 +199,7 @@ def test_a_postscript_file_called_png_starts_nothing(packed, tmp_path, started):
     (root / "x.png").write_bytes(EPS)
     with pytest.raises(UserError, match=r"x\.png is not an image"):
         data(archived(root) if packed else root).real()
-    for use in (lambda: opened(root / "x.png", "input"), lambda: read_mask(str(root / "x.png"), (8, 8))):
+    for use in (lambda: open_image(root / "x.png", "input"), lambda: read_mask(str(root / "x.png"), (8, 8))):
         with pytest.raises(UserError, match=r"x\.png is not an image"):
             use()
     assert not started
@@ -209,13 +209,13 @@ def test_a_postscript_file_called_png_starts_nothing(packed, tmp_path, started):
 def test_only_six_decoders(form, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "x.png", form)
     with pytest.raises(UserError, match="is not an image"):
-        opened(tmp_path / "x.png", "input")
+        open_image(tmp_path / "x.png", "input")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF"])
 def test_these_six(form, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "x.png", form)
-    assert opened(tmp_path / "x.png", "input").size == (16, 16)
+    assert open_image(tmp_path / "x.png", "input").size == (16, 16)
 
 
 def huge_png(path, width, height):
@@ -238,7 +238,7 @@ def test_an_image_of_too_many_pixels_is_refused(size, tmp_path):
     with pytest.raises(UserError, match=r"x\.png is not an image .*exceeds limit"):
         data(root).real()
     with pytest.raises(UserError, match=r"x\.png is not an image"):
-        opened(root / "x.png", "input")
+        open_image(root / "x.png", "input")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
@@ -269,10 +269,10 @@ def test_pipes_and_sockets_are_not_waited_for(endless, tmp_path):
     path = root / "x.png"
     for use in (
         lambda: data(root).real(),
-        lambda: source(path),
+        lambda: open_source(path),
         lambda: data(path).real(),
-        lambda: opened(path, "input"),
-        lambda: opened(listed([str(root)])[-1], "input"),
+        lambda: open_image(path, "input"),
+        lambda: open_image(list_files([str(root)])[-1], "input"),
         lambda: read_mask(str(path), (8, 8)),
         lambda: read_trained(path),
         lambda: checkpoint(path),

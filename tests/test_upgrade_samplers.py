@@ -6,7 +6,7 @@ import json
 import pytest
 from safetensors import safe_open
 
-from consistency.files.config import checked
+from consistency.files.config import checked_config
 from consistency.files.upgrade import samplers
 from consistency.model.coordinates import DDPM
 from consistency.sampling.levels import even_sigmas, karras_sigmas
@@ -43,7 +43,7 @@ FORMER = {
 def test_functions_are_the_classes_that_they_have_become(place):
     config = {"samplers": FORMER} if len(place) == 1 else {"module": {"samplers": FORMER}}
     before = copy.deepcopy(config)
-    built = checked(samplers(config), "ckpt_path=x").build(*place)
+    built = checked_config(samplers(config), "ckpt_path=x").build(*place)
     assert built == {
         "1step": OneStep([80.0]),
         "2step": MultiStep([80.0, 0.821], sigma_min=0.01),
@@ -77,6 +77,6 @@ def test_the_shipped_weights_bring_samplers_of_this_version(name):
         config = json.loads(file.metadata()["consistency"])["config"]
     upgraded = samplers(config)
     for place in (("samplers",), ("module", "samplers")):
-        built = checked({k: upgraded[k] for k in place[:1]}, "x").build(*place)
+        built = checked_config({k: upgraded[k] for k in place[:1]}, "x").build(*place)
         assert {each.name for each in built.values() if each} <= {"onestep", "multistep"}
         assert built["1step"] == OneStep([80.0])

@@ -13,13 +13,13 @@ from consistency import watch
 from consistency.errors import UserError
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.progress import RunProgress
-from consistency.lit.callbacks.validation import Validation, plan_of
-from consistency.lit.pace import Forecast, Pace, Plan
+from consistency.lit.callbacks.validation import Validation, pace_plan
+from consistency.lit.pace import Forecast, Pace, RemainingSteps
 from consistency.lit.pacing import paced
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.fidelity import between_halves, see
 from consistency.metrics.reference import reference
-from consistency.metrics.signals import Excerpt, Probe
+from consistency.metrics.signals import Probe, ProbeData
 from consistency.model.condition import Condition
 from consistency.model.portions import WORK, Portions, portion
 from consistency.process import stops
@@ -77,7 +77,7 @@ def listener():
 
 class TestParts:
     def test_a_line_every_ten_seconds_with_the_time_left(self, time, capsys):
-        with watch.part("samples", 100):
+        with watch.in_pieces("samples", 100):
             for _ in range(25):
                 time.passes(1)
                 watch.tick(4)
@@ -88,22 +88,22 @@ class TestParts:
 
     def test_short_parts_share_the_ten_seconds(self, time, capsys):
         for name in ("one", "two", "three"):
-            with watch.part(name, 4):
+            with watch.in_pieces(name, 4):
                 for _ in range(4):
                     time.passes(1)
                     watch.tick(1)
         assert capsys.readouterr().err == "three: 2/4, 0:00:02 left\n"
-        assert watch.spent() == {"one": 4, "two": 4, "three": 4}
+        assert watch.seconds_by_part() == {"one": 4, "two": 4, "three": 4}
 
     def test_before_the_first_piece_the_time_left_is_not_known(self, time, capsys):
-        with watch.part("reference", 8):
+        with watch.in_pieces("reference", 8):
             time.passes(11)
             watch.tick()
         assert capsys.readouterr().err == "reference: 0/8, unknown time left\n"
 
     def test_other_processes_write_nothing(self, time, capsys, monkeypatch):
         monkeypatch.setenv("RANK", "1")
-        with watch.part("samples", 2):
+        with watch.in_pieces("samples", 2):
             time.passes(20)
             watch.tick(1)
         assert capsys.readouterr().err == ""
@@ -111,12 +111,12 @@ class TestParts:
     def test_a_signal_ends_it_between_two_pieces_and_the_others_are_met_once(self, listener):
         done = []
         listener.stop_at = 3  # at the beginning, after the first piece, after the second
-        with pytest.raises(stops.Stopped), watch.part("samples", 5):  # noqa: PT012
+        with pytest.raises(stops.Stopped), watch.in_pieces("samples", 5):  # noqa: PT012
             for i in range(5):
                 done.append(i)
                 watch.tick(1)
         assert (done, listener.met) == ([0, 1], 0)
-        with watch.part("samples", 1):
+        with watch.in_pieces("samples", 1):
             watch.tick(1)
         assert listener.met == 1
 
@@ -128,7 +128,7 @@ class TestParts:
         monkeypatch.setattr(watch.sys.stderr, "isatty", lambda: True, raising=False)
         with watch.terminal() as bar:
             bar.add_task("training", total=3, left="", news="")
-            with watch.part("samples", 5):
+            with watch.in_pieces("samples", 5):
                 watch.tick(2)
                 assert [(task.description, task.completed) for task in bar.tasks][1] == ("samples", 2)
             assert [task.description for task in bar.tasks] == ["training"]
@@ -145,16 +145,16 @@ class TestPieces:
             reference(images, DigitsFeatures(), None)
 
     def test_signals_and_their_trajectories_are(self, listener):
-        probe, some = Probe(0.002, 80.0, count=12, levels=4, batch=4), Excerpt(torch.randn(30, 2))
+        probe, some = Probe(0.002, 80.0, count=12, levels=4, batch=4), ProbeData(torch.randn(30, 2))
         paths = probe.trajectories(probe.source(None, None, some), some)
         assert listener.asked > 3 * probe.substeps
         listener.asked = 0
-        with watch.part("outer", 1):
+        with watch.in_pieces("outer", 1):
             probe.measure(Portions(lambda x, sigma, label: x, 4, watch.tick), paths)
         assert listener.asked > probe.calls // 4
 
     def test_an_exact_trajectory_is(self, listener):
-        with watch.part("exact", 1):
+        with watch.in_pieces("exact", 1):
             Mixture.ring().solve(torch.zeros(2, 2), torch.full((2,), 80.0), torch.full((2,), 0.002), steps=7)
         assert listener.asked == 8
 
@@ -210,7 +210,7 @@ class TestSizes:
         assert probe.fitting((3, 4096, 4096)).count == 1
         assert len(probe.pool(5000, (3, 32, 32))) == 2048
         assert len(probe.pool(5000, (3, 256, 256))) == 341
-        tiny, some = Probe(0.002, 80.0, count=3, levels=2, substeps=1), Excerpt(torch.randn(2, 2**24))
+        tiny, some = Probe(0.002, 80.0, count=3, levels=2, substeps=1), ProbeData(torch.randn(2, 2**24))
         paths = tiny.trajectories(probe.source(None, lambda x, sigma, c: x, some), some)
         assert paths.x_sigma.shape == (2, 2, 2**24)
         assert "2 trajectories in place of 3: no more of samples of this size fit" in capsys.readouterr().err
@@ -222,18 +222,18 @@ class TestPace:
         pace = Pace(clock, lambda: dict(parts))
         clock.passes(100)
         pace.trained(50)
-        assert pace.left(Plan(50, 150, 50)) == (200, False)
+        assert pace.left(RemainingSteps(50, 150, 50)) == (200, False)
         clock.passes(30)
         parts["reference"] = 20
         pace.validated()
         assert pace.each == 10
-        assert pace.left(Plan(50, 150, 50)) == (200 + 2 * 10, True)
+        assert pace.left(RemainingSteps(50, 150, 50)) == (200 + 2 * 10, True)
         assert pace.share() == 30 / 130
         assert pace.line() == "validation   1 in 30 s, 23% of the run: reference 20 s"
 
     def test_the_last_step_has_a_validation_due_or_not(self):
-        assert [Plan(k, 25, 10).validations for k in (0, 9, 10, 20, 24, 25)] == [3, 3, 2, 1, 1, 0]
-        assert [Plan(k, 20, 10).validations for k in (0, 10, 19, 20)] == [2, 1, 1, 0]
+        assert [RemainingSteps(k, 25, 10).validations for k in (0, 9, 10, 20, 24, 25)] == [3, 3, 2, 1, 1, 0]
+        assert [RemainingSteps(k, 20, 10).validations for k in (0, 10, 19, 20)] == [2, 1, 1, 0]
 
     def test_what_was_spent_goes_on_with_the_run(self):
         clock = Clock()
@@ -246,7 +246,7 @@ class TestPace:
         second.take(first.state())
         clock.passes(10)
         second.validated()
-        assert second.plain() == {"count": 2, "seconds": 20, "share": 0.4, "parts": {"samples": 20}}
+        assert second.to_plain() == {"count": 2, "seconds": 20, "share": 0.4, "parts": {"samples": 20}}
         assert second.step is None  # how fast this process is, it does not know yet
 
     def test_a_forecast_names_the_interval_that_keeps_the_share(self):
@@ -277,7 +277,7 @@ class TestTheLine:
         clock.passes(seconds_of_100_steps)
         callback.pace.trained(100)
         callback.work = 100
-        now = watch.Part("samples", 100, clock.now, watch.unseen)
+        now = watch.Work("samples", 100, clock.now, watch.unseen)
         clock.passes(seconds_of_a_tenth)
         now.done = 10
         callback._estimate(trainer, now)
@@ -318,7 +318,7 @@ class TestTheLine:
         clock.passes(10)
         callback.pace.validated()
         assert shown._left(trainer) == "0:09:00"
-        assert plan_of(trainer).validations == 9
+        assert pace_plan(trainer).validations == 9
 
 
 # --- runs -------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_the_share_of_validation_is_printed_and_kept(straight):
 def test_the_floor_is_the_same_as_without_progress():
     seen = torch.randn(64, 3)
     expected = between_halves(seen)
-    with watch.part("floor", 5):
+    with watch.in_pieces("floor", 5):
         assert between_halves(seen) == expected
 
 

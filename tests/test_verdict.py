@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.lit.callbacks.verdict import Look, Verdict, eager, evaluating
+from consistency.lit.callbacks.verdict import Look, Verdict, evaluating, uncompiled
 from consistency.metrics.principal import Principal
 from consistency.sampling import samplers
 from consistency.schema.recipes import overrides_of
@@ -135,7 +135,7 @@ def test_a_compiled_network_is_not_compiled_for_the_verdict():
 
     net = nn.Linear(2, 2)
     net.compile(backend=refused)
-    with eager(net):
+    with uncompiled(net):
         assert net(torch.zeros(1, 2)).shape == (1, 2)
 
 
@@ -216,7 +216,7 @@ def test_nor_in_a_sweep(tmp_path):
 
 @pytest.mark.parametrize("data", ["digits", "ring"])
 def test_samples_that_are_never_finite_are_said(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(samplers, "denoised", lambda f, x, sigma, c: x * math.nan)
+    monkeypatch.setattr(samplers, "denoise_at", lambda f, x, sigma, c: x * math.nan)
     steps = ["trainer.max_steps=20", "trainer.val_check_interval=10", "optimized_metric=1step"]
     result = train_here(tmp_path, *overrides_of(f"ict_{data}"), *TINY, *steps)
     assert result["verdict"]["fault"] == "it ended with samples that are not finite"

@@ -20,9 +20,9 @@ from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export.model import frozen
-from consistency.export.web import Web, check, check_size, runtime
-from consistency.export.web.beside import checked
-from consistency.export.web.described import described, lists, plan
+from consistency.export.web import Web, check_page_size, check_showable, runtime
+from consistency.export.web.beside import expected_samples
+from consistency.export.web.description import describe_model, edit_levels, lists
 from consistency.export.web.noise import EDITS, SAMPLES, PageDraws, normals, philox
 from consistency.export.web.packing import constants, packed, unpacked
 from consistency.export.web.runtime import FILES, Release
@@ -175,7 +175,9 @@ def test_the_page_draws_and_walks_as_python_does():
 @pytest.mark.parametrize(("shape", "classes"), [((1, 6, 4), 0), ((3, 4, 6), 3)])
 def test_the_pages_samples_and_completions_are_pythons(shape, classes):
     toy = model(Formula(), shape, classes)
-    report = node("return check(network(), given.stored)", model=described(toy, 0), stored=checked(toy))
+    report = node(
+        "return check(network(), given.stored)", model=describe_model(toy, 0), stored=expected_samples(toy)
+    )
     names = re.findall(r"(\d steps|completion) ", report)
     assert names == ["1 steps", "2 steps", "4 steps", "completion"]
     assert float(re.search("max error ([^,]*), 64 images", report)[1]) < 1e-5
@@ -183,9 +185,11 @@ def test_the_pages_samples_and_completions_are_pythons(shape, classes):
 
 def test_the_check_sees_a_wrong_image():
     toy = model(Formula())
-    stored = checked(toy)
-    stored["completed"]["images"] = checked(model(Formula(), sigmas={"1step": [70.0]}))["completed"]["images"]
-    report = node("return check(network(), given.stored)", model=described(toy, 0), stored=stored)
+    stored = expected_samples(toy)
+    stored["completed"]["images"] = expected_samples(model(Formula(), sigmas={"1step": [70.0]}))["completed"][
+        "images"
+    ]
+    report = node("return check(network(), given.stored)", model=describe_model(toy, 0), stored=stored)
     assert float(re.search("max error ([^,]*),", report)[1]) > 1e-3
 
 
@@ -197,8 +201,8 @@ def test_the_page_redraws_as_python_does():
     let last;
     for await (last of redraw(app, Float32Array.from(given.x), 20, noise, [0]));
     return [...last]"""
-    theirs = torch.tensor(node(code, model=described(toy, 0), x=x.flatten().tolist())).reshape(x.shape)
-    edit = plan(toy)
+    theirs = torch.tensor(node(code, model=describe_model(toy, 0), x=x.flatten().tolist())).reshape(x.shape)
+    edit = edit_levels(toy)
     ours = redraw(toy.f, x, edit.begun_at(edit.sigmas[20]), PageDraws(9, [0]))
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
 
@@ -210,7 +214,7 @@ def test_pixels_are_rounded_as_python_rounds_them():
     return [...pixels(given.model, Float32Array.from(given.x)).data].filter((_, i) => i % 4 === 1)"""
     u = torch.tensor([-9.0, 0.0, 0.499, 0.501, 1.499, 1.501, 254.499, 254.501, 255.0, 300.0, *range(50, 64)])
     x = toy.codec.encode(u)
-    theirs = node(code, model=described(toy, 0), x=x.tolist())
+    theirs = node(code, model=describe_model(toy, 0), x=x.tolist())
     assert theirs == (u + 0.5).floor().clamp(0, 255).int().tolist()
 
 
@@ -219,7 +223,7 @@ def test_lists_are_the_models_own_or_karras():
     assert made[1] == (80.0,)
     assert made[2] == (80.0, 0.8)
     assert made[4] == karras_sigmas(5, 0.002, 80.0, 7.0)[:-1]
-    rows = described(model(Formula()), 0)
+    rows = describe_model(model(Formula()), 0)
     assert len(rows["levels"]) == 39
     assert rows["steps"]["2"][0]["added"] == 80.0
     assert rows["levels"][0]["added"] < 80.0  # over an image that has noise ε already
@@ -313,14 +317,14 @@ def test_a_runtime_that_is_not_the_pinned_one_is_refused(tmp_path, downloads):
 
 def test_what_the_page_cannot_show_is_refused():
     with pytest.raises(UserError, match=r"1 or 3 channels.*\[2\]"):
-        check(mlp(shape=(2,)))
+        check_showable(mlp(shape=(2,)))
     with pytest.raises(UserError, match="needs a sampler of one step"):
-        check(mlp(sigmas={}))
+        check_showable(mlp(sigmas={}))
     teacher = mlp()
     with pytest.raises(UserError, match="not of a denoiser"):
-        check(teacher.with_map(Denoiser(teacher.f.net, teacher.f.precond)))
+        check_showable(teacher.with_map(Denoiser(teacher.f.net, teacher.f.precond)))
     with pytest.raises(UserError, match=r"20 MB makes a page of \d+ MB"):
-        check_size(bytes(20_000_000))
+        check_page_size(bytes(20_000_000))
 
 
 def test_packing_brings_the_bytes_back():

@@ -15,9 +15,9 @@ import pytest
 from consistency import result
 from consistency.continuation.again import command_of
 from consistency.files import configs
-from consistency.process.entry import called, entry, program, typed
+from consistency.process.entry import current_entry, entry_name, program, typed_entry
 from consistency.result import commit
-from consistency.sweep.command import again
+from consistency.sweep.command import command_to_go_on
 from tests.conftest import ROOT, SMALL
 
 SOURCES = ("src", "configs", "pyproject.toml", "setup.py", "README.md", "LICENSE")
@@ -99,13 +99,13 @@ def test_a_command_is_repeated_as_it_is_typed_here(monkeypatch, tmp_path, script
     spec = None if module is None else SimpleNamespace(name=module)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
     train, evaluation = COMMANDS[script, module]
-    assert (" ".join(typed("train")), " ".join(typed("eval"))) == (train, evaluation)
-    assert entry() == ("eval" if "eval" in script else "train")
-    assert called("train") == Path(train.split()[-1]).name
+    assert (" ".join(typed_entry("train")), " ".join(typed_entry("eval"))) == (train, evaluation)
+    assert current_entry() == ("eval" if "eval" in script else "train")
+    assert entry_name("train") == Path(train.split()[-1]).name
     (tmp_path / "result.json").write_text(json.dumps({"overrides": ["experiment=x"]}))
     assert command_of(tmp_path, ["seed=2"]) == f"{train} experiment=x seed=2"
-    here = (train, evaluation)[entry() == "eval"]
-    assert again(tmp_path) == f"{here} seed=1 run_dir={tmp_path}"
+    here = (train, evaluation)[current_entry() == "eval"]
+    assert command_to_go_on(tmp_path) == f"{here} seed=1 run_dir={tmp_path}"
     ours = module is not None and module.startswith("consistency.")
     rest = ["-m", module] if ours else [str(Path(script).absolute())]
     assert program() == [sys.executable, *rest]

@@ -15,7 +15,7 @@ from torch import nn
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import pixels_of
 from consistency.continuation import given_keys
-from consistency.continuation.differences import written
+from consistency.continuation.differences import override_text
 from consistency.errors import UserError, check_seed
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.checkpoints import KeepConfig
@@ -46,7 +46,7 @@ def make(node: Any, **extra: Any) -> Any:
     return instantiate(node, **extra, _convert_="all")
 
 
-def part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
+def build_part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
     """What a section of the config describes, if it is what stands there.
 
     Args:
@@ -67,17 +67,17 @@ def part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
 def build(config: DictConfig) -> tuple[DataModule, Module]:
     """Data and module of a composed config. The same config builds the same weights."""
     begin(config.seed, config.threads)
-    data = part("data", config.data, DataModule)
+    data = build_part("data", config.data, DataModule)
     if data.promised is not None:  # refused before a folder is converted
         seen = data.codec.encoded(data.promised)
-        check_network(lambda: part("net", config.net, nn.Module, shape=seen, classes=0), TRAINING)
+        check_network(lambda: build_part("net", config.net, nn.Module, shape=seen, classes=0), TRAINING)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
-    check_network(lambda: part("net", config.net, nn.Module), TRAINING)
+    check_network(lambda: build_part("net", config.net, nn.Module), TRAINING)
     if data.flip and not data.codec.visible:
         raise UserError("data.flip=true mirrors images, and these are points: set data.flip=false")
-    model = compiled(part("model", config.model, Map), config.compile)
-    module = part("module", config.module, Module, model=model)
+    model = compile_if_wanted(build_part("model", config.model, Map), config.compile)
+    module = build_part("module", config.module, Module, model=model)
     check_laws(module, data.codec)
     return data, module
 
@@ -100,7 +100,7 @@ def begin(seed: int, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def compiled(model: Map, wanted: bool) -> Map:
+def compile_if_wanted(model: Map, wanted: bool) -> Map:
     """The model, its network compiled in place if wanted: checkpoint keys stay what they are."""
     if wanted:
         model.net.compile()
@@ -117,13 +117,13 @@ def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) 
         # Lightning counts batches here, the config optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
-    return part("trainer", config.trainer, Trainer, **options)
+    return build_part("trainer", config.trainer, Trainer, **options)
 
 
 def build_loggers(config: DictConfig) -> list[Logger]:
     """The loggers of the config, in its order, without those set to null; the list may be empty."""
     named = [(name, node) for name, node in (config.get("logger") or {}).items() if node is not None]
-    return [part(f"logger.{name}", node, Logger) for name, node in named]
+    return [build_part(f"logger.{name}", node, Logger) for name, node in named]
 
 
 def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
@@ -133,10 +133,10 @@ def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]
     after all that is written; what stops the run last, so that all others have seen the step.
     """
     named = [(name, node) for name, node in config.callbacks.items() if node is not None]
-    built = [part(f"callbacks.{name}", node, Callback) for name, node in named]
+    built = [build_part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
-    first = [Agreement(plain(config), directory, commit), Rewind(), Reports(config.optimized_metric)]
+    first = [Agreement(plain_config(config), directory, commit), Rewind(), Reports(config.optimized_metric)]
     return [*first, *others, *keepers, Recovery(), *stops]
 
 
@@ -147,13 +147,13 @@ def build_keepers(
     facts = {"commit": commit(), "batch_size": config.data.batch_size}
     return [
         HParams(hyperparameters(config)),  # first: Trackio takes them with the first thing that is logged
-        KeepConfig(plain(config), experiment(), about),
+        KeepConfig(plain_config(config), experiment(), about),
         Curves(),
         History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
     ]
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain_config(config: DictConfig) -> dict[str, Any]:
     """A config as plain data, resolved."""
     found = OmegaConf.to_container(config, resolve=True)
     assert isinstance(found, dict)
@@ -175,7 +175,7 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
     for key in [*COLUMNS, *(key for key in given if key != "sweep" and effect(key) != PLACE)]:
         value = choices[key] if key in choices else OmegaConf.select(config, key)
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        row[key] = plain if isinstance(plain, str | int | float | bool) else written(plain)
+        row[key] = plain if isinstance(plain, str | int | float | bool) else override_text(plain)
     return row
 
 

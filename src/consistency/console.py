@@ -30,14 +30,14 @@ from consistency.command.directories import discard_made
 from consistency.command.misread import check_added, misread, root_names, uncomposed
 from consistency.command.newest import named_last
 from consistency.command.packages import trust_as_given
-from consistency.command.paths import literal
+from consistency.command.paths import literal_arguments
 from consistency.command.unknown import path_as_option, unknown, value_among
-from consistency.command.usage import asks_for_help, show
-from consistency.errors import ArgumentError, UserError, close, nearest, plain
-from consistency.files.configs import groups, options
-from consistency.process.entry import entry
-from consistency.process.lifeline import follow_parent, hold, report
-from consistency.process.naming import named
+from consistency.command.usage import asks_for_help, show_help
+from consistency.errors import ArgumentError, UserError, close, nearest, strip_controls
+from consistency.files.configs import config_groups, options
+from consistency.process.entry import current_entry
+from consistency.process.lifeline import follow_parent, hold, send_report
+from consistency.process.naming import name_run
 from consistency.process.rank import is_first
 from consistency.process.stops import (
     Stopped,
@@ -47,8 +47,8 @@ from consistency.process.stops import (
     ignore_at_exit,
     put_off,
     raise_again,
+    say_stopped,
 )
-from consistency.process.stops import say as say_stopped
 from consistency.process.supported import check_supported
 from consistency.schema.recipes import without_file
 
@@ -82,7 +82,7 @@ def guarded(main: Callable[[], Any]) -> None:
         check_flags(sys.argv[1:])
         trust_as_given(sys.argv[1:])
         if asks_for_help(sys.argv[1:]):
-            show()
+            show_help()
             return
         hold()
         sys.argv[1:] = arguments(sys.argv[1:])
@@ -106,8 +106,8 @@ def never_fail_to_print() -> None:
 def arguments(given: Sequence[str]) -> list[str]:
     """The arguments of a command as Hydra is to read them."""
     check_added(given)
-    paths = literal(map(as_option, given))
-    return named_last(paths) if entry() == "eval" else paths
+    paths = literal_arguments(map(as_option, given))
+    return named_last(paths) if current_entry() == "eval" else paths
 
 
 def check_flags(arguments: Sequence[str]) -> None:
@@ -123,7 +123,7 @@ def check_flags(arguments: Sequence[str]) -> None:
 def as_option(argument: str) -> str:
     """An override as Hydra should read it, to which `nan` is a number and `null` no choice of a group."""
     group, _, name = argument.partition("=")
-    known = options(group) if name in ("nan", "null") and group in groups() else ()
+    known = options(group) if name in ("nan", "null") and group in config_groups() else ()
     if name == "null" and "none" in known:
         return f"{group}=none"
     return f"{group}='{name}'" if name in known else argument
@@ -132,7 +132,7 @@ def as_option(argument: str) -> str:
 def run_whole(main: Callable[[], Any]) -> None:
     """Run an entry point under a name of its own; a signal stays one, whatever a library has made of it."""
     try:
-        with named():
+        with name_run():
             main()
     except KeyboardInterrupt as error:
         raise Stopped(signal.SIGINT) from error
@@ -151,7 +151,7 @@ def loading() -> Iterator[None]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explain_errors() -> Iterator[None]:
     """The same inside Hydra, which would add a line of its own; in a sweep Hydra decides what goes on."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -186,7 +186,7 @@ def end(error: Exception) -> None:
     """Say what went wrong, to the sweep of the run as well, and exit; or let a fault of ours through."""
     line = explain(error)
     state = next((cause.state for cause in causes(error) if isinstance(cause, UserError)), UserError.state)
-    report(failed=one_line(line or f"{type(error).__name__}: {error}"), state=state)
+    send_report(failed=one_line(line or f"{type(error).__name__}: {error}"), state=state)
     discard_made()
     if line is None:
         raise error
@@ -196,7 +196,7 @@ def end(error: Exception) -> None:
 
 def one_line(text: str) -> str:
     """Whatever a library says, without line breaks, colours and other control characters, and not endless."""
-    shown = plain(text)
+    shown = strip_controls(text)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
@@ -275,7 +275,7 @@ def unresolved(error: InterpolationResolutionError) -> str:
     return f"{error.full_key}: {str(error).splitlines()[0]}; change it or what it refers to"
 
 
-def refused(error: InstantiationException) -> str | None:
+def refused_arguments(error: InstantiationException) -> str | None:
     """What a library said of its arguments; a fault in our own code, unless it is a value, is a bug."""
     *_, cause = causes(error)
     files = [Path(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
@@ -307,7 +307,9 @@ def no_name(error: ValueError) -> str | None:
     if not str(error).startswith("Config group override must be"):
         return None
     given = [word.lstrip("+").partition("=") for word in sys.argv[1:]]
-    wrong = [(group, name) for group, _, name in given if group in groups() and name not in options(group)]
+    wrong = [
+        (group, name) for group, _, name in given if group in config_groups() and name not in options(group)
+    ]
     if not wrong:
         return None
     group, name = wrong[0]
@@ -332,7 +334,7 @@ SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first
     OverrideParseException: misread,
     ConfigCompositionException: not_composed,
     InterpolationResolutionError: unresolved,
-    InstantiationException: refused,
+    InstantiationException: refused_arguments,
     OmegaConfBaseException: unread,
     OSError: unreachable,
     HydraException: str,

@@ -7,12 +7,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from consistency.build import part
+from consistency.build import build_part
 from consistency.continuation import given_keys
 from consistency.errors import UserError, at_least
 from consistency.files.configs import file_of
-from consistency.schema.check import written
-from consistency.teach import say
+from consistency.schema.check import reference_text
+from consistency.teach import say_once
 
 HORIZON = "${trainer.max_steps}"
 DOWNLOADED = ("consistency.metrics.features.inception.InceptionFeatures",)
@@ -23,8 +23,8 @@ def shorten(config: DictConfig) -> "Short | None":
     node = OmegaConf.select(config, "debug.run")
     if node is None:
         return None
-    short = part("debug.run", node, Short)
-    say(short.shrink(config, given_keys(HydraConfig.get().overrides.task)))
+    short = build_part("debug.run", node, Short)
+    say_once(short.shrink(config, given_keys(HydraConfig.get().overrides.task)))
     return short
 
 
@@ -122,7 +122,7 @@ def freeze(node: Any, horizon: int) -> None:
     for key in keys:
         if OmegaConf.is_missing(node, key):
             continue
-        if written(node, key) == HORIZON:
+        if reference_text(node, key) == HORIZON:
             node[key] = horizon
         elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_config(node[key]):
             freeze(node[key], horizon)

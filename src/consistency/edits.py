@@ -9,10 +9,10 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError, at_least, called, positive
+from consistency.errors import UserError, at_least, call_configured, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
-from consistency.sampling.editing import Plan, denoise, redraw, restore
+from consistency.sampling.editing import EditPlan, denoise, redraw, restore
 from consistency.sampling.operators import BoxSuperResolution, Inpainting, Maker, measure
 from consistency.schedule.draws import Draws
 
@@ -32,7 +32,7 @@ class Change(Protocol):
         """Whether it means something for pixels alone, and not for what another codec makes of images."""
         ...
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
         """Change images x [B, C, H, W]."""
         ...
 
@@ -52,9 +52,9 @@ class Restore:
         """What is measured are pixels."""
         return True
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
         """Before: A⁺y."""
-        A = called("operator", self.operator, x.shape[1:])
+        A = call_configured("operator", self.operator, x.shape[1:])
         y = measure(A, x, draws)
         return Changed(A.pseudo_inverse(y), restore(f, A, y, plan, draws, c))
 
@@ -101,7 +101,7 @@ class Stroke:
         """Where it paints itself: a painting that is given may be encoded."""
         return self.squares > 0
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
         """Before: the painting."""
         check_sigma(self.sigma, plan)
         if self.squares and (self.squares < 2 or any(side % self.squares for side in x.shape[-2:])):
@@ -129,7 +129,7 @@ class Vary:
         """Whatever networks see may be noised."""
         return False
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
         """Before: x."""
         check_sigma(self.sigma, plan)
         return Changed(x, redraw(f, x, replace(plan, sigmas=[self.sigma]), draws, c))
@@ -155,21 +155,21 @@ class Denoise:
         """The noise is that of the pixels."""
         return True
 
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition) -> Changed:
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
         """Before: the noisy image."""
         check_sigma(self.sigma, plan)
         noisy = x + self.sigma * draws.normal(x) if self.add else x
         return Changed(noisy, denoise(f, noisy, self.sigma, c))
 
 
-def painted(x: Tensor, squares: int, plan: Plan, levels: int = 4) -> Tensor:
+def painted(x: Tensor, squares: int, plan: EditPlan, levels: int = 4) -> Tensor:
     """Images [B, C, H, W] as means over squares, each at the nearest of so many levels of grey."""
     A = BoxSuperResolution(x.shape[1:], squares)
     share = (A.pseudo_inverse(A.forward(x)) - plan.low) / (plan.high - plan.low) * (levels - 1)
     return plan.low + share.round() * (plan.high - plan.low) / (levels - 1)
 
 
-def check_sigma(sigma: float, plan: Plan) -> None:
+def check_sigma(sigma: float, plan: EditPlan) -> None:
     """Refuse a level that the model has not learned."""
     if not plan.sigma_min < sigma <= plan.sigma_max:
         raise UserError(

@@ -28,7 +28,7 @@ class Spoiled(UserError):  # noqa: N818 - what happened to the run
     state = "diverged"
 
 
-def plain(text: str) -> str:
+def strip_controls(text: str) -> str:
     """Text on one line, without colours and other control characters, which a terminal would obey."""
     return " ".join(printable(text).split())
 
@@ -81,7 +81,7 @@ def check_call(section: str, function: Callable[..., Any], *arguments: Any) -> N
         raise UserError(f"{section} cannot be used: {error}; choose {section}=NAME anew") from error
 
 
-def called(section: str, function: Callable[..., Made], *arguments: Any) -> Made:
+def call_configured(section: str, function: Callable[..., Made], *arguments: Any) -> Made:
     """What a function of the config makes; refused if it, or a part of it, lacks an argument."""
     try:
         return function(*arguments)

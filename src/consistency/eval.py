@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 
 from consistency.command.checks import check_command
 from consistency.command.packages import trust_as_configured
-from consistency.console import explained, guarded, loading
+from consistency.console import explain_errors, guarded, loading
 from consistency.files.configs import CONFIGS
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="eval")
 def configured(config: DictConfig) -> None:
     """Run the task."""
-    with explained():
+    with explain_errors():
         trust_as_configured(config)
         check_command(config, "eval")
         with loading():  # torch, only once the config stands

@@ -9,27 +9,27 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.build import begin, compiled, make, run_directory
+from consistency.build import begin, compile_if_wanted, make, run_directory
 from consistency.command.checks import check_no_training
 from consistency.errors import UserError
 from consistency.files.directory import alone_in
 from consistency.files.registry import UNBUILT, packages
 from consistency.library import opening
-from consistency.lit.callbacks.agreement import flat
-from consistency.lit.peers import together
-from consistency.lit.standing import ended, measured
+from consistency.lit.callbacks.agreement import flatten_config
+from consistency.lit.peers import in_step
+from consistency.lit.standing import all_done, measured_so_far
 from consistency.metrics.card import Memo
 from consistency.metrics.processes import rank
 from consistency.model.maps import Map
 from consistency.others import check_said, read_other
 from consistency.process.notices import notice
 from consistency.process.rank import speaks_for
-from consistency.process.stops import account, nothing_begun, settle
+from consistency.process.stops import account, nothing_begun, settle_account
 from consistency.reopen import adapted, changed, data_of, judge, number, without
-from consistency.result import commit, device_name, ending, environment, write_result
+from consistency.result import closing_lines, commit, device_name, versions_and_commit, write_result
 from consistency.schema.check import check_composed, check_config
 from consistency.schema.hardware import check_hardware
-from consistency.summary import count
+from consistency.summary import count_parameters
 from consistency.sweep.single import check_free, check_single
 from consistency.tasks.measure.schedules import found_for, with_found
 from consistency.tasks.session import Outcome, Session, Trained
@@ -62,9 +62,11 @@ def evaluated(config: DictConfig, directory: Path) -> dict[str, Any]:
     )
     since = time.monotonic()
     plain = OmegaConf.to_container(config, resolve=True)
-    with together({"run_dir": directory.resolve(), "commit": session.commit, **flat(plain)}, directory):
+    with in_step(
+        {"run_dir": directory.resolve(), "commit": session.commit, **flatten_config(plain)}, directory
+    ):
         task = make(config.task)
-        settle(partial(measured, directory))
+        settle_account(partial(measured_so_far, directory))
         outcome: Outcome = task(session)
         return report(session, outcome, time.monotonic() - since)
 
@@ -82,11 +84,11 @@ def opened(config: DictConfig, fabric: Fabric) -> Trained:
     if cut := debug_of(kept["config"].content):
         notice(f"{path} is of a debug run ({cut}): its numbers are no result to compare")
     written, changes = changed(kept["config"], config)
-    check_config(OmegaConf.create(without(written.plain(), *UNBUILT)), "train")
+    check_config(OmegaConf.create(without(written.to_plain(), *UNBUILT)), "train")
     begin(number(written, "seed", 0), config.threads or number(written, "threads", None))
     model = opening.opened(path, kept, written, config.weights)
     if isinstance(model.f, Map):
-        compiled(model.f, written.content.get("compile") is True)
+        compile_if_wanted(model.f, written.content.get("compile") is True)
     brought = adapted(written, changes, config)
     data = data_of(brought, changes, model, Path(config.data_dir))
     trained = Trained(
@@ -131,7 +133,7 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
             "role": t.role,
             "steps": where.step,
             "images": outcome.images,
-            "parameters": count(t.f),
+            "parameters": count_parameters(t.f),
             "weights_sha256": {where.weights: where.weights_sha256},
         }
         paths = {**paths, "checkpoint": str(where.path)}
@@ -140,11 +142,11 @@ def report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]
         "numbers": outcome.numbers,
         "device": device_name(session.fabric.device),
         "processes": session.fabric.world_size,
-        **environment(),
+        **versions_and_commit(),
         "paths": paths,
     }
     if rank() == 0:
         write_result(session.directory, result)
-        settle(partial(ended, session.directory))
-        print(ending(result, session.directory, outcome.text()))
+        settle_account(partial(all_done, session.directory))
+        print(closing_lines(result, session.directory, outcome.text()))
     return result

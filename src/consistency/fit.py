@@ -20,7 +20,7 @@ from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
 from consistency.lit.module import Module
 from consistency.lit.rollback import go_back, go_on
-from consistency.lit.standing import again
+from consistency.lit.standing import how_to_go_on
 
 
 class Training:
@@ -88,7 +88,7 @@ def fit_once(training: Training, checkpoint: Path | None, user_directory: Path) 
         if signal.step is None:
             raise
         if trainer.is_global_zero:
-            line = f"stopped by {signal} at step {signal.step}, saved; {again(user_directory)}"
+            line = f"stopped by {signal} at step {signal.step}, saved; {how_to_go_on(user_directory)}"
             print(line, file=sys.stderr)
         sys.exit(signal.status if trainer.is_global_zero else 0)  # or Lightning would kill the first process
     except Diverged as fault:

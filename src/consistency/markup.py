@@ -3,17 +3,17 @@
 import html
 import re
 
-from consistency.errors import plain, printable
+from consistency.errors import printable, strip_controls
 
 
-def literal(text: object) -> str:
+def literal_text(text: object) -> str:
     """On one line of a paragraph, a heading or a cell of Markdown: no cells, tags, code, links or images."""
-    return re.sub(r"[\\|<>`]|(?<=\])(?=[(:])", r"\\\g<0>", plain(str(text)))
+    return re.sub(r"[\\|<>`]|(?<=\])(?=[(:])", r"\\\g<0>", strip_controls(str(text)))
 
 
-def code(text: object) -> str:
+def code_span(text: object) -> str:
     """A code span of Markdown, outside tables."""
-    shown = plain(str(text))
+    shown = strip_controls(str(text))
     marks = "`" * (longest_run(shown) + 1)
     return f"{marks} {shown} {marks}" if "`" in shown else f"{marks}{shown}{marks}"
 
@@ -27,7 +27,7 @@ def fenced(text: str, language: str) -> str:
 
 def escaped(text: object) -> str:
     """On one line of HTML, in an element or a quoted attribute."""
-    return html.escape(plain(str(text)))
+    return html.escape(strip_controls(str(text)))
 
 
 def longest_run(text: str) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from consistency.build import begin, make, part
+from consistency.build import begin, build_part, make
 from consistency.errors import UserError
-from consistency.files.config import checked
+from consistency.files.config import checked_config
 from consistency.files.description import described
-from consistency.files.paths import absent
+from consistency.files.paths import absent_path
 from consistency.files.registry import packages
 from consistency.files.upgrade import PREFIX
 from consistency.library.opening import check_samplers
@@ -40,11 +40,11 @@ def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     """
     path = Path(config.ckpt_path)
     if not path.exists():
-        raise absent("ckpt_path", path)
+        raise absent_path("ckpt_path", path)
     check_given(config)
     begin(config.seed, config.threads)
     fit(config)
-    net = part("net", config.net, nn.Module)
+    net = build_part("net", config.net, nn.Module)
     f = taken(config, path, net)
     check_suits(f, config)
     content = {name: plain(config[name]) for name in SECTIONS}
@@ -53,7 +53,7 @@ def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     content["model"] = {**model, "precond": described(f.precond)}
     return path, {
         "state_dict": {f"{PREFIX}{name}": tensor for name, tensor in f.state_dict().items()},
-        "config": checked(content, f"ckpt_path={path}", packages(config.trust)),
+        "config": checked_config(content, f"ckpt_path={path}", packages(config.trust)),
         "callbacks": {"EMA": {"averages": {WEIGHTS: {}}, "evaluate": WEIGHTS}},
         "exported": True,
         "global_step": 0,
@@ -79,7 +79,7 @@ def fit(config: DictConfig) -> None:
     absent_ = [name for name in ("shape", "classes") if OmegaConf.is_missing(config.net, name)]
     if not absent_:
         return
-    data = part("data", config.data, DataModule)
+    data = build_part("data", config.data, DataModule)
     with open_dict(config):
         if "shape" in absent_:
             promised = data.promised

@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.codec.identity import digest
+from consistency.codec.identity import codec_digest
 from consistency.errors import UserError
-from consistency.files.config import FileConfig, checked, targets
+from consistency.files.config import FileConfig, checked_config, targets
 from consistency.files.overrides import overridden
 from consistency.files.registry import packages
 from consistency.library.model import Model
@@ -41,8 +41,8 @@ def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Change
     if not changes:
         return brought, {}
     used = USED - ({"metric"} if config.get("metric") else set())
-    content = overridden(brought.plain(), changes, used)
-    return checked(content, brought.source, packages(config.trust), targets(changes)), changes
+    content = overridden(brought.to_plain(), changes, used)
+    return checked_config(content, brought.source, packages(config.trust), targets(changes)), changes
 
 
 def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileConfig:
@@ -53,11 +53,11 @@ def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileCo
         changes: of the command line.
         config: of the evaluation.
     """
-    content = written.plain()
+    content = written.to_plain()
     metric = content.get("metric")
     if isinstance(metric, dict) and "cache" in metric and "cache" not in named(changes, "metric"):
         metric["cache"] = None if config.cache is None else str(Path(config.cache) / "reference")
-    return checked(content, written.source, packages(config.trust), targets(changes))
+    return checked_config(content, written.source, packages(config.trust), targets(changes))
 
 
 def data_of(brought: FileConfig, changes: Changes, model: Model, directory: Path) -> DataModule:
@@ -75,7 +75,7 @@ def data_of(brought: FileConfig, changes: Changes, model: Model, directory: Path
     data = expected(brought.source, "data", brought.build("data"), DataModule)
     data.write_below(directory, named(changes, "data"))
     data.expect(model.shape, model.classes)
-    if digest(model.codec) != digest(data.codec):
+    if codec_digest(model.codec) != codec_digest(data.codec):
         raise UserError(
             f"ckpt_path={model.provenance.path} was trained with another codec than that of the data, "
             f"{data.codec}: leave data.codec, data.offset and data.scale as they were in training "

@@ -43,14 +43,16 @@ def device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}"
 
 
-def environment() -> dict[str, Any]:
+def versions_and_commit() -> dict[str, Any]:
     """Versions of what computed, and the commit."""
     return {"versions": {name: version(name) for name in VERSIONS}, "commit": commit()}
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Write result.json, whole or not at all; a number that is not finite becomes null."""
-    write_text(directory / "result.json", json.dumps(finite(result), indent=2, ensure_ascii=False) + "\n")
+    write_text(
+        directory / "result.json", json.dumps(finite_or_none(result), indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -84,14 +86,14 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
 
 
-def finite(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
     """The same, with NaN and infinities replaced by None: JSON has no such numbers."""
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: finite_or_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def ending(result: Mapping[str, Any], directory: Path, tables: str = "") -> str:
+def closing_lines(result: Mapping[str, Any], directory: Path, tables: str = "") -> str:
     """What is printed at the end: numbers, where files are, and what was spent.
 
     Args:
@@ -101,25 +103,25 @@ def ending(result: Mapping[str, Any], directory: Path, tables: str = "") -> str:
     """
     paths = {**result["paths"], "result": str(directory / "result.json")}
     shown = {**result, "metrics": {}} if tables else result
-    return "\n".join(part for part in (tables, where({"paths": paths}), line(shown)) if part)
+    return "\n".join(part for part in (tables, path_lines({"paths": paths}), metrics_line(shown)) if part)
 
 
-def line(result: Mapping[str, Any]) -> str:
+def metrics_line(result: Mapping[str, Any]) -> str:
     """Metrics, and what they have cost, in lines that fit a terminal."""
     metrics = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
     counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if result.get(what)]
-    spent = ", ".join([*judged(result), *counts, f"{result['seconds']:.0f} s"])
-    return "\n".join(wrapped([printable(part) for part in [*metrics, f"({spent})"]]))
+    spent = ", ".join([*judged_counts(result), *counts, f"{result['seconds']:.0f} s"])
+    return "\n".join(wrap_parts([printable(part) for part in [*metrics, f"({spent})"]]))
 
 
-def judged(result: Mapping[str, Any]) -> list[str]:
+def judged_counts(result: Mapping[str, Any]) -> list[str]:
     """How many samples of each sampler the metrics are of, if all are of as many."""
     protocols = [number["card"]["protocol"] for number in result.get("numbers", ())]
     counts = {how.get("count") for how in protocols if "sampler" in how}
     return [f"{count:,} samples judged" for count in counts if count is not None and len(counts) == 1]
 
 
-def wrapped(parts: Sequence[str], columns: int = 100) -> list[str]:
+def wrap_parts(parts: Sequence[str], columns: int = 100) -> list[str]:
     """Lines of parts, each whole, two spaces between them."""
     lines = [""]
     for part in parts:
@@ -129,7 +131,7 @@ def wrapped(parts: Sequence[str], columns: int = 100) -> list[str]:
     return lines
 
 
-def table(metrics: Mapping[str, float]) -> str:
+def metrics_table(metrics: Mapping[str, float]) -> str:
     """A row per sampler, the teacher's first, and a column per metric; empty without a teacher's."""
     if not any(name.startswith("teacher/") for name in metrics):
         return ""
@@ -151,7 +153,7 @@ def table(metrics: Mapping[str, float]) -> str:
     return "\n".join(f"{name:<18}" + "".join(f"{cell:>14}" for cell in rest) for name, *rest in shown) + "\n"
 
 
-def where(result: Mapping[str, Any]) -> str:
+def path_lines(result: Mapping[str, Any]) -> str:
     """The paths a person opens next, a line each."""
     paths = {printable(name): printable(path) for name, path in result["paths"].items() if path}
     width = max([12, *map(len, paths)])

@@ -9,16 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from consistency.build import experiment
 from consistency.command.checks import holds_a_run
-from consistency.continuation import Continuation, compared, given_keys, place_of
+from consistency.continuation import Continuation, checkpoint_override, compare_with_checkpoint, given_keys
 from consistency.continuation.again import command_of
 from consistency.continuation.differences import START
-from consistency.lit.callbacks.history import Clock, seconds, segments_of
+from consistency.lit.callbacks.history import Clock, segments_of, total_seconds
 from consistency.lit.data.identity import Identity, check_identity
 from consistency.lit.loggers.base import LOG, Positions
 from consistency.lit.module import Module
-from consistency.lit.rollback import check_allowed, history
+from consistency.lit.rollback import check_allowed, rollback_line
 from consistency.sweep.single import check_single
-from consistency.teach import say
+from consistency.teach import say_once
 from consistency.teachers.checkpoint import LAST, check_fits, newest, of_run, read_checkpoint, whole_of
 
 
@@ -47,7 +47,9 @@ def find_checkpoint(ckpt_path: str | None, directory: Path) -> Checkpoint | None
     found = newest(directory)
     if ckpt_path == "last":
         whole = whole_of(directory, "ckpt_path")
-        say(f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh")
+        say_once(
+            f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh"
+        )
         return Checkpoint(*whole) if whole else None
     given = Path(ckpt_path) if ckpt_path else None
     if found is not None and (given is None or folder_of(given) != found.resolve().parent):
@@ -72,7 +74,9 @@ def compare(config: DictConfig, checkpoint: Checkpoint | None, directory: Path) 
     path, content = checkpoint
     overrides = list(HydraConfig.get().overrides.task)
     command = partial(command_of, folder_of(path).parent, overrides)
-    return compared(config, experiment(), content, place_of(path, directory), given_keys(overrides), command)
+    return compare_with_checkpoint(
+        config, experiment(), content, checkpoint_override(path, directory), given_keys(overrides), command
+    )
 
 
 def check_rollbacks(config: DictConfig, checkpoint: Checkpoint | None, directory: Path) -> str | None:
@@ -80,7 +84,7 @@ def check_rollbacks(config: DictConfig, checkpoint: Checkpoint | None, directory
     if checkpoint is None:
         return None
     check_allowed(checkpoint.content, OmegaConf.select(config, "callbacks.guard.rollbacks"), directory)
-    return history(checkpoint.content)
+    return rollback_line(checkpoint.content)
 
 
 def check_checkpoint(checkpoint: Checkpoint | None, module: Module, data: Identity, where: str) -> None:
@@ -99,7 +103,7 @@ def check_checkpoint(checkpoint: Checkpoint | None, module: Module, data: Identi
 
 def clock_of(checkpoint: Checkpoint | None) -> Clock:
     """A clock that counts on from the seconds of the checkpoint."""
-    return Clock(seconds(segments_of(checkpoint.content)) if checkpoint else 0.0)
+    return Clock(total_seconds(segments_of(checkpoint.content)) if checkpoint else 0.0)
 
 
 def log_positions(checkpoint: Checkpoint | None) -> tuple[Positions | None, int]:

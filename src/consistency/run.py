@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from consistency.build import build, callbacks_of, run_directory
-from consistency.continuation import Continuation, nothing_left, outcome, value_of
+from consistency.continuation import Continuation, metric_value, nothing_left, read_outcome
 from consistency.debug import shorten
 from consistency.errors import UserError
 from consistency.files.directory import alone_in
@@ -15,10 +15,10 @@ from consistency.lit.callbacks.curves import rewind
 from consistency.lit.callbacks.evaluation import check_judges
 from consistency.lit.callbacks.reports import check_metric
 from consistency.lit.data.identity import identity_of
-from consistency.lit.standing import ended, so_far
-from consistency.process.lifeline import report as report_failure
+from consistency.lit.standing import all_done, saved_so_far
+from consistency.process.lifeline import send_report as report_failure
 from consistency.process.rank import speaks_for
-from consistency.process.stops import account, settle
+from consistency.process.stops import account, settle_account
 from consistency.resume import (
     Checkpoint,
     check_checkpoint,
@@ -32,9 +32,9 @@ from consistency.resume import (
 from consistency.schema.check import check_composed
 from consistency.schema.hardware import check_counts, check_hardware
 from consistency.schema.swaps import drop_replaced
-from consistency.summary import conclude, report, summary
+from consistency.summary import conclude_run, summarise, write_and_print
 from consistency.sweep.single import check_free
-from consistency.teach import find_teacher, say, teach, teacher_metrics
+from consistency.teach import find_teacher, say_once, teach, teacher_metrics
 
 
 def train(config: DictConfig, user_directory: Path | None = None) -> float | None:
@@ -45,7 +45,7 @@ def train(config: DictConfig, user_directory: Path | None = None) -> float | Non
         user_directory: that the user works in, where it is not the run's own: a student's, for its teacher.
     """
     for line in drop_replaced(config):
-        say(line)
+        say_once(line)
     short = shorten(config)
     check_composed(config, "train")
     directory = run_directory()
@@ -53,14 +53,16 @@ def train(config: DictConfig, user_directory: Path | None = None) -> float | Non
     user_directory = user_directory or directory
     with (
         alone_in(directory, speaks_for(config.trainer)),
-        account(partial(so_far, directory, user_directory)),
+        account(partial(saved_so_far, directory, user_directory)),
     ):
         value = run(config, directory, user_directory)
         for line in short.rounds_left(config) if short is not None else ():
-            say(line)
+            say_once(line)
             value = run(config, directory, user_directory)
         if short is not None and directory == user_directory:  # after a teacher comes the student's result
-            say(f"debug={short.name}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)")
+            say_once(
+                f"debug={short.name}: passed, {config.trainer.max_steps} steps in {short.rounds} round(s)"
+            )
         return value
 
 
@@ -75,7 +77,7 @@ def run(config: DictConfig, directory: Path, user_directory: Path) -> float | No
         return earlier_value(config, line, directory)
     gone_back = check_rollbacks(config, checkpoint, directory)
     for line in filter(None, (continuation.line(config), gone_back)):
-        say(line)
+        say_once(line)
     with without_advice():
         training = prepare(config, checkpoint, continuation, directory)
         teach(config, directory, train)
@@ -84,20 +86,20 @@ def run(config: DictConfig, directory: Path, user_directory: Path) -> float | No
         path, fallback = checkpoint and checkpoint.path, fallback_of(checkpoint, continuation, directory)
         del checkpoint  # its tensors, which the trainer reads from the file once more
         fit(training, path, fallback, user_directory)
-    result = summary(config, training.trainer, training.module, directory)
+    result = summarise(config, training.trainer, training.module, directory)
     result["metrics"] |= teacher_metrics(teacher)
-    value = report(config, training.trainer, result, directory)
+    value = write_and_print(config, training.trainer, result, directory)
     if directory == user_directory:  # after a teacher, its student has yet to be trained
-        settle(partial(ended, directory))
-    conclude(training.trainer, config.optimizer.get("lr"), directory)
+        settle_account(partial(all_done, directory))
+    conclude_run(training.trainer, config.optimizer.get("lr"), directory)
     return value
 
 
 def earlier_value(config: DictConfig, line: str, directory: Path) -> float | None:
     """Say that nothing is left to train; the metric that a sweep optimises, from the result of the run."""
-    say(line)
+    say_once(line)
     report_failure(failed=line, state=UserError.state)  # in case result.json is not of these steps
-    return value_of(config.optimized_metric, outcome(directory).get("metrics", {}))
+    return metric_value(config.optimized_metric, read_outcome(directory).get("metrics", {}))
 
 
 def prepare(

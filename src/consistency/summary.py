@@ -11,13 +11,13 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from consistency.build import callbacks_of, experiment, of_type, plain
+from consistency.build import callbacks_of, experiment, of_type, plain_config
 from consistency.errors import Spoiled, UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs
 from consistency.lit.callbacks.evaluation import Evaluation
 from consistency.lit.callbacks.fall import Fall
-from consistency.lit.callbacks.history import History, images, seconds
+from consistency.lit.callbacks.history import History, total_images, total_seconds
 from consistency.lit.callbacks.hparams import end_rows
 from consistency.lit.callbacks.validation import validation_of
 from consistency.lit.callbacks.verdict import verdict_of
@@ -25,16 +25,23 @@ from consistency.lit.data.module import data_of
 from consistency.lit.loggers.base import log, places
 from consistency.lit.module import Module
 from consistency.lit.rollback import rollbacks
-from consistency.metrics.card import Card, Number, code
+from consistency.metrics.card import Card, Number, code_version
 from consistency.metrics.choice import pick
 from consistency.metrics.protocol import model, protocol
-from consistency.result import commit, device_name, ending, environment, table, write_result
+from consistency.result import (
+    closing_lines,
+    commit,
+    device_name,
+    metrics_table,
+    versions_and_commit,
+    write_result,
+)
 from consistency.teachers.checkpoint import newest
 from consistency.teachers.debugged import debug_of
 from consistency.tensor import weights_sha256
 
 
-def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
+def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
     """What the run was and what came of it."""
     segments = next(iter(of_type(callbacks_of(trainer), History))).segments()
     raw = module.model.state_dict()
@@ -50,22 +57,23 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
         "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
         "numbers": [
-            number.plain(name) for name, number in numbers(config, trainer, module, metrics, hashes).items()
+            number.to_plain(name)
+            for name, number in judged_numbers(config, trainer, module, metrics, hashes).items()
         ],
         "steps": trainer.global_step,
-        "images": images(segments),
+        "images": total_images(segments),
         **rollbacks(trainer),
-        "verdict": verdict.plain() if (verdict := verdict_of(trainer)) else None,
-        "seconds": seconds(segments),
-        "validation": spent(trainer),
+        "verdict": verdict.to_plain() if (verdict := verdict_of(trainer)) else None,
+        "seconds": total_seconds(segments),
+        "validation": validation_cost(trainer),
         "segments": segments,
-        "parameters": count(module.model),
+        "parameters": count_parameters(module.model),
         **costs(trainer, module),
         "weights_sha256": hashes,
         "device": device_name(module.device),
         "precision": str(config.trainer.precision),
         "seed": config.seed,
-        **environment(),
+        **versions_and_commit(),
         "paths": {
             "picture": str(picture) if picture.is_file() else None,
             "checkpoint": str(newest(directory)),
@@ -74,7 +82,7 @@ def summary(config: DictConfig, trainer: Trainer, module: Module, directory: Pat
     }
 
 
-def numbers(
+def judged_numbers(
     config: DictConfig,
     trainer: Trainer,
     module: Module,
@@ -84,21 +92,21 @@ def numbers(
     """The judge's numbers with their cards, by sampler; none where nobody judges."""
     data = data_of(trainer)
     ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
-    meaning = plain(config)["model"]
+    meaning = plain_config(config)["model"]
     what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], meaning, data.codec)
     program, found = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
         for name, sampler in module.samplers.items():
             how = protocol(sampler, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
             named = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
-            found[name] = Number(named, Card(what, how, code(), program))
+            found[name] = Number(named, Card(what, how, code_version(), program))
     return found
 
 
-def spent(trainer: Trainer) -> dict[str, Any] | None:
+def validation_cost(trainer: Trainer) -> dict[str, Any] | None:
     """What validations have cost: seconds, in all and by part, and their share of the run."""
     validation = validation_of(trainer)
-    return None if validation is None else validation.pace.plain()
+    return None if validation is None else validation.pace.to_plain()
 
 
 def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
@@ -108,12 +116,14 @@ def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
     return {"memory_mib": watched.memory_mib, "calls": {"training": watched.calls, "sampling": sampling}}
 
 
-def count(f: object) -> int:
+def count_parameters(f: object) -> int:
     """Parameters of a network; none of a closed form."""
     return sum(p.numel() for p in f.parameters()) if isinstance(f, nn.Module) else 0
 
 
-def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path) -> float | None:
+def write_and_print(
+    config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path
+) -> float | None:
     """Write and print the result, and log what the logs lack of it."""
     if not trainer.is_global_zero:
         return None
@@ -125,13 +135,13 @@ def report(config: DictConfig, trainer: Trainer, result: dict[str, Any], directo
     verdict = verdict_of(trainer)
     end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
     write_result(directory, result)  # last: it says that nothing is left to do
-    print(f"{table(metrics)}{ending(result, directory)}")
+    print(f"{metrics_table(metrics)}{closing_lines(result, directory)}")
     if (validation := validation_of(trainer)) is not None:
         print(validation.pace.line())
     return pick(config.optimized_metric, result["metrics"])
 
 
-def conclude(trainer: Trainer, lr: float | None, directory: Path) -> None:
+def conclude_run(trainer: Trainer, lr: float | None, directory: Path) -> None:
     """Say that a run has been spoiled, once everything is written.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consistency.errors import printable
-from consistency.markup import escaped, literal
+from consistency.markup import escaped, literal_text
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Table:
 
     def markdown(self) -> str:
         """A pipe table, for a file. Text stays text: names come from files."""
-        head, *rows = [[literal(cell) for cell in line] for line in (self.head, *self.rows)]
+        head, *rows = [[literal_text(cell) for cell in line] for line in (self.head, *self.rows)]
         lines = [head, ["---"] * len(head), *rows]
-        heading = f"**{literal(self.title)}**\n\n" if self.title else ""
+        heading = f"**{literal_text(self.title)}**\n\n" if self.title else ""
         return heading + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def text(self) -> str:
@@ -51,6 +51,6 @@ class Table:
         return f'{heading}<div class="wide">{body}</div>'
 
 
-def markdown(tables: Sequence[Table]) -> str:
+def tables_markdown(tables: Sequence[Table]) -> str:
     """One after the other."""
     return "\n\n".join(table.markdown() for table in tables) + "\n"

@@ -12,10 +12,10 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from consistency.command.paths import expand_homes, literal
+from consistency.command.paths import expand_homes, literal_arguments
 from consistency.errors import UserError, printable
 from consistency.files.configs import options
-from consistency.files.paths import absent
+from consistency.files.paths import absent_path
 from consistency.lit.consistency import check_same_meaning
 from consistency.metrics.processes import from_first
 from consistency.process.rank import is_first
@@ -50,7 +50,7 @@ def find_teacher(config: DictConfig, directory: Path) -> Path | None:
     path = OmegaConf.select(config, "teacher.path")
     asked = not OmegaConf.is_missing(config.teacher, "path") and config.teacher_run.experiment
     if path is not None or not asked:
-        return run_of(path)
+        return teacher_directory(path)
     with open_dict(config):
         config.teacher.path = str(directory / "teacher")
     return directory / "teacher"
@@ -83,11 +83,11 @@ def teach(config: DictConfig, directory: Path, train: Callable[[DictConfig, Path
         return
     asked = config.teacher_run.experiment
     words = [*inherited(), *loggers(config), *config.teacher_run.overrides]
-    with composed(asked, place, words) as teachers:
+    with compose_teacher(asked, place, words) as teachers:
         check_start(config, teachers)
-        say(f"teacher      {asked}, first, in {place}")
+        say_once(f"teacher      {asked}, first, in {place}")
         train(teachers, directory)
-    say(f"student      from the teacher in {place}")
+    say_once(f"student      from the teacher in {place}")
 
 
 def check_start(student: DictConfig, teacher: DictConfig) -> None:
@@ -122,7 +122,7 @@ def check_sound(place: Path) -> None:
         )
 
 
-def say(line: str) -> None:
+def say_once(line: str) -> None:
     """A line for the user, once, however many processes run."""
     if is_first():
         print(printable(line), flush=True)
@@ -145,7 +145,7 @@ def loggers(config: DictConfig) -> list[str]:
 
 
 @contextmanager
-def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[DictConfig]:
+def compose_teacher(experiment: str, directory: Path, words: list[str]) -> Iterator[DictConfig]:
     """The config of another run, while Hydra believes that it is the one that runs.
 
     Args:
@@ -159,7 +159,7 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
         HydraConfig.get().run.dir,
     )  # where Lightning starts the other processes of this command
     places = {"run_dir": directory, "hydra.run.dir": begun_in, "hydra.runtime.output_dir": directory}
-    overrides = [*literal(words), *(path_override(key, path) for key, path in places.items())]
+    overrides = [*literal_arguments(words), *(path_override(key, path) for key, path in places.items())]
     given = {*given_in(tuple(overrides))}
     chosen = [each for each in overrides_of(experiment) if each.partition("=")[0] not in given]
     config = compose("train", [*chosen, *overrides], return_hydra_config=True)
@@ -177,7 +177,7 @@ def composed(experiment: str, directory: Path, words: list[str]) -> Iterator[Dic
         HydraConfig.instance().cfg = students
 
 
-def run_of(path: str | None) -> Path | None:
+def teacher_directory(path: str | None) -> Path | None:
     """The run directory that a path of a teacher leads to, if it is one."""
     if path is None:
         data = HydraConfig.get().runtime.choices.get("data")
@@ -187,7 +187,7 @@ def run_of(path: str | None) -> Path | None:
             f"first, such as teacher_run.experiment={name}"
         )
     if not Path(path).exists():
-        raise absent("teacher.path", path)
+        raise absent_path("teacher.path", path)
     check_single(path, "teacher.path")
     place = Path(path) if Path(path).is_dir() else Path(path).parent.parent
     if not (place / "result.json").is_file():

@@ -64,7 +64,7 @@ def same_dropout(device: torch.device) -> Iterator[None]:
         torch.cuda.set_rng_state(cuda, device)
 
 
-def finite(x: Tensor) -> bool:
+def all_finite(x: Tensor) -> bool:
     """Whether real numbers are without NaN and infinity; nothing of the size of x is allocated."""
     return x.numel() == 0 or all(bound.isfinite().item() for bound in x.detach().aminmax())
 

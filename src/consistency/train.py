@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from consistency.command.checks import check_command
 from consistency.command.packages import trust_as_configured
-from consistency.console import explained, guarded, loading
+from consistency.console import explain_errors, guarded, loading
 from consistency.files.configs import CONFIGS
 from consistency.schema.swaps import drop_replaced
 
@@ -16,7 +16,7 @@ from consistency.schema.swaps import drop_replaced
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def configured(config: DictConfig) -> float | None:
     """Train as configured; the value a sweep optimises comes back."""
-    with explained():
+    with explain_errors():
         trust_as_configured(config)
         drop_replaced(config)
         check_command(config, "train")

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from consistency.errors import plain
+from consistency.errors import strip_controls
 from consistency.process import stops
 from consistency.process.notices import notice
 from consistency.process.rank import is_first
-from consistency.process.stops import STOPPING, mark, stop
+from consistency.process.stops import STOPPING, mark_signal, stop
 
 Advance = Callable[[int], None]  # pieces that are done
 LONG = 300.0  # seconds ahead that are worth a line on what makes them less
@@ -23,7 +23,7 @@ SECONDS = 10.0  # between two lines where there is no terminal: with the longest
 
 
 @dataclass
-class Part:
+class Work:
     """Long work in pieces.
 
     Args:
@@ -37,7 +37,7 @@ class Part:
     name: str
     total: int
     begun: float
-    seen: Callable[["Part"], None]
+    seen: Callable[["Work"], None]
     done: int = 0
 
     def left(self, now: float) -> str:
@@ -51,7 +51,7 @@ class _Open:
     """The part that is at work, where it is shown, and what parts have taken so far."""
 
     def __init__(self) -> None:
-        self.part: Part | None = None
+        self.part: Work | None = None
         self.bar: Progress | None = None  # on the terminal
         self.task: TaskID | None = None
         self.shown: float | None = None  # when the last line was written, of any part or of training
@@ -61,12 +61,12 @@ class _Open:
 _open = _Open()
 
 
-def unseen(now: Part) -> None:
+def unseen(now: Work) -> None:
     """Nobody looks."""
 
 
 @contextmanager
-def part(name: str, total: int, seen: Callable[[Part], None] = unseen) -> Iterator[None]:
+def in_pieces(name: str, total: int, seen: Callable[[Work], None] = unseen) -> Iterator[None]:
     """Work whose pieces `tick` counts: shown with the time left, and stopped between two of them by a signal.
 
     Every process of a group must come to the same parts in the same order. Within one they must not wait for
@@ -78,17 +78,17 @@ def part(name: str, total: int, seen: Callable[[Part], None] = unseen) -> Iterat
         total: pieces of this process.
         seen: looks at it after every piece.
     """
-    former, now = (_open.part, _open.task), Part(plain(name), total, time.monotonic(), seen)
+    former, now = (_open.part, _open.task), Work(strip_controls(name), total, time.monotonic(), seen)
     _open.part = now
     try:
-        with shown(now):
+        with progress_bar(now):
             due()  # the first part of a process starts the clock
-            stops.between()
+            stops.stop_between()
             yield
     finally:
         _open.part, _open.task = former
         _open.spent[name] = _open.spent.get(name, 0.0) + time.monotonic() - now.begun
-    stops.together()
+    stops.stop_together()
 
 
 def tick(pieces: int = 0) -> None:
@@ -104,11 +104,11 @@ def tick(pieces: int = 0) -> None:
     if _open.bar is not None and _open.task is not None:
         _open.bar.update(_open.task, completed=now.done, left=now.left(time.monotonic()))
     elif due():
-        line(f"{now.name}: {now.done}/{now.total}, {now.left(time.monotonic())} left")
-    stops.between()
+        write_line(f"{now.name}: {now.done}/{now.total}, {now.left(time.monotonic())} left")
+    stops.stop_between()
 
 
-def spent() -> dict[str, float]:
+def seconds_by_part() -> dict[str, float]:
     """Seconds that parts have taken in this process, by name."""
     return dict(_open.spent)
 
@@ -120,7 +120,7 @@ def due(seconds: float = SECONDS) -> bool:
     return time.monotonic() - _open.shown >= seconds
 
 
-def line(text: str) -> None:
+def write_line(text: str) -> None:
     """Write a line on how far the work is, on the first process of a group."""
     _open.shown = time.monotonic()
     if is_first():
@@ -128,7 +128,7 @@ def line(text: str) -> None:
 
 
 @contextmanager
-def shown(now: Part) -> Iterator[None]:
+def progress_bar(now: Work) -> Iterator[None]:
     """On a terminal a bar, below one that is open already."""
     if not (sys.stderr.isatty() and is_first()):
         yield
@@ -170,7 +170,7 @@ def progress(name: str, total: int, done: int, seconds: float = SECONDS) -> Iter
         done: of them before.
         seconds: time between two lines.
     """
-    name = plain(name)
+    name = strip_controls(name)
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(
@@ -231,7 +231,7 @@ def noted() -> Iterator[list[int]]:
 
     def note(signum: int, frame: object) -> None:
         signals.append(signum)
-        mark()
+        mark_signal()
         signal.signal(signum, stop)
 
     former = {signum: signal.signal(signum, note) for signum in STOPPING}

@@ -47,7 +47,7 @@ class Processes(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; the value of each is that of `optimized_metric`, or None."""
-        from consistency.sweep.outlook import value_of
+        from consistency.sweep.outlook import optimised_value
         from consistency.sweep.work import Sweep
 
         with Sweep.of(self.context, self.config, self.n_jobs, self.go_on, self.table) as sweep:
@@ -55,7 +55,7 @@ class Processes(Launcher):
         self.made |= {run.directory for run in runs}
         metric = self.config.get("optimized_metric")
         return [
-            JobReturn(overrides=each, status=JobStatus.COMPLETED, _return_value=value_of(run, metric))
+            JobReturn(overrides=each, status=JobStatus.COMPLETED, _return_value=optimised_value(run, metric))
             for each, run in zip(job_overrides, runs, strict=True)
         ]
 
@@ -90,7 +90,7 @@ class Grid(BasicSweeper):
             UserError: a run has failed; after all others have ended.
         """
         from consistency.process.stops import raise_again
-        from consistency.sweep.work import conclude
+        from consistency.sweep.work import conclude_sweep
 
         raise_again()
         assert self.config is not None
@@ -105,7 +105,7 @@ class Grid(BasicSweeper):
         for batch in batches:
             returned += self.launcher.launch(batch, initial_job_idx=len(returned))
         made, metric = ours.made if ours is not None else (), self.config.get("optimized_metric")
-        conclude(self.config.hydra.sweep.dir, self.table, made, metric)
+        conclude_sweep(self.config.hydra.sweep.dir, self.table, made, metric)
         for each in returned:
             _ = each.return_value  # raises what a job of another launcher has raised
 
@@ -160,8 +160,8 @@ class Search(Sweeper):
             raise UserError("sweep=optuna starts its runs itself: leave out hydra/launcher")
         if find_spec("optuna") is None:
             raise UserError("sweep=optuna needs Optuna: pip install 'consistency[sweep]'")
-        from consistency.sweep.options import Options, search
+        from consistency.sweep.options import Options, search_trials
 
         pool = (self.launcher.n_jobs, self.launcher.go_on)
         options, table = Options(**self.options), instantiate(self.table)
-        search(options, self.hydra_context, self.config, arguments, pool, table)
+        search_trials(options, self.hydra_context, self.config, arguments, pool, table)

@@ -1,1 +1,1 @@
-"""What do networks see? Pixels, points or another space of the data."""
+"""Inputs and outputs of networks: pixels, points or another space of the data."""

@@ -1,6 +1,6 @@
-"""What every codec is: the way between data, as people and metrics see them, and what networks see.
+"""What every codec is: data u, which people and metrics see, <-> z, the inputs and outputs of networks.
 
-Data u are uint8 images [B, C, H, W], or points [B, D] in floating point. What networks see, z, is float32
+Data u are uint8 images [B, C, H, W], or points [B, D] in floating point. z is float32
 [B, ...] of unit noise level: σ is in its units.
 """
 
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 class Codec(Protocol):
-    """u <-> z. A frozen value: two codecs with equal `about` are the same.
+    """u <-> z. A frozen value: two codecs with equal `describe()` are the same.
 
     A codec of another space is one class with these members, chosen by `data.codec`: training, samples,
     metrics and exports take it from there. What works on pixels alone refuses it by name
@@ -64,13 +64,14 @@ class Codec(Protocol):
     def program(self) -> nn.Module | None:
         """What exports append to a sampler: z -> images in [-1, 1], u = 127.5 x + 127.5, or z -> points.
 
-        `torch.export` must be able to trace it. None for `Pixels` and `Points`, whose `about` says all.
+        `torch.export` must be able to trace it. None for `Pixels` and `Points`, of which
+        `describe` holds everything.
 
         Raises:
             UserError: this codec cannot be exported.
         """
         ...
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """All that z depends on, as plain data: for a network its hash. `codec` is the name of the class."""
         ...

@@ -9,9 +9,9 @@ from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 
 
-def digest(codec: Codec) -> str:
+def codec_digest(codec: Codec) -> str:
     """SHA-256 of all that z depends on."""
-    return hashlib.sha256(json.dumps(codec.about(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(codec.describe(), sort_keys=True).encode()).hexdigest()
 
 
 def marks(codec: Codec) -> dict[str, Any]:
@@ -22,4 +22,4 @@ def marks(codec: Codec) -> dict[str, Any]:
     """
     if type(codec) is Pixels:  # and nothing that derives from it
         return {"offset": codec.offset, "scale": codec.scale}
-    return {"offset": 127.5, "scale": 127.5} if type(codec) is Points else {"codec": digest(codec)}
+    return {"offset": 127.5, "scale": 127.5} if type(codec) is Points else {"codec": codec_digest(codec)}

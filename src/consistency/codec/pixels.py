@@ -1,4 +1,4 @@
-"""Networks see pixels: images up to an offset and a scale."""
+"""Pixels as inputs of networks: (u - offset) / scale of uint8 images u."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Pixels:
     def program(self) -> None:
         """None: z are pixels already."""
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """u = scale z + offset."""
         return {"codec": "Pixels", "offset": self.offset, "scale": self.scale}
 
@@ -83,7 +83,7 @@ def image_shape(name: str, shape: Sequence[int]) -> Shape:
 
 
 def pixels_of(codec: Codec, what: str, remedy: str) -> Pixels:
-    """The codec of a model whose networks see pixels, for what works on nothing else.
+    """The codec of a model in pixel space, for what works on nothing else.
 
     Args:
         codec: of the model.
@@ -91,13 +91,15 @@ def pixels_of(codec: Codec, what: str, remedy: str) -> Pixels:
         remedy: what to do with a model of another space.
 
     Raises:
-        UserError: networks of this model see something else; names the codec.
+        UserError: the model is in another space; names the codec.
     """
     if type(codec) is not Pixels:  # what derives from it may be anything
-        raise UserError(f"{what} pixels, and this model sees what {name_of(codec)} makes of them: {remedy}")
+        raise UserError(
+            f"{what} pixels, and this model sees what {codec_name(codec)} makes of them: {remedy}"
+        )
     return codec
 
 
-def name_of(codec: Codec) -> str:
+def codec_name(codec: Codec) -> str:
     """The class of a codec, for messages."""
     return f"data.codec={type(codec).__name__}"

@@ -1,4 +1,4 @@
-"""Networks see points as they are."""
+"""Points are inputs of networks as they are."""
 
 import math
 from collections.abc import Sequence
@@ -47,6 +47,6 @@ class Points:
     def program(self) -> None:
         """None: z are points already."""
 
-    def about(self) -> dict[str, Any]:
-        """There is nothing to say of them."""
+    def describe(self) -> dict[str, Any]:
+        """Points have no options: an empty dict but for the name."""
         return {"codec": "Points"}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from consistency.codec.codec import Codec
-from consistency.codec.pixels import Pixels, name_of
+from consistency.codec.pixels import Pixels, codec_name
 from consistency.errors import UserError
 
 SAMPLES = 8  # of random z that are compared
@@ -31,6 +31,6 @@ def check_program(codec: Codec, shape: Sequence[int]) -> None:
     there = Pixels().decode(x) if codec.visible else x
     if u.shape != x.shape or not (u.double() - there.double()).abs().max() <= (1 if codec.visible else CLOSE):
         raise UserError(
-            f"{name_of(codec)} cannot be exported: its program() makes other samples than its decode(), "
+            f"{codec_name(codec)} cannot be exported: its program() makes other samples than its decode(), "
             "which is wrong: images x of a program are u = 127.5 x + 127.5"
         )

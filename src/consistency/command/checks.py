@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from consistency.command.newest import LAST, check_not_last
 from consistency.command.paths import expand_homes
 from consistency.errors import UserError
-from consistency.files.paths import absent
+from consistency.files.paths import absent_path
 from consistency.process.naming import started_by_lightning
 from consistency.schema.check import check_options
 from consistency.sweep.single import check_free, check_single
@@ -33,13 +33,13 @@ def check_command(config: DictConfig, entry: str) -> None:
         check_not_last(config.ckpt_path)
     else:
         check_root(config)
-    for key, path in named(config, entry):
+    for key, path in named_paths(config, entry):
         if not Path(path).exists():
-            raise absent(key, path)
+            raise absent_path(key, path)
         if key in ("ckpt_path", "teacher.path") and entry == "train":
             check_single(path, key)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN and not started_by_lightning():
-        check_place(Path(HydraConfig.get().runtime.output_dir), config.ckpt_path, entry)
+        check_run_place(Path(HydraConfig.get().runtime.output_dir), config.ckpt_path, entry)
 
 
 def check_root(config: DictConfig) -> None:
@@ -54,7 +54,7 @@ def check_root(config: DictConfig) -> None:
         )
 
 
-def check_place(directory: Path, ckpt_path: str | None, entry: str) -> None:
+def check_run_place(directory: Path, ckpt_path: str | None, entry: str) -> None:
     """Refuse the directory of another run, as far as its last checkpoint shows it."""
     check_free(directory)
     if entry == "eval":
@@ -78,7 +78,7 @@ def check_no_training(directory: Path) -> None:
         raise UserError(f"run_dir={directory} holds a training run, whose result.json stays: choose another")
 
 
-def named(config: DictConfig, entry: str) -> Iterator[tuple[str, str]]:
+def named_paths(config: DictConfig, entry: str) -> Iterator[tuple[str, str]]:
     """The files and folders that a command reads, with their keys."""
     keys = read_by_training(config) if entry == "train" else ("input", "mask", "task.results")
     for key in ("ckpt_path", *keys):

@@ -36,9 +36,9 @@ def discard_made() -> None:
     """Remove them again where nothing is in them but locks that nobody holds."""
     if _made and not occupied(_made[0]):
         for path in sorted(_made[0].rglob("*"), reverse=True):  # what is in a folder before the folder
-            remove(path)
+            remove_empty(path)
     for path in _made:
-        remove(path)
+        remove_empty(path)
     _made.clear()
 
 
@@ -57,7 +57,7 @@ def is_free(path: Path) -> bool:
     return path.name == LOCK and not path.is_symlink() and path.stat().st_size == 0
 
 
-def remove(path: Path) -> None:
+def remove_empty(path: Path) -> None:
     """Remove a file or an empty folder; one that another run has filled meanwhile stays."""
     with suppress(OSError):
         path.rmdir() if is_folder(path) else path.unlink()

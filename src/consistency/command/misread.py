@@ -10,12 +10,12 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from consistency.command.paths import LISTS, is_path, parts
+from consistency.command.paths import LISTS, is_path, split_items
 from consistency.errors import UserError, nearest
-from consistency.files.configs import CONFIGS, files, groups, options
-from consistency.process.entry import ENTRIES, called, entry
+from consistency.files.configs import CONFIGS, config_groups, files, options
+from consistency.process.entry import ENTRIES, current_entry, entry_name
 from consistency.quoting import for_shell, quoted
-from consistency.schema.check import loaded, sections
+from consistency.schema.check import known_sections, loaded
 
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these five as Hydra says them
 UNDELETABLE = re.compile(
@@ -32,7 +32,7 @@ def misread(error: OverrideParseException) -> str:
     if not sign:
         return f"{error.override} is not an override: write it as key=value"
     if value.startswith("["):
-        items = parts(value.strip("[]")) or ["ITEM", "ITEM"]
+        items = split_items(value.strip("[]")) or ["ITEM", "ITEM"]
         working = f"{key}=[{','.join(map(quoted, items))}]"
         return f"{key}={value} cannot be read: quote it, and each item: {for_shell(working)}"
     return f"{key}={value} cannot be read: quote the value twice: {for_shell(f'{key}={quoted(bare(value))}')}"
@@ -53,9 +53,9 @@ def uncomposed(error: ConfigCompositionException) -> str | None:
         return f"unknown key {found[1]}: {nearest_to(found[1], kept(sys.argv[1:]))}"
     if found := ADDED.search(text):
         return f"{found[1]} has a value already: leave the + out: {without_plus(found[1], sys.argv[1:])}"
-    if (found := UNNAMED.search(text)) and found[1] in groups():
+    if (found := UNNAMED.search(text)) and found[1] in config_groups():
         return f"{found[1]} has no value: give one with {found[1]}=NAME ({', '.join(options(found[1]))})"
-    if (found := UNCHOSEN.search(text)) and found[1] in groups():
+    if (found := UNCHOSEN.search(text)) and found[1] in config_groups():
         return of_the_other(found[1])
     return None
 
@@ -81,7 +81,7 @@ def ambiguous(override: str) -> str:
 
 def of_the_other(group: str) -> str:
     """A group that this entry point does not have."""
-    here = entry()
+    here = current_entry()
     if here == "eval" and group in brought("as"):
         return (
             f"{group}= goes with a file of others: say what it is with as=NAME ({', '.join(options('as'))})"
@@ -89,8 +89,8 @@ def of_the_other(group: str) -> str:
     if group in added_groups(here):
         return f"{group}= is no choice of an entry point: add it with +{group}=NAME"
     there = next((name for name in ENTRIES if name != here and group in entry_groups(name)), None)
-    known = f"it is one of {called(there)}" if there else nearest(group, entry_groups(here))
-    return f"{group}= is no choice of {called(here)}: {known}"
+    known = f"it is one of {entry_name(there)}" if there else nearest(group, entry_groups(here))
+    return f"{group}= is no choice of {entry_name(here)}: {known}"
 
 
 def check_added(arguments: Sequence[str]) -> None:
@@ -105,27 +105,27 @@ def check_added(arguments: Sequence[str]) -> None:
     for each in arguments:
         if each.startswith("+") and "=" in each:
             name = re.split(r"[.@=/]", each.lstrip("+"), maxsplit=1)[0]
-            if name not in (names := {*sections(entry()), "hydra"}):
+            if name not in (names := {*known_sections(current_entry()), "hydra"}):
                 raise UserError(f"unknown key {each.lstrip('+').partition('=')[0]}: {nearest(name, names)}")
 
 
 def added_groups(name: str) -> set[str]:
     """The groups that only trusted packages have, which an entry point of ours does not choose by itself."""
     ours = {path.name for path in CONFIGS.iterdir()}
-    return {group for group in groups() if group not in ours} - entry_groups(name)
+    return {group for group in config_groups() if group not in ours} - entry_groups(name)
 
 
 def entry_groups(name: str) -> set[str]:
     """The groups of an entry point, those that its tasks and files of others bring among them."""
     more = brought("task") | brought("as") if name == "eval" else set[str]()
     chosen = {key for item in loaded(name)["defaults"] if isinstance(item, dict) for key in map(str, item)}
-    return {group for group in groups() if group in chosen} | more
+    return {group for group in config_groups() if group in chosen} | more
 
 
 def brought(by: str) -> set[str]:
     """The groups that the files of a group choose from."""
     text = "".join(file.read_text("utf-8") for file in files(by))
-    return {group for group in groups() if f"\n  - /{group}: " in text}
+    return {group for group in config_groups() if f"\n  - /{group}: " in text}
 
 
 def kept(arguments: Sequence[str]) -> list[str]:
@@ -140,7 +140,7 @@ def nearest_to(key: str, overrides: Sequence[str]) -> str:
         key: with dots.
         overrides: of the command, without deletions.
     """
-    section = composed(entry(), overrides)
+    section = compose_without(current_entry(), overrides)
     names = root_names(section)
     for part in key.split("."):
         if part not in names:
@@ -150,7 +150,7 @@ def nearest_to(key: str, overrides: Sequence[str]) -> str:
     return "it has no value already; leave that out"
 
 
-def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+def compose_without(name: str, overrides: Sequence[str]) -> DictConfig:
     """A config by other overrides, or without them where they cannot be composed either."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS.absolute()), version_base="1.3"):

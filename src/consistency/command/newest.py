@@ -23,7 +23,7 @@ def named_last(arguments: Sequence[str]) -> list[str]:
         arguments: of the command line; paths as `literal` writes them.
     """
     given = {key: value for key, _, value in (each.partition("=") for each in arguments)}
-    run = value_of(f"run_dir={given['run_dir']}") if "run_dir" in given else None
+    run = text_value(f"run_dir={given['run_dir']}") if "run_dir" in given else None
     if given.get("ckpt_path") != LAST or run is None or not (Path(run) / "checkpoints").is_dir():
         return list(arguments)
     if is_first():
@@ -32,7 +32,7 @@ def named_last(arguments: Sequence[str]) -> list[str]:
     return [*others, path_override("ckpt_path", run)]
 
 
-def value_of(override: str) -> str | None:
+def text_value(override: str) -> str | None:
     """The value of an override, if it is text."""
     try:
         value = OverridesParser.create().parse_override(override).value()

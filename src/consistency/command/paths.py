@@ -41,7 +41,7 @@ SWEEPING = ("-m", "--multirun", "sweep=", "hydra.mode=")  # beginnings of argume
 CHANGES = "override."  # eval.py: +override.KEY=VALUE changes the config of the checkpoint
 
 
-def literal(arguments: Iterable[str]) -> list[str]:
+def literal_arguments(arguments: Iterable[str]) -> list[str]:
     """Arguments of a command line in which every path is written so that Hydra reads it as it was typed.
 
     Args:
@@ -57,10 +57,10 @@ def literal(arguments: Iterable[str]) -> list[str]:
 
 def is_path(key: str) -> bool:
     """Whether a key of an override holds a path."""
-    return name_of(key) in PATHS
+    return config_key(key) in PATHS
 
 
-def name_of(key: str) -> str:
+def config_key(key: str) -> str:
     """The key that an override is of, in the command's config or in that of its checkpoint."""
     return key.lstrip("+").removeprefix(CHANGES)
 
@@ -68,7 +68,7 @@ def name_of(key: str) -> str:
 def rewritten(argument: str, single: bool) -> str:
     """An override of a path, for Hydra; `single` where the command is one run and no sweep."""
     key, sign, value = argument.partition("=")
-    name = name_of(key)
+    name = config_key(key)
     if not sign:
         return argument
     if name == "hydra.run.dir" and value.startswith('"') and started_by_lightning():
@@ -96,23 +96,23 @@ def as_parsed(name: str, text: str, parsed: Override) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and name not in NUMBERS:
         return quoted(text.strip())
     if isinstance(value, list) and any(is_home(item) for item in value):
-        return f"[{','.join(written(str(item)) for item in value)}]"
-    return written(str(value)) if is_home(value) else text
+        return f"[{','.join(path_text(str(item)) for item in value)}]"
+    return path_text(str(value)) if is_home(value) else text
 
 
 def as_typed(key: str, text: str, single: bool) -> str:
     """A value that Hydra cannot read, taken as it stands; left to Hydra to refuse where that is a guess."""
     if text[:1] in ("'", '"') or "\\" in text:
         return text
-    if name_of(key) in LISTS and text.startswith("[") and text.endswith("]"):
-        items = parts(text[1:-1])
-        return text if items is None else f"[{','.join(map(written, items))}]"
+    if config_key(key) in LISTS and text.startswith("[") and text.endswith("]"):
+        items = split_items(text[1:-1])
+        return text if items is None else f"[{','.join(map(path_text, items))}]"
     if single or "," not in text:
-        return written(text)
-    items = parts(text)
+        return path_text(text)
+    items = split_items(text)
     if items is not None and all(map(readable, items)):
-        return ",".join(map(written, items))
-    one = for_shell(f"{key}={written(text)}")
+        return ",".join(map(path_text, items))
+    one = for_shell(f"{key}={path_text(text)}")
     each = ",".join(map(enquoted, items)) if items else "'FIRST','SECOND'"
     raise UserError(
         f"{key}={text} may be one path or several to sweep over: write one as {one}, and several as "
@@ -120,7 +120,7 @@ def as_typed(key: str, text: str, single: bool) -> str:
     )
 
 
-def parts(text: str) -> list[str] | None:
+def split_items(text: str) -> list[str] | None:
     """Items between commas; None where quotes or brackets may hold a comma."""
     items = [item.strip() for item in text.split(",")]
     return items if all(items) and not set("'\"[]{}") & set(text) else None
@@ -135,7 +135,7 @@ def readable(item: str) -> bool:
     return True
 
 
-def written(path: str) -> str:
+def path_text(path: str) -> str:
     """A path for Hydra with the home directory in place of `~`; `${key}` in it stays a reference."""
     full = expanded(path)
     return enquoted(full) if "${" in full else quoted(full)

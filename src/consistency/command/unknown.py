@@ -8,7 +8,7 @@ from consistency.command.misread import bare
 from consistency.errors import UserError, close
 from consistency.files.paths import expanded
 from consistency.quoting import for_shell, path_argument
-from consistency.schema.arguments import check_arguments
+from consistency.schema.arguments import check_trainer_arguments
 from consistency.schema.targets import parameters
 
 PATHS = {"data": ("image_folder", "data.root"), "teacher": ("checkpoint", "teacher.path")}  # what takes one
@@ -50,7 +50,7 @@ def unknown(key: str, value: str | None, section: DictConfig) -> str | None:
         return None
     if key.startswith("trainer.") and value is not None:
         try:
-            check_arguments(OmegaConf.from_dotlist([f"{key}={value}"]).trainer)
+            check_trainer_arguments(OmegaConf.from_dotlist([f"{key}={value}"]).trainer)
         except UserError as error:
             return str(error)
     return f"unknown key {key}: write {for_shell(f'+{key}={given}')}"

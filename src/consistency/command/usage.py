@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from consistency.command.misread import added_groups, entry_groups
 from consistency.files.configs import options
-from consistency.files.experiments import described
-from consistency.process.entry import entry, typed
+from consistency.files.experiments import options_with_comments
+from consistency.process.entry import current_entry, typed_entry
 
 WIDTH = 110
 FIRST = {"train": "experiment", "eval": "task"}  # the group that a command line begins with
@@ -23,7 +23,7 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return any(argument in ("--help", "-h") for argument in arguments)
 
 
-def show() -> None:
+def show_help() -> None:
     """Print the help; whoever reads it may leave before its end."""
     try:
         print(usage(), flush=True)
@@ -33,10 +33,10 @@ def show() -> None:
 
 def usage() -> str:
     """The help of the entry point at work."""
-    name = entry()
+    name = current_entry()
     first = FIRST[name]
     lines = [
-        *(" ".join([*typed(), "[-m]", use, "[GROUP=NAME ...] [KEY=VALUE ...]"]) for use in USE[name]),
+        *(" ".join([*typed_entry(), "[-m]", use, "[GROUP=NAME ...] [KEY=VALUE ...]"]) for use in USE[name]),
         "",
         f"{first}=",
         *lines_of(first),
@@ -53,7 +53,7 @@ def usage() -> str:
 
 def lines_of(group: str) -> Iterator[str]:
     """A line for each option of a group: its name, and the first comment of its file."""
-    found = dict(described(group))
+    found = dict(options_with_comments(group))
     width = max(map(len, found)) + 4
     for name, comment in found.items():
         yield f"  {name:<{width - 2}}{comment}".rstrip()
@@ -67,7 +67,7 @@ def aligned(name: str, text: str, width: int) -> list[str]:
 
 def config_of(first: str) -> list[str]:
     """How to see the config."""
-    command = f"  {' '.join(typed())} {first}=NAME"
+    command = f"  {' '.join(typed_entry())} {first}=NAME"
     ways = {
         f"{command} --cfg job": "all keys and values; --resolve fills in references",
         f"{command} --cfg job --package KEY": "those of a section",

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.continuation.differences import ABSENT, Difference, differences, written
+from consistency.continuation.differences import ABSENT, Difference, differences, override_text
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
 from consistency.quoting import path_argument
@@ -38,11 +38,16 @@ class Continuation:
     @property
     def changed(self) -> dict[str, list[Any]]:
         """Key -> [old, new], as plain data."""
-        return {c.name: [plain(c.there), plain(c.here)] for c in self.changes if c.effect.said}
+        return {
+            c.name: [absent_as_none(c.there), absent_as_none(c.here)] for c in self.changes if c.effect.said
+        }
 
     def line(self, config: DictConfig) -> str | None:
         """What takes effect from here on; None where nothing has changed."""
-        said = [f"{key}={written(new)} (was {written(old)})" for key, (old, new) in self.changed.items()]
+        said = [
+            f"{key}={override_text(new)} (was {override_text(old)})"
+            for key, (old, new) in self.changed.items()
+        ]
         if not said:
             return None
         return f"from step {self.step} on: {', '.join(said)}{''.join(notes(self.changed, config))}"
@@ -59,7 +64,7 @@ def notes(changed: dict[str, list[Any]], config: DictConfig) -> Iterator[str]:
         yield "; step k takes the samples from k x the new batch size on, in the order of the seed"
 
 
-def compared(
+def compare_with_checkpoint(
     config: DictConfig,
     experiment: str,
     checkpoint: dict[str, Any],
@@ -94,19 +99,21 @@ def compared(
             f"overrides of that run{f': {line}' if line else ''}"
         )
     if refused:
-        raise UserError(refusal(refused, config, where))
+        raise UserError(refusal_of_changes(refused, config, where))
     return Continuation(checkpoint["global_step"], where, found)
 
 
-def refusal(refused: list[Difference], config: DictConfig, where: str) -> str:
+def refusal_of_changes(refused: list[Difference], config: DictConfig, where: str) -> str:
     """The first difference, the names of the others, and what to do."""
     first, *others = sorted(refused, key=lambda difference: not difference.key.endswith(PART))
     names = ", ".join(dict.fromkeys(other.name for other in others))
     more = f" (these differ as well: {names})" if others else ""
-    return f"{first} in {where}{more}: {first.remedy} to go on, or {anew(refused, config, where)}"
+    return (
+        f"{first} in {where}{more}: {first.remedy} to go on, or {how_to_begin_anew(refused, config, where)}"
+    )
 
 
-def anew(refused: list[Difference], config: DictConfig, where: str) -> str:
+def how_to_begin_anew(refused: list[Difference], config: DictConfig, where: str) -> str:
     """How to begin another run, from the weights of this one if they fit."""
     fit = not any(difference.key.startswith(NETWORK) for difference in refused)
     if fit and "start" in (parameters(config.module._target_) or {}):
@@ -118,7 +125,7 @@ def anew(refused: list[Difference], config: DictConfig, where: str) -> str:
 def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) -> str | None:
     """A line for a run that has made all its steps and has ended; None where something is left to do."""
     step, end = going_on.step, config.trainer.max_steps
-    if step is None or step < end or (step == end and outcome(directory).get("steps") != step):
+    if step is None or step < end or (step == end and read_outcome(directory).get("steps") != step):
         return None
     return (
         f"nothing is left to do: {going_on.where} is at step {step} of trainer.max_steps={end}; raise "
@@ -126,13 +133,13 @@ def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) ->
     )
 
 
-def outcome(directory: Path) -> dict[str, Any]:
+def read_outcome(directory: Path) -> dict[str, Any]:
     """What result.json says, where there is one."""
     path = directory / "result.json"
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def value_of(metric: str | None, metrics: dict[str, Any]) -> float | None:
+def metric_value(metric: str | None, metrics: dict[str, Any]) -> float | None:
     """The value that a sweep optimises, of a run that has ended; NaN is null in a file."""
     numbers = {name: math.nan if value is None else value for name, value in metrics.items()}
     return pick(metric, numbers) if numbers else None
@@ -143,12 +150,12 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
 
 
-def place_of(ckpt: Path, directory: Path) -> str:
+def checkpoint_override(ckpt: Path, directory: Path) -> str:
     """Where a checkpoint is, as an override."""
     ours = ckpt.resolve().parent == (directory / "checkpoints").resolve()
     return f"run_dir={directory}" if ours else f"ckpt_path={ckpt}"
 
 
-def plain(value: Any) -> Any:
+def absent_as_none(value: Any) -> Any:
     """As a checkpoint and JSON can hold it."""
     return None if value is ABSENT else value

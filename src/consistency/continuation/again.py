@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from consistency.continuation import given_keys, outcome
+from consistency.continuation import given_keys, read_outcome
 from consistency.files.configs import options
-from consistency.process.entry import typed
+from consistency.process.entry import typed_entry
 from consistency.quoting import for_shell
 from consistency.schema.recipes import overrides_of
 
@@ -24,7 +24,7 @@ def command_of(run: Path, given: Sequence[str]) -> str | None:
         The whole command; None where result.json is missing or damaged, or its overrides are no short text.
     """
     try:
-        there = outcome(run).get("overrides")
+        there = read_outcome(run).get("overrides")
     except (OSError, ValueError, AttributeError):
         return None
     if not isinstance(there, list) or not all(isinstance(word, str) and word.isprintable() for word in there):
@@ -33,7 +33,7 @@ def command_of(run: Path, given: Sequence[str]) -> str | None:
     there = [each for word in there for each in of_today(word)]
     replaced = {*given_keys(now), *HERE}
     kept = [word for word, key in zip(there, given_keys(there), strict=True) if key not in replaced]
-    text = " ".join(map(for_shell, (*typed("train"), *kept, *now)))
+    text = " ".join(map(for_shell, (*typed_entry("train"), *kept, *now)))
     return text if len(text) <= LONGEST else None
 
 

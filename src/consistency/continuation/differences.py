@@ -10,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.files.configs import files
-from consistency.schema.kinds import shown
+from consistency.schema.kinds import yaml_text
 from consistency.schema.rules import PART, PLACE, Effect, effect
 from consistency.schema.targets import makers
 
@@ -62,11 +62,15 @@ class Difference:
         if self.key == START:
             return "leave start=teacher out"
         if self.key.endswith(PART) or isinstance(self.there, dict):
-            return option(self.key, self.there)
-        return f"leave {self.key} out" if self.there is ABSENT else f"give {self.key}={written(self.there)}"
+            return group_choice(self.key, self.there)
+        return (
+            f"leave {self.key} out"
+            if self.there is ABSENT
+            else f"give {self.key}={override_text(self.there)}"
+        )
 
     def __str__(self) -> str:
-        here, there = written(self.here), written(self.there)
+        here, there = override_text(self.here), override_text(self.there)
         if self.key.endswith(PART):
             here, there = (str(value).rpartition(".")[2] for value in (self.here, self.there))
         return f"{self.name} is {here} here and {there}"
@@ -83,14 +87,18 @@ def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -
     """
     raw, resolved = OmegaConf.to_container(here), OmegaConf.to_container(here, resolve=True)
     found: dict[str, Difference] = {}
-    for path, old, new in walk(there, resolved, (), given):
+    for path, old, new in walk_differences(there, resolved, (), given):
         for key, before, after in stands(raw, path, old, new):
             found.setdefault(key, Difference(key, before, after))
-    composed = [key for key in found if holds(raw, key) in found]  # from another value, which is named itself
+    composed = [
+        key for key in found if quoted_key(raw, key) in found
+    ]  # from another value, which is named itself
     return [difference for key, difference in found.items() if key not in composed]
 
 
-def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tuple[Keys, Any, Any]]:
+def walk_differences(
+    there: Any, here: Any, path: Keys, given: Sequence[str]
+) -> Iterator[tuple[Keys, Any, Any]]:
     """Paths of values that differ, with both."""
     if MISSING in (there, here) or there == here:
         return
@@ -107,7 +115,7 @@ def walk(there: Any, here: Any, path: Keys, given: Sequence[str]) -> Iterator[tu
         old, new = there.get(key, ABSENT), here.get(key, ABSENT)
         inner = (*path, str(key))
         if ABSENT not in (old, new):
-            yield from walk(old, new, inner, given)
+            yield from walk_differences(old, new, inner, given)
         elif matters(here.get("_target_"), str(key), new if old is ABSENT else old, inner, given):
             yield inner, old, new
 
@@ -140,16 +148,16 @@ def stands(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any,
     """A difference under the key that the value comes from, which for a list may be several."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
-        keys = [source(raw, (*path, i)) for i, _, _ in pairs]
-        if all(key[:-1] != source(raw, path) for key in keys):  # each refers to a value elsewhere
+        keys = [referenced_path(raw, (*path, i)) for i, _, _ in pairs]
+        if all(key[:-1] != referenced_path(raw, path) for key in keys):  # each refers to a value elsewhere
             yield from ((".".join(key), a, b) for key, (_, a, b) in zip(keys, pairs, strict=True))
             return
     added = ABSENT in (old, new)
-    key = (*source(raw, path[:-1]), path[-1]) if added else source(raw, path)
+    key = (*referenced_path(raw, path[:-1]), path[-1]) if added else referenced_path(raw, path)
     yield ".".join(key), old, new
 
 
-def source(raw: Any, path: Keys) -> Keys:
+def referenced_path(raw: Any, path: Keys) -> Keys:
     """Where the value at a path stands, after all references that are simple."""
     node = raw
     for i, part in enumerate(path):
@@ -161,11 +169,11 @@ def source(raw: Any, path: Keys) -> Keys:
             return path
         found = REFERENCE.fullmatch(node) if isinstance(node, str) else None
         if found:
-            return source(raw, (*found[1].split("."), *path[i + 1 :]))
+            return referenced_path(raw, (*found[1].split("."), *path[i + 1 :]))
     return path
 
 
-def holds(raw: Any, key: str) -> str | None:
+def quoted_key(raw: Any, key: str) -> str | None:
     """The key that a text quotes, as `${data_dir}/cache` does; None for any other value."""
     for part in key.split("."):
         raw = raw.get(part) if isinstance(raw, dict) else None
@@ -173,7 +181,7 @@ def holds(raw: Any, key: str) -> str | None:
     return found[1] if found else None
 
 
-def option(key: str, target: Any) -> str:
+def group_choice(key: str, target: Any) -> str:
     """The choice of a group that brings a part back."""
     group, _, inner = key.partition(".")
     contents = {path.stem: OmegaConf.load(path) for path in files(group)}
@@ -181,10 +189,10 @@ def option(key: str, target: Any) -> str:
     return f"give {group}={names[0]}" if len(names) == 1 else f"choose the {group} of that run"
 
 
-def written(value: Any) -> str:
+def override_text(value: Any) -> str:
     """A value as on a command line."""
     if isinstance(value, dict):
         return "{...}"
     if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    return repr(value) if value is ABSENT else shown(value)
+        return f"[{','.join(map(override_text, value))}]"
+    return repr(value) if value is ABSENT else yaml_text(value)

@@ -32,7 +32,7 @@ Named = tuple[list[str], np.ndarray]  # names of n files, and their images [n, C
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CacheManifest:
     """What a cache was made from, and what it must be."""
 
     fingerprint: str  # of the source
@@ -51,7 +51,7 @@ def fingerprint(entries: Sequence[Entry], resolution: int, channels: int) -> str
     return digest.hexdigest()
 
 
-def checksum(path: Path) -> str:
+def file_checksum(path: Path) -> str:
     """A hash of size and content; of a file too large to read at every start, of evenly spaced blocks."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -64,23 +64,23 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: Path) -> Manifest | None:
+def read_manifest(directory: Path) -> CacheManifest | None:
     """The manifest of a cache, None where there is none that agrees with its own checksum."""
     try:
         kept = json.loads(regular(directory / "manifest.json").read_text("utf-8"))
-        return Manifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
+        return CacheManifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: CacheManifest) -> None:
     """Write it with its checksum."""
     kept = asdict(manifest)
     text = json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2)
     (directory / "manifest.json").write_text(f"{text}\n", "utf-8")
 
 
-def fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
+def cache_fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
     """Why a cache cannot be used for the source with this fingerprint, None if it can."""
     manifest = read_manifest(directory)
     if manifest is None or not all((directory / name).is_file() for name in FILES):
@@ -89,19 +89,19 @@ def fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
         return "is of other files"
     if manifest.skipped and not skip_broken:
         return "lacks files that could not be read"
-    return None if whole(directory, manifest) else "is damaged"
+    return None if is_whole(directory, manifest) else "is damaged"
 
 
-def whole(directory: Path, manifest: Manifest) -> bool:
+def is_whole(directory: Path, manifest: CacheManifest) -> bool:
     """Whether the arrays are what was written."""
     try:
-        images, labels = checksum(directory / "images.npy"), checksum(directory / "labels.npy")
+        images, labels = file_checksum(directory / "images.npy"), file_checksum(directory / "labels.npy")
     except OSError:
         return False
     return (images, labels) == (manifest.images, manifest.labels)
 
 
-def load(directory: Path) -> ArrayData:
+def load_cache(directory: Path) -> ArrayData:
     """The arrays: in memory if small, else mapped, so that processes share the pages they touch."""
     path = directory / "images.npy"
     # Copy-on-write, because torch warns of arrays that cannot be written; nothing writes to it.
@@ -141,9 +141,9 @@ def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def build(
+def build_cache(
     directory: Path, mark: str, shape: tuple[int, ...], total: int, batches: Iterable[Named]
-) -> Manifest:
+) -> CacheManifest:
     """Write a cache of images that come with their names, of a source with `total` files."""
     partial = directory.with_name(directory.name + ".partial")
     discard(partial)  # of a run that was killed
@@ -152,8 +152,8 @@ def build(
         kept = write_images(partial / "images.npy", shape, batches)
         known, label = np.unique(np.array(classes(kept) or [], dtype=str), return_inverse=True)
         np.save(partial / "labels.npy", label.astype(np.int64))
-        sums = {name: checksum(partial / f"{name}.npy") for name in ("images", "labels")}
-        manifest = Manifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
+        sums = {name: file_checksum(partial / f"{name}.npy") for name in ("images", "labels")}
+        manifest = CacheManifest(mark, len(kept), total - len(kept), **sums, classes=known.tolist())
         write_manifest(partial, manifest)
         discard(directory)
         partial.replace(directory)

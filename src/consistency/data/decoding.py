@@ -37,7 +37,7 @@ def decoded(file: Path | BytesIO) -> Image.Image:
     """
     with Image.open(file, formats=FORMATS) as image:
         check_page(image)
-        return flat(ImageOps.exif_transpose(image))
+        return flatten_image(ImageOps.exif_transpose(image))
 
 
 def check_page(image: Image.Image) -> None:
@@ -54,7 +54,7 @@ def check_page(image: Image.Image) -> None:
         raise ValueError("a TIFF file of 32 bits a number, whose range is not known")
 
 
-def flat(image: Image.Image) -> Image.Image:
+def flatten_image(image: Image.Image) -> Image.Image:
     """The image on white where it is transparent, and with 8 of its bits where it has 16."""
     if image.mode.startswith("I"):  # Pillow would clip these at 255 instead
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))

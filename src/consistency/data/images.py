@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from consistency.errors import UserError
-from consistency.files.paths import absent, regular, shown
+from consistency.files.paths import absent_path, printable_path, regular
 from consistency.files.pickles import is_zip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -72,7 +72,7 @@ class Folder:
     def read(self, name: str) -> bytes:
         """The content of one."""
         path = regular(self.root / name)
-        check_size(path.stat().st_size)
+        check_file_size(path.stat().st_size)
         return path.read_bytes()
 
     def _walk(self, others: Counter[str]) -> Iterator[Entry]:
@@ -123,7 +123,7 @@ class Archive:
             self.zip = ZipFile(root)
         except (BadZipFile, OSError) as error:
             raise UserError(f"{key}={root} is a damaged zip archive ({error}): fetch it again") from error
-        self._members = self._named(info for info in self.zip.infolist() if not is_folder(info))
+        self._members = self._named(info for info in self.zip.infolist() if not is_archive_folder(info))
 
     def listing(self) -> Listing:
         """All image files, by name, and how many others."""
@@ -134,7 +134,7 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """The content of one."""
-        check_size(self._members[name].file_size)
+        check_file_size(self._members[name].file_size)
         return self.zip.read(self._members[name])
 
     def _named(self, files: Iterable[ZipInfo]) -> dict[str, ZipInfo]:
@@ -152,7 +152,7 @@ class Archive:
         return found
 
     def _check(self, name: str, info: ZipInfo, again: bool) -> None:
-        what = f"{self.key}={self.root} lists {shown(name)}"
+        what = f"{self.key}={self.root} lists {printable_path(name)}"
         if again:  # only the last would be read, once for each
             raise UserError(f"{what} more than once: pack it anew")
         if PureWindowsPath(name).anchor or ".." in PurePosixPath(name).parts:
@@ -161,12 +161,12 @@ class Archive:
             raise UserError(f"{what}, which is encrypted: unpack it, and name the folder")
 
 
-def source(root: Path, key: str = "data.root") -> Source:
+def open_source(root: Path, key: str = "data.root") -> Source:
     """The folder or archive at `root`, which `key` of the config names."""
     if root.is_dir():
         return Folder(root)
     if not root.exists():
-        raise absent(key, root)
+        raise absent_path(key, root)
     if root.is_file() and (is_zip(root) or root.suffix.lower() == ".zip"):
         return Archive(root, key)
     raise UserError(f"{key}={root} is neither a folder nor a zip archive: unpack it and name the folder")
@@ -183,7 +183,7 @@ def check_listing(found: Listing, place: str, remedy: str, skip: bool = False) -
     """
     if found.unread and not skip:
         raise UserError(
-            f"{place} holds images of kinds that are not read ({counted(found.unread)}): {remedy}"
+            f"{place} holds images of kinds that are not read ({count_suffixes(found.unread)}): {remedy}"
         )
     if not found.entries:
         raise UserError(f"{place} holds no image: expected {', '.join(SUFFIXES)}")
@@ -200,7 +200,7 @@ def is_clutter(name: str) -> bool:
     return hidden or name.startswith("__MACOSX/") or name.rpartition("/")[2].lower() in CLUTTER
 
 
-def is_folder(info: ZipInfo) -> bool:
+def is_archive_folder(info: ZipInfo) -> bool:
     """Whether a member of an archive is a folder."""
     return info.filename.endswith(("/", "\\"))
 
@@ -210,9 +210,11 @@ def kind(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def counted(others: Counter[str]) -> str:
+def count_suffixes(others: Counter[str]) -> str:
     """Files by suffix, as a message has them."""
-    said = [f"{count:,} {shown(suffix) or 'without a suffix'}" for suffix, count in others.most_common(6)]
+    said = [
+        f"{count:,} {printable_path(suffix) or 'without a suffix'}" for suffix, count in others.most_common(6)
+    ]
     return ", ".join(said) + (", ..." if len(others) > 6 else "")
 
 
@@ -229,7 +231,7 @@ def classes(names: Sequence[str]) -> list[str] | None:
     return [part[level] for part in parts]
 
 
-def check_size(size: int) -> None:
+def check_file_size(size: int) -> None:
     """Refuse files that are too large for an image.
 
     Raises:

@@ -23,7 +23,7 @@ def locked(directory: Path, beat: Callable[[], object], seconds: float = 1.0) ->
         lock.acquire(blocking=False)
     except Timeout:
         print(f"waiting for another run that works in {directory}", file=sys.stderr, flush=True)
-        while not taken(lock, seconds):
+        while not try_lock(lock, seconds):
             beat()
     try:
         yield
@@ -31,7 +31,7 @@ def locked(directory: Path, beat: Callable[[], object], seconds: float = 1.0) ->
         lock.release()
 
 
-def taken(lock: FileLock, seconds: float) -> bool:
+def try_lock(lock: FileLock, seconds: float) -> bool:
     """Try to take the lock for so long."""
     try:
         lock.acquire(timeout=seconds)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 
-def mapped(path: Path, mode: Literal["r", "r+"] = "r") -> np.ndarray:
+def map_array(path: Path, mode: Literal["r", "r+"] = "r") -> np.ndarray:
     """The array of a .npy file, mapped into memory.
 
     Raises:

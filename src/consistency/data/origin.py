@@ -13,52 +13,54 @@ from consistency.tensor import weights_sha256
 Origin = dict[str, str | int | float | None]
 
 
-def origin(name: str, value: Any) -> Origin:
+def describe_origin(name: str, value: Any) -> Origin:
     """Classes, functions and numbers by name; tensors and weights by their hash.
 
     {"pairs": "GridPairs", "pairs.curriculum": "Constant", "pairs.curriculum.N": 18, ...}
     """
-    return dict(parts(name, value))
+    return dict(walk_value(name, value))
 
 
-def parts(name: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:
+def walk_value(name: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:
     """The value, and what it holds, depth first."""
     if value is None or isinstance(value, str | int | float):
         yield name, value
     elif isinstance(value, Tensor):
         yield name, weights_sha256({"": value})
     elif isinstance(value, partial):
-        yield from parts(name, value.func)
-        yield from inside(name, value.keywords)
+        yield from walk_value(name, value.func)
+        yield from walk_parts(name, value.keywords)
     elif inspect.isroutine(value) or isinstance(value, type):
         yield name, value.__qualname__
     elif isinstance(value, nn.Module):
         yield name, type(value).__name__
         yield f"{name}.weights", weights_sha256(value.state_dict())
-        yield from inside(name, {key: law for key, law in vars(value).items() if is_dataclass(law)})
+        yield from walk_parts(name, {key: law for key, law in vars(value).items() if is_dataclass(law)})
     elif is_dataclass(value):  # its fields: what it keeps beside them, it made itself
         yield name, type(value).__qualname__
-        yield from inside(name, {f.name: getattr(value, f.name) for f in fields(value)})
+        yield from walk_parts(name, {f.name: getattr(value, f.name) for f in fields(value)})
     else:
         yield name, type(value).__qualname__ if hasattr(value, "__dict__") else repr(value)
-        yield from inside(name, getattr(value, "__dict__", {}))
+        yield from walk_parts(name, getattr(value, "__dict__", {}))
 
 
-def inside(name: str, held: dict[str, Any]) -> Iterator[tuple[str, str | int | float | None]]:
+def walk_parts(name: str, held: dict[str, Any]) -> Iterator[tuple[str, str | int | float | None]]:
     """The parts of each."""
     for key, value in held.items():
-        yield from parts(f"{name}.{key}", value)
+        yield from walk_value(f"{name}.{key}", value)
 
 
-def difference(there: Origin, here: Origin) -> str | None:
+def first_difference(there: Origin, here: Origin) -> str | None:
     """The first name whose values differ, with both; None where all agree."""
     for name in [*here, *(n for n in there if n not in here)]:
         if there.get(name) != here.get(name):
-            return f"{name} is {shown(there.get(name))} there and {shown(here.get(name))} here"
+            return (
+                f"{name} is {shorten_value(there.get(name))} there and {shorten_value(here.get(name))} here"
+            )
     return None
 
 
-def shown(value: Any) -> str:
+def shorten_value(value: Any) -> str:
     """A value cut to the length of a message."""
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."

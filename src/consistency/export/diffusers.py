@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
-from consistency.export.diffusers_page import PIXELS, page
+from consistency.export.diffusers_page import PIXELS, model_card
 from consistency.export.grid import RHO, Grid, grid_of
 from consistency.export.model import Outgoing, Run, Written, check_plain
-from consistency.export.parts import library
+from consistency.export.parts import optional_library
 from consistency.model.condition import given_label
 from consistency.model.maps import Consistency
 from consistency.model.precond import EDM, Boundary
@@ -46,27 +46,29 @@ class Diffusers:
         Raises:
             UserError: no consistency model of square images, or the pipeline's samples are not the model's.
         """
-        theirs = library("diffusers")
-        check(model)
+        theirs = optional_library("diffusers")
+        check_pipeline(model)
         grid, reason = grid_of(model.sigmas, model.sigma_min), foreign(model)
-        with quiet(theirs):
+        with without_library_advice(theirs):
             unet = component(model) if reason else standard(theirs, model)
             theirs.ConsistencyModelPipeline(unet, scheduler(theirs, model, grid)).save_pretrained(folder)
             seal(folder)
             pipe = theirs.ConsistencyModelPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
         pipe.set_progress_bar_config(disable=True)
-        gap = max(difference(pipe, model, timesteps) for timesteps in [[0], *grid.timesteps.values()])
+        gap = max(
+            pipeline_difference(pipe, model, timesteps) for timesteps in [[0], *grid.timesteps.values()]
+        )
         if not gap <= self.tolerance:
             raise UserError(
                 f"export=diffusers: diffusers {theirs.__version__} samples otherwise than this model, by "
                 f"{gap:.3g}, and {self.tolerance} is allowed: nothing was kept; use another version of it"
             )
-        (folder / "README.md").write_text(page(model, grid, reason), encoding="utf-8")
-        runs = {name: run_of(pipe, model, sigmas) for name, sigmas in model.sigmas.items()}
+        (folder / "README.md").write_text(model_card(model, grid, reason), encoding="utf-8")
+        runs = {name: pipeline_sampler(pipe, model, sigmas) for name, sigmas in model.sigmas.items()}
         return Written(sorted(p for p in folder.rglob("*") if p.is_file()), runs, self.tolerance)
 
 
-def check(model: Outgoing) -> None:
+def check_pipeline(model: Outgoing) -> None:
     """Refuse what no pipeline can sample.
 
     Raises:
@@ -102,7 +104,7 @@ def foreign(model: Outgoing) -> str | None:
     """Why the network is none of the library's; None where it is one."""
     if model.f.precond != Boundary(sigma_data(model), model.sigma_min, TIME_SCALE):
         return f"denoiser is not `boundary` with time_scale={TIME_SCALE:g}"
-    return unet2d.unlike(model.f.net)
+    return unet2d.why_not_unet2d(model.f.net)
 
 
 def sigma_data(model: Outgoing) -> float:
@@ -115,16 +117,18 @@ def standard(theirs: Any, model: Outgoing) -> nn.Module:
     """The network as a UNet2DModel."""
     net = model.f.net
     assert isinstance(net, unet2d.UNet)
-    unet = theirs.UNet2DModel(sample_size=model.shape[-1], **unet2d.settings(net), **unet2d.sizes(net))
-    unet.load_state_dict(unet2d.there(net))
+    unet = theirs.UNet2DModel(
+        sample_size=model.shape[-1], **unet2d.fixed_config(net), **unet2d.tensor_sizes(net)
+    )
+    unet.load_state_dict(unet2d.their_weights(net))
     return unet.eval()
 
 
 def component(model: Outgoing) -> nn.Module:
     """The network as it is, in the place of a UNet2DModel."""
-    from consistency.export.diffusers_network import Network
+    from consistency.export.diffusers_network import PipelineNetwork
 
-    unet = Network(
+    unet = PipelineNetwork(
         denoiser=model.about["config"]["model"],
         sample_size=model.shape[-1],
         in_channels=model.shape[0],
@@ -167,7 +171,7 @@ class Stream:
         return torch.rand(n, generator=self.generator, dtype=torch.float64).to(device)
 
 
-def difference(pipe: Any, model: Outgoing, timesteps: Sequence[int]) -> float:
+def pipeline_difference(pipe: Any, model: Outgoing, timesteps: Sequence[int]) -> float:
     """Greatest difference of the pipeline's samples from the model's, for the same noise and σ.
 
     Its images are clipped: what they are made of comes from its callback.
@@ -189,20 +193,20 @@ def difference(pipe: Any, model: Outgoing, timesteps: Sequence[int]) -> float:
     return (found[-1] - own).abs().max().item()
 
 
-def run_of(pipe: Any, model: Outgoing, sigmas: Sequence[float]) -> Run:
+def pipeline_sampler(pipe: Any, model: Outgoing, sigmas: Sequence[float]) -> Run:
     """A sampler at its own σ, known to the scheduler or not: network and scalings are the folder's."""
 
     @torch.no_grad()
     def run(z: Tensor, label: Tensor | None = None) -> Tensor:
         x = torch.zeros_like(z[:, 0])
         for k, (tau, added) in enumerate(visits(sigmas, model.sigma_min)):
-            x = denoised(pipe, x + added * z[:, k], tau, label)
+            x = pipeline_denoise(pipe, x + added * z[:, k], tau, label)
         return x
 
     return run
 
 
-def denoised(pipe: Any, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
+def pipeline_denoise(pipe: Any, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
     """One turn of the pipeline's loop at any σ. With a single level the scheduler adds no noise."""
     levels = pipe.scheduler
     levels.set_timesteps(1)
@@ -214,7 +218,7 @@ def denoised(pipe: Any, x: Tensor, sigma: float, label: Tensor | None) -> Tensor
 
 
 @contextmanager
-def quiet(theirs: Any) -> Iterator[None]:
+def without_library_advice(theirs: Any) -> Iterator[None]:
     """Without bars and advice of the library."""
     logging = theirs.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

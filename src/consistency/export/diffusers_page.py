@@ -6,14 +6,14 @@ from consistency.codec.pixels import Pixels, pixels_of
 from consistency.export.grid import Grid
 from consistency.export.model import Outgoing
 from consistency.files.configs import trusted
-from consistency.markup import code, literal
+from consistency.markup import code_span, literal_text
 from consistency.table import Table
 
 NO_STEPS = "none: it begins elsewhere, or its levels are too close"
 PIXELS = "export=diffusers makes", "choose export=onnx, which decodes"
 
 
-def page(model: Outgoing, grid: Grid, impure: str | None) -> str:
+def model_card(model: Outgoing, grid: Grid, impure: str | None) -> str:
     """What the folder holds, who can load it, at which levels it samples, and what its images are.
 
     Args:
@@ -22,17 +22,23 @@ def page(model: Outgoing, grid: Grid, impure: str | None) -> str:
         impure: why the network is none of the library's; None where it is one.
     """
     return "\n".join(
-        [*head(model, impure), *use(model, grid, impure), *levels(model, grid), *pixels(model), ""]
+        [
+            *card_head(model, impure),
+            *use(model, grid, impure),
+            *levels_section(model, grid),
+            *pixels_section(model),
+            "",
+        ]
     )
 
 
-def head(model: Outgoing, impure: str | None) -> Iterator[str]:
+def card_head(model: Outgoing, impure: str | None) -> Iterator[str]:
     """What it is."""
     about = model.about
-    yield f"# {literal(about.get('experiment') or 'A consistency model')}, for diffusers"
+    yield f"# {literal_text(about.get('experiment') or 'A consistency model')}, for diffusers"
     yield ""
-    yield f"Step {literal(about.get('step'))}, weights {code(about.get('weights'))}, SHA-256"
-    yield f"{literal(about.get('weights_sha256'))}."
+    yield f"Step {literal_text(about.get('step'))}, weights {code_span(about.get('weights'))}, SHA-256"
+    yield f"{literal_text(about.get('weights_sha256'))}."
     yield ""
     if impure is None:
         yield "Network and scheduler are the library's own: no other package is needed."
@@ -62,7 +68,7 @@ def use(model: Outgoing, grid: Grid, impure: str | None) -> Iterator[str]:
     yield "```"
 
 
-def levels(model: Outgoing, grid: Grid) -> Iterator[str]:
+def levels_section(model: Outgoing, grid: Grid) -> Iterator[str]:
     """Which numbers stand for which σ list."""
     yield ""
     yield f"The scheduler has {grid.N} levels, from σ = {grid.sigma_max:g}, which is number 0, to"
@@ -72,17 +78,17 @@ def levels(model: Outgoing, grid: Grid) -> Iterator[str]:
     rows: list[list[str]] = []
     for name, sigmas in model.sigmas.items():
         steps = grid.timesteps.get(name)
-        found = [NO_STEPS, ""] if steps is None else [str(steps), shown(grid.sigmas(steps))]
-        rows.append([name, shown(sigmas), *found])
+        found = [NO_STEPS, ""] if steps is None else [str(steps), six_digits(grid.sigmas(steps))]
+        rows.append([name, six_digits(sigmas), *found])
     yield Table(["sampler", "σ", "timesteps", "σ of these"], rows).markdown()
 
 
-def shown(sigmas: Sequence[float]) -> str:
+def six_digits(sigmas: Sequence[float]) -> str:
     """Levels in six digits."""
     return ", ".join(f"{sigma:.6g}" for sigma in sigmas)
 
 
-def pixels(model: Outgoing) -> Iterator[str]:
+def pixels_section(model: Outgoing) -> Iterator[str]:
     """What the numbers in the images mean."""
     codec = pixels_of(model.codec, *PIXELS)
     if codec == Pixels():  # what the pipeline takes for offset and scale

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from consistency.export.model import Outgoing, Run, Written
-from consistency.export.parts import EXAMPLE, NETWORK, Program, about, dynamic, library, quiet, written
+from consistency.export.parts import (
+    EXAMPLE,
+    NETWORK,
+    ExportProgram,
+    describe_program,
+    dynamic,
+    optional_library,
+    without_exporter_warnings,
+    write_programs,
+)
 from consistency.model.condition import NONE, Condition
 
 LARGEST = 1_900_000_000  # bytes of weights in one file; the format ends at 2 GiB
@@ -104,7 +113,7 @@ class Int8:
 
     def finish(self, path: Path) -> None:
         """Quantise the file."""
-        quantization = library("onnxruntime.quantization")
+        quantization = optional_library("onnxruntime.quantization")
         how = {
             "per_channel": self.per_channel,
             "weight_type": quantization.QuantType.QUInt8,  # the CPU's integer convolution knows no other
@@ -132,17 +141,19 @@ class Onnx:
     def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`."""
         for name in ("onnx", "onnxscript", "onnxruntime"):
-            library(name)
+            optional_library(name)
 
-        def write(program: Program, path: Path) -> Run:
-            save(program, path, about(model, program))
+        def write(program: ExportProgram, path: Path) -> Run:
+            save(program, path, describe_program(model, program))
             self.precision.finish(path)
-            return read(path)
+            return run_onnx(path)
 
-        return written(self.precision.model(model), folder, ".onnx", write, self.precision.tolerance, how)
+        return write_programs(
+            self.precision.model(model), folder, ".onnx", write, self.precision.tolerance, example_code
+        )
 
 
-def how(file: str, shape: tuple[int, ...], classes: int) -> str:
+def example_code(file: str, shape: tuple[int, ...], classes: int) -> str:
     """Lines of Python that run a file."""
     label = f', "label": np.arange({shape[0]}) % {classes}' if classes else ""
     return (
@@ -153,14 +164,14 @@ def how(file: str, shape: tuple[int, ...], classes: int) -> str:
     )
 
 
-def output_of(program: Program) -> str:
+def output_of(program: ExportProgram) -> str:
     """Name of what a program makes: images x of a sampler, F of the network."""
     return "F" if program.name == NETWORK else "x"
 
 
-def save(program: Program, path: Path, metadata: dict[str, str]) -> None:
+def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
     """Write a program, with metadata."""
-    with quiet():
+    with without_exporter_warnings():
         made = torch.onnx.export(
             program.module,
             program.inputs(EXAMPLE, 0),
@@ -178,9 +189,9 @@ def save(program: Program, path: Path, metadata: dict[str, str]) -> None:
     made.save(path, external_data=size > LARGEST)
 
 
-def read(path: Path) -> Run:
+def run_onnx(path: Path) -> Run:
     """What a file does, on as many threads as torch has."""
-    runtime = library("onnxruntime")
+    runtime = optional_library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -27,7 +27,7 @@ NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
 EXAMPLE = 2  # samples; a batch of one would be taken for a constant
 
 
-class Program(NamedTuple):
+class ExportProgram(NamedTuple):
     """A module to export.
 
     Args:
@@ -43,23 +43,23 @@ class Program(NamedTuple):
     inputs: Callable[[int, int], Inputs]
 
 
-Write = Callable[[Program, Path], Run]  # a file, and what it does when it is read back
+Write = Callable[[ExportProgram, Path], Run]  # a file, and what it does when it is read back
 How = Callable[[str, tuple[int, ...], int], str]
 
 
-def programs(model: Outgoing) -> dict[str, Program]:
+def programs(model: Outgoing) -> dict[str, ExportProgram]:
     """All of a model, by name."""
     label = ("label",) if model.classes else ()
     found = {
-        name: Program(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
+        name: ExportProgram(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
         for name, sampler in model.programs().items()
     }
     second = ("ratio",) if isinstance(model.f, FlowMap) else ()
     inputs = ("x", "noise", *second, *label)
-    bare = Program(NETWORK, network(model.f).eval(), inputs, partial(states, model))
+    bare = ExportProgram(NETWORK, network(model.f).eval(), inputs, partial(states, model))
     decoder = model.decoder()
     if decoder is not None:
-        found[DECODER] = Program(DECODER, decoder, ("encoded",), partial(encoded, model))
+        found[DECODER] = ExportProgram(DECODER, decoder, ("encoded",), partial(encoded, model))
     return {**found, NETWORK: bare}
 
 
@@ -78,7 +78,7 @@ def states(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
     return model.labelled(x, noise, *second)
 
 
-def written(
+def write_programs(
     model: Outgoing, folder: Path, ending: str, write: Write, tolerance: float | None, how: How, **more: Any
 ) -> Written:
     """Every program of a model in a file of its own.
@@ -106,12 +106,12 @@ def written(
     return Written(files, runs, tolerance, network, lines[0] if lines else "", **more)
 
 
-def about(model: Outgoing, program: Program) -> dict[str, str]:
+def describe_program(model: Outgoing, program: ExportProgram) -> dict[str, str]:
     """What a program is, as text by key, for formats that can keep it."""
     sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
     pixels = {"sigma_min": str(model.sigma_min), "offset": str(means.offset), "scale": str(means.scale)}
-    pixels["codec"] = json.dumps(model.codec.about(), sort_keys=True)
+    pixels["codec"] = json.dumps(model.codec.describe(), sort_keys=True)
     known = {
         k: str(model.about[k])
         for k in ("experiment", "step", "weights", "weights_sha256")
@@ -126,13 +126,13 @@ def sigmas_of(model: Outgoing, name: str) -> list[float]:
     return [] if sampler is None else list(sampler.sigmas)
 
 
-def dynamic(program: Program) -> tuple[dict[int, Any], ...]:
+def dynamic(program: ExportProgram) -> tuple[dict[int, Any], ...]:
     """Of its inputs, the first axis is a batch of any size."""
     batch = torch.export.Dim("batch", min=1)
     return tuple({0: batch} for _ in program.names)
 
 
-def library(name: str, extra: str = "export") -> ModuleType:
+def optional_library(name: str, extra: str = "export") -> ModuleType:
     """An optional library.
 
     Raises:
@@ -145,7 +145,7 @@ def library(name: str, extra: str = "export") -> ModuleType:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_exporter_warnings() -> Iterator[None]:
     """Exporters warn of their own insides, which nobody here can change; the export is verified instead."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ from consistency.model.maps import FlowMap, Map
 from consistency.model.precond import Precond
 
 
-class Network(nn.Module):
+class RawNetwork(nn.Module):
     """F(c_in x, c_noise): D or f is c_skip x + c_out F, with coefficients that the model's file lists by σ.
 
     Args:
@@ -26,7 +26,7 @@ class Network(nn.Module):
         return self.net(x, noise, given_label(label))
 
 
-class TwoTimeNetwork(Network):
+class TwoTimeNetwork(RawNetwork):
     """F(c_in x, c_noise, s/t) of a flow map, with the coefficients at t."""
 
     def forward(self, x: Tensor, noise: Tensor, ratio: Tensor, label: Tensor | None = None) -> Tensor:
@@ -34,9 +34,9 @@ class TwoTimeNetwork(Network):
         return self.net(x, noise, given_label(label), ratio)
 
 
-def network(f: Map) -> Network:
+def network(f: Map) -> RawNetwork:
     """The bare network of a map, with a second time where it has one."""
-    return TwoTimeNetwork(f) if isinstance(f, FlowMap) else Network(f)
+    return TwoTimeNetwork(f) if isinstance(f, FlowMap) else RawNetwork(f)
 
 
 def coefficients(precond: Precond, sigmas: Sequence[float]) -> list[dict[str, float]]:

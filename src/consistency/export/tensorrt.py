@@ -14,7 +14,13 @@ from torch import Tensor
 from consistency.errors import UserError, at_least
 from consistency.export import onnx
 from consistency.export.model import Outgoing, Run, Written
-from consistency.export.parts import EXAMPLE, Program, about, library, written
+from consistency.export.parts import (
+    EXAMPLE,
+    ExportProgram,
+    describe_program,
+    optional_library,
+    write_programs,
+)
 
 LEAST = 7  # samples that an export is verified with
 
@@ -43,30 +49,32 @@ class TensorRT:
         """
         at_least("task.formats.tensorrt", LEAST, largest=self.largest)
         at_least("task.formats.tensorrt", usual=self.usual)
-        trt = library("tensorrt", "tensorrt")
+        trt = optional_library("tensorrt", "tensorrt")
         if not torch.cuda.is_available():
             raise UserError(
                 "export=tensorrt builds for the GPU at hand, and there is none: choose export=onnx"
             )
 
-        def write(program: Program, path: Path) -> Run:
+        def write(program: ExportProgram, path: Path) -> Run:
             source = path.with_suffix(".onnx")
-            onnx.save(program, source, about(model, program))
-            path.write_bytes(built(trt, source, self.profile(program), self.tf32))
+            onnx.save(program, source, describe_program(model, program))
+            path.write_bytes(build_engine(trt, source, self.profile(program), self.tf32))
             source.unlink()
-            return read(trt, path, program, self.largest)
+            return run_engine(trt, path, program, self.largest)
 
         device = torch.device("cuda")
-        return written(model, folder, ".plan", write, self.tolerance, how, device=device)
+        return write_programs(
+            model, folder, ".plan", write, self.tolerance, example_code_tensorrt, device=device
+        )
 
-    def profile(self, program: Program) -> dict[str, list[tuple[int, ...]]]:
+    def profile(self, program: ExportProgram) -> dict[str, list[tuple[int, ...]]]:
         """Least, usual and largest shape of each input."""
         batches = (1, min(self.usual, self.largest), self.largest)
         given = zip(program.names, program.inputs(EXAMPLE, 0), strict=True)
         return {name: [(batch, *x.shape[1:]) for batch in batches] for name, x in given}
 
 
-def built(trt: Any, source: Path, shapes: dict[str, list[tuple[int, ...]]], tf32: bool) -> bytes:
+def build_engine(trt: Any, source: Path, shapes: dict[str, list[tuple[int, ...]]], tf32: bool) -> bytes:
     """An engine from an ONNX file.
 
     Args:
@@ -96,7 +104,7 @@ def built(trt: Any, source: Path, shapes: dict[str, list[tuple[int, ...]]], tf32
     return bytes(plan)
 
 
-def read(trt: Any, path: Path, program: Program, largest: int) -> Run:
+def run_engine(trt: Any, path: Path, program: ExportProgram, largest: int) -> Run:
     """What an engine does, on torch's tensors and torch's stream."""
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
     context = engine.create_execution_context()
@@ -121,7 +129,7 @@ def read(trt: Any, path: Path, program: Program, largest: int) -> Run:
     return run
 
 
-def how(file: str, shape: tuple[int, ...], classes: int) -> str:
+def example_code_tensorrt(file: str, shape: tuple[int, ...], classes: int) -> str:
     """Lines of Python that run a file."""
     label = f', "label": torch.arange({shape[0]}, device="cuda") % {classes}' if classes else ""
     return (

@@ -10,7 +10,14 @@ from torch.export import ExportedProgram
 
 from consistency.errors import UserError
 from consistency.export.model import Outgoing, Run, Written
-from consistency.export.parts import EXAMPLE, Program, about, dynamic, quiet, written
+from consistency.export.parts import (
+    EXAMPLE,
+    ExportProgram,
+    describe_program,
+    dynamic,
+    without_exporter_warnings,
+    write_programs,
+)
 
 COMPILERS = ("c++", "g++", "clang++")
 GRAPH = 'torch.export.load("{}").module()'
@@ -30,12 +37,14 @@ class TorchExport:
     def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`."""
 
-        def write(program: Program, path: Path) -> Run:
-            texts = about(model, program)
+        def write(program: ExportProgram, path: Path) -> Run:
+            texts = describe_program(model, program)
             torch.export.save(traced(program), path, extra_files=texts)
             return torch.export.load(path).module()
 
-        return written(model, folder, ".pt2", write, self.tolerance, partial(how, GRAPH))
+        return write_programs(
+            model, folder, ".pt2", write, self.tolerance, partial(example_code_torch, GRAPH)
+        )
 
 
 @dataclass(frozen=True)
@@ -61,12 +70,14 @@ class AOTInductor:
                 f"export=aotinductor found none of {', '.join(COMPILERS)}: install a C++ compiler, or choose "
                 "export=torch_export, which needs none"
             )
-        return written(model, folder, ".pt2", compiled, self.tolerance, partial(how, PACKAGE))
+        return write_programs(
+            model, folder, ".pt2", compile_program, self.tolerance, partial(example_code_torch, PACKAGE)
+        )
 
 
-def traced(program: Program) -> ExportedProgram:
+def traced(program: ExportProgram) -> ExportedProgram:
     """A program as torch keeps it, without the places in our source files."""
-    with quiet():
+    with without_exporter_warnings():
         made = torch.export.export(
             program.module, program.inputs(EXAMPLE, 0), dynamic_shapes=dynamic(program)
         )
@@ -75,16 +86,16 @@ def traced(program: Program) -> ExportedProgram:
     return made
 
 
-def compiled(program: Program, path: Path) -> Run:
+def compile_program(program: ExportProgram, path: Path) -> Run:
     """Compile a program into a file, and load it."""
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
-    with quiet():
+    with without_exporter_warnings():
         aoti_compile_and_package(traced(program), package_path=str(path))
     return aoti_load_package(str(path))
 
 
-def how(load: str, file: str, shape: tuple[int, ...], classes: int) -> str:
+def example_code_torch(load: str, file: str, shape: tuple[int, ...], classes: int) -> str:
     """Lines of Python that load a file and run it."""
     label = f", torch.arange({shape[0]}) % {classes}" if classes else ""
     return (

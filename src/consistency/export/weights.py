@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from consistency.codec.identity import digest
+from consistency.codec.identity import codec_digest
 from consistency.errors import UserError
 from consistency.export.model import Outgoing, Written
 from consistency.teachers.checkpoint import weights_of
@@ -46,7 +46,7 @@ class Safetensors:
             for name, tensor in model.f.state_dict().items()
         }
         sigmas = {name: list(levels) for name, levels in model.lists.items()}
-        known = {"codec": digest(model.codec), "names": model.provenance.classes, "sigmas": sigmas}
+        known = {"codec": codec_digest(model.codec), "names": model.provenance.classes, "sigmas": sigmas}
         write_exported(path, state, portable({**model.about, "step": model.provenance.step or 0, **known}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])

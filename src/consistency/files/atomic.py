@@ -41,10 +41,10 @@ def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Ite
     """
     owner = f".{os.getpid()}" if shared else ""
     temporary = path.with_name(f".{path.stem}{owner}.tmp{path.suffix}")
-    with explained(path):
+    with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # a folder of this name is refused here, and stays
-    with cleaned(temporary), explained(path):  # wherever a signal comes from here on, nothing is left
+    with cleaned(temporary), explain_write(path):  # wherever a signal comes from here on, nothing is left
         create(temporary)
         yield temporary
         if durable:
@@ -52,7 +52,7 @@ def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Ite
         temporary.replace(path)
 
 
-def write(path: Path, save: Callable[[Path], object], *, shared: bool = False) -> None:
+def write_file(path: Path, save: Callable[[Path], object], *, shared: bool = False) -> None:
     """Have a file saved by a library, whole or not at all."""
     with replacing(path, shared=shared) as temporary:
         save(temporary)
@@ -103,17 +103,17 @@ def cleaned(*paths: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in paths:
-            remove(path)
+            remove_path(path)
         raise
 
 
 @contextmanager
-def explained(path: Path, remedy: str = "make room, or choose another place") -> Iterator[None]:
+def explain_write(path: Path, remedy: str = "make room, or choose another place") -> Iterator[None]:
     """Turn a refusal of the system to write into a line that names the file."""
     try:
         yield
     except Exception as error:
-        why = reason(error)
+        why = write_reason(error)
         if why is None:
             raise
         raise Unwritable(path, why, remedy) from error
@@ -130,7 +130,7 @@ def dispensable() -> Iterator[None]:
             print(f"{fault}; going on without", file=sys.stderr, flush=True)
 
 
-def reason(error: BaseException | None) -> str | None:
+def write_reason(error: BaseException | None) -> str | None:
     """Why nothing could be written; None if that is not what an error says, or if it says so already."""
     if isinstance(error, UserError):
         return None
@@ -140,7 +140,7 @@ def reason(error: BaseException | None) -> str | None:
         if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
             return str(error).partition("I/O error: ")[2].partition(" (os error")[0] or str(error)
         if isinstance(error, RuntimeError) and any(word in str(error) for word in ZIP_WRITER):
-            found = reason(error.__context__)
+            found = write_reason(error.__context__)
             return found or "the disk is full, or refused"
         error = error.__cause__ or error.__context__
     return None
@@ -155,7 +155,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file or a folder, if it is there and the system lets us."""
     try:
         path.unlink(missing_ok=True)

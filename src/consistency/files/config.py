@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from consistency.errors import ArgumentError, UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.files.registry import (
     PARTIAL,
     TARGET,
@@ -21,9 +21,9 @@ from consistency.files.registry import (
     UNBUILT,
     Place,
     Registry,
-    named,
+    how_to_trust,
     packages,
-    remedy,
+    targets_in_groups,
 )
 
 DEPTH = 40
@@ -51,7 +51,7 @@ class FileConfig:
     content: Mapping[str, Any]
     registry: Registry
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """A copy as dicts and lists, which may be changed."""
         return thawed(self.content)
 
@@ -122,12 +122,15 @@ class FileConfig:
         except (ImportError, *CONSTRUCTOR_ERRORS) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{self.source}: {'.'.join(place)} makes no {shown(name)} of this version ({reason[:300]}); "
+                f"{self.source}: {'.'.join(place)} makes no {printable_path(name)} of this version "
+                f"({reason[:300]}); "
                 "use a checkpoint written by this version"
             ) from error
 
 
-def checked(config: object, source: str, trust: Sequence[str] = (), given: Iterable[str] = ()) -> FileConfig:
+def checked_config(
+    config: object, source: str, trust: Sequence[str] = (), given: Iterable[str] = ()
+) -> FileConfig:
     """The config that a file brought, if it is plain data whose targets are in the registry.
 
     Args:
@@ -179,17 +182,19 @@ class Checker:
         if TARGET in node:
             self._check_target(node, place)
         children = {key: self.frozen(child, (*place, key)) for key, child in node.items()}
-        if "trust" in children and (place in TEACHERS or node.get(TARGET) in named((TEACHER,))):
+        if "trust" in children and (place in TEACHERS or node.get(TARGET) in targets_in_groups((TEACHER,))):
             children["trust"] = self.trust  # whom to trust is for the user to say, not for the file
         return MappingProxyType(children)
 
     def _check_key(self, key: object, node: dict[Any, Any], place: Place) -> None:
         if type(key) is not str or len(key) > TEXT:
-            raise self.refused(place, f"has the key {shown(key)}, which is no text")
+            raise self.refused(place, f"has the key {printable_path(key)}, which is no text")
         self._check_text(key, place)
         special = key.startswith("_") and key.endswith("_")
         if special and not (key == TARGET or (key == PARTIAL and type(node[key]) is bool and TARGET in node)):
-            raise self.refused(place, f"has the key {shown(key)}, which is not used in configs of a file")
+            raise self.refused(
+                place, f"has the key {printable_path(key)}, which is not used in configs of a file"
+            )
 
     def _check_target(self, node: dict[Any, Any], place: Place) -> None:
         name = node[TARGET]
@@ -198,8 +203,8 @@ class Checker:
         self._check_text(name, (*place, TARGET))
         if not self.registry.allows(name, place, node.get(PARTIAL) is True):
             raise UserError(
-                f"{self.source} would call {shown(name)} ({dotted(place)}) and was not used: use a "
-                f"checkpoint written by this project, with classes of its own{remedy(name)}"
+                f"{self.source} would call {printable_path(name)} ({dotted(place)}) and was not used: use a "
+                f"checkpoint written by this project, with classes of its own{how_to_trust(name)}"
             )
 
     def _leaf(self, node: object, place: Place) -> Any:
@@ -214,10 +219,12 @@ class Checker:
 
     def _check_text(self, text: str, place: Place) -> None:
         if CONTROL.search(text):
-            raise self.refused(place, f"holds control characters ({shown(text)})")
+            raise self.refused(place, f"holds control characters ({printable_path(text)})")
         if "${" in text or text == "???":
             what = "is missing" if text == "???" else "refers to something"
-            raise self.refused(place, f"{what} ({shown(text)}), and configs of checkpoints hold plain values")
+            raise self.refused(
+                place, f"{what} ({printable_path(text)}), and configs of checkpoints hold plain values"
+            )
 
     def refused(self, place: Place, what: str) -> UserError:
         """What to say of a node."""
@@ -245,4 +252,4 @@ def targets(node: object) -> Iterator[str]:
 
 def dotted(place: Place) -> str:
     """Where something stands."""
-    return ".".join(shown(key) for key in place)[:200] or "something"
+    return ".".join(printable_path(key) for key in place)[:200] or "something"

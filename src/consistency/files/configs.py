@@ -136,7 +136,7 @@ def file_of(name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def groups() -> tuple[str, ...]:
+def config_groups() -> tuple[str, ...]:
     """The groups: the folders in folders of configs, but for hydra/, whose groups are those of sweeps."""
     return groups_in(folders())
 

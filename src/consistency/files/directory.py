@@ -39,7 +39,7 @@ def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
         UserError: another run works there; or a link in it leads out of it, where a run would write.
     """
     check_inside(directory, FOLDERS)
-    lock = taken(directory) if first else None
+    lock = lock_directory(directory) if first else None
     if lock is None:
         yield
         return
@@ -52,7 +52,7 @@ def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def taken(directory: Path) -> FileLock | None:
+def lock_directory(directory: Path) -> FileLock | None:
     """The lock of a directory, which is made; None where there are none."""
     directory.mkdir(parents=True, exist_ok=True)
     check_own(directory / NAME)

@@ -8,10 +8,10 @@ from consistency.files.configs import file_of, options
 
 def experiments() -> dict[str, str]:
     """Names of the experiments for `train.py experiment=NAME`, each with what it is, in a line."""
-    return dict(described("experiment"))
+    return dict(options_with_comments("experiment"))
 
 
-def described(group: str) -> Iterator[tuple[str, str]]:
+def options_with_comments(group: str) -> Iterator[tuple[str, str]]:
     """The options of a group of configs, each with the first comment of its file; empty without one."""
     for name in options(group):
         yield name, first_comment(file_of(f"{group}/{name}"))

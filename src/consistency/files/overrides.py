@@ -13,7 +13,7 @@ from typing import Any
 from consistency.errors import UserError
 from consistency.files.config import thawed
 from consistency.files.configs import folders
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.files.registry import TARGET
 
 Keys = tuple[str | int, ...]
@@ -39,8 +39,8 @@ def overridden(
     Raises:
         UserError: a change would have no effect; it names the key that has.
     """
-    changed, everywhere = thawed(config), list(leaves(config))
-    asked = list(leaves(changes))
+    changed, everywhere = thawed(config), list(mapping_leaves(config))
+    asked = list(mapping_leaves(changes))
     for path, value in asked:
         check_whole(config, path, key)
         copies = [*copied_sections(config, path), *copied_values(everywhere, path, value_at(config, path))]
@@ -53,22 +53,22 @@ def overridden(
     return changed
 
 
-def leaves(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+def mapping_leaves(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """Every value below mappings with its keys; a list is one value."""
     if isinstance(node, Mapping) and (node or not path):
         for name, child in node.items():
-            yield from leaves(child, (*path, name))
+            yield from mapping_leaves(child, (*path, name))
     else:
         yield path, node
 
 
-def sections(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict[str, Any]]]:
+def walk_sections(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict[str, Any]]]:
     """Every mapping with its keys, those in lists as well."""
     if isinstance(node, dict):
         yield path, node
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
-        yield from sections(child, (*path, name))
+        yield from walk_sections(child, (*path, name))
 
 
 def copied_sections(config: dict[str, Any], path: Keys) -> Iterator[Keys]:
@@ -76,7 +76,7 @@ def copied_sections(config: dict[str, Any], path: Keys) -> Iterator[Keys]:
     for end in range(1, len(path)):
         around = value_at(config, path[:end])
         if isinstance(around, dict) and around and (end == 1 or TARGET in around):
-            for place, section in sections(config):
+            for place, section in walk_sections(config):
                 if section == around and place != path[:end]:
                     yield (*place, *path[end:])
 
@@ -87,13 +87,13 @@ def copied_values(everywhere: Leaves, path: Keys, old: Any) -> Iterator[Keys]:
     for place, value in everywhere:
         if place == path or place[-1] not in names:
             continue
-        if same(value, old):
+        if same_plain(value, old):
             yield place
         elif isinstance(value, list):
-            yield from ((*place, i) for i, item in enumerate(value) if same(item, old))
+            yield from ((*place, i) for i, item in enumerate(value) if same_plain(item, old))
 
 
-def same(a: Any, b: Any) -> bool:
+def same_plain(a: Any, b: Any) -> bool:
     """Whether two plain values are equal, and neither is a container or nothing."""
     return isinstance(a, str | int | float) and type(a) is type(b) and a == b
 
@@ -127,7 +127,8 @@ def check_whole(config: dict[str, Any], path: Keys, key: str) -> None:
         if isinstance(value_at(config, path[:end]), list):
             name = ".".join(map(str, path[:end]))
             raise UserError(
-                f"{key}.{shown(name)} is a list: change it as a whole, +{key}.{shown(name)}=[...]"
+                f"{key}.{printable_path(name)} is a list: change it as a whole, "
+                f"+{key}.{printable_path(name)}=[...]"
             )
 
 
@@ -145,11 +146,12 @@ def without_effect(
     config: dict[str, Any], path: Keys, value: Any, used: Collection[str], key: str
 ) -> UserError:
     """What to say of a change that reaches nothing."""
-    alike = [".".join(map(str, place)) for place, _ in leaves(config) if place[-1] == path[-1]]
+    alike = [".".join(map(str, place)) for place, _ in mapping_leaves(config) if place[-1] == path[-1]]
     effective = [place for place in alike if place.partition(".")[0] in used]
     instead = f"+{key}.{min(effective, key=len)}" if effective else f"a key of {', '.join(sorted(used))}"
     name = ".".join(map(str, path))
     return UserError(
-        f"{key}.{shown(name)}={shown(value)} would change nothing: this checkpoint is not evaluated by that "
+        f"{key}.{printable_path(name)}={printable_path(value)} would change nothing: this "
+        "checkpoint is not evaluated by that "
         f"section; use {instead}"
     )

@@ -25,7 +25,7 @@ EXPECTED = {  # what is said of paths that a command names, by their keys
 MOST = 200  # names of a kind; each sampler is run
 
 
-def shown(text: object) -> str:
+def printable_path(text: object) -> str:
     """Text that a file chose, on one line of at most 100 characters, in ASCII."""
     return str(text)[:100].encode("unicode_escape").decode()
 
@@ -51,7 +51,8 @@ def check_names(section: str, names: Iterable[object]) -> None:
     for name in listed:
         if not is_name(name):
             raise UserError(
-                f"{section}: '{shown(name)}' cannot be the name of a file: use up to 64 letters, digits and "
+                f"{section}: '{printable_path(name)}' cannot be the name of a file: use up to 64 "
+                "letters, digits and "
                 "._+=- with no dot in front"
             )
 
@@ -66,7 +67,7 @@ def expanded(path: str) -> str:
         return path
 
 
-def absent(key: str, path: str | Path) -> UserError:
+def absent_path(key: str, path: str | Path) -> UserError:
     """What to say where nothing is.
 
     Args:

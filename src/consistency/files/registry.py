@@ -16,7 +16,7 @@ from typing import Any
 from consistency.errors import UserError
 from consistency.files.configs import CONFIGS
 from consistency.files.configs import located as package_of
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 
 UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file
 SAMPLERS = "samplers"  # a group whose parts have names of their own
@@ -53,9 +53,9 @@ class Registry:
             return True
         if place and place[0] in UNBUILT:
             return True  # whatever it is: `FileConfig.build` refuses these sections
-        if name in suited(place):
+        if name in targets_at(place):
             return True
-        if deferred and place in TEACHERS and name in named((TEACHER,)):
+        if deferred and place in TEACHERS and name in targets_in_groups((TEACHER,)):
             return True
         return name in self.configured()
 
@@ -84,24 +84,28 @@ class Registry:
         return found
 
 
-def suited(place: Place) -> frozenset[str]:
+def targets_at(place: Place) -> frozenset[str]:
     """The targets that may stand at a place of what is built: under the key of a group, its own."""
     if place == (MODEL,):
         return MAPS
     sampler = SAMPLERS in place[-2:]
     group = SAMPLERS if sampler else place[-1] if place else ""
-    own = named((group, "method") if sampler else (group,)) if group in groups() else frozenset[str]()
-    return own & built() or built()
+    own = (
+        targets_in_groups((group, "method") if sampler else (group,))
+        if group in training_groups()
+        else frozenset[str]()
+    )
+    return own & buildable_targets() or buildable_targets()
 
 
 @lru_cache(maxsize=1)
-def built() -> frozenset[str]:
+def buildable_targets() -> frozenset[str]:
     """The targets of configs/ that may be built from a file, teachers aside."""
-    return named(tuple(group for group in groups() if group not in (*UNBUILT, TEACHER)))
+    return targets_in_groups(tuple(group for group in training_groups() if group not in (*UNBUILT, TEACHER)))
 
 
 @lru_cache(maxsize=8)
-def named(chosen: tuple[str, ...]) -> frozenset[str]:
+def targets_in_groups(chosen: tuple[str, ...]) -> frozenset[str]:
     """Every `_target_` in these groups of configs/."""
     return targets_in(path for group in chosen for path in (CONFIGS / group).glob("*.yaml"))
 
@@ -116,7 +120,7 @@ def targets_in(files: Iterable[Path]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def groups() -> tuple[str, ...]:
+def training_groups() -> tuple[str, ...]:
     """The groups of configs/ that a training run is composed of; sweeps are of several runs."""
     text = (CONFIGS / "train.yaml").read_text("utf-8")
     found = re.findall(r"^  - (\w+):", text, re.M)
@@ -156,15 +160,15 @@ def packages(trust: object) -> tuple[str, ...]:
     for name in listed:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise UserError(
-                f"trust={shown(trust)} must be a list of Python packages, such as trust=[package]"
+                f"trust={printable_path(trust)} must be a list of Python packages, such as trust=[package]"
             )
     return tuple(listed)
 
 
-def remedy(name: str) -> str:
+def how_to_trust(name: str) -> str:
     """How a user allows a target of another package; nothing for Python's own and ours."""
     package = name.partition(".")[0]
     known = package in sys.stdlib_module_names or package in ("consistency", "builtins")
     if known or not package.isidentifier() or "." not in name:
         return ""
-    return f"; if you trust that package: trust=[{shown(package)}]"
+    return f"; if you trust that package: trust=[{printable_path(package)}]"

@@ -151,7 +151,7 @@ def read_steps(path: Path) -> tuple[list[str], dict[int, Values]]:
             names = next(lines, [])
             place = names.index(STEP)
             rows: dict[int, Values] = {}
-            for step, cells in stepped(lines, len(names), place):
+            for step, cells in step_cells(lines, len(names), place):
                 values = zip(names, cells, strict=True)
                 found = {name: float(cell) for name, cell in values if name != STEP and cell}
                 rows.setdefault(step, {}).update(found)
@@ -160,7 +160,7 @@ def read_steps(path: Path) -> tuple[list[str], dict[int, Values]]:
     return [name for name in names if name != STEP], dict(sorted(rows.items()))
 
 
-def stepped(lines: Iterator[list[str]], width: int, place: int) -> Iterator[tuple[int, list[str]]]:
+def step_cells(lines: Iterator[list[str]], width: int, place: int) -> Iterator[tuple[int, list[str]]]:
     """Step and cells of each line.
 
     Raises:

@@ -34,7 +34,7 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     state, config = content["state_dict"], content["config"]
     return {
         **content,
-        "state_dict": renamed(state) if isinstance(state, dict) else state,
+        "state_dict": rename_weights(state) if isinstance(state, dict) else state,
         "config": upgraded_config(config) if isinstance(config, dict) else config,
     }
 
@@ -53,7 +53,7 @@ def with_role(config: dict[str, Any]) -> dict[str, Any]:
     denoises = isinstance(module, dict) and module.get(TARGET) == DENOISES
     others = {key: node for key, node in config.items() if key != "denoiser"}
     precond = {"precond": former["precond"]} if "precond" in former else {}
-    return {**others, **precond, "model": mapped(former, "Denoiser" if denoises else "Consistency")}
+    return {**others, **precond, "model": upgrade_denoiser(former, "Denoiser" if denoises else "Consistency")}
 
 
 def with_loggers(config: dict[str, Any]) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def with_units(config: dict[str, Any]) -> dict[str, Any]:
     return config if data.get("codec") else {**config, "data": {**DIGITS, **data}}
 
 
-def mapped(former: Mapping[str, Any], role: str) -> dict[str, Any]:
+def upgrade_denoiser(former: Mapping[str, Any], role: str) -> dict[str, Any]:
     """What a `denoiser` of a former version is: a map of a role."""
     known = former.get(TARGET) == FORMER_MAP
     return {**former, **({TARGET: f"consistency.model.maps.{role}"} if known else {})}
 
 
-def renamed(state: dict[Any, Any]) -> dict[Any, Any]:
+def rename_weights(state: dict[Any, Any]) -> dict[Any, Any]:
     """Weights under their present names."""
     return {
         PREFIX + name.removeprefix(FORMER_PREFIX)
@@ -104,18 +104,22 @@ def samplers(config: Mapping[str, Any]) -> dict[str, Any]:
     return _with_samplers(found)
 
 
-def sampler(node: Any) -> Any:
+def upgrade_sampler(node: Any) -> Any:
     """One of them; anything else is left as it is."""
     name = _name(node)
     if name not in CLASSES or node.get(PARTIAL) is not True:
         return node
-    made = {key: sigmas(value) if key == "sigmas" else value for key, value in node.items() if key != PARTIAL}
+    made = {
+        key: upgrade_sigmas(value) if key == "sigmas" else value
+        for key, value in node.items()
+        if key != PARTIAL
+    }
     if name == "onestep" and isinstance(made.get("sigmas"), list):
         made["sigmas"] = made["sigmas"][:1]  # it began at the first, and looked at no other
     return {**made, TARGET: CLASSES[name]}
 
 
-def sigmas(node: Any) -> Any:
+def upgrade_sigmas(node: Any) -> Any:
     """A list of noise levels, or the function that makes it, which has moved."""
     return {**node, TARGET: LISTS[_name(node)]} if _name(node) in LISTS else node
 
@@ -130,4 +134,4 @@ def _with_samplers(section: Mapping[str, Any]) -> dict[str, Any]:
     nodes = section.get("samplers")
     if not isinstance(nodes, Mapping):
         return dict(section)
-    return {**section, "samplers": {name: sampler(node) for name, node in nodes.items()}}
+    return {**section, "samplers": {name: upgrade_sampler(node) for name, node in nodes.items()}}

@@ -22,7 +22,7 @@ from consistency.errors import UserError, at_least, check_seed, within
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
-from consistency.sampling.editing import Plan
+from consistency.sampling.editing import EditPlan
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
@@ -278,7 +278,7 @@ class Model:
                 f"[B, {', '.join(map(str, shape))}]: convert them first"
             )
 
-    def plan(self, levels: int = 40, sigmas: Sequence[float] | None = None) -> Plan:
+    def plan(self, levels: int = 40, sigmas: Sequence[float] | None = None) -> EditPlan:
         """The levels of an edit: Karras's of the run, or those given.
 
         The last of Karras's is ε, where f(x, ε) = x needs no call.
@@ -296,4 +296,4 @@ class Model:
         falling = all(a > b for a, b in pairwise([*chosen, sigma.min]))
         if not chosen or not falling or chosen[0] > sigma.max * (1 + 1e-9):
             raise UserError(f"task.sigmas={chosen} must fall, from at most {sigma.max} to above {sigma.min}")
-        return Plan(chosen, sigma.min, sigma.max, sigma.data, *self.codec.range)
+        return EditPlan(chosen, sigma.min, sigma.max, sigma.data, *self.codec.range)

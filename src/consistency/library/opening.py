@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from consistency.codec.codec import Codec
-from consistency.codec.identity import digest
-from consistency.codec.pixels import Pixels, name_of
+from consistency.codec.identity import codec_digest
+from consistency.codec.pixels import Pixels, codec_name
 from consistency.codec.points import Points
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, strip_controls
 from consistency.files.config import FileConfig
 from consistency.files.registry import TARGET
 from consistency.library.model import Model, Provenance
 from consistency.process.notices import notice
-from consistency.sampling.families import named
+from consistency.sampling.families import samplers_of_lists
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.sigma import Sigma
 from consistency.teachers.checkpoint import map_of, read_named, weights_of
@@ -76,14 +76,14 @@ def opened(
     codec = codec_of(kept, shape, f"{key}={file}")
     own, sigma = samplers_of(used), sigma_of(used)
     check_samplers(own, f)
-    brought = named(kept.get("sigmas", {}), own, sigma.min)
+    brought = samplers_of_lists(kept.get("sigmas", {}), own, sigma.min)
     where = Provenance(
         path=file,
         step=kept["global_step"],
         experiment=kept.get("experiment"),
         weights=name,
         weights_sha256=weights_sha256(weights_of(kept, weights)[1]),
-        config=used.plain(),
+        config=used.to_plain(),
         classes=names_of(kept, classes),
     )
     samplers = taken_up(own, own, brought, str(file))
@@ -136,12 +136,12 @@ def codec_of(kept: Mapping[str, Any], shape: tuple[int, ...], source: str) -> Co
     data, recorded = config.section("data"), kept.get("data", {}).get("codec")
     codec = config.build("data", "codec") if data.get("codec") else units(data, shape)
     ours = recorded is None and str(data.get(TARGET)).startswith("consistency.")
-    if not (data.get("codec") or ours or recorded == digest(codec)):
+    if not (data.get("codec") or ours or recorded == codec_digest(codec)):
         codec = codec_in(config, shape)
-    if recorded not in (None, digest(codec)):
+    if recorded not in (None, codec_digest(codec)):
         raise UserError(
             f"{source} was trained with another codec than the one that its config describes, "
-            f"{name_of(codec)}: use the version of this codec that it was trained with"
+            f"{codec_name(codec)}: use the version of this codec that it was trained with"
         )
     return codec
 
@@ -211,7 +211,7 @@ def names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
     names = kept.get("data", {}).get("names")
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(n, str) for n in names):
         return None
-    return tuple(plain(name) for name in names) or None
+    return tuple(strip_controls(name) for name in names) or None
 
 
 def taken_up(

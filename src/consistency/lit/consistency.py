@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from consistency.codec.codec import Codec
-from consistency.codec.identity import digest
+from consistency.codec.identity import codec_digest
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, RunArguments, without_augmentation
 from consistency.model.maps import Consistency, DenoiserLike, Map
@@ -71,7 +71,7 @@ class ConsistencyModule(Module):
         return self.objective.mass(edges, k)
 
 
-def check_codec(teacher: DenoiserLike, codec: Codec) -> None:
+def check_teacher_codec(teacher: DenoiserLike, codec: Codec) -> None:
     """Refuse a teacher whose network saw the data in another space.
 
     Args:
@@ -81,7 +81,7 @@ def check_codec(teacher: DenoiserLike, codec: Codec) -> None:
     Raises:
         UserError: it says something else.
     """
-    if getattr(teacher, "codec_sha256", None) not in (None, digest(codec)):
+    if getattr(teacher, "codec_sha256", None) not in (None, codec_digest(codec)):
         raise UserError(
             f"the codec of the data, {codec}, is not the one that the teacher was trained with: set "
             "data.codec, data.offset and data.scale as in its run, or name another with teacher.path"

@@ -35,7 +35,7 @@ class Diffusion(Module):
         if stage == "fit":
             x = torch.zeros(1, *data_of(self.trainer).shape)
             labels = self.objective.augmentation(x, StepDraws(0))[1]
-            check_labels(labels, self.model.net)
+            check_augmentation_labels(labels, self.model.net)
             if labels is None:
                 without_augmentation(self.model.net)
 
@@ -56,7 +56,7 @@ class Diffusion(Module):
         return self.objective.mass(edges, k)
 
 
-def check_labels(labels: Tensor | None, net: nn.Module) -> None:
+def check_augmentation_labels(labels: Tensor | None, net: nn.Module) -> None:
     """Refuse labels of augmentation that the network has no place for."""
     told, asks = 0 if labels is None else labels.shape[1], getattr(net, "augment", 0)
     if told not in (0, asks):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, check_call
-from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule, check_codec
+from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule, check_teacher_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike, Map, as_denoiser
@@ -55,7 +55,7 @@ class Distillation(ConsistencyModule):
             return
         taught = self.teacher()
         D = as_denoiser(taught, "teacher.path")
-        check_codec(taught, data_of(self.trainer).codec)
+        check_teacher_codec(taught, data_of(self.trainer).codec)
         if isinstance(D, Map):
             check_lowest(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()

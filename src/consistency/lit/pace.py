@@ -11,7 +11,7 @@ SHOWN = 3  # parts named in the line at the end
 
 
 @dataclass(frozen=True)
-class Plan:
+class RemainingSteps:
     """What is left of a run.
 
     Args:
@@ -105,13 +105,13 @@ class Pace:
         """Seconds of a training step; None before the first."""
         return self.stepping / self.steps if self.steps else None
 
-    def left(self, plan: Plan) -> tuple[float, bool]:
+    def left(self, plan: RemainingSteps) -> tuple[float, bool]:
         """Seconds until the end, and whether those of validations are among them."""
         known = self.each is not None or plan.validations == 0
         seconds = (self.step or 0.0) * (plan.steps - plan.step)
         return seconds + plan.validations * (self.each or 0.0), known
 
-    def forecast(self, each: float, plan: Plan) -> Forecast:
+    def forecast(self, each: float, plan: RemainingSteps) -> Forecast:
         """Of the whole run, if a validation, of which the first is at work, takes so many seconds."""
         training = self.training + (self.step or 0.0) * (plan.steps - plan.step)
         return Forecast(each, self.validations + 1 + plan.validations, training, plan.steps)
@@ -121,7 +121,7 @@ class Pace:
         total = self.training + self.validation
         return self.validation / total if total else 0.0
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """For result.json."""
         return {
             "count": self.validations,

@@ -24,7 +24,7 @@ LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken
 Facts = Mapping[str, object]  # by name; what every process must say alike
 
 
-def check_same(facts: Facts) -> None:
+def check_same_facts(facts: Facts) -> None:
     """Refuse to go on where processes of a group would do different things.
 
     Raises:
@@ -183,7 +183,7 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def together(facts: Facts, directory: Path) -> Iterator[None]:
+def in_step(facts: Facts, directory: Path) -> Iterator[None]:
     """Work that all processes of a group do alike; alone, simply work.
 
     Args:
@@ -193,7 +193,7 @@ def together(facts: Facts, directory: Path) -> Iterator[None]:
     if world() == 1:
         yield
         return
-    check_same(facts)
+    check_same_facts(facts)
     peers = Peers(directory)
     peers.watch()
     try:

@@ -28,14 +28,14 @@ class Rollback:
     @property
     def fault(self) -> str:
         """What happened, where."""
-        return f"{self.reason} at step {self.step}, {sigmas(self.low, self.high)}"
+        return f"{self.reason} at step {self.step}, {sigma_range(self.low, self.high)}"
 
     def __str__(self) -> str:
         where = "the beginning" if self.back_to == 0 else f"step {self.back_to} ({self.checkpoint})"
         return f"{self.fault}: back to {where}"
 
 
-class Record:
+class RollbackRecord:
     """The rollbacks of a run so far.
 
     A checkpoint holds the record up to its own step. A run that goes back to one keeps the longer record.
@@ -49,7 +49,7 @@ class Record:
         self.logged: int | None = None  # rollbacks in the log; None where nothing has been logged yet
 
     @classmethod
-    def of(cls, checkpoint: Mapping[str, Any]) -> "Record":
+    def of(cls, checkpoint: Mapping[str, Any]) -> "RollbackRecord":
         """What a checkpoint knows of."""
         record = cls()
         record.load_state_dict({"rollbacks": 0} | checkpoint["callbacks"].get("Guard", {}))
@@ -61,7 +61,7 @@ class Record:
         self.count += 1
         self.listed.append(rollback)
 
-    def take(self, record: "Record") -> None:
+    def take(self, record: "RollbackRecord") -> None:
         """Take up the record of the run that has gone back."""
         self.count, self.listed, self.ended = record.count, list(record.listed), record.ended
 
@@ -70,14 +70,14 @@ class Record:
         missing = self.count - (self.logged or 0)
         return self.listed[-missing:] if missing else []
 
-    def plain(self) -> list[dict[str, Any]]:
+    def to_plain(self) -> list[dict[str, Any]]:
         """The list, as a checkpoint and JSON can hold it."""
         return [asdict(rollback) for rollback in self.listed]
 
     def state_dict(self) -> dict[str, Any]:
         """The record at this step."""
         logged = self.logged or 0
-        return {"rollbacks": self.count, "events": self.plain(), "ended": self.ended, "logged": logged}
+        return {"rollbacks": self.count, "events": self.to_plain(), "ended": self.ended, "logged": logged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the record of a checkpoint, unless it is from before the rollback that led to it."""
@@ -88,6 +88,6 @@ class Record:
             self.listed = [Rollback(**event) for event in state.get("events", [])]
 
 
-def sigmas(low: float, high: float) -> str:
+def sigma_range(low: float, high: float) -> str:
     """A range of noise levels in words."""
     return f"σ = {low:.3g}" if low == high else f"σ from {low:.3g} to {high:.3g}"

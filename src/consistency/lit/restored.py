@@ -38,20 +38,20 @@ def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapp
         raise UserError(f"ckpt_path={path} is malformed: {fault}; {remedy(path)}")
 
 
-def differs(found: Any, fresh: Any, name: str) -> str | None:
+def other_kind(found: Any, fresh: Any, name: str) -> str | None:
     """The first part of `found` of another kind than in `fresh`; None and missing parts are left out."""
     if isinstance(fresh, dict) and isinstance(found, dict):
         both = [key for key in fresh if key in found]
-        faults = (differs(found[key], fresh[key], f"{name}.{key}") for key in both)
+        faults = (other_kind(found[key], fresh[key], f"{name}.{key}") for key in both)
         return next((fault for fault in faults if fault), None)
     if isinstance(fresh, Tensor) and isinstance(found, Tensor):
         return None if fresh.shape == found.shape else f"{name} has the shape {list(found.shape)}"
-    if fresh is None or found is None or isinstance(found, kinds(fresh)):
+    if fresh is None or found is None or isinstance(found, allowed_types(fresh)):
         return None
     return f"{name} is of type {type(found).__name__}"
 
 
-def kinds(value: Any) -> tuple[type, ...]:
+def allowed_types(value: Any) -> tuple[type, ...]:
     """Types that may stand in place of a value."""
     return (int, float) if isinstance(value, int | float) else (list, tuple) if isinstance(value, list) else (
         type(value),
@@ -64,8 +64,8 @@ def _loops(trainer: Trainer, checkpoint: Mapping[str, Any]) -> str | None:
     if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict):
         return "loops.fit_loop is absent"
     fresh = trainer.fit_loop.state_dict()
-    lacks = absent(loops["fit_loop"], fresh, "loops.fit_loop")
-    fault = lacks or differs(loops["fit_loop"], fresh, "loops.fit_loop")
+    lacks = absent_key(loops["fit_loop"], fresh, "loops.fit_loop")
+    fault = lacks or other_kind(loops["fit_loop"], fresh, "loops.fit_loop")
     if fault:
         return fault
     progress = loops["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
@@ -73,13 +73,13 @@ def _loops(trainer: Trainer, checkpoint: Mapping[str, Any]) -> str | None:
     return None if counted == step else f"global_step={step}, and its loops have counted {counted}"
 
 
-def absent(found: Mapping[str, Any], fresh: Mapping[str, Any], name: str) -> str | None:
+def absent_key(found: Mapping[str, Any], fresh: Mapping[str, Any], name: str) -> str | None:
     """The first key of `fresh`, at any depth, that `found` lacks; what loaders keep is theirs."""
     for key, value in fresh.items():
         if key not in found:
             return f"{name}.{key} is absent"
         if isinstance(value, dict) and isinstance(found[key], dict) and not key.endswith("state_dict"):
-            inner = absent(found[key], value, f"{name}.{key}")
+            inner = absent_key(found[key], value, f"{name}.{key}")
             if inner:
                 return inner
     return None
@@ -93,7 +93,7 @@ def _callbacks(trainer: Trainer, kept: Mapping[str, Any]) -> str | None:
             return f"callbacks.{AVERAGES} is absent, and its averages would begin anew"
         if state is None:
             continue
-        fault = differs(state, callback.state_dict(), f"callbacks.{callback.state_key}")
+        fault = other_kind(state, callback.state_dict(), f"callbacks.{callback.state_key}")
         if fault:
             return fault
         try:

@@ -13,8 +13,8 @@ from consistency.lit.callbacks.curves import keep_log, rewind
 from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard, guard_of
 from consistency.lit.callbacks.recovery import Recovery, checkpoints_of
 from consistency.lit.module import Module
-from consistency.lit.record import Record, Rollback
-from consistency.lit.states import State, state_before
+from consistency.lit.record import Rollback, RollbackRecord
+from consistency.lit.states import RestartState, state_before
 from consistency.metrics.processes import from_first
 
 
@@ -29,8 +29,8 @@ class Return:
         end: what to raise in place of training on; None where it may.
     """
 
-    state: State
-    record: Record
+    state: RestartState
+    record: RollbackRecord
     best: float | None
     end: UserError | None
 
@@ -38,8 +38,8 @@ class Return:
 def rollbacks(trainer: Trainer) -> dict[str, Any]:
     """How often a run has gone back, and what is known of each time, for result.json."""
     guard = guard_of(trainer)
-    record = guard.record if guard else Record()
-    return {"rollbacks": record.count, "rollback_events": record.plain()}
+    record = guard.record if guard else RollbackRecord()
+    return {"rollbacks": record.count, "rollback_events": record.to_plain()}
 
 
 def go_back(fault: Diverged, trainer: Trainer, module: Module, directory: Path, given: Path | None) -> Return:
@@ -63,7 +63,7 @@ def go_back(fault: Diverged, trainer: Trainer, module: Module, directory: Path, 
     name = printable(state.path.name) if state.path else None
     rollback = Rollback(fault.step, fault.reason, fault.low, fault.high, name, state.step)
     tried = f"after {guard.record.count} rollbacks and with optimizer.lr={module.given[0]['lr']:g} times"
-    end = Spoiled(f"{fault}, {tried} {guard.factor:g}: {remedy(state, guard)}")
+    end = Spoiled(f"{fault}, {tried} {guard.factor:g}: {remedy_for_divergence(state, guard)}")
     end.__cause__ = fault
     guard.record.add(rollback, guard.rollbacks)
     if not guard.record.ended and trainer.is_global_zero:
@@ -99,7 +99,7 @@ def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory:
     Raises:
         Spoiled: it has, and no more are allowed now.
     """
-    record = Record.of(checkpoint)
+    record = RollbackRecord.of(checkpoint)
     if allowed is None or not record.ended or record.count <= allowed:
         return
     raise Spoiled(
@@ -109,9 +109,9 @@ def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory:
     )
 
 
-def history(checkpoint: Mapping[str, Any] | None) -> str | None:
+def rollback_line(checkpoint: Mapping[str, Any] | None) -> str | None:
     """A line for a run that goes on and has gone back before; None for any other."""
-    record = Record.of(checkpoint) if checkpoint else Record()
+    record = RollbackRecord.of(checkpoint) if checkpoint else RollbackRecord()
     if not record.count:
         return None
     last = f", the last time after this: {record.listed[-1].fault}" if record.listed else ""
@@ -119,13 +119,13 @@ def history(checkpoint: Mapping[str, Any] | None) -> str | None:
     return f"this run has gone back {times}, and its learning rate is lower since{last}"
 
 
-def news(fault: Diverged, guard: Guard, state: State) -> str:
+def news(fault: Diverged, guard: Guard, state: RestartState) -> str:
     """What happened, and what is done about it."""
     which = f"rollback {guard.record.count} of {guard.rollbacks}"
     return f"{fault}: back to {found(fault, state)}, learning rate times {guard.factor:g} ({which})"
 
 
-def found(fault: Diverged, state: State) -> str:
+def found(fault: Diverged, state: RestartState) -> str:
     """Where a run goes back to, and why there after a collapse."""
     if not isinstance(fault, Collapsed):
         return state.name
@@ -133,7 +133,7 @@ def found(fault: Diverged, state: State) -> str:
     return f"{state.name} ({newest if state.step else none})"
 
 
-def remedy(state: State, guard: Guard) -> str:
+def remedy_for_divergence(state: RestartState, guard: Guard) -> str:
     """What the user can do when a run has gone wrong once more than it may."""
     more = f"callbacks.guard.rollbacks={guard.record.count + 2}"
     return (

@@ -7,7 +7,7 @@ from consistency.quoting import path_argument
 from consistency.teachers.checkpoint import newest
 
 
-def so_far(directory: Path, asked: Path) -> str:
+def saved_so_far(directory: Path, asked: Path) -> str:
     """Of a run that has not ended.
 
     Args:
@@ -16,22 +16,22 @@ def so_far(directory: Path, asked: Path) -> str:
     """
     found = newest(directory) or newest(asked) or newest(asked / "teacher")
     kept = f"{found} is saved" if found else "no step was saved yet"
-    return f"{kept}; {again(asked)}"
+    return f"{kept}; {how_to_go_on(asked)}"
 
 
-def again(asked: Path) -> str:
+def how_to_go_on(asked: Path) -> str:
     """The command that goes on; a run of a sweep is gone on with by that."""
     if held():
         return "the sweep goes on with it"
     return f"go on with the same command, {path_argument('run_dir', asked)} and ckpt_path=last"
 
 
-def measured(directory: Path) -> str:
+def measured_so_far(directory: Path) -> str:
     """Of an evaluation that has not ended."""
     place = path_argument("run_dir", directory)
     return f"what was measured is kept; the same command with {place} goes on from there"
 
 
-def ended(directory: Path) -> str:
+def all_done(directory: Path) -> str:
     """Of a run or an evaluation that has its result."""
     return f"all was done, {directory / 'result.json'} is written"

@@ -19,7 +19,7 @@ from consistency.teachers.checkpoint import (
 
 
 @dataclass(frozen=True)
-class State:
+class RestartState:
     """Where training can go on from.
 
     Args:
@@ -38,10 +38,10 @@ class State:
         return f"step {self.step} in {self.path}" if self.path and self.step else "the beginning"
 
 
-BEGINNING = State(None, 0, {})
+BEGINNING = RestartState(None, 0, {})
 
 
-def state_before(fault: Diverged, directory: Path, passed: int | None, given: Path | None) -> State:
+def state_before(fault: Diverged, directory: Path, passed: int | None, given: Path | None) -> RestartState:
     """The newest state on disk from before a run went wrong.
 
     After a collapse, the newest one with a step at or before that of the last validation whose samples were
@@ -66,7 +66,7 @@ def state_before(fault: Diverged, directory: Path, passed: int | None, given: Pa
     kept = read_checkpoint(path)
     if collapsed and kept["global_step"] == fault.step:
         raise UserError(f"ckpt_path={path} cannot be gone on with: {fault}; use an older checkpoint")
-    return State(path, kept["global_step"], kept.get(LOG))
+    return RestartState(path, kept["global_step"], kept.get(LOG))
 
 
 def newest_calm(directory: Path) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import Tensor
 
 from consistency.errors import check_call
-from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule, check_codec
+from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule, check_teacher_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
@@ -39,7 +39,7 @@ class ConsistencyTraining(ConsistencyModule):
         """Begin from the teacher's weights; a checkpoint to go on from is read after this."""
         if stage == "fit" and self.start is not None:
             D = self.start()
-            check_codec(D, data_of(self.trainer).codec)
+            check_teacher_codec(D, data_of(self.trainer).codec)
             self.start_from(D)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:

@@ -64,7 +64,7 @@ class Number(NamedTuple):
     values: dict[str, float]  # by name of the metric
     card: Card
 
-    def plain(self, name: str) -> dict[str, Any]:
+    def to_plain(self, name: str) -> dict[str, Any]:
         """As it stands in result.json, under the sampler's name."""
         return {"name": name, "values": self.values, "card": asdict(self.card)}
 
@@ -74,20 +74,23 @@ def of_plain(kept: dict[str, Any]) -> Number:
     return Number(kept["values"], Card(**kept["card"]))
 
 
-def differences(a: Card, b: Card, allow: Collection[str] = ()) -> list[str]:
+def forbidding_differences(a: Card, b: Card, allow: Collection[str] = ()) -> list[str]:
     """What forbids a comparison, in words: each part of the protocols that differs and may not."""
     one, other = ({**card.protocol, "version": card.code["version"]} for card in (a, b))
     keys = [key for key in {**one, **other} if key not in allow and one.get(key) != other.get(key)]
-    return [f"{key} is {shown(one.get(key))} in one and {shown(other.get(key))} in the other" for key in keys]
+    return [
+        f"{key} is {hash_or_text(one.get(key))} in one and {hash_or_text(other.get(key))} in the other"
+        for key in keys
+    ]
 
 
-def shown(value: Any) -> str:
+def hash_or_text(value: Any) -> str:
     """A value, cut where it is a hash."""
     text = "absent" if value is None else str(value)
     return f"{text[:12]}…" if SHA256.fullmatch(text) else text
 
 
-def code() -> dict[str, Any]:
+def code_version() -> dict[str, Any]:
     """Version of the numbers, hash of this package and of those that the user trusts, computing libraries."""
     libraries = {name: version(name) for name in ("torch", "torch-fidelity")}
     others = {package.name: source_sha256(package) for package in trusted()}
@@ -117,7 +120,7 @@ def plausible(found: Any, needed: Collection[str] = ()) -> bool:
     """
     if not isinstance(found, dict) or not found or not found.keys() >= {*needed}:
         return False
-    return all(inside(value, *range_of(name)) for name, value in found.items())
+    return all(in_range(value, *range_of(name)) for name, value in found.items())
 
 
 def range_of(name: str) -> tuple[float, float]:
@@ -126,7 +129,7 @@ def range_of(name: str) -> tuple[float, float]:
     return (0.0, math.inf) if known and name.endswith(" ±") else known or (-math.inf, math.inf)
 
 
-def inside(value: Any, low: float, high: float) -> bool:
+def in_range(value: Any, low: float, high: float) -> bool:
     """Whether it is a number that float64 holds and in a range, or NaN."""
     if type(value) is int and abs(value) > sys.float_info.max:
         return False

@@ -25,7 +25,7 @@ from consistency.metrics.features.cifar10 import Cifar10Features
 from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import features, frechet
 from consistency.metrics.training.cifar10 import folder
-from consistency.table import Table, markdown
+from consistency.table import Table, tables_markdown
 from consistency.watch import progress
 
 BATCH = 2500  # images in float32 at a time
@@ -56,7 +56,7 @@ def damages(labels: Tensor) -> list[Damage]:
         Damage("Gaussian blur, pixels", blurred, (0.5, 0.75, 1, 2)),
         Damage("JPEG, 100 - quality", compressed, (40, 50, 60, 70, 80, 90, 95)),
         Damage("grey square, pixels wide", occluded, (4, 8, 12, 16)),
-        Damage("classes left out", partial(without, labels=labels), fewer),
+        Damage("classes left out", partial(drop_classes, labels=labels), fewer),
     ]
 
 
@@ -96,7 +96,7 @@ def occluded(images: Tensor, side: float, seed: int = 0) -> Tensor:
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], torch.tensor(128).byte(), images)
 
 
-def without(images: Tensor, classes: float, labels: Tensor) -> Tensor:
+def drop_classes(images: Tensor, classes: float, labels: Tensor) -> Tensor:
     """Without those of the last so many classes: what a model that drops modes makes, though fewer."""
     return images[labels <= labels.max() - round(classes)]
 
@@ -116,7 +116,7 @@ def there_and_back(images: Tensor) -> Tensor:
     return truncated((images / 127.5 - 1 + 1) * 127.5)
 
 
-def halved(images: Tensor, antialias: bool) -> Tensor:
+def halve_images(images: Tensor, antialias: bool) -> Tensor:
     """Resized to half the resolution and back, bilinearly."""
     low = F.interpolate(images.float(), scale_factor=0.5, mode="bilinear", antialias=antialias)
     return rounded(F.interpolate(low, size=images.shape[-2:], mode="bilinear"))
@@ -172,7 +172,7 @@ def choices(train: Tensor, test: Tensor, extractor: Extractor, real: Tensor) -> 
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(0))
     fewer = {f"{n:,} samples": frechet(made[order[:n]], real) for n in (len(made) // k for k in (5, 10, 25))}
     resized = {
-        how: frechet(made, see(train, change=partial(halved, antialias=antialias)))
+        how: frechet(made, see(train, change=partial(halve_images, antialias=antialias)))
         for how, antialias in (("with", True), ("without", False))
     }
     again = frechet(see(train, change=there_and_back), real)
@@ -186,7 +186,7 @@ def choices(train: Tensor, test: Tensor, extractor: Extractor, real: Tensor) -> 
     }
 
 
-def report(root: Path, extractors: Sequence[Extractor]) -> str:
+def report_degradations(root: Path, extractors: Sequence[Extractor]) -> str:
     """Both tables in Markdown, for images ROOT/{train,test}/CLASS/FILE of 32x32 pixels."""
     (train, _), (test, labels) = (folder(root / split) for split in ("train", "test"))
     lines, moved = list[list[str]](), list[dict[str, float]]()
@@ -200,13 +200,13 @@ def report(root: Path, extractors: Sequence[Extractor]) -> str:
             advance(len(lines) + len(moved))
     rows = [[name, *(f"{found[name]:.4g}" for found in moved)] for name in moved[0]]
     head, *rest = lines
-    return markdown([Table(head, rest), Table(["", *(e.metric_name for e in extractors)], rows)])
+    return tables_markdown([Table(head, rest), Table(["", *(e.metric_name for e in extractors)], rows)])
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m consistency.metrics.degradations FOLDER")
     try:
-        print(report(Path(sys.argv[1]), [Cifar10Features(), RandomConvFeatures()]))
+        print(report_degradations(Path(sys.argv[1]), [Cifar10Features(), RandomConvFeatures()]))
     except UserError as error:
         sys.exit(f"error: {error}")

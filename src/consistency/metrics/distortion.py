@@ -25,14 +25,14 @@ def ssim(images: Tensor, true: Tensor) -> Tensor:
     if min(true.shape[-2:]) < WINDOW:
         raise UserError(f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels")
     a, b = images.double(), true.double()
-    mean_a, mean_b = means(a), means(b)
+    mean_a, mean_b = window_means(a), window_means(b)
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
-    var_a, var_b = (unbiased * (means(x * x) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
-    covariance = unbiased * (means(a * b) - mean_a * mean_b)
+    var_a, var_b = (unbiased * (window_means(x * x) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
+    covariance = unbiased * (window_means(a * b) - mean_a * mean_b)
     likeness = (2 * mean_a * mean_b + C1) * (2 * covariance + C2)
     return (likeness / ((mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2))).flatten(1).mean(1)
 
 
-def means(x: Tensor) -> Tensor:
+def window_means(x: Tensor) -> Tensor:
     """Over every window."""
     return avg_pool2d(x, WINDOW, stride=1)

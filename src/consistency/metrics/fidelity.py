@@ -30,7 +30,7 @@ class Moments(NamedTuple):
         return Moments(self.mean.to(device), self.cov.to(device))
 
 
-def moments(features: Tensor) -> Moments:
+def feature_moments(features: Tensor) -> Moments:
     """Of features [n, d], n at least 2; block by block, so that n of them never lie there in float64."""
     if len(features) < 2:
         raise UserError(f"a distance needs at least 2 real and 2 generated images, not {len(features)}")
@@ -44,7 +44,7 @@ def moments(features: Tensor) -> Moments:
     return Moments(mean, cov / (len(features) - 1))
 
 
-def distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments, b: Moments) -> float:
     """Fréchet distance of two Gaussians."""
     values, vectors = torch.linalg.eigh(a.cov)
     half = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -55,7 +55,7 @@ def distance(a: Moments, b: Moments) -> float:
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Fréchet distance between Gaussians fitted to features a [n, d] and b [m, d], n and m at least 2."""
-    return distance(moments(a), moments(b))
+    return frechet_distance(feature_moments(a), feature_moments(b))
 
 
 def between_halves(features: Tensor, repeats: int = 5, seed: int = 0) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def between_halves(features: Tensor, repeats: int = 5, seed: int = 0) -> tuple[f
 
 def see(images: Tensor, extractor: Extractor) -> Seen:
     """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
-    device = place_of(extractor)
+    device = device_of(extractor)
     with plainly(device):
         images = images.to(device)
         parts = []
@@ -83,10 +83,10 @@ def see(images: Tensor, extractor: Extractor) -> Seen:
             seen = extractor.see(some)
             parts.append(Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu()))
             tick()
-    return parts[0] if len(parts) == 1 else together(parts)
+    return parts[0] if len(parts) == 1 else merge_moments(parts)
 
 
-def together(parts: list[Seen]) -> Seen:
+def merge_moments(parts: list[Seen]) -> Seen:
     """One after the other."""
     logits = [part.logits for part in parts if part.logits is not None]
     return Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
@@ -94,10 +94,10 @@ def together(parts: list[Seen]) -> Seen:
 
 def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
     """Features of uint8 images [n, C, H, W]: float32 [n, d]."""
-    return together([see(part, extractor) for part in images.split(batch)]).features
+    return merge_moments([see(part, extractor) for part in images.split(batch)]).features
 
 
-def place_of(extractor: Extractor) -> torch.device:
+def device_of(extractor: Extractor) -> torch.device:
     """Where it computes."""
     return next(chain(extractor.parameters(), extractor.buffers()), torch.empty(0)).device
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from consistency.errors import UserError, within
 from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import see, together
-from consistency.metrics.processes import everybodys, from_first, in_order
-from consistency.metrics.reference import Reference, reference
+from consistency.metrics.fidelity import merge_moments, see
+from consistency.metrics.processes import everybodys, from_first, undeal
+from consistency.metrics.reference import FeatureReference, reference
 from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
 from consistency.tensor import weights_sha256
@@ -81,7 +81,7 @@ class Fidelity:
     ) -> None:
         self.extractor, self.scores, self.cache = extractor, scores, cache
         self.made: dict[str, list[Seen]] = {}
-        self.real: Reference | None = None
+        self.real: FeatureReference | None = None
 
     @property
     def main(self) -> str:
@@ -145,7 +145,9 @@ class Fidelity:
         assert self.real is not None
         values: dict[str, float] = {}
         for name in list(dict.fromkeys(name for of_process in dealt for name in of_process)):
-            made = together(in_order([of_process.pop(name, []) for of_process in dealt]))  # not there twice
+            made = merge_moments(
+                undeal([of_process.pop(name, []) for of_process in dealt])
+            )  # not there twice
             for score in self.scores:
                 found = score(self.extractor, made, self.real)
                 values |= {f"{metric}/{name}": value for metric, value in found.items()}
@@ -191,7 +193,7 @@ class Transport:
         assert self.real is not None
         dealt = everybodys(self.samples)
         names = dict.fromkeys(name for of_process in dealt for name in of_process)
-        made = {n: torch.cat(in_order([of_process.get(n, []) for of_process in dealt])) for n in names}
+        made = {n: torch.cat(undeal([of_process.get(n, []) for of_process in dealt])) for n in names}
         values = {name: self._distance(points) for name, points in made.items()}
         values["floor"] = self._distance(perfect(self.real, max(map(len, made.values()), default=0)))
         self.samples = {}

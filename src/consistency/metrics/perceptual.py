@@ -21,7 +21,7 @@ from consistency.errors import UserError
 from consistency.files.pickles import load_tensors
 from consistency.metrics.published import Published
 from consistency.nets.layers import without_autocast
-from consistency.tensor import finite
+from consistency.tensor import all_finite
 
 VGG16 = Published(
     "https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -63,8 +63,8 @@ class LPIPS:
             raise UserError(f"distance.resize={resize} must be at least 16: VGG16 halves images four times")
         self.resize, self.always_resize = resize, always_resize
         pool = nn.AvgPool2d(2) if average_pooling else nn.MaxPool2d(2)
-        self.net = Network(pool).eval().requires_grad_(False)
-        load(self.net, VGG16.located(backbone))
+        self.net = PerceptualNetwork(pool).eval().requires_grad_(False)
+        load_heads(self.net, VGG16.located(backbone))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each image, float32 [B], of a and b [B, 1 or 3, H, W] in [-1, 1]. In full precision."""
@@ -86,7 +86,7 @@ class LPIPS:
         return x
 
 
-class Network(nn.Module):
+class PerceptualNetwork(nn.Module):
     """VGG16 without its classifier, and a linear head at each of five depths: (a, b) -> [B].
 
     Args:
@@ -98,7 +98,7 @@ class Network(nn.Module):
 
     def __init__(self, pool: nn.Module) -> None:
         super().__init__()
-        self.features = nn.Sequential(*layers(pool))  # numbered as torchvision's
+        self.features = nn.Sequential(*vgg_layers(pool))  # numbered as torchvision's
         self.heads = nn.ParameterList(torch.empty(1, width, 1, 1) for width, _ in PLAN)
         for name, numbers in (("shift", SHIFT), ("scale", SCALE)):
             self.register_buffer(name, torch.tensor(numbers)[:, None, None], persistent=False)
@@ -117,7 +117,7 @@ class Network(nn.Module):
             x = layer(x)
 
 
-def layers(pool: nn.Module) -> Iterator[nn.Module]:
+def vgg_layers(pool: nn.Module) -> Iterator[nn.Module]:
     """Those of VGG16's features, without numbers in them."""
     n_in = 3
     for width, count in PLAN:
@@ -128,13 +128,16 @@ def layers(pool: nn.Module) -> Iterator[nn.Module]:
         yield pool
 
 
-def load(net: Network, path: Path) -> None:
+def load_heads(net: PerceptualNetwork, path: Path) -> None:
     """Give the network its weights: torchvision's in `path`, and the heads that come with torchmetrics."""
     ours = net.state_dict()
     heads = Path(str(files("torchmetrics.functional.image"))) / "lpips_models" / "vgg.pth"
     for source, names in (
-        (Source(path), {name: name for name in ours if name.startswith("features.")}),
-        (Source(heads, "reinstall torchmetrics"), {f"heads.{k}": f"lin{k}.model.1.weight" for k in range(5)}),
+        (WeightsFile(path), {name: name for name in ours if name.startswith("features.")}),
+        (
+            WeightsFile(heads, "reinstall torchmetrics"),
+            {f"heads.{k}": f"lin{k}.model.1.weight" for k in range(5)},
+        ),
     ):
         state = source.read()
         for name, theirs in names.items():
@@ -142,7 +145,7 @@ def load(net: Network, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsFile:
     """A file of weights.
 
     Args:
@@ -168,7 +171,7 @@ class Source:
             raise self.refused(f"{name} is absent or holds no fractions, {here}")
         if found.shape != ours.shape:
             raise self.refused(f"{name} is {list(found.shape)}, {here}")
-        if not finite(found):
+        if not all_finite(found):
             raise self.refused(f"{name} holds NaN or infinity, {here}")
         return found
 

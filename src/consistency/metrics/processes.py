@@ -33,7 +33,7 @@ def everybodys(value: T) -> list[T]:
     return values
 
 
-def in_order(dealt: list[list[T]]) -> list[T]:
+def undeal(dealt: list[list[T]]) -> list[T]:
     """Pieces that were dealt to the processes like cards, as they lay before: by rank -> one list."""
     nobody = object()
     return [piece for piece in chain(*zip_longest(*dealt, fillvalue=nobody)) if piece is not nobody]  # type: ignore[misc]

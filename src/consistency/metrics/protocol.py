@@ -45,16 +45,16 @@ def protocol(
     about = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
     made = {"count": count, "seed": seed, "weights": weights, "precision": precision}
     rounding = ROUNDING if data.codec.visible else "none: points"
-    return {**described(sampler), **made, "rounding": rounding, **about, **judge.protocol(count)}
+    return {**describe_sampler(sampler), **made, "rounding": rounding, **about, **judge.protocol(count)}
 
 
-def described(sampler: Sampler) -> dict[str, Any]:
+def describe_sampler(sampler: Sampler) -> dict[str, Any]:
     """Sampler, network calls, σ list, and the options that make a difference."""
-    options = {key: plain(value) for key, value in sampler.told.items()}
+    options = {key: to_json(value) for key, value in sampler.described_options.items()}
     return {"sampler": sampler.name, "nfe": sampler.nfe, "sigmas": list(sampler.sigmas), **options}
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """What JSON can hold; anything else as it describes itself."""
     return value if value is None or isinstance(value, str | int | float) else repr(value)
 

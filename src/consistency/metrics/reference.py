@@ -17,11 +17,11 @@ from torch import Tensor
 from consistency.files.atomic import dispensable, replacing
 from consistency.files.checksum import content_sha256
 from consistency.metrics.features import Extractor
-from consistency.metrics.fidelity import Moments, between_halves, moments, see
+from consistency.metrics.fidelity import Moments, between_halves, feature_moments, see
 from consistency.metrics.processes import everybodys, from_first, rank, world
 from consistency.process.notices import notice
 from consistency.tensor import weights_sha256
-from consistency.watch import part, tick
+from consistency.watch import in_pieces, tick
 
 VERSION = 2  # of what is kept: raise it, and all is computed anew
 BATCH = 500
@@ -31,7 +31,7 @@ KEPT = ("features", "mean", "cov", "floor")
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class FeatureReference:
     """The data, as seen by an extractor.
 
     Args:
@@ -50,7 +50,7 @@ class Reference:
         return len(self.features)
 
 
-def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Reference:
+def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> FeatureReference:
     """Of uint8 images [n, C, H, W]: from the cache, or else computed, by all processes together, and kept.
 
     Args:
@@ -62,20 +62,20 @@ def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Refer
     words = f"{VERSION} {sha256} {extractor.name} {extractor.resize} {extractor.weights_sha256}"
     name = hashlib.sha256(words.encode()).hexdigest()
     path = None if cache is None else cache / f"{name}.safetensors"
-    found = from_first(lambda: read(path))
+    found = from_first(lambda: read_reference(path))
     if found is None:
         found = of_images(images, extractor)
         if path is not None and rank() == 0:
-            write(path, found)
+            write_reference(path, found)
     spread = Moments(found["mean"], found["cov"])
-    return Reference(found["features"], spread, found["floor"].item(), sha256)
+    return FeatureReference(found["features"], spread, found["floor"].item(), sha256)
 
 
 def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
     """Features, moments and floor."""
     features = seen_by_all(images, extractor)
-    with part("floor", HALVED):
-        mean, cov = moments(features)
+    with in_pieces("floor", HALVED):
+        mean, cov = feature_moments(features)
         floor = torch.tensor(between_halves(features, HALVED)[0], dtype=torch.float64)
     return dict(zip(KEPT, (features, mean, cov, floor), strict=True))
 
@@ -84,21 +84,21 @@ def seen_by_all(images: Tensor, extractor: Extractor) -> Tensor:
     """Features of all images, of which every process sees its share."""
     share = images.tensor_split(world())[rank()]
     parts: list[Tensor] = []
-    with part("reference", len(share)):
+    with in_pieces("reference", len(share)):
         for some in share.split(BATCH):
             parts.append(see(some, extractor).features)
             tick(len(some))
     return torch.cat([part for of_process in everybodys(parts) for part in of_process])
 
 
-def read(path: Path | None) -> dict[str, Tensor] | None:
+def read_reference(path: Path | None) -> dict[str, Tensor] | None:
     """What is kept; None where nothing is, or, with a line that says so, what is damaged."""
     if path is None or not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
             found = {name: file.get_tensor(name) for name in KEPT}
-            if (file.metadata() or {}).get(CHECKSUM) == checksum(path, found):
+            if (file.metadata() or {}).get(CHECKSUM) == reference_checksum(path, found):
                 return found
     except (OSError, SafetensorError, ValueError, RuntimeError):
         pass
@@ -106,13 +106,13 @@ def read(path: Path | None) -> dict[str, Tensor] | None:
     return None
 
 
-def checksum(path: Path, found: dict[str, Tensor]) -> str:
+def reference_checksum(path: Path, found: dict[str, Tensor]) -> str:
     """Of what is kept, and of the name that says what it depends on."""
     return content_sha256({"name": path.stem, "found": found})
 
 
-def write(path: Path, found: dict[str, Tensor]) -> None:
+def write_reference(path: Path, found: dict[str, Tensor]) -> None:
     """Keep it, whole or not at all; where that cannot be, it is computed again next time."""
     content = {name: value.contiguous() for name, value in found.items()}
     with dispensable(), replacing(path, shared=True) as temporary:
-        save_file(content, temporary, {CHECKSUM: checksum(path, content)})
+        save_file(content, temporary, {CHECKSUM: reference_checksum(path, content)})

@@ -12,8 +12,8 @@ import torch
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import distance, moments
-from consistency.metrics.reference import Reference
+from consistency.metrics.fidelity import feature_moments, frechet_distance
+from consistency.metrics.reference import FeatureReference
 
 Plain = str | int | float | bool | None
 
@@ -21,7 +21,7 @@ Plain = str | int | float | bool | None
 class Score(Protocol):
     """(extractor, samples as it sees them, the data as it sees them) -> numbers by name."""
 
-    def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
+    def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
         """Numbers by name; none where the extractor has no logits and they are needed."""
         ...
 
@@ -34,9 +34,9 @@ class Score(Protocol):
 class Frechet:
     """FID (1706.08500), with the moments of all samples and of all data."""
 
-    def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
+    def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
         """One number."""
-        return {extractor.metric_name: distance(moments(made.features), real.moments)}
+        return {extractor.metric_name: frechet_distance(feature_moments(made.features), real.moments)}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
         """Nothing to choose."""
@@ -55,7 +55,7 @@ class InceptionScore:
     splits: int = 10
     seed: int = 2020
 
-    def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
+    def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
         """Two numbers, where the extractor classifies."""
         from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -95,7 +95,7 @@ class KernelDistance:
     size: int = 1000
     seed: int = 2020
 
-    def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
+    def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
         """Two numbers."""
         from torch_fidelity.metric_kid import kid_features_to_metric
 
@@ -133,7 +133,7 @@ class PrecisionRecall:
     seed: int = 2020
     rows: int = 1000
 
-    def __call__(self, extractor: Extractor, made: Seen, real: Reference) -> dict[str, float]:
+    def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
         """Two numbers."""
         from torch_fidelity.metric_prc import prc_features_to_metric
 

@@ -24,7 +24,7 @@ from consistency.sampling.levels import level
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
-from consistency.watch import part, tick
+from consistency.watch import in_pieces, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,14 +44,14 @@ ENDS = {
 }
 
 
-class Excerpt(NamedTuple):
+class ProbeData(NamedTuple):
     """Training samples as the network sees them: trajectories begin at the first, all stand for the data."""
 
     x: Tensor  # [M, ...]
     c: Condition = NONE  # of each
 
 
-class Source(NamedTuple):
+class TrajectorySource(NamedTuple):
     """Whose trajectories they are: exact, teacher or data."""
 
     name: str
@@ -143,7 +143,9 @@ class Probe:
         most = max(self.fitting(shape).count, min(POOL, KEPT // (4 * math.prod(shape))))
         return torch.randperm(total, generator=self._generator())[:most]
 
-    def source(self, density: Mixture | None, teacher: DenoiserLike | None, some: Excerpt) -> Source:
+    def source(
+        self, density: Mixture | None, teacher: DenoiserLike | None, some: ProbeData
+    ) -> TrajectorySource:
         """The flow of the density where it is known, else the teacher's, else that of some of the data."""
         if density is not None:
             return exact(density, -(-STEPS // (self.levels - 1)))
@@ -152,7 +154,7 @@ class Probe:
         return followed("data", posterior(some), self.substeps)
 
     @torch.no_grad()
-    def trajectories(self, source: Source, some: Excerpt) -> Trajectories:
+    def trajectories(self, source: TrajectorySource, some: ProbeData) -> Trajectories:
         """From x + T z down to σ_min, for `count` samples; of fewer, one after the other and again."""
         count = self.fitting(some.x.shape[1:]).count
         if count < self.count:
@@ -164,7 +166,7 @@ class Probe:
         sigma = geometric(self.sigma_min, self.sigma_max, self.levels)
         now = perturb(x.double(), z.double(), level(self.sigma_max, x))
         at = [now.float().cpu()]
-        with part("trajectories", self.levels - 1):
+        with in_pieces("trajectories", self.levels - 1):
             for t, r in pairwise(sigma.flip(0).tolist()):
                 now = source.solve(now, t, r, c)
                 at.append(now.float().cpu())
@@ -175,7 +177,7 @@ class Probe:
     def measure(self, f: DenoiserLike, paths: Trajectories) -> Gaps:
         """All gaps of f along trajectories, a batch of them at a time."""
         sums = {name: torch.zeros(self.levels, dtype=torch.float64) for name in LOOKS}
-        with part("signals", 2 * self.levels * len(paths.x)):
+        with in_pieces("signals", 2 * self.levels * len(paths.x)):
             for first in range(0, len(paths.x), self.batch):
                 for name, squares in squared(f, paths, slice(first, first + self.batch)).items():
                     sums[name] += squares
@@ -187,16 +189,16 @@ class Probe:
         return torch.Generator().manual_seed(self.seed)
 
 
-def exact(density: Mixture, steps: int) -> Source:
+def exact(density: Mixture, steps: int) -> TrajectorySource:
     """The flow of a known density, by so many steps from a level to the next."""
 
     def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
         return density.solve(x, level(t, x), level(r, x), steps)
 
-    return Source("exact", solve)
+    return TrajectorySource("exact", solve)
 
 
-def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
+def followed(name: str, D: DenoiserLike, substeps: int) -> TrajectorySource:
     """The flow of a denoiser, by Heun's method, steps evenly spaced in ln σ."""
 
     def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
@@ -205,10 +207,10 @@ def followed(name: str, D: DenoiserLike, substeps: int) -> Source:
             tick()
         return x
 
-    return Source(name, solve)
+    return TrajectorySource(name, solve)
 
 
-def posterior(some: Excerpt) -> DenoiserLike:
+def posterior(some: ProbeData) -> DenoiserLike:
     """E[x_0 | x_σ] if these samples were all of the data; of those of the same class, where there are any."""
     flow = ReferenceFlow(some.x, some.c.label, own=False)
     return lambda x, sigma, c=NONE: flow.mean(x, sigma, x, c)
@@ -223,14 +225,14 @@ def squared(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tens
         s = level(sigma, x)
         y = f(at.to(x.device), s, c)
         back = f(perturb(x, z, s).float(), s, c)
-        found["self"].append(distance(y, y if below is None else below))
-        found["trajectory"].append(distance(y, path[0].to(x.device)))
-        found["reconstruction"].append(distance(back, x))
+        found["self"].append(squared_distance(y, y if below is None else below))
+        found["trajectory"].append(squared_distance(y, path[0].to(x.device)))
+        found["reconstruction"].append(squared_distance(back, x))
         below = y
     return {name: torch.stack(squares).cpu() for name, squares in found.items()}
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Sum of the squared differences over samples and coordinates."""
     return (a.double() - b.double()).square().sum()
 

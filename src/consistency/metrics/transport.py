@@ -48,7 +48,7 @@ def transport_1d(a: Tensor, b: Tensor) -> Tensor:
     return widths @ gap.square()
 
 
-def floor(sample: Callable[[int], Tensor], n: int, projections: int = 128, seed: int = 0) -> float:
+def transport_floor(sample: Callable[[int], Tensor], n: int, projections: int = 128, seed: int = 0) -> float:
     """Sliced distance between two independent samples of n points: what a perfect model would score."""
     return sliced_wasserstein2(sample(n), sample(n), projections, seed)
 

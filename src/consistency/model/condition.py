@@ -22,8 +22,8 @@ REMEDIES = {  # for a field that a network does not take
 class Condition(NamedTuple):
     """What a batch of B samples is conditioned on; a field that is None is not given to any sample.
 
-    A network says in `takes` which fields it reads. Whoever calls one gives it nothing else: `refused` names
-    what it does not take.
+    A network lists in `takes` the fields that it reads. Its callers give it no others: `refused` names what
+    it does not take.
     """
 
     label: Tensor | None = None  # class, long [B], from 0; -1 of a sample without one

@@ -31,7 +31,7 @@ class Coordinate(Protocol):
 
     @property
     def unit(self) -> float:
-        """Standard deviation in whose units networks of this coordinate see x_t and say v."""
+        """Standard deviation that inputs x_t and outputs v of networks in this coordinate are divided by."""
         ...
 
     @property

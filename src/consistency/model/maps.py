@@ -37,7 +37,7 @@ class Map(nn.Module):
         precond: what its input and output mean.
 
     Attributes:
-        codec_sha256: of what the network saw in training, where the file that it is of says so; else None.
+        codec_sha256: hash of the codec that the network was trained with, if the file of its weights has one.
     """
 
     role: ClassVar[str]  # as files have it

@@ -57,12 +57,12 @@ def portion(f: nn.Module, call: Callable[[], Any], device: torch.device) -> int:
     """
     if device.type != "cpu":
         return 2**31
-    with eager(f), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with uncompiled(f), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
     return max(1, WORK // max(counter.get_total_flops(), 1))
 
 
-def eager(f: nn.Module) -> AbstractContextManager[Any]:
+def uncompiled(f: nn.Module) -> AbstractContextManager[Any]:
     """Uncompiled: what a compiler makes of a step depends on the shapes that it has seen before."""
     compiled = any(part._compiled_call_impl is not None for part in f.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

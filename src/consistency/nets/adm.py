@@ -19,8 +19,8 @@ from consistency.nets.layers import (
     Linear,
     PositionalEmbedding,
     Up,
-    check_levels,
-    check_size,
+    check_dropout_and_blocks,
+    check_multipliers,
 )
 from consistency.nets.modulation import Added, Modulation, ScaleShift
 from consistency.nets.unet import Level, resolutions_of
@@ -163,8 +163,8 @@ class ADM(nn.Module):
         super().__init__()
         within("net", 0, 1024, augment=augment)
         given = {} if groups is None else {"groups": groups}
-        check_size(dropout, blocks, channels=channels, head_channels=head_channels, **given)
-        check_levels(channels, multipliers)
+        check_dropout_and_blocks(dropout, blocks, channels=channels, head_channels=head_channels, **given)
+        check_multipliers(channels, multipliers)
         resolutions, width = resolutions_of(shape, len(multipliers)), 4 * channels
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         if groups is not None:

@@ -15,8 +15,8 @@ from consistency.nets.layers import (
     GroupNorm,
     PositionalEmbedding,
     attend,
-    check_levels,
-    check_size,
+    check_dropout_and_blocks,
+    check_multipliers,
     conv,
     linear,
     without_autocast,
@@ -25,7 +25,7 @@ from consistency.nets.unet import Level, resolutions_of
 
 
 class Conditioning(nn.Module):
-    """What the network is told besides the image, in one vector: (noise [B], c) -> [B, width].
+    """The embedding of noise level and class, (c_noise [B], c) -> [B, width].
 
     It is computed in full precision: bfloat16 cannot tell neighbouring indices apart.
 
@@ -217,8 +217,8 @@ class DDPMUNet(nn.Module):
     ) -> None:
         super().__init__()
         heads = {} if head_channels is None else {"head_channels": head_channels}
-        check_size(dropout, blocks, channels=channels, groups=groups, **heads)
-        check_levels(channels, multipliers)
+        check_dropout_and_blocks(dropout, blocks, channels=channels, groups=groups, **heads)
+        check_multipliers(channels, multipliers)
         positive("net", eps=eps)
         within("net", 0, 1, padding=padding)
         resolutions = resolutions_of(shape, len(multipliers))
@@ -283,7 +283,7 @@ def _widths(n: int, level: Level, blocks: int) -> list[int]:
 
 
 def check_divides(levels: Sequence[Level], key: str, divisor: int) -> None:
-    """Refuse levels whose channels are no multiple of what `net.key` says."""
+    """Refuse levels whose channels are no multiple of the value of `net.key`."""
     for level in levels:
         if level.width % divisor:
             raise UserError(

@@ -24,7 +24,7 @@ WIDEST = 2**24  # units of a layer; whether the whole fits into memory is seen b
 DEEPEST = 1000  # blocks of a level
 
 
-def check_size(dropout: float, blocks: int, **widths: int) -> None:
+def check_dropout_and_blocks(dropout: float, blocks: int, **widths: int) -> None:
     """Refuse a network without units or without blocks, or one that drops all of its units."""
     fraction("net", dropout=dropout)
     within("net", 1, DEEPEST, blocks=blocks)
@@ -38,7 +38,7 @@ def check_features(channels: int) -> None:
         raise UserError(f"net.embedding.channels={channels} must be even: half are sines, half cosines")
 
 
-def check_levels(channels: int, multipliers: Sequence[int]) -> None:
+def check_multipliers(channels: int, multipliers: Sequence[int]) -> None:
     """Refuse levels without channels, or none."""
     if not multipliers or not all(m >= 1 and channels * m <= WIDEST for m in multipliers):
         raise UserError(
@@ -191,7 +191,7 @@ def one_hot(label: Tensor | None, classes: int, noise: Tensor) -> Tensor:
     return rows.to(noise.dtype) * math.sqrt(classes)
 
 
-def normalise(x: Tensor, axis: int, eps: float) -> Tensor:
+def normalise_axis(x: Tensor, axis: int, eps: float) -> Tensor:
     """x over the root of its mean square (plus eps) along an axis."""
     x, dx = unpack_dual(x)
     scale = (x.square().mean(axis, keepdim=True) + eps).rsqrt()
@@ -204,7 +204,7 @@ def normalise(x: Tensor, axis: int, eps: float) -> Tensor:
 def standardise(x: Tensor, eps: float) -> Tensor:
     """x with zero mean and unit variance (plus eps) along its last axis, at least in float32."""
     x = at_least_float32(x)
-    return normalise(x - x.mean(-1, keepdim=True), -1, eps)
+    return normalise_axis(x - x.mean(-1, keepdim=True), -1, eps)
 
 
 class LayerNorm(nn.LayerNorm):

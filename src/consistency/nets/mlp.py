@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from consistency.errors import within
 from consistency.model.condition import NONE, Condition, takes
-from consistency.nets.layers import LayerNorm, at_least_float32, check_size, linear, one_hot, waves
+from consistency.nets.layers import (
+    LayerNorm,
+    at_least_float32,
+    check_dropout_and_blocks,
+    linear,
+    one_hot,
+    waves,
+)
 
 
 class LogEmbedding(nn.Module):
@@ -17,7 +24,7 @@ class LogEmbedding(nn.Module):
 
     Args:
         frequencies: how many.
-        fmax: the highest, in radians per unit of c_noise: about how finely noise levels are told apart.
+        fmax: the highest, in radians per unit of c_noise: about how finely noise levels are resolved.
     """
 
     def __init__(self, frequencies: int, fmax: float) -> None:
@@ -76,7 +83,7 @@ class MLP(nn.Module):
         fmax: float = 16.0,
     ) -> None:
         super().__init__()
-        check_size(dropout, blocks, width=width, frequencies=frequencies)
+        check_dropout_and_blocks(dropout, blocks, width=width, frequencies=frequencies)
         within("net", 1e-6, 1e6, fmax=fmax)
         n, self.classes = math.prod(shape), classes
         self.takes = takes(label=classes)

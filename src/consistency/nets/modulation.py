@@ -11,15 +11,15 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from consistency.errors import positive
-from consistency.nets.layers import at_least_float32, normalise
+from consistency.nets.layers import at_least_float32, normalise_axis
 
 
 class Modulation(Protocol):
-    """(norm, h [B, C, H, W], told [B, vectors C, 1, 1]) -> norm(h), modulated."""
+    """(norm, h [B, C, H, W], embedding [B, vectors C, 1, 1]) -> norm(h), modulated."""
 
     vectors: ClassVar[int]  # of C entries each, made of the embedding
 
-    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, told: Tensor) -> Tensor:
+    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, embedding: Tensor) -> Tensor:
         """Features [B, C, H, W]."""
         ...
 
@@ -30,9 +30,9 @@ class Added:
 
     vectors: ClassVar[int] = 1
 
-    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, told: Tensor) -> Tensor:
+    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, embedding: Tensor) -> Tensor:
         """Features [B, C, H, W]."""
-        return norm(h + told)
+        return norm(h + embedding)
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class ScaleShift:
 
     vectors: ClassVar[int] = 2
 
-    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, told: Tensor) -> Tensor:
+    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, embedding: Tensor) -> Tensor:
         """Features [B, C, H, W]."""
-        scale, shift = told.chunk(2, 1)
+        scale, shift = embedding.chunk(2, 1)
         return norm(h) * (1 + scale) + shift
 
 
@@ -51,7 +51,7 @@ class ScaleShift:
 class DoublyNormalised:
     """norm(h) pn(1 + scale) + pn(shift): adaptive double normalisation (2410.11081, section 4.1).
 
-    There, consistency training diverges without pn, which takes the length from both vectors. The 1 only says
+    There, consistency training diverges without pn, which takes the length from both vectors. The 1 only sets
     where the linear layer's bias begins: an untrained block scales by about 1, and its output changes about
     half as fast with the noise level as under pn(scale).
 
@@ -66,12 +66,12 @@ class DoublyNormalised:
     def __post_init__(self) -> None:
         positive("net.modulation", eps=self.eps)
 
-    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, told: Tensor) -> Tensor:
+    def __call__(self, norm: Callable[[Tensor], Tensor], h: Tensor, embedding: Tensor) -> Tensor:
         """Features [B, C, H, W]."""
-        scale, shift = told.chunk(2, 1)
+        scale, shift = embedding.chunk(2, 1)
         return norm(h) * pixel_norm(1 + scale, self.eps) + pixel_norm(shift, self.eps)
 
 
 def pixel_norm(v: Tensor, eps: float) -> Tensor:
     """v [B, C, ...] with a mean square of 1 along the channels, but for eps (1710.10196, section 4.2)."""
-    return normalise(at_least_float32(v), 1, eps).to(v.dtype)
+    return normalise_axis(at_least_float32(v), 1, eps).to(v.dtype)

@@ -19,8 +19,8 @@ from consistency.nets.layers import (
     PositionalEmbedding,
     PyramidDown,
     Up,
-    check_levels,
-    check_size,
+    check_dropout_and_blocks,
+    check_multipliers,
     conv,
     linear,
     one_hot,
@@ -32,7 +32,7 @@ HALF = math.sqrt(0.5)  # the sum of two unit-variance branches, times this, has 
 
 
 class Conditioning(nn.Module):
-    """What a U-Net is told besides the image, in one vector: (noise [B], c) -> [B, width].
+    """The embedding of noise level, class and augmentation, (c_noise [B], c) -> [B, width].
 
     It is computed in full precision: bfloat16 cannot tell neighbouring noise levels apart.
 
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         blocks: residual blocks per level.
         make: builds a Block(n_in, n_out, attention, resample).
         taps: of the filter that halves the resolution.
-        input_pyramid: whether each level sees the down-sampled image as well.
+        input_pyramid: whether the down-sampled image is a further input of each level.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class UNet(nn.Module):
         dropout: probability of dropping a unit in training.
         embedding: features of c_noise, by default a PositionalEmbedding of `channels`.
         taps: of the filter that changes the resolution.
-        input_pyramid: whether each level sees the down-sampled image as well.
+        input_pyramid: whether the down-sampled image is a further input of each level.
         augment: size of an augmentation label, 9 for EDM's teachers.
         modulation: how the embedding enters a block, by default Added.
         patch: side of the squares of pixels that the first level takes as one, each with all of theirs as
@@ -281,8 +281,8 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        check_size(dropout, blocks, channels=channels)
-        check_levels(channels, multipliers)
+        check_dropout_and_blocks(dropout, blocks, channels=channels)
+        check_multipliers(channels, multipliers)
         within("net", 0, 1024, augment=augment)
         self.augment, self.patch, self.takes = augment, patch, takes(label=classes, augment=augment)
         n_image, *_ = shape = patched(shape, patch)

@@ -1,4 +1,6 @@
-"""Training images moved about, and the network told how (2206.00364, appendix F.2, table 6).
+"""Augmented training images, with the label of the augmentation as an input of the network.
+
+Source: 2206.00364, appendix F.2, table 6.
 
 What is learned is the distribution of the moved images given the label of the move, so sampling with a label
 of zeros gives images that never were: the augmentation does not leak. The label has nine numbers, in the
@@ -42,10 +44,10 @@ SYM6 = (
 
 
 class Augmentation(Protocol):
-    """(x, draws) -> images to learn, and a label that says how they were made from x."""
+    """(x, draws) -> images to learn, and a label of how they were made from x."""
 
     def __call__(self, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        """Images [B, C, H, W], and labels [B, n] or None if there is nothing to say."""
+        """Images [B, C, H, W], and labels [B, n] or None without augmentation."""
         ...
 
 
@@ -119,7 +121,7 @@ class NonLeaky:
     def __call__(self, x: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Images [B, C, H, W] and labels [B, 9] in the dtype of x. Untouched images have labels of zeros."""
         if x.ndim != 4:
-            raise UserError("augmentation=edm moves images, and these data are points: say augmentation=none")
+            raise UserError("augmentation=edm moves images, and these data are points: set augmentation=none")
         moves = self.drawn(x, draws)
         return moved(x, moves, self.motion(moves, *x.shape[2:])), moves.label().to(x.dtype)
 
@@ -173,11 +175,11 @@ def warped(x: Tensor, motion: Motion) -> Tensor:
     """
     fine = doubled(doubled(reflected(reflected(x, 2), 3), 2), 3)
     fine = grid_sample(pad(fine, (0, 1, 0, 1), "circular"), lattice(x, motion), "bilinear", "border", True)
-    return halved(halved(fine, 2), 3)
+    return halve_axis(halve_axis(fine, 2), 3)
 
 
 def lattice(x: Tensor, motion: Motion) -> Tensor:
-    """Where the half-pixels that `halved` reads come from, in one period of the reflected x; in [-1, 1]."""
+    """Positions, in [-1, 1], of the half-pixels that `halve_axis` reads, in one period of the reflected x."""
     sides = x.new_tensor([x.shape[3], x.shape[2]], dtype=torch.float64)
     centre, period = (sides - 1) / 2, 2 * (sides - 1)
     i, j = (torch.arange(-5, 2 * n + 5, dtype=torch.float64, device=x.device) / 2 for n in x.shape[2:])
@@ -199,7 +201,7 @@ def doubled(x: Tensor, axis: int) -> Tensor:
     return torch.stack([even, odd], axis + 1).flatten(axis, axis + 1)
 
 
-def halved(x: Tensor, axis: int) -> Tensor:
+def halve_axis(x: Tensor, axis: int) -> Tensor:
     """The adjoint of `doubled`: pixel n from the half-pixels 2n - 5 to 2n + 6."""
     return weighted(SYM6, x.unfold(axis, len(SYM6), 2).unbind(-1))
 

@@ -2,7 +2,7 @@
 
 The paper's angle t = atan(σ/σ_data) has cos t sin t d/dt = d/d ln σ: the rearranged tangent that it trains on
 is the rate of f per unit of ln σ. Taken so, no derivative is large at either end: that of EDM's c_noise is
-1/4 throughout. In units of what the network says, g = -(σ_data / c_out) df/d ln σ.
+1/4 throughout. In units of the network's output, g = -(σ_data / c_out) df/d ln σ.
 """
 
 import torch
@@ -32,7 +32,7 @@ class Continuous(nn.Module):
         balance: w of σ; its parameters, if any, are trained too.
         weight: λ, called as weight(σ, 0).
         sigma_data: standard deviation of the data.
-        sigma_min: where f is the identity: 0 but for a denoiser that says otherwise.
+        sigma_min: where f is the identity: 0 unless the preconditioner has another.
         warmup: steps over which the tangent turns from that of diffusion, at r = 0, into its own, at r = 1.
     """
 
@@ -64,7 +64,7 @@ class Continuous(nn.Module):
         with torch.no_grad(), same_dropout(x.device):  # the next forward draws the same masks
             change = self.change(target(f), x_t, sigma, v, c, self.ramp(k))
         y = f(x_t, sigma, c)
-        unit = expand(f.precond(sigma).out, x)  # of y, when the network says 1
+        unit = expand(f.precond(sigma).out, x)  # of y, per unit of the network's output
         g = self.bound(-self.sigma_data * change / unit)
         w, lam = self.balance(sigma), self.weight(sigma, torch.zeros_like(sigma))
         d = ((y - y.detach()) / unit - g).flatten(1).square().mean(1)  # in value, only g is left

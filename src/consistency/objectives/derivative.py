@@ -41,7 +41,7 @@ class ForwardMode:
         self, f: DenoiserLike, x: Tensor, sigma: Tensor, c: Condition, dx: Tensor, dsigma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """f(x, σ) and its rate of change."""
-        with eager(f), without_autocast(x) if self.float32 else nullcontext():
+        with uncompiled_model(f), without_autocast(x) if self.float32 else nullcontext():
             y, dy, *_ = torch.func.jvp(lambda x, s: f(x, s, c), (x, sigma), (dx, dsigma))
         return y, dy
 
@@ -77,7 +77,7 @@ class CentralDifferences:
         return (ahead + behind) / 2, (ahead - behind) / (2 * self.h)
 
 
-def eager(f: DenoiserLike) -> AbstractContextManager[object]:
+def uncompiled_model(f: DenoiserLike) -> AbstractContextManager[object]:
     """Without what `torch.compile` made of f, which knows no forward mode, and would be given up for good."""
     parts = f.modules() if isinstance(f, torch.nn.Module) else ()
     compiled = any(part._compiled_call_impl is not None for part in parts)

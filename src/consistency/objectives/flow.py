@@ -91,12 +91,12 @@ class TeacherFlow:
     @torch.no_grad()
     def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """Where the solver ends at r."""
-        for start, end in between(t, r, self.substeps):
+        for start, end in substep_times(t, r, self.substeps):
             x_t = self.solver(self.teacher, x_t, start, end, c)
         return x_t
 
 
-def between(t: Tensor, r: Tensor, substeps: int, rho: float = 7.0) -> list[tuple[Tensor, Tensor]]:
+def substep_times(t: Tensor, r: Tensor, substeps: int, rho: float = 7.0) -> list[tuple[Tensor, Tensor]]:
     """Start and end of each of so many steps from t to r [B], evenly spaced in σ^(1/rho)."""
     inner = [torch.lerp(t ** (1 / rho), r ** (1 / rho), i / substeps) ** rho for i in range(1, substeps)]
     return list(pairwise([t, *inner, r]))

@@ -22,7 +22,7 @@ from consistency.tensor import Terms, expand, perturb, same_dropout
 
 @dataclass(frozen=True)
 class PseudoObjective:
-    """2 λ mean(f sg df/dσ), whose gradient is that of the limit, and whose value says nothing.
+    """2 λ mean(f sg df/dσ), whose gradient is that of the limit, and whose value is no measure of progress.
 
     2303.01469, theorems 5 and 6, without the factor of the change of time, as in its code.
 

@@ -12,7 +12,7 @@ from consistency.schedule.decay import Decay
 
 
 class Target(Protocol):
-    """Made from f once, asked for the target function at each step, stepped once per optimiser step."""
+    """Made from f once; gives the target function of each step; updated once per optimiser step."""
 
     def __call__(self, f: Map) -> Map:
         """The function that supplies the target. The caller stops the gradient."""

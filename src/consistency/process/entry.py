@@ -13,19 +13,19 @@ PACKAGE = "consistency."
 FILE = Path(__file__)
 
 
-def entry() -> str:
+def current_entry() -> str:
     """The entry point at work, which is the name of its file in configs/ too; `train` where there is none."""
     name = Path(sys.argv[0]).stem.removeprefix(PREFIX)
     return name if name in ENTRIES else ENTRIES[0]
 
 
-def typed(other: str | None = None) -> list[str]:
+def typed_entry(other: str | None = None) -> list[str]:
     """An entry point as a user types it here, without arguments.
 
     Args:
         other: `train` or `eval`; None for the one at work.
     """
-    name = other or entry()
+    name = other or current_entry()
     script = Path(sys.argv[0])
     if script.name.startswith(PREFIX):
         return [f"{PREFIX}{name}"]
@@ -37,9 +37,9 @@ def typed(other: str | None = None) -> list[str]:
     return ["python", f"{name}.py"] if in_checkout else [f"{PREFIX}{name}"]
 
 
-def called(name: str) -> str:
+def entry_name(name: str) -> str:
     """What an entry point is called here in a sentence: train.py, or the installed command."""
-    return Path(typed(name)[-1]).name
+    return Path(typed_entry(name)[-1]).name
 
 
 def program() -> list[str]:

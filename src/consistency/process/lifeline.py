@@ -69,7 +69,7 @@ def stop_process() -> None:
         time.sleep(0.2)
 
 
-def report(**facts: Any) -> None:
+def send_report(**facts: Any) -> None:
     """Send facts to the sweep, as one line of JSON; nothing where there is none."""
     for line in _held:
         with suppress(OSError):  # it has gone

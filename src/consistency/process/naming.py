@@ -18,7 +18,7 @@ _stores: list[object] = []  # a store that this process serves to the others mus
 
 
 @contextmanager
-def named() -> Iterator[None]:
+def name_run() -> Iterator[None]:
     """Name the run, once for all its processes, for the time of the block.
 
     The name is not taken from the environment, where a run that started this process may have left its own,
@@ -46,7 +46,7 @@ def name() -> str:
     if several("SLURM_NTASKS") and "SLURM_JOB_ID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         return slurm()
     if several("WORLD_SIZE") and "TORCHELASTIC_RUN_ID" in os.environ:
-        return shared(unique())
+        return shared_name(unique())
     return unique()
 
 
@@ -67,7 +67,7 @@ def slurm() -> str:
     return f"slurm-{job}.{step}" + (f"-{again}" if again != "0" else "")
 
 
-def shared(mine: str) -> str:
+def shared_name(mine: str) -> str:
     """The first process's name, through the store by which torchrun's processes find each other."""
     with put_off():
         from torch.distributed import TCPStore

@@ -95,7 +95,7 @@ def account(now: Account) -> Iterator[None]:
             _accounts.now = former
 
 
-def settle(now: Account) -> None:
+def settle_account(now: Account) -> None:
     """Replace the account of the block that is at work: something has been finished."""
     _accounts.now = now
 
@@ -109,13 +109,13 @@ def stop(signum: int, frame: object = None) -> None:
     """A handler of signals: raise `Stopped`, now or when the work begins; a second one ends the process."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_DFL)
-    mark()
+    mark_signal()
     _signals.came = Stopped(signum)
     if not _signals.waits:
         raise _signals.came
 
 
-def mark() -> None:
+def mark_signal() -> None:
     """Note that a signal has come, in a handler that does not raise `Stopped` itself."""
     _signals.any = True
 
@@ -130,13 +130,13 @@ def listen(listener: Listener | None) -> None:
     _listeners.now = listener
 
 
-def between() -> None:
+def stop_between() -> None:
     """Call it between two pieces of long work: whoever listens may end it here."""
     if _listeners.now is not None:
         _listeners.now.between()
 
 
-def together() -> None:
+def stop_together() -> None:
     """Call it once on every process of a group, after long work whose pieces they have shared."""
     if _listeners.now is not None:
         _listeners.now.together()
@@ -176,7 +176,7 @@ def put_off() -> Iterator[None]:
     came: list[int] = []
 
     def note(signum: int, frame: object) -> None:
-        mark()
+        mark_signal()
         came.append(signum)
 
     former = {signum: signal.signal(signum, note) for signum in STOPPING}
@@ -193,7 +193,7 @@ def end_at_once() -> None:
     """From now on say the account and leave: all is done, and no library that is being closed may object."""
 
     def leave(signum: int, frame: Any) -> None:
-        say(Stopped(signum))
+        say_stopped(Stopped(signum))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + signum)
@@ -223,7 +223,7 @@ def end_within(seconds: float, status: int) -> None:
     timer.start()
 
 
-def say(stopped: Stopped) -> None:
+def say_stopped(stopped: Stopped) -> None:
     """Print the line, on the first process of a group."""
     if is_first():
         print(stopped.line(), file=sys.stderr, flush=True)

@@ -80,19 +80,19 @@ class TotalVariation:
 
     def __call__(self, A: LinearOperator, y: Tensor, some: Tensor) -> Tensor:
         """From A⁺y on."""
-        b = gradient(some).square().sum(0).sqrt().mean().item()
+        b = image_gradient(some).square().sum(0).sqrt().mean().item()
         t, s = b / 4, 1 / (2 * b)  # their product 1/8 = 1/‖∇‖² is the largest that converges
         u = ahead = A.pseudo_inverse(y)
-        p = torch.zeros_like(gradient(u))
+        p = torch.zeros_like(image_gradient(u))
         for _ in range(self.steps):
-            p = p + s * gradient(ahead)
+            p = p + s * image_gradient(ahead)
             p = p / (p.square().sum(0).sqrt() * b).clamp_min(1.0)
             before, u = u, consistent(A, u - t * adjoint_gradient(p), y, t**0.5)
             ahead = 2 * u - before
         return u
 
 
-def gradient(x: Tensor) -> Tensor:
+def image_gradient(x: Tensor) -> Tensor:
     """Differences to the right and downwards, 0 at the far edges: [B, C, H, W] -> [2, B, C, H, W]."""
     right = torch.nn.functional.pad(x.diff(dim=-1), (0, 1))
     down = torch.nn.functional.pad(x.diff(dim=-2), (0, 0, 0, 1))
@@ -100,7 +100,7 @@ def gradient(x: Tensor) -> Tensor:
 
 
 def adjoint_gradient(p: Tensor) -> Tensor:
-    """The adjoint of `gradient`, minus the divergence: [2, B, C, H, W] -> [B, C, H, W]."""
+    """The adjoint of `image_gradient`, minus the divergence: [2, B, C, H, W] -> [B, C, H, W]."""
     right, down = p[0][..., :-1], p[1][..., :-1, :]
     pad = torch.nn.functional.pad
     across = pad(right, (1, 0)) - pad(right, (0, 1))

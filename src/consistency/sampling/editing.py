@@ -14,13 +14,13 @@ from torch import Tensor
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike
 from consistency.sampling.operators import LinearOperator, consistent
-from consistency.sampling.samplers import denoised, fresh
+from consistency.sampling.samplers import denoise_at, fresh
 from consistency.schedule.draws import Draws
 from consistency.tensor import expand
 
 
 @dataclass(frozen=True)
-class Plan:
+class EditPlan:
     """Levels that an edit goes through, and what images are like.
 
     Args:
@@ -39,7 +39,7 @@ class Plan:
     low: float = -1.0
     high: float = 1.0
 
-    def begun_at(self, sigma: float) -> "Plan":
+    def begun_at(self, sigma: float) -> "EditPlan":
         """From another level on, through those below it."""
         return replace(self, sigmas=[sigma, *(tau for tau in self.sigmas if tau < sigma)])
 
@@ -53,7 +53,7 @@ def restore(
     f: DenoiserLike,
     A: LinearOperator,
     y: Tensor,
-    plan: Plan,
+    plan: EditPlan,
     draws: Draws,
     c: Condition = NONE,
 ) -> Tensor:
@@ -69,7 +69,7 @@ def restore(
 
 
 @torch.no_grad()
-def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition = NONE) -> Tensor:
+def redraw(f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition = NONE) -> Tensor:
     """Images like x, down from the plan's first level: SDEdit (2108.01073) where x is a stroke painting.
 
     With a single level this makes variations of x, larger ones the higher it is.
@@ -79,22 +79,22 @@ def redraw(f: DenoiserLike, x: Tensor, plan: Plan, draws: Draws, c: Condition = 
     return x
 
 
-def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: Plan, draws: Draws, c: Condition) -> Tensor:
+def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: EditPlan, draws: Draws, c: Condition) -> Tensor:
     """f of x re-noised to level τ, inside the range of pixels."""
     tau, added = fresh(tau, plan.sigma_min)
-    return denoised(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
+    return denoise_at(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
 
 
 @torch.no_grad()
 def denoise(f: DenoiserLike, x: Tensor, sigma: float, c: Condition = NONE) -> Tensor:
     """f(x, σ) of images that carry noise of the true level σ already: one call."""
-    return denoised(f, x, sigma, c)
+    return denoise_at(f, x, sigma, c)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Unit noise between a and b [B, ...], along each sample's great circle; the ends are exactly a and b.
 
-    Linear interpolation would make noise too small in between, and f(σ z, σ) would see another σ.
+    Linear interpolation would make noise too small in between, and f(σ z, σ) would get an input of another σ.
     """
     if share in (0.0, 1.0):
         return b if share else a
@@ -108,7 +108,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
-def walk(
+def walk_noise(
     f: DenoiserLike, stops: Sequence[Tensor], frames: int, sigma: float, c: Condition = NONE
 ) -> list[Tensor]:
     """Images along the way from noise to noise, one call each.

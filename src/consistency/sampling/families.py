@@ -23,11 +23,11 @@ class Family(NamedTuple):
         return f"{sampler.title}{self.suffix}"
 
 
-def families(samplers: Mapping[str, Sampler], sigma_min: float) -> list[Family]:
+def families_of(samplers: Mapping[str, Sampler], sigma_min: float) -> list[Family]:
     """The families of a run's samplers, in their order.
 
-    One step is taken for multistep sampling with one level. A second family of a kind is told by the name of
-    its first sampler.
+    One step is taken for multistep sampling with one level. A second family of a kind has the name of its
+    first sampler added.
 
     Args:
         samplers: of the run, by name.
@@ -52,7 +52,7 @@ def multistep(sampler: Sampler, sigma_min: float) -> Sampler:
     return MultiStep(sampler.sigmas, sigma_min, clip=sampler.clip, precond=sampler.precond)
 
 
-def named(
+def samplers_of_lists(
     lists: Mapping[str, Sequence[float]], own: Mapping[str, Sampler], sigma_min: float
 ) -> dict[str, Sampler]:
     """Samplers of σ lists: the run's own of a name at these levels, or else of the family of that title.
@@ -62,16 +62,18 @@ def named(
     Args:
         lists: by name, such as `2step` or `heun35`.
         own: samplers of the run, by name.
-        sigma_min: see `families`.
+        sigma_min: see `families_of`.
     """
-    known, found = families(own, sigma_min), dict[str, Sampler]()
+    known, found = families_of(own, sigma_min), dict[str, Sampler]()
     for name, sigmas in lists.items():
-        like = [own[name]] if name in own else [each.like for each in known if fits(each, name, sigmas)]
+        like = (
+            [own[name]] if name in own else [each.like for each in known if is_title_of(each, name, sigmas)]
+        )
         for each in like[:1]:
             found[name] = multistep(each, sigma_min).with_sigmas(sigmas)
     return found
 
 
-def fits(family: Family, name: str, sigmas: Sequence[float]) -> bool:
+def is_title_of(family: Family, name: str, sigmas: Sequence[float]) -> bool:
     """Whether a name is the title of a family's sampler at these levels."""
     return family.title(family.like.with_sigmas(sigmas)) == name

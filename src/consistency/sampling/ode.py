@@ -1,6 +1,6 @@
 """Solvers of a denoiser's probability flow, dx/dσ = (x - D(x, σ))/σ, from the first level down to σ = 0.
 
-The state is float64, and the network sees the dtype of z. The last step, to 0, ends at D.
+The state is float64, and inputs of the network have the dtype of z. The last step, to 0, ends at D.
 """
 
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from consistency.model import solvers
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike
 from consistency.sampling.levels import check_falling, level, steps
-from consistency.sampling.samplers import Sampler, check_number
+from consistency.sampling.samplers import Sampler, check_option
 from consistency.schedule.draws import Draws
 
 Noise = Callable[[], Tensor]  # fresh unit noise like the state
@@ -72,7 +72,7 @@ class Heun(Solver):
         s_churn: how much noise is added over all steps.
         s_min: the lowest level where that is done.
         s_max: the highest.
-        s_noise: standard deviation of the noise that is added, relative to what the level asks for.
+        s_noise: standard deviation of the noise that is added, relative to the noise that the level requires.
     """
 
     s_churn: float = 0.0
@@ -98,10 +98,10 @@ class Heun(Solver):
 
     def _check(self) -> None:
         super()._check()
-        check_number("s_churn", self.s_churn, 0.0, 1e6)
-        check_number("s_min", self.s_min, 0.0, inf)
-        check_number("s_max", self.s_max, 0.0, inf)
-        check_number("s_noise", self.s_noise, 0.0, 10.0)
+        check_option("s_churn", self.s_churn, 0.0, 1e6)
+        check_option("s_min", self.s_min, 0.0, inf)
+        check_option("s_max", self.s_max, 0.0, inf)
+        check_option("s_noise", self.s_noise, 0.0, 10.0)
         if self.s_min > self.s_max:
             raise ArgumentError(f"s_min={self.s_min} must be at most s_max={self.s_max}")
 
@@ -145,7 +145,7 @@ class DDIM(Solver):
 
     def _check(self) -> None:
         super()._check()
-        check_number("eta", self.eta, 0.0, 1.0)
+        check_option("eta", self.eta, 0.0, 1.0)
 
     def _solve(self, D: DenoiserLike, x: Tensor, c: Condition, noise: Noise) -> Tensor:
         for sigma, following in steps(self.sigmas):

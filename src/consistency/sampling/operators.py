@@ -1,4 +1,4 @@
-"""What was measured of an image: linear operators A, y = A x + noise, and what they say of x.
+"""Linear measurements of images, y = A x + noise: operators A, and what follows from y about x.
 
 x is [B, C, H, W] in units of the data, y [B, ...] whatever the operator makes of it. What makes an operator
 takes the shape (C, H, W) of an image first, so that a config need not know it.
@@ -204,7 +204,7 @@ class Grey(Tight):
 class CompressedSensing(Tight):
     """Some coefficients of a cosine transform of x with random signs: y [B, C, n].
 
-    The signs spread every image over all frequencies, so that any few of them say as much as others.
+    The signs spread every image over all frequencies, so that no few of them hold more than others.
 
     Args:
         shape: (C, H, W) of an image.

@@ -1,4 +1,4 @@
-"""Operators of the deepinv library, which is asked for A and A' alone: `pip install -e '.[inverse]'`."""
+"""Operators of the deepinv library, of which A and A' alone are used: `pip install -e '.[inverse]'`."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -18,7 +18,7 @@ class Deepinv(Iterative):
     """Any linear operator of deepinv.physics; y is what it makes.
 
     Args:
-        shape: (C, H, W) of an image, which it is told as img_size.
+        shape: (C, H, W) of an image, its argument img_size.
         physics: name of its class, such as Downsampling.
         options: for its constructor.
         noise: standard deviation of what was added to A x.
@@ -29,7 +29,7 @@ class Deepinv(Iterative):
         self, shape: Shape, physics: str, options: Mapping[str, Any], noise: float = 0.0, steps: int = 500
     ) -> None:
         super().__init__(noise, steps, TOLERANCE)
-        found = library()
+        found = deepinv_physics()
         linear = {name for name, kind in vars(found).items() if is_linear(kind, found)}
         if physics not in linear:
             raise UserError(f"operator.physics={physics} is not one of deepinv's: {nearest(physics, linear)}")
@@ -47,8 +47,8 @@ class Deepinv(Iterative):
         return self.physics.to(y.device).A_adjoint(y.float()).to(y.dtype)
 
 
-def library() -> ModuleType:
-    """deepinv.physics, imported when it is first asked for: it takes seconds."""
+def deepinv_physics() -> ModuleType:
+    """deepinv.physics, imported at the first use: it takes seconds."""
     try:
         return import_module("deepinv.physics")
     except ImportError as error:

@@ -109,20 +109,20 @@ def conjugate_gradients(
         tolerance: of ‖M x - b‖/‖b‖, at which a sample is left as it is.
     """
     x, r = torch.zeros_like(right), right
-    p, size = r, dots(r, r)
+    p, size = r, inner_products(r, r)
     enough = tolerance**2 * size
     for _ in range(steps):
         going = size > enough  # a sample that has arrived would divide by 0
         if not going.any():
             break
         q = matrix(p)
-        step = torch.where(going, size / dots(p, q).where(going, 1.0), 0.0)
+        step = torch.where(going, size / inner_products(p, q).where(going, 1.0), 0.0)
         x, r = x + step * p, r - step * q
-        before, size = size, dots(r, r)
+        before, size = size, inner_products(r, r)
         p = r + torch.where(going, size / before.where(going, 1.0), 0.0) * p
     return x
 
 
-def dots(a: Tensor, b: Tensor) -> Tensor:
+def inner_products(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each sample, [B, 1, ...]."""
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))

@@ -103,7 +103,7 @@ class MaskedFFT(Circular):
         within("operator", 0, 1, centre=centre)
         check_seed("operator.seed", seed)
         *_, self.H, self.W = shape
-        self.columns = columns(self.W, acceleration, centre, seed)
+        self.columns = measured_columns(self.W, acceleration, centre, seed)
         measured = torch.zeros(self.W, dtype=torch.float64).index_fill_(0, self.columns, 1.0)
         # Real images have the same spectrum at k and -k: A'A takes from both.
         mirrored = measured[-torch.arange(self.W) % self.W]
@@ -122,7 +122,7 @@ class MaskedFFT(Circular):
         return ifft2(spectrum, norm="ortho").real
 
 
-def columns(n: int, acceleration: float, centre: float, seed: int) -> Tensor:
+def measured_columns(n: int, acceleration: float, centre: float, seed: int) -> Tensor:
     """Which of n frequencies are measured, long and ascending: the lowest ones, and others at random."""
     by_frequency = torch.fft.fftfreq(n).abs().argsort(stable=True)
     few = max(1, round(n / acceleration))

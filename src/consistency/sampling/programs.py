@@ -97,7 +97,7 @@ class Combined(Program):
         f: a map of its role.
 
     Raises:
-        UserError: the sampler makes other calls than it says.
+        UserError: the sampler calls f at other levels than its `sigmas`.
     """
 
     ratios: Tensor
@@ -164,7 +164,7 @@ class Recorded:
     def rows(self) -> list[Row]:
         """Each state from the one before; the last is the sample.
 
-        What all states hold of the starting noise says how much of one is in the next.
+        The weight of the starting noise in each state tells how much of one state is in the next.
         """
         found, before = list[Row](), torch.zeros_like(self.states[0])
         for x in self.states:
@@ -184,7 +184,7 @@ class Decoded(nn.Module):
 
     Args:
         program: of the sampler.
-        decoder: what networks see -> images in [-1, 1] or points.
+        decoder: encoded samples z -> images in [-1, 1] or points.
     """
 
     def __init__(self, program: Program, decoder: nn.Module) -> None:

@@ -63,7 +63,7 @@ class Sampler(ABC):
             f: a map of `role`; or a function of the same arguments, which is taken for one.
             z: unit noise [B, ...].
             c: of the samples.
-            draws: fresh noise, where `fresh` says that some is needed.
+            draws: fresh noise, where `fresh` is true.
 
         Raises:
             UserError: a map of another role; fresh noise without draws.
@@ -88,7 +88,7 @@ class Sampler(ABC):
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "sigmas"}
 
     @property
-    def told(self) -> dict[str, Any]:
+    def described_options(self) -> dict[str, Any]:
         """The options that make a difference: those of `shown`, and others that are not the default."""
         usual = {each.name: each.default for each in fields(self)}
         return {k: v for k, v in self.options.items() if k in self.shown or v != usual[k]}
@@ -128,7 +128,7 @@ class Sampler(ABC):
         """
         if isinstance(f, Portions):
             return replace(f, f=self.map_of(f.f))
-        found = suited(f, self.role, self.title)
+        found = suited_map(f, self.role, self.title)
         if self.precond is None:
             return found
         if not isinstance(found, Map):
@@ -136,11 +136,11 @@ class Sampler(ABC):
         return preconditioned(found, self.precond)
 
     def estimate(self, f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
-        """Clean data at one σ for all samples, clipped where that is asked for."""
-        return self.clipped(denoised(f, x, sigma, c))
+        """Clean data at one σ for all samples, clipped if `clip` is set."""
+        return self.clipped(denoise_at(f, x, sigma, c))
 
     def clipped(self, x: Tensor) -> Tensor:
-        """An estimate of clean data, inside [-1, 1] where that is asked for."""
+        """An estimate of clean data, inside [-1, 1] if `clip` is set."""
         return x.clamp(-1.0, 1.0) if self.clip else x
 
     @abstractmethod
@@ -217,7 +217,7 @@ class MultiStep(Sampler):
 
     def _check(self) -> None:
         super()._check()
-        check_number("sigma_min", self.sigma_min, 0.0, 1e6)
+        check_option("sigma_min", self.sigma_min, 0.0, 1e6)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
         x = self.estimate(f, self.sigmas[0] * z, self.sigmas[0], c)
@@ -258,7 +258,7 @@ class Jumps(Sampler):
     def _check(self) -> None:
         super()._check()
         check_falling(self.sigmas)
-        check_number("gamma", self.gamma, 0.0, 1.0)
+        check_option("gamma", self.gamma, 0.0, 1.0)
 
     def _sample(self, f: Any, z: Tensor, c: Condition, draws: Draws | None) -> Tensor:
         x = z.double() * self.sigmas[0]
@@ -284,12 +284,12 @@ def visits(sigmas: Sequence[float], sigma_min: float) -> list[tuple[float, float
     return [(first, first), *(fresh(sigma, sigma_min) for sigma in others)]
 
 
-def denoised(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
+def denoise_at(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
     """f(x, σ, c) at one σ for all samples."""
     return f(x, sigma, c) if isinstance(f, Denoiser | Consistency) else f(x, level(sigma, x), c)
 
 
-def suited(f: Any, role: type[Map], what: str) -> Any:
+def suited_map(f: Any, role: type[Map], what: str) -> Any:
     """f, if it is of a role or a function; the slice of a flow map that is of that role.
 
     Args:
@@ -315,7 +315,7 @@ def preconditioned(f: Map, precond: Precond) -> Map:
     return FlowMap(f.net, precond, f.has_diagonal) if isinstance(f, FlowMap) else type(f)(f.net, precond)
 
 
-def check_number(name: str, value: float, least: float, most: float) -> None:
+def check_option(name: str, value: float, least: float, most: float) -> None:
     """Refuse an option outside [least, most], NaN among them.
 
     Raises:

@@ -49,7 +49,7 @@ class Scheduled(Solver):
 
     def _scheduler(self) -> Any:
         kind = getattr(import_module("diffusers"), self.scheduler)
-        with quiet():
+        with without_scheduler_warnings():
             made = kind(prediction_type="sample", **self.settings)
             made.set_timesteps(len(self.sigmas))
         made.sigmas = torch.tensor([*self.sigmas, 0.0], dtype=torch.float64)
@@ -62,7 +62,7 @@ class Scheduled(Solver):
         x = x / (1 + self.sigmas[0] ** 2) ** 0.5
         for sigma, t in zip(self.sigmas[:-1], scheduler.timesteps, strict=False):
             y = D(x * (1 + sigma**2) ** 0.5, level(sigma, x), c)
-            with quiet():
+            with without_scheduler_warnings():
                 x = scheduler.step(y, t, x, return_dict=False)[0]
         last = self.sigmas[-1]
         return D(x * (1 + last**2) ** 0.5, level(last, x), c)  # not by the scheduler: ln 0 is not finite
@@ -86,14 +86,14 @@ class DPMSolver2(Scheduled):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of second order, on the noise that the network sees."""
+        """Of second order, on the estimated noise."""
         last = {"lower_order_final": True, "final_sigmas_type": "sigma_min"}
         return {"solver_order": 2, "algorithm_type": "dpmsolver", **last}
 
 
 @dataclass(frozen=True)
 class DEIS(Scheduled):
-    """DEIS in ln ρ (2204.13902), a multistep method on the noise that the network sees.
+    """DEIS in ln ρ (2204.13902), a multistep method on the estimated noise.
 
     Args:
         order: of the method, 1 to 3.
@@ -140,7 +140,7 @@ class UniPC(Scheduled):
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_scheduler_warnings() -> Iterator[None]:
     """Without its warnings: on `dpmsolver`, which the papers' tables are of, and on how it uses NumPy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """Which noise levels make the best few steps? Found by trying, on a grid of candidates.
 
 A list of S levels is a tuple of S indices into the grid, ascending, as σ falls; the first is 0, for σ_max.
-The cost of a list may be anything, such as a Fréchet distance on fixed noise: it is asked for once per list,
+The cost of a list may be anything, such as a Fréchet distance on fixed noise: it is computed once per list,
 is not taken to have one valley, and the answer is the best list that was tried, never a guess.
 """
 
@@ -17,8 +17,8 @@ class Spent(Exception):  # noqa: N818 - the search ends, nothing is wrong
     """There may be no more trials."""
 
 
-class Trials:
-    """The cost of each list, asked for once, and of no more than so many.
+class CostMemo:
+    """The cost of each list, computed once, for a limited number of lists.
 
     A search is a function of the costs alone: if they are kept elsewhere, one that was stopped ends with the
     same lists.
@@ -50,7 +50,7 @@ class Trials:
         return min(self.known, key=self.known.__getitem__)
 
 
-def search(
+def search_levels(
     cost: Cost,
     size: int,
     counts: Iterable[int],
@@ -74,11 +74,11 @@ def search(
     found: dict[int, Levels] = {}
     best: Levels = (0,)
     for count in sorted(set(counts)):
-        trials = Trials(cost, budget)
+        trials = CostMemo(cost, budget)
         with suppress(Spent):
             if count in known:
                 trials(known[count])
-            settle(trials, widened(best, count, size), size, scan)
+            settle_levels(trials, widened(best, count, size), size, scan)
         best = found[count] = trials.best
     return found
 
@@ -93,7 +93,7 @@ def widened(levels: Levels, count: int, size: int) -> Levels:
     return tuple(grown)
 
 
-def settle(trials: Trials, levels: Levels, size: int, scan: int) -> None:
+def settle_levels(trials: CostMemo, levels: Levels, size: int, scan: int) -> None:
     """Begin with the best, and move one level after the other, the lowest first, until none gains by it."""
     trials(levels)
     while True:
@@ -104,7 +104,7 @@ def settle(trials: Trials, levels: Levels, size: int, scan: int) -> None:
             return
 
 
-def descend(trials: Trials, levels: Levels, place: int, size: int, scan: int) -> None:
+def descend(trials: CostMemo, levels: Levels, place: int, size: int, scan: int) -> None:
     """Try one level between its neighbours: a few candidates, then the middles of the best one's valley."""
     low = levels[place - 1] + 1
     high = (*levels, size)[place + 1] - 1
@@ -112,7 +112,7 @@ def descend(trials: Trials, levels: Levels, place: int, size: int, scan: int) ->
     def cost(index: int) -> float:
         return trials((*levels[:place], index, *levels[place + 1 :]))
 
-    seen = {index: cost(index) for index in {levels[place], *spread(low, high, scan)}}
+    seen = {index: cost(index) for index in {levels[place], *spread_indices(low, high, scan)}}
     while True:
         best = min(seen, key=lambda index: (seen[index], index))
         left = max((index for index in seen if index < best), default=low - 1)
@@ -129,7 +129,7 @@ def middles(left: int, best: int, right: int) -> list[int]:
     return [index for index in (below, above) if left < index < right and index != best]
 
 
-def spread(low: int, high: int, count: int) -> list[int]:
+def spread_indices(low: int, high: int, count: int) -> list[int]:
     """So many indices inside [low, high], evenly spaced, the ends excepted where there is room."""
     return (
         sorted({low + (high - low) * (2 * i + 1) // (2 * count) for i in range(count)}) if low <= high else []

@@ -20,7 +20,7 @@ class Curriculum(Protocol):
 
 
 class GridSize(ABC):
-    """A curriculum that says how many points a grid has, at least 2, as pairs of neighbours take it."""
+    """A curriculum whose value is a number of grid points, at least 2, as pairs of neighbours need it."""
 
     @abstractmethod
     def __call__(self, k: int) -> int:

@@ -1,7 +1,7 @@
 """Every random number of a run, as a function of what it is for.
 
 A step's numbers are drawn for the whole global batch from a generator keyed by (seed, step), and each process
-takes its slice: a resumed run, and a run on any number of processes, sees the very same numbers.
+takes its slice: a resumed run, and a run on any number of processes, gets the very same numbers.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,13 @@ class Draws(Protocol):
         ...
 
 
-def key(*words: int) -> int:
-    """A 31-bit seed for the stream called `words`. Streams that differ in the last word only never collide.
+def key(*parts: int) -> int:
+    """A 31-bit seed for the stream that these numbers name.
 
-    torch's CPU generator keeps 32 bits of its seed, so the last word is added rather than hashed.
+    Streams that differ in the last number alone never collide: torch's CPU generator keeps 32 bits of its
+    seed, so the last number is added rather than hashed.
     """
-    *stream, index = words
+    *stream, index = parts
     return (int(np.random.SeedSequence(stream).generate_state(1)[0]) + index) % 2**31
 
 
@@ -40,13 +41,13 @@ class StepDraws:
     """The numbers of one training step, drawn for the global batch and sliced by rank.
 
     Args:
-        words: what the step is called: seed, the part of the step (when gradients are accumulated), step.
+        parts: names of the step: seed, part of the step (when gradients are accumulated), number of the step.
         rank: this process, 0 <= rank < world.
         world: number of processes that share the step.
     """
 
-    def __init__(self, *words: int, rank: int = 0, world: int = 1) -> None:
-        self.seed, self.rank, self.world = key(*words), rank, world
+    def __init__(self, *parts: int, rank: int = 0, world: int = 1) -> None:
+        self.seed, self.rank, self.world = key(*parts), rank, world
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def normal(self, x: Tensor) -> Tensor:

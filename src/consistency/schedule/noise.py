@@ -1,4 +1,4 @@
-"""Noise laws over σ: drawn from continuously, or asked for their exact mass on the cells of a grid."""
+"""Noise laws over σ: continuous samples, and the exact mass on the cells of a grid."""
 
 import math
 from dataclasses import dataclass

@@ -72,7 +72,7 @@ class GridPairs:
 
     def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> tuple[Tensor, Tensor]:
         """t = σ_{i+1} and r = σ_i, each [n] in float64, with i ~ noise."""
-        grid, cdf = cells(self, self.curriculum(k), device)
+        grid, cdf = cell_distribution(self, self.curriculum(k), device)
         i = torch.searchsorted(cdf, draws.uniform(n, device), right=True).clamp(max=len(grid) - 2)
         return grid[i + 1], grid[i]
 
@@ -92,7 +92,7 @@ class GridPairs:
 
 
 @lru_cache(maxsize=16)
-def cells(pairs: GridPairs, N: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def cell_distribution(pairs: GridPairs, N: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The grid of N points and the distribution function of its cells, kept while N stays the same."""
     grid = pairs.grid(N)
     return grid.to(device), pairs.noise.mass(grid).cumsum(0).to(device)

@@ -76,7 +76,7 @@ ARGUMENTS: dict[str, Argument] = {
 }
 
 
-def check_arguments(trainer: DictConfig) -> None:
+def check_trainer_arguments(trainer: DictConfig) -> None:
     """Refuse arguments of the trainer that would be ignored, or that would make numbers of something else.
 
     Raises:
@@ -85,7 +85,7 @@ def check_arguments(trainer: DictConfig) -> None:
     for name, argument in ARGUMENTS.items():
         value = OmegaConf.select(trainer, name)
         if not argument.allowed(value):
-            raise UserError(f"trainer.{name}={said(value)}: {argument.remedy}")
+            raise UserError(f"trainer.{name}={override_value(value)}: {argument.remedy}")
     strategy = trainer.get("strategy")
     if isinstance(strategy, str) and not strategy.startswith(WHOLE):
         raise UserError(
@@ -110,7 +110,7 @@ def check_precision(section: str, processes: Mapping[str, Any]) -> None:
         remedy = "noise levels are computed in float64 anyway: use 32-true"
     else:
         remedy = "weights and their averages stay in float32: use bf16-mixed, 16-mixed or 32-true"
-    raise UserError(f"{section}.precision={said(given)}: {remedy}")
+    raise UserError(f"{section}.precision={override_value(given)}: {remedy}")
 
 
 def check_slurm(section: str, processes: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ def check_slurm(section: str, processes: Mapping[str, Any]) -> None:
         )
 
 
-def said(value: Any) -> str:
+def override_value(value: Any) -> str:
     """A value as it is written in an override."""
     if value is None:
         return "null"

@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
 from consistency.files import configs
-from consistency.files.configs import groups, options
+from consistency.files.configs import config_groups, options
 from consistency.schedule.sigma import Sigma
 from consistency.schema import swaps
-from consistency.schema.kinds import PART, fits, in_words, misfit, shown
+from consistency.schema.kinds import PART, kind_in_words, misfit, value_fits, yaml_text
 from consistency.schema.options import Eval, Train
 from consistency.schema.targets import parameters
 
@@ -48,9 +48,11 @@ def check_options(config: DictConfig, entry: str) -> None:
         section = config.get(group)
         names = ", ".join(options(group)) or "see configs/method"
         if not OmegaConf.is_dict(section):
-            raise UserError(f"{group} has no value: choose one with {choice(group)}=NAME ({names})")
+            raise UserError(f"{group} has no value: choose one with {choice_group(group)}=NAME ({names})")
         if group not in MADE_OF_PARTS and "_target_" not in section:
-            raise UserError(f"{group}._target_ has no value: choose one with {choice(group)}=NAME ({names})")
+            raise UserError(
+                f"{group}._target_ has no value: choose one with {choice_group(group)}=NAME ({names})"
+            )
         check_parts(group, section)
 
 
@@ -64,18 +66,18 @@ def check_config(config: DictConfig, entry: str) -> None:
     Raises:
         UserError: names the key, and the nearest that is known or what the value should be.
     """
-    options, names = loaded(entry), sections(entry)
+    options, names = loaded(entry), known_sections(entry)
     for name in map(str, config):
-        known(name, name, names)
+        check_key(name, name, names)
         keys = options.get(name)
         if isinstance(keys, dict) and keys and OmegaConf.is_dict(config[name]):
             for key in map(str, config[name]):
-                known(f"{name}.{key}", key, keys)
+                check_key(f"{name}.{key}", key, keys)
     check_fields("", config, OPTIONS[entry])
     if "sigma" in config:
         check_fields("sigma.", config.sigma, Sigma)
     check_finite(config)
-    nodes = list(described(config))
+    nodes = list(nodes_with_target(config))
     for path, node in nodes:
         check_special(path, node)
         check_leads(path, node)
@@ -85,29 +87,29 @@ def check_config(config: DictConfig, entry: str) -> None:
         check_arguments(path, node)
 
 
-def plain(node: Any) -> dict[str, Any]:
+def as_written(node: Any) -> dict[str, Any]:
     """A config as a dict, its interpolations as they are written."""
     return OmegaConf.to_container(node)  # type: ignore[return-value]
 
 
-def described(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+def nodes_with_target(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Every node with a `_target_`, with its key; what an interpolation refers to has a key of its own."""
     if OmegaConf.is_dict(config) and "_target_" in config:
         yield path, config
     keys = config if OmegaConf.is_dict(config) else range(len(config)) if OmegaConf.is_list(config) else ()
     for key in keys:
         if not OmegaConf.is_interpolation(config, key) and not OmegaConf.is_missing(config, key):
-            yield from described(config[key], f"{path}.{key}".lstrip("."))
+            yield from nodes_with_target(config[key], f"{path}.{key}".lstrip("."))
 
 
 def check_fields(prefix: str, section: Any, bounds: type) -> None:
     """Hold a section against the fields of a dataclass, and make one: its constructor knows the bounds."""
     if not OmegaConf.is_dict(section):
-        raise UserError(f"{prefix[:-1]}={shown(section)} must be a mapping, as in configs/train.yaml")
+        raise UserError(f"{prefix[:-1]}={yaml_text(section)} must be a mapping, as in configs/train.yaml")
     types = get_type_hints(bounds)
     names = [f.name for f in fields(bounds) if f.name in section]  # a missing value is not
     for name in names:
-        check_kind(f"{prefix}{name}", written(section, name), section[name], types[name])
+        check_kind(f"{prefix}{name}", reference_text(section, name), section[name], types[name])
     bounds(**{name: section[name] for name in names})
 
 
@@ -128,7 +130,7 @@ def check_finite(node: Any, path: str = "") -> None:
 @lru_cache(maxsize=8)
 def loaded(entry: str) -> dict[str, Any]:
     """The file of an entry point in configs/, as it is written."""
-    return plain(OmegaConf.load(configs.CONFIGS / f"{entry}.yaml"))
+    return as_written(OmegaConf.load(configs.CONFIGS / f"{entry}.yaml"))
 
 
 def methods() -> frozenset[str]:
@@ -139,13 +141,13 @@ def methods() -> frozenset[str]:
 @lru_cache(maxsize=8)
 def sections_in(files: tuple[Path, ...]) -> frozenset[str]:
     """The sections of some files of configs."""
-    return frozenset(name for path in files for name in plain(OmegaConf.load(path)))
+    return frozenset(name for path in files for name in as_written(OmegaConf.load(path)))
 
 
-def sections(entry: str) -> set[str]:
+def known_sections(entry: str) -> set[str]:
     """What may stand first in the config of an entry point."""
     others = sections_in(tuple(configs.files("as"))) if entry == "eval" else ()
-    return {*loaded(entry), *groups(), *methods(), *others} - {"defaults"}
+    return {*loaded(entry), *config_groups(), *methods(), *others} - {"defaults"}
 
 
 @lru_cache(maxsize=2)
@@ -153,10 +155,10 @@ def required(entry: str) -> tuple[str, ...]:
     """The groups that an entry point reads, and so must have a value: those whose files are a section."""
     chosen = [next(iter(item.items())) for item in loaded(entry)["defaults"] if isinstance(item, dict)]
     named = [str(group) for group, name in chosen if name is not None and "/" not in str(group)]
-    return (*(group for group in named if not spread(group)), *(["module"] if entry == "train" else []))
+    return (*(group for group in named if not is_spread(group)), *(["module"] if entry == "train" else []))
 
 
-def spread(group: str) -> bool:
+def is_spread(group: str) -> bool:
     """Whether the files of a group are spread over the whole config, as those of method and experiment."""
     return group != "task" and spread_file(configs.files(group)[0])
 
@@ -166,7 +168,7 @@ def spread_file(file: Path) -> bool:
     return file.read_text("utf-8").startswith("# @package _global_")
 
 
-def choice(group: str) -> str:
+def choice_group(group: str) -> str:
     """The group by which a section is chosen."""
     return "method" if group == "module" else group
 
@@ -176,7 +178,7 @@ def check_parts(group: str, section: DictConfig) -> None:
     for name in section if group in MADE_OF_PARTS else ():
         part = section[name]
         if part is not None and not (OmegaConf.is_dict(part) and "_target_" in part):
-            raise UserError(f"{group}.{name}={shown(part)} must be {PART} or null")
+            raise UserError(f"{group}.{name}={yaml_text(part)} must be {PART} or null")
 
 
 def check_parts_suit(path: str, node: DictConfig) -> None:
@@ -184,10 +186,10 @@ def check_parts_suit(path: str, node: DictConfig) -> None:
     for key, argument in (parameters(node._target_) or {}).items():
         value = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
         if isinstance(value, DictConfig) and "_target_" in value:
-            check_kind(f"{path}.{key}", written(node, key), value, argument.hint, node._target_)
+            check_kind(f"{path}.{key}", reference_text(node, key), value, argument.hint, node._target_)
 
 
-def written(node: DictConfig, key: str) -> Any:
+def reference_text(node: DictConfig, key: str) -> Any:
     """A reference as it is written; None for a value that stands there itself."""
     return node._get_node(key)._value() if OmegaConf.is_interpolation(node, key) else None  # type: ignore[union-attr]
 
@@ -197,16 +199,16 @@ def check_arguments(path: str, node: DictConfig) -> None:
     takes = parameters(node._target_)
     if takes is None:
         return
-    for key, text in plain(node).items():
+    for key, text in as_written(node).items():
         if key.startswith("_") or OmegaConf.is_missing(node, key):
             continue
-        if key not in takes and (file := swaps.file_of(f"{path}.{key}")):
+        if key not in takes and (file := swaps.config_file_of(f"{path}.{key}")):
             raise UserError(not_taken(f"{path}.{key}", file, node))
-        known(f"{path}.{key}", key, takes)
+        check_key(f"{path}.{key}", key, takes)
         check_reference(f"{path}.{key}", key, text, node._get_root())
         check_kind(f"{path}.{key}", text, node[key], takes[key].hint, node._target_)
         if node[key] == "" and node._target_.startswith("consistency."):
-            raise UserError(f"{origin(text, f'{path}.{key}')}= is empty: give a value")
+            raise UserError(f"{origin_key(text, f'{path}.{key}')}= is empty: give a value")
     check_complete(path, node, [name for name, argument in takes.items() if argument.required])
 
 
@@ -221,10 +223,10 @@ def check_special(path: str, node: DictConfig) -> None:
     """Hold what Hydra itself reads against what it takes."""
     name = node._target_
     if not isinstance(name, str) or "." not in name:
-        raise UserError(f"{path}._target_={shown(name)} must be the full name of a class or a function")
+        raise UserError(f"{path}._target_={yaml_text(name)} must be the full name of a class or a function")
     for key in {"_partial_", "_recursive_"} & {*map(str, node)}:
         if not isinstance(node[key], bool):
-            raise UserError(f"{path}.{key}={shown(node[key])} must be true or false")
+            raise UserError(f"{path}.{key}={yaml_text(node[key])} must be true or false")
 
 
 def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") -> None:
@@ -237,23 +239,26 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
         hint: the annotation.
         holder: name of the class or function whose annotation it is.
     """
-    if fits(value, hint):
+    if value_fits(value, hint):
         return
-    wrong = misfit(origin(text, path), value, hint)
+    wrong = misfit(origin_key(text, path), value, hint)
     assert wrong is not None
     where, found, meant = wrong
     group = where.rpartition(".")[2]
     suited = (
-        [name for name in options(group) if fits(option(group, name), meant)] if group in groups() else []
+        [name for name in options(group) if value_fits(option_target(group, name), meant)]
+        if group in config_groups()
+        else []
     )
     which = f"; choose one with {group}=NAME ({', '.join(suited)})" if suited else ""
     if OmegaConf.is_dict(found) and "_target_" in found:
-        said = f"{where}={chosen(group, found)} does not suit {path.rpartition('.')[0]} ({short(holder)})"
-        raise UserError(said + (which or f": it must be {in_words(meant)}"))
-    raise UserError(f"{where}={shown(found)} must be {in_words(meant)}{which}")
+        option, user = chosen_option(group, found), path.rpartition(".")[0]
+        line = f"{where}={option} does not suit {user} ({short_target(holder)})"
+        raise UserError(line + (which or f": it must be {kind_in_words(meant)}"))
+    raise UserError(f"{where}={yaml_text(found)} must be {kind_in_words(meant)}{which}")
 
 
-def option(group: str, name: str) -> Any:
+def option_target(group: str, name: str) -> Any:
     """What a file of a group describes, as far as it says what is called and how; null where it does not."""
     place = configs.file_of(f"{group}/{name}")
     file: Any = OmegaConf.load(place)
@@ -261,16 +266,24 @@ def option(group: str, name: str) -> Any:
     if "_target_" in node:
         return node
     first = file.get("defaults", [None])[0]
-    return option(group, first.partition("@")[0]) if isinstance(first, str) and first != "_self_" else None
+    return (
+        option_target(group, first.partition("@")[0])
+        if isinstance(first, str) and first != "_self_"
+        else None
+    )
 
 
-def chosen(group: str, node: DictConfig) -> str:
+def chosen_option(group: str, node: DictConfig) -> str:
     """The option of a group that a node is of, else the name of what it calls."""
-    same = (name for name in options(group) if getattr(option(group, name), "_target_", 0) == node._target_)
-    return next(same, short(node._target_)) if group in groups() else short(node._target_)
+    same = (
+        name for name in options(group) if getattr(option_target(group, name), "_target_", 0) == node._target_
+    )
+    return (
+        next(same, short_target(node._target_)) if group in config_groups() else short_target(node._target_)
+    )
 
 
-def short(target: str) -> str:
+def short_target(target: str) -> str:
     """The name of a class or a function without its package."""
     return target.rpartition(".")[2]
 
@@ -285,7 +298,7 @@ def check_reference(path: str, key: str, text: Any, root: Any) -> None:
         raise UserError(f"unknown key {path}.{added}: {path} is the section {key}; say {key}.{added} there")
 
 
-def known(path: str, key: str, names: Iterable[str]) -> None:
+def check_key(path: str, key: str, names: Iterable[str]) -> None:
     """Refuse a key that is none of the names."""
     if key not in names:
         remedy = nearest(key, (n for n in names if not n.startswith("_")))
@@ -297,10 +310,11 @@ def not_taken(path: str, file: str, node: DictConfig) -> str:
     group, _, name = file.rpartition("/")
     others = ", ".join(option for option in options(group) if option != name)
     another = f"choose another {group} ({others})" if 0 < len(others) <= OTHERS else f"choose another {group}"
-    method = swaps.chosen("method") if path.startswith("module.") else None
+    method = swaps.option_in_use("method") if path.startswith("module.") else None
     whose = f" of method={method}" if method is not None else ""
     return (
-        f"{group}={name} sets {path}, which {short(node._target_)}{whose} does not take: {another}, or leave "
+        f"{group}={name} sets {path}, which {short_target(node._target_)}{whose} does not take: "
+        f"{another}, or leave "
         f"it out with '~{path}'"
     )
 
@@ -308,11 +322,11 @@ def not_taken(path: str, file: str, node: DictConfig) -> str:
 def check_leads(path: str, node: DictConfig) -> None:
     """Refuse a reference to a key that is not there, as where the part that it was written for is another."""
     root = node._get_root()
-    for key, text in plain(node).items():
-        there = origin(text, "")
+    for key, text in as_written(node).items():
+        there = origin_key(text, "")
         if there and OmegaConf.select(root, there, default=root) is root:
             owners = [part.partition(".")[0] for part in (path, there)]
-            names = [swaps.chosen(owner) for owner in owners]
+            names = [swaps.option_in_use(owner) for owner in owners]
             if None in names:
                 raise UserError(f"{path}.{key} refers to {there}, which is not there: give it a value")
             user, part = (f"{owner}={name}" for owner, name in zip(owners, names, strict=True))
@@ -321,7 +335,7 @@ def check_leads(path: str, node: DictConfig) -> None:
             )
 
 
-def origin(text: Any, path: str) -> str:
+def origin_key(text: Any, path: str) -> str:
     """The key where a value stands: `${sigma.min}` is not the fault of who refers to it."""
     reference = str(text)
     simple = reference.startswith("${") and ":" not in reference and reference.count("$") == 1

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from consistency.errors import UserError
 from consistency.process.rank import is_first
-from consistency.schema.arguments import check_arguments, check_precision, check_slurm
+from consistency.schema.arguments import check_precision, check_slurm, check_trainer_arguments
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -24,7 +24,7 @@ def check_counts(trainer: DictConfig) -> None:
     for name in ("max_epochs", "limit_train_batches"):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0 would train nothing: leave it out, and set trainer.max_steps")
-    check_arguments(trainer)
+    check_trainer_arguments(trainer)
 
 
 def check_hardware(trainer: DictConfig) -> None:

@@ -18,12 +18,12 @@ MAPPINGS = (dict, Mapping)
 PART = "a part (a mapping with _target_)"
 
 
-def fits(value: Any, hint: Any) -> bool:
+def value_fits(value: Any, hint: Any) -> bool:
     """Whether a value, as OmegaConf holds it, is of a type; a mapping with `_target_` is what it makes."""
-    return any(fits_one(value, kind) for kind in kinds(hint))
+    return any(fits_one(value, kind) for kind in union_members(hint))
 
 
-def kinds(hint: Any) -> tuple[Any, ...]:
+def union_members(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
@@ -36,12 +36,16 @@ def fits_one(value: Any, kind: Any) -> bool:
         return value in get_args(kind)
     if OmegaConf.is_list(value):
         return (
-            all(fits(item, hint) for item, hint in items(value, kind)) if takes_lists(kind, value) else False
+            all(value_fits(item, hint) for item, hint in items(value, kind))
+            if takes_lists(kind, value)
+            else False
         )
     if OmegaConf.is_dict(value):
         if "_target_" in value:
             return kind not in SCALARS and kind is not NoneType and makes(value, kind)
-        return origin_of(kind) in MAPPINGS and all(fits(value[key], entry(kind)) for key in value)
+        return generic_origin(kind) in MAPPINGS and all(
+            value_fits(value[key], mapping_entry(kind)) for key in value
+        )
     return fits_scalar(value, kind)
 
 
@@ -58,36 +62,36 @@ def fits_scalar(value: Any, kind: Any) -> bool:
     return True  # an object that is there already
 
 
-def origin_of(kind: Any) -> Any:
+def generic_origin(kind: Any) -> Any:
     """`list` of list[int]."""
     return get_origin(kind) or kind
 
 
 def takes_lists(kind: Any, value: Any) -> bool:
     """Whether a type is that of lists, of this length where it says one."""
-    fixed = get_args(kind) if origin_of(kind) is tuple else ()
-    return origin_of(kind) in LISTS and (not fixed or fixed[-1] is Ellipsis or len(fixed) == len(value))
+    fixed = get_args(kind) if generic_origin(kind) is tuple else ()
+    return generic_origin(kind) in LISTS and (not fixed or fixed[-1] is Ellipsis or len(fixed) == len(value))
 
 
 def items(value: Any, kind: Any) -> Iterable[tuple[Any, Any]]:
     """The items of a list, each with its type."""
     hints = get_args(kind) or (Any,)
-    fixed = origin_of(kind) is tuple and hints[-1] is not Ellipsis
+    fixed = generic_origin(kind) is tuple and hints[-1] is not Ellipsis
     return zip(value, hints if fixed else hints[:1] * len(value), strict=False)
 
 
-def entry(kind: Any) -> Any:
+def mapping_entry(kind: Any) -> Any:
     """The type of what a mapping holds."""
     return (*get_args(kind), Any, Any)[1]
 
 
 def misfit(path: str, value: Any, hint: Any) -> tuple[str, Any, Any] | None:
     """Key, value and type of what does not fit: inside a container, if it is one that is meant; or None."""
-    if fits(value, hint):
+    if value_fits(value, hint):
         return None
-    for kind in kinds(hint):
-        if OmegaConf.is_dict(value) and "_target_" not in value and origin_of(kind) in MAPPINGS:
-            inside = [misfit(f"{path}.{key}", value[key], entry(kind)) for key in value]
+    for kind in union_members(hint):
+        if OmegaConf.is_dict(value) and "_target_" not in value and generic_origin(kind) in MAPPINGS:
+            inside = [misfit(f"{path}.{key}", value[key], mapping_entry(kind)) for key in value]
         elif OmegaConf.is_list(value) and takes_lists(kind, value):
             inside = [misfit(f"{path}[{i}]", *pair) for i, pair in enumerate(items(value, kind))]
         else:
@@ -96,12 +100,12 @@ def misfit(path: str, value: Any, hint: Any) -> tuple[str, Any, Any] | None:
     return path, value, hint
 
 
-def in_words(hint: Any) -> str:
+def kind_in_words(hint: Any) -> str:
     """What a value should be."""
-    told = dict.fromkeys(word for kind in kinds(hint) if (word := one_in_words(kind)))
-    if len(told) > 1 and any(kind in SCALARS for kind in kinds(hint)):
+    told = dict.fromkeys(word for kind in union_members(hint) if (word := one_in_words(kind)))
+    if len(told) > 1 and any(kind in SCALARS for kind in union_members(hint)):
         told.pop(PART, None)  # as in float | Tensor
-    last = ["null"] if NoneType in kinds(hint) else []
+    last = ["null"] if NoneType in union_members(hint) else []
     return " or ".join([*told, *last])
 
 
@@ -113,18 +117,20 @@ def one_in_words(kind: Any) -> str:
         return SCALARS[kind]
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
-    if origin_of(kind) in MAPPINGS:
-        return "a mapping" + (f" of {in_words(entry(kind))}" if get_args(kind) else "")
-    if origin_of(kind) in LISTS:
+    if generic_origin(kind) in MAPPINGS:
+        return "a mapping" + (f" of {kind_in_words(mapping_entry(kind))}" if get_args(kind) else "")
+    if generic_origin(kind) in LISTS:
         hints = get_args(kind)
         length = (
-            f" of {len(hints)}" if origin_of(kind) is tuple and hints and hints[-1] is not Ellipsis else ""
+            f" of {len(hints)}"
+            if generic_origin(kind) is tuple and hints and hints[-1] is not Ellipsis
+            else ""
         )
-        return f"a list{length}" + (f", each {in_words(hints[0])}" if hints else "")
-    return "text" if origin_of(kind) is PathLike else PART
+        return f"a list{length}" + (f", each {kind_in_words(hints[0])}" if hints else "")
+    return "text" if generic_origin(kind) is PathLike else PART
 
 
-def shown(value: Any, most: int = 60) -> str:
+def yaml_text(value: Any, most: int = 60) -> str:
     """A value as YAML has it, cut to the length of a message."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= most else f"{text[:most]}…"

@@ -39,7 +39,7 @@ class Layers:
 
 
 @lru_cache(maxsize=8)
-def layers(entry: str, overrides: tuple[str, ...]) -> Layers:
+def read_layers(entry: str, overrides: tuple[str, ...]) -> Layers:
     """Read the files that a command composes.
 
     Args:
@@ -58,19 +58,19 @@ def layers(entry: str, overrides: tuple[str, ...]) -> Layers:
         content = content_of(path)
         for name in reversed((default.package or "").split(".") if default.package else []):
             content = {name: content}
-        merge(getattr(made, group if group in OVER else "parts"), content)
-        made.files.update((keys, path) for keys, _ in leaves(content))
+        merge_tree(getattr(made, group if group in OVER else "parts"), content)
+        made.files.update((keys, path) for keys, _ in tree_leaves(content))
     return made
 
 
-def load(path: str) -> Any:
+def load_layer(path: str) -> Any:
     """A config file as Hydra finds it."""
     return GlobalHydra.instance().config_loader().repository.load_config(path)  # type: ignore[attr-defined]
 
 
 def content_of(path: str) -> Tree:
     """The values of a config file, as they are written."""
-    found = OmegaConf.to_container(load(path).config)
+    found = OmegaConf.to_container(load_layer(path).config)
     return found if isinstance(found, dict) else {}  # type: ignore[return-value]
 
 
@@ -78,7 +78,7 @@ def choices_of(path: str) -> dict[str, str | None]:
     """The options that a file and those it is made of choose, by `override /group: option`."""
     group, _, _ = path.rpartition("/")
     chosen: dict[str, str | None] = {}
-    for default in load(path).defaults_list:
+    for default in load_layer(path).defaults_list:
         if not isinstance(default, GroupDefault):
             name = str(default.path)
             chosen |= choices_of(f"{group}/{name}") if name != "_self_" else {}
@@ -87,12 +87,12 @@ def choices_of(path: str) -> dict[str, str | None]:
     return chosen
 
 
-def merge(tree: Tree, other: Tree) -> None:
+def merge_tree(tree: Tree, other: Tree) -> None:
     """Write the values of a tree into another."""
     for key, value in other.items():
         there = tree.get(key)
         if isinstance(there, dict) and isinstance(value, dict):
-            merge(there, value)
+            merge_tree(there, value)
         else:
             tree[key] = merged({}, value) if isinstance(value, dict) else value
 
@@ -101,15 +101,15 @@ def merged(*trees: Tree) -> Tree:
     """One tree of several; later ones win."""
     result: Tree = {}
     for tree in trees:
-        merge(result, tree)
+        merge_tree(result, tree)
     return result
 
 
-def leaves(tree: Tree, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+def tree_leaves(tree: Tree, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """The values of a tree with their paths; an empty mapping has none."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from leaves(value, (*path, str(key)))
+            yield from tree_leaves(value, (*path, str(key)))
         else:
             yield (*path, str(key)), value
 

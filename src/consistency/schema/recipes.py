@@ -63,13 +63,13 @@ def overrides_of(name: str) -> list[str]:
         return [f"experiment={name}"]
     if name in WRITTEN:
         return WRITTEN[name].split()
-    method, data = parts(name)
+    method, data = method_and_data(name)
     if method is None:
         return [f"experiment={name}"]
     return [f"method={method}", f"data={data}", f"budget={BUDGETS[data]}"]
 
 
-def parts(name: str) -> tuple[str | None, str]:
+def method_and_data(name: str) -> tuple[str | None, str]:
     """Method and data of a name such as `ct_continuous_ring`; None for the method of any other name."""
     data = max((each for each in BUDGETS if name.endswith(f"_{each}")), key=len, default="")
     method = name.removesuffix(f"_{data}")

@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from consistency.files.configs import groups
-from consistency.schema.kinds import shown
+from consistency.files.configs import config_groups
+from consistency.schema.kinds import yaml_text
 from consistency.schema.layers import (
     UNREAD,
     Keys,
@@ -22,10 +22,10 @@ from consistency.schema.layers import (
     Tree,
     choices_of,
     has,
-    layers,
-    leaves,
     merged,
+    read_layers,
     select,
+    tree_leaves,
 )
 
 METRIC = ("optimized_metric",)  # names a sampler
@@ -57,8 +57,8 @@ class Value:
         return ".".join(self.keys)
 
     def __str__(self) -> str:
-        default = f" (default {shown(self.other)})" if self.fits else ""
-        return f"{self.key}={shown(self.value)}{default}"
+        default = f" (default {yaml_text(self.other)})" if self.fits else ""
+        return f"{self.key}={yaml_text(self.value)}{default}"
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,16 @@ def command() -> tuple[str, ...] | None:
     return tuple(given)
 
 
-def file_of(key: str) -> str | None:
+def config_file_of(key: str) -> str | None:
     """The file of configs/ that sets a key, without its ending; None if the command line does."""
     overrides = command()
     keys = tuple(key.split("."))
     if overrides is None or is_given(keys, given_in(overrides)):
         return None
-    return layers("train", choosing(overrides)).files.get(keys)
+    return read_layers("train", choosing(overrides)).files.get(keys)
 
 
-def chosen(group: str) -> str | None:
+def option_in_use(group: str) -> str | None:
     """The option of a group that is in use; None for what is no group."""
     return HydraConfig.get().runtime.choices.get(group) if command() is not None else None
 
@@ -123,7 +123,7 @@ def given_in(overrides: tuple[str, ...]) -> dict[str, str]:
 def choosing(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides that choose an option of a group."""
     parts = ((o, *o.lstrip("+~").partition("=")[::2]) for o in overrides)
-    known = groups()
+    known = config_groups()
     return tuple(o for o, key, value in parts if key in known and not value.startswith("{"))
 
 
@@ -149,17 +149,17 @@ def swaps(overrides: tuple[str, ...]) -> Swaps:
     given, groups = given_in(overrides), given_in(choosing(overrides))
     if not groups.keys() - {*WHOLE}:
         return Swaps()
-    here = layers("train", choosing(overrides))
-    alone = layers("train", choice(groups, "experiment"))
-    method = layers("train", choice(groups, "experiment", "method"))
-    sized = layers("train", choice(groups, "experiment", "method", "data", "budget"))
-    each = judged(here, alone, method, sized)
+    here = read_layers("train", choosing(overrides))
+    alone = read_layers("train", choice_overrides(groups, "experiment"))
+    method = read_layers("train", choice_overrides(groups, "experiment", "method"))
+    sized = read_layers("train", choice_overrides(groups, "experiment", "method", "data", "budget"))
+    each = values_of_swapped(here, alone, method, sized)
     found = {value.keys: value for value in each}  # the last file that sets a key
     values = tuple(value for value in found.values() if not is_given(value.keys, given))
-    return Swaps(values, (*described(values, here, alone), *masked(here, alone, {*groups})))
+    return Swaps(values, (*replacement_lines(values, here, alone), *masked(here, alone, {*groups})))
 
 
-def choice(groups: dict[str, str], *names: str) -> tuple[str, ...]:
+def choice_overrides(groups: dict[str, str], *names: str) -> tuple[str, ...]:
     """The overrides that choose some groups."""
     return tuple(f"{name}={groups[name]}" for name in names if name in groups)
 
@@ -171,7 +171,7 @@ def is_given(keys: Keys, given: dict[str, str]) -> bool:
     return any(".".join(keys[:i]) in given for i in range(2, len(keys) + 1))
 
 
-def judged(here: Layers, alone: Layers, method: Layers, sized: Layers) -> Iterator[Value]:
+def values_of_swapped(here: Layers, alone: Layers, method: Layers, sized: Layers) -> Iterator[Value]:
     """The values that method, experiment and budget have set of parts that are others now.
 
     Args:
@@ -180,20 +180,20 @@ def judged(here: Layers, alone: Layers, method: Layers, sized: Layers) -> Iterat
         method: as experiment and method alone are.
         sized: as these two are with the data and the budget of the command line.
     """
-    of_method = list(compare(here.method, here, here.parts, method.parts))
+    of_method = list(compare_values(here.method, here, here.parts, method.parts))
     yield from of_method
-    fitting = merged(here.parts, without(here.method, of_method))
-    of_budget = {keys for keys, _ in leaves(here.budget)}
-    found = compare(here.experiment, here, fitting, merged(alone.parts, alone.method))
+    fitting = merged(here.parts, without_values(here.method, of_method))
+    of_budget = {keys for keys, _ in tree_leaves(here.budget)}
+    found = compare_values(here.experiment, here, fitting, merged(alone.parts, alone.method))
     yield from (value for value in found if value.keys not in of_budget)  # which stand whatever these say
-    yield from compare(here.budget, here, fitting, merged(sized.parts, sized.method))
+    yield from compare_values(here.budget, here, fitting, merged(sized.parts, sized.method))
 
 
-def without(tree: Tree, values: list[Value]) -> Tree:
+def without_values(tree: Tree, values: list[Value]) -> Tree:
     """A tree without the values that are dropped."""
     dropped = {value.keys for value in values if not value.fits}
     kept: Tree = {}
-    for keys, value in leaves(tree):
+    for keys, value in tree_leaves(tree):
         if keys not in dropped:
             for key in reversed(keys):
                 value = {key: value}
@@ -201,7 +201,7 @@ def without(tree: Tree, values: list[Value]) -> Tree:
     return kept
 
 
-def compare(own: Tree, here: Layers, new: Tree, old: Tree) -> Iterator[Value]:
+def compare_values(own: Tree, here: Layers, new: Tree, old: Tree) -> Iterator[Value]:
     """Hold values of a file against the parts that it is used with, and those that it was written for.
 
     Args:
@@ -210,7 +210,7 @@ def compare(own: Tree, here: Layers, new: Tree, old: Tree) -> Iterator[Value]:
         new: the parts that they are used with.
         old: the parts that they were written for.
     """
-    for keys, value in leaves(own):
+    for keys, value in tree_leaves(own):
         if value is None and keys[0] in NAMED and len(keys) == 2:  # what is left out, if it is there
             continue
         own_value = select(new, keys)
@@ -230,7 +230,7 @@ def target(tree: Tree, keys: Keys) -> Any:
     return node.get("_target_") if isinstance(node, dict) else None
 
 
-def described(values: tuple[Value, ...], here: Layers, alone: Layers) -> Iterator[str]:
+def replacement_lines(values: tuple[Value, ...], here: Layers, alone: Layers) -> Iterator[str]:
     """A line for each group that was replaced, with what became of the values for it."""
     by_group: dict[str, list[Value]] = {}
     for value in values:

@@ -17,7 +17,7 @@ class Parameter(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def existing(target: str) -> Any:
+def locate_target(target: str) -> Any:
     """What a name stands for; None for nothing, whatever its import raises."""
     try:
         return locate(target)  # unlike Hydra's own, it logs nothing
@@ -28,18 +28,18 @@ def existing(target: str) -> Any:
 @lru_cache(maxsize=512)
 def parameters(target: str) -> dict[str, Parameter] | None:
     """The arguments of a target; None if it takes any, or is not there at all."""
-    found, takes = existing(target), dict[str, Parameter]()
+    found, takes = locate_target(target), dict[str, Parameter]()
     for made in makers(found) if found is not None else ():
         arguments = {name: a for name, a in inspect.signature(made).parameters.items() if name != "self"}
         known = hints(made)
         named = {name: a for name, a in arguments.items() if a.kind != a.VAR_KEYWORD}
-        takes = {name: parameter(a, known.get(name, Any)) for name, a in named.items()} | takes
+        takes = {name: parameter_of(a, known.get(name, Any)) for name, a in named.items()} | takes
         if len(named) == len(arguments):  # no **keywords are handed on
             return takes
     return None
 
 
-def parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
+def parameter_of(argument: inspect.Parameter, hint: Any) -> Parameter:
     """An argument as a config sees it; *positional ones need not be given."""
     return Parameter(hint, argument.default is argument.empty and argument.kind != argument.VAR_POSITIONAL)
 
@@ -66,7 +66,7 @@ def hints(made: Callable[..., Any]) -> dict[str, Any]:
 
 def makes(node: DictConfig, kind: Any) -> bool:
     """Whether what a node with `_target_` describes may be of a kind, a class or a protocol."""
-    target = existing(str(node._target_))
+    target = locate_target(str(node._target_))
     if target is None:
         return True
     if node.get("_partial_"):
@@ -77,7 +77,9 @@ def makes(node: DictConfig, kind: Any) -> bool:
 
 def partially(target: Any, kind: Any) -> bool:
     """Whether a function that is given some of its arguments beforehand can be of a kind."""
-    return callable(target) and (get_origin(kind) is Callable or kind is Any or members(kind) == {"__call__"})
+    return callable(target) and (
+        get_origin(kind) is Callable or kind is Any or protocol_members(kind) == {"__call__"}
+    )
 
 
 def is_a(made: type, kind: Any) -> bool:
@@ -92,10 +94,10 @@ def is_a(made: type, kind: Any) -> bool:
         return issubclass(made, kind)
     takes = parameters(f"{made.__module__}.{made.__qualname__}") or {}
     there = {name for base in made.__mro__ for name in vars(base)} | {*takes}
-    return members(kind) <= there
+    return protocol_members(kind) <= there
 
 
-def members(kind: Any) -> set[str]:
+def protocol_members(kind: Any) -> set[str]:
     """What a protocol asks for."""
     bases = [base for base in getattr(kind, "__mro__", ()) if getattr(base, "_is_protocol", False)]
     names = {name for base in bases for name in (*vars(base), *inspect.get_annotations(base))}

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from consistency.sweep.rows import ONE_STEP, RMSE, RMSE_MEAN, TWO_STEPS, Column, Row, floor, problems
+from consistency.sweep.rows import (
+    ONE_STEP,
+    RMSE,
+    RMSE_MEAN,
+    TWO_STEPS,
+    Column,
+    MethodRow,
+    problems,
+    row_floor,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +64,7 @@ PANELS = (
 )
 
 
-def chart(rows: Sequence[Row]) -> "Figure":
+def method_chart(rows: Sequence[MethodRow]) -> "Figure":
     """A line of panels for every problem."""
     from matplotlib.figure import Figure
 
@@ -67,7 +76,7 @@ def chart(rows: Sequence[Row]) -> "Figure":
         line[0].set(ylabel=problem, ylim=(len(group) - 0.5, -0.5))  # the first on top
         line[0].set_yticks(range(len(group)), [row.method for row in group])
         for panel, axes in zip(PANELS, line, strict=True):
-            draw(axes, panel, group)
+            draw_panel(axes, panel, group)
     drawn = {
         label: dot for axes in grid.flat for dot, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -77,7 +86,7 @@ def chart(rows: Sequence[Row]) -> "Figure":
     return figure
 
 
-def draw(axes: "Axes", panel: Panel, rows: Sequence[Row]) -> None:
+def draw_panel(axes: "Axes", panel: Panel, rows: Sequence[MethodRow]) -> None:
     """One panel; a method without numbers says so."""
     axes.set_title(panel.title, fontsize="medium")
     axes.grid(color="#eeeeee")
@@ -85,15 +94,15 @@ def draw(axes: "Axes", panel: Panel, rows: Sequence[Row]) -> None:
     for place, row in enumerate(rows):
         if not any(row.values(series.column) for series in panel.series):
             axes.text(0.5, place, "no result", transform=axes.get_yaxis_transform(), ha="center", va="center")
-    numbers = [value for series in panel.series for value in dots(axes, series, rows)]
-    lowest = floor(rows, panel.series[0].column)
+    numbers = [value for series in panel.series for value in draw_dots(axes, series, rows)]
+    lowest = row_floor(rows, panel.series[0].column)
     if lowest:
         axes.axvline(lowest, color=GREY, linestyle="--", label="floor")
     if numbers:
-        scale(axes, min(lowest or min(numbers), *numbers), max(numbers))
+        log_scale(axes, min(lowest or min(numbers), *numbers), max(numbers))
 
 
-def dots(axes: "Axes", series: Series, rows: Sequence[Row]) -> list[float]:
+def draw_dots(axes: "Axes", series: Series, rows: Sequence[MethodRow]) -> list[float]:
     """Every seed, and a stroke through the mean of a method; the numbers, wherever they are drawn."""
     found = [(place, values) for place, row in enumerate(rows) if (values := row.values(series.column))]
     numbers = [value for _, values in found for value in values]
@@ -104,7 +113,7 @@ def dots(axes: "Axes", series: Series, rows: Sequence[Row]) -> list[float]:
     return numbers
 
 
-def scale(axes: "Axes", low: float, high: float) -> None:
+def log_scale(axes: "Axes", low: float, high: float) -> None:
     """A logarithmic axis with at least one of 1, 2 and 5 on it."""
     from matplotlib.ticker import LogLocator, NullLocator
 

@@ -16,15 +16,15 @@ from consistency.errors import UserError
 from consistency.process.entry import program
 from consistency.process.lifeline import VARIABLE
 from consistency.process.stops import STOPPING
-from consistency.sweep.identity import settings, shorter
-from consistency.sweep.runs import Run, State, keep_fault, plan, result_of, run_in
+from consistency.sweep.identity import override_settings, shorter
+from consistency.sweep.runs import Run, RunState, keep_fault, plan_run, result_of, run_in
 
 ENCODED = {"PYTHONIOENCODING": "utf-8"}  # of output that is read here
 STOPPED = {128 + signum for signum in STOPPING}  # exit statuses of a run that has saved and ended
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """A run has validated.
 
     Args:
@@ -51,7 +51,7 @@ class Ended:
     run: Run
 
 
-Event = Report | Ended
+Event = ValidationReport | Ended
 
 
 class Child:
@@ -75,7 +75,7 @@ class Child:
         with theirs:
             self.process = subprocess.Popen(
                 [*program(), *arguments],
-                env=environment(theirs.fileno(), beside + 1) | (ENCODED if beside else {}),
+                env=child_environment(theirs.fileno(), beside + 1) | (ENCODED if beside else {}),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=piped,
@@ -106,7 +106,9 @@ class Child:
                 if "failed" in said:
                     self.failure = said
                 else:
-                    self.tell(Report(self.run, said["step"], said["value"], said.get("last", False)))
+                    self.tell(
+                        ValidationReport(self.run, said["step"], said["value"], said.get("last", False))
+                    )
 
     def _await(self) -> None:
         status = self.process.wait()
@@ -114,12 +116,12 @@ class Child:
             reader.join(timeout=5.0)  # a process that the run has started may still hold its streams
         self.line.close()
         try:
-            self.tell(Ended(judged(self.run, status, self.failure)))
+            self.tell(Ended(state_of_ended(self.run, status, self.failure)))
         except (UserError, OSError) as error:  # its files are gone or damaged: the other runs go on
-            self.tell(Ended(replace(self.run, state=State.FAILED, result=None, reason=str(error))))
+            self.tell(Ended(replace(self.run, state=RunState.FAILED, result=None, reason=str(error))))
 
 
-def environment(line: int, together: int) -> dict[str, str]:
+def child_environment(line: int, together: int) -> dict[str, str]:
     """Of a run: its lifeline, and its share of the CPU unless that is given."""
     given = {**os.environ, VARIABLE: str(line)}
     if together > 1:
@@ -135,7 +137,7 @@ def copy(prefix: str, source: TextIO, sink: TextIO) -> None:
             sink.flush()
 
 
-def judged(run: Run, status: int, failure: dict[str, Any]) -> Run:
+def state_of_ended(run: Run, status: int, failure: dict[str, Any]) -> Run:
     """What has become of a run whose process has ended; why it failed is written down.
 
     Args:
@@ -145,14 +147,18 @@ def judged(run: Run, status: int, failure: dict[str, Any]) -> Run:
     """
     found = run_in(run.directory)
     ended = result_of(run.directory) if status == 0 and found.result is None else None
-    if ended is not None and not shorter(settings(run.overrides), settings(ended["overrides"])):
-        return plan(run.directory, ended["overrides"])  # nothing was left to do: it is what its result says
+    if ended is not None and not shorter(
+        override_settings(run.overrides), override_settings(ended["overrides"])
+    ):
+        return plan_run(
+            run.directory, ended["overrides"]
+        )  # nothing was left to do: it is what its result says
     if found.result is not None or status in STOPPED:
         return found
     if failure:
-        keep_fault(run.directory, State(failure["state"]), failure["failed"])
+        keep_fault(run.directory, RunState(failure["state"]), failure["failed"])
     elif status < 0:
-        keep_fault(run.directory, State.FAILED, f"its process was ended by {signal.Signals(-status).name}")
+        keep_fault(run.directory, RunState.FAILED, f"its process was ended by {signal.Signals(-status).name}")
     else:
-        keep_fault(run.directory, State.FAILED, f"its process ended with status {status} and no result")
+        keep_fault(run.directory, RunState.FAILED, f"its process ended with status {status} and no result")
     return run_in(run.directory)

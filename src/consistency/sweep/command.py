@@ -4,11 +4,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from consistency.process.entry import typed
+from consistency.process.entry import typed_entry
 from consistency.quoting import path_override
 
 
-def again(directory: Path) -> str:
+def command_to_go_on(directory: Path) -> str:
     """The command that goes on with this process's sweep in its directory.
 
     Args:
@@ -17,4 +17,4 @@ def again(directory: Path) -> str:
     arguments = sys.argv[1:]
     named = any(argument.startswith("run_dir=") for argument in arguments)
     place = [] if named else [path_override("run_dir", directory)]
-    return shlex.join([*typed(), *arguments, *place])
+    return shlex.join([*typed_entry(), *arguments, *place])

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from consistency.errors import UserError
 from consistency.process.rank import is_first
-from consistency.sweep.identity import same
-from consistency.sweep.runs import OVERRIDES, State, forget_fault, keep_fault, plan, read_overrides
+from consistency.sweep.identity import same_run
+from consistency.sweep.runs import OVERRIDES, RunState, forget_fault, keep_fault, plan_run, read_overrides
 
 
 class Foreign(Callback):
@@ -22,7 +22,7 @@ class Foreign(Callback):
         if swept(config):
             directory = Path(config.hydra.runtime.output_dir)
             if not holds_another(directory, config):  # which is refused, and stays what it is
-                plan(directory, list(config.hydra.overrides.task))
+                plan_run(directory, list(config.hydra.overrides.task))
                 forget_fault(directory)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -30,14 +30,14 @@ class Foreign(Callback):
         directory = Path(config.hydra.runtime.output_dir)
         if swept(config) and job_return.status == JobStatus.FAILED and not holds_another(directory, config):
             error = job_return._return_value  # the property would raise it
-            keep_fault(directory, state_of(error), reason(error))
+            keep_fault(directory, state_of(error), foreign_reason(error))
 
 
 def holds_another(directory: Path, config: DictConfig) -> bool:
     """Whether a directory is that of another run: other launchers number the runs of each command anew."""
     if not (directory / OVERRIDES).is_file():
         return False
-    return not same(read_overrides(directory / OVERRIDES), list(config.hydra.overrides.task))
+    return not same_run(read_overrides(directory / OVERRIDES), list(config.hydra.overrides.task))
 
 
 def swept(config: DictConfig) -> bool:
@@ -45,13 +45,13 @@ def swept(config: DictConfig) -> bool:
     return config.hydra.mode == RunMode.MULTIRUN and is_first()
 
 
-def state_of(error: BaseException) -> State:
+def state_of(error: BaseException) -> RunState:
     """Of a run that ends so."""
     cause = users(error)
-    return State.FAILED if cause is None else State(cause.state)
+    return RunState.FAILED if cause is None else RunState(cause.state)
 
 
-def reason(error: BaseException) -> str:
+def foreign_reason(error: BaseException) -> str:
     """What the user can do about it, if anything."""
     cause = users(error)
     return f"{type(error).__name__}: {error}" if cause is None else str(cause)

@@ -17,7 +17,7 @@ LENGTH = "trainer.max_steps"
 Settings = dict[str, str]  # key -> value, as JSON
 
 
-def settings(overrides: Sequence[str]) -> Settings:
+def override_settings(overrides: Sequence[str]) -> Settings:
     """What overrides set, however it is written: 1e-4 is 0.0001, and their order does not matter.
 
     Left out is what says where a run is or how it is launched: run_dir, ckpt_path=last, hydra.*. Another
@@ -42,9 +42,9 @@ def ordered(value: Any) -> Any:
     return [ordered(item) for item in value] if isinstance(value, list) else value
 
 
-def same(a: Sequence[str], b: Sequence[str]) -> bool:
+def same_run(a: Sequence[str], b: Sequence[str]) -> bool:
     """Whether two command lines are of the same run, with nothing changed."""
-    return settings(a) == settings(b)
+    return override_settings(a) == override_settings(b)
 
 
 def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) -> int | None:
@@ -85,6 +85,6 @@ def shorter(one: Settings, other: Settings) -> bool:
 
 def varied(runs: Sequence[Sequence[str]]) -> set[str]:
     """The keys in which command lines differ."""
-    all_of_them = [settings(overrides) for overrides in runs]
+    all_of_them = [override_settings(overrides) for overrides in runs]
     keys = {key for one in all_of_them for key in one}
     return {key for key in keys if len({one.get(key) for one in all_of_them}) > 1}

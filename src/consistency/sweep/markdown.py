@@ -3,39 +3,39 @@
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
-from consistency.errors import plain
-from consistency.sweep.rows import COLUMNS, Column, Result, Row, floor, problems
-from consistency.sweep.runs import Run, State
+from consistency.errors import strip_controls
+from consistency.sweep.rows import COLUMNS, Column, MethodRow, Result, problems, row_floor
+from consistency.sweep.runs import Run, RunState
 from consistency.table import Table
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def rows_markdown(rows: Sequence[MethodRow]) -> str:
     """A table for every problem, and below them all what is not in it."""
-    parts = [section(problem, group) for problem, group in problems(rows).items()]
+    parts = [problem_section(problem, group) for problem, group in problems(rows).items()]
     absent = [line for row in rows for line in map(absence, row.runs) if line]
     return "\n".join([*parts, *absent]).rstrip() + "\n"
 
 
-def section(problem: str, rows: Sequence[Row]) -> str:
+def problem_section(problem: str, rows: Sequence[MethodRow]) -> str:
     """A heading, how the numbers came about, and a line per method."""
     head = ["method", *(column.title for column in COLUMNS), "calls per sample"]
-    table = Table(head, [*map(line, rows), floors(rows)])
+    table = Table(head, [*map(row_line, rows), floors(rows)])
     return f"## {problem}\n\n{conditions(rows)}\n\n{table.markdown()}\n"
 
 
-def line(row: Row) -> list[str]:
+def row_line(row: MethodRow) -> list[str]:
     """Mean and spread of every number."""
     name = row.method + share(len(row.results), len(row.runs))
-    return [name, *(shown(column, row) for column in COLUMNS), either(map(calls, row.results))]
+    return [name, *(cell_text(column, row) for column in COLUMNS), either(map(calls, row.results))]
 
 
-def floors(rows: Sequence[Row]) -> list[str]:
+def floors(rows: Sequence[MethodRow]) -> list[str]:
     """The line of a perfect model."""
-    values = [(column.digits, floor(rows, column)) for column in COLUMNS]
+    values = [(column.digits, row_floor(rows, column)) for column in COLUMNS]
     return ["floor", *("" if value is None else f"{value:.{digits}f}" for digits, value in values), ""]
 
 
-def shown(column: Column, row: Row) -> str:
+def cell_text(column: Column, row: MethodRow) -> str:
     """Mean ± sample standard deviation, over the runs that have the number."""
     values = row.values(column)
     if not values:
@@ -57,19 +57,19 @@ def calls(result: Result) -> str:
     return " + ".join(f"{count:g}{name}" for count, name in parts if count)
 
 
-def conditions(rows: Sequence[Row]) -> str:
+def conditions(rows: Sequence[MethodRow]) -> str:
     """What all runs have in common, or should have."""
     results = [result for row in rows for result in row.results]
     steps = either(f"{result['steps']:,}" for result in results)
     batch = either(str(round(result["images"] / max(result["steps"], 1))) for result in results)
     seeds = ", ".join(dict.fromkeys(run.seed or "0" for row in rows for run in row.runs))
     device = either(result["device"] for result in results)
-    commit = either(short(result["commit"]) for result in results)
+    commit = either(short_commit(result["commit"]) for result in results)
     made = f"{steps} optimiser steps of {batch} samples on {device}, commit {commit}"
     return f"{made}. Mean ± standard deviation over seeds {seeds}."
 
 
-def short(commit: str | None) -> str:
+def short_commit(commit: str | None) -> str:
     """Seven digits, and the + of a tree with changes."""
     return "unknown" if commit is None else commit[:7] + "+" * commit.endswith("+")
 
@@ -82,8 +82,8 @@ def either(values: Iterable[str]) -> str:
 def absence(run: Run) -> str | None:
     """A run that has no result, or one without numbers; None for the others."""
     name = f"- `{run.recipe}`, seed {run.seed}"
-    if run.state is not State.FINISHED:
-        return f"{name}: {run.state}{f': {plain(run.reason)}' if run.reason else ''}"
+    if run.state is not RunState.FINISHED:
+        return f"{name}: {run.state}{f': {strip_controls(run.reason)}' if run.reason else ''}"
     if run.result is None:
         return None
     lost = [metric for metric, value in run.result["metrics"].items() if value is None]

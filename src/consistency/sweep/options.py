@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from optuna.samplers import BaseSampler
 
 from consistency.errors import UserError
-from consistency.sweep.identity import firm, settings
-from consistency.sweep.search import Search, check_completed
-from consistency.sweep.space import Space, corners, flat, overrides_of, parted
-from consistency.sweep.study import Trials, quiet
+from consistency.sweep.identity import firm, override_settings
+from consistency.sweep.search import SweepSearch, check_completed
+from consistency.sweep.space import Space, corners, flatten_params, split_space, trial_overrides
+from consistency.sweep.study import Trials, without_optuna_advice
 from consistency.sweep.trials import TrialsTable
 from consistency.sweep.work import Sweep, Tabled
 
@@ -69,23 +69,23 @@ class Options:
         """
         seed = self.sampler.get("seed")
         own = None if seed is None else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        return made("sampler", self.sampler, seed=own)
+        return make_part("sampler", self.sampler, seed=own)
 
 
-def made(name: str, node: Mapping[str, Any] | None, **arguments: Any) -> Any:
+def make_part(name: str, node: Mapping[str, Any] | None, **arguments: Any) -> Any:
     """A part of Optuna by its config; None for none.
 
     Raises:
         UserError: there is no such part, or it refuses its arguments.
     """
     try:
-        with quiet():
+        with without_optuna_advice():
             return instantiate(node, **arguments)
     except InstantiationException as error:
         raise UserError(f"hydra.sweeper.{name}: {error.__cause__ or error}; change it") from error
 
 
-def search(
+def search_trials(
     options: Options,
     context: HydraContext,
     config: DictConfig,
@@ -108,25 +108,25 @@ def search(
     """
     options.check()
     parser = OverridesParser.create(config_loader=context.config_loader)
-    lines = [f"{key}={value}" for key, value in flat(options.params or {})]
-    fixed, space = parted(parser.parse_overrides(lines), parser.parse_overrides(list(arguments)))
+    lines = [f"{key}={value}" for key, value in flatten_params(options.params or {})]
+    fixed, space = split_space(parser.parse_overrides(lines), parser.parse_overrides(list(arguments)))
     metric = config.get("optimized_metric")
     composed = partial(context.config_loader.load_sweep_config, config)
     check_composable(composed, fixed, space, metric)
     options.proposer(0)
-    pruner = made("pruner", options.pruner)
+    pruner = make_part("pruner", options.pruner)
     with Sweep.of(context, config, *pool, table) as sweep:
         trials = Trials.of(
             str(options.storage or sweep.directory / "study.log"),
             str(options.study_name),
-            {"metric": metric, "direction": options.direction, **firm(settings(fixed), {LENGTH})},
+            {"metric": metric, "direction": options.direction, **firm(override_settings(fixed), {LENGTH})},
             space,
             options.proposer,
             pruner,
             sweep.directory,
         )
         shown = sweep.table = TrialsTable(trials, metric, table)
-        Search(sweep, trials, fixed, options.n_trials).run()
+        SweepSearch(sweep, trials, fixed, options.n_trials).run()
     shown.show(Path(config.hydra.sweep.dir))
     check_completed(trials, Path(config.hydra.sweep.dir))
 
@@ -144,9 +144,10 @@ def check_composable(
             "sweep=optuna needs a number to go by, and optimized_metric is null: give optimized_metric=NAME"
         )
     for params in corners(space):
-        found = composed([*fixed, *overrides_of(params)]).get("optimized_metric")
+        found = composed([*fixed, *trial_overrides(params)]).get("optimized_metric")
         if found != metric:
             raise UserError(
-                f"optimized_metric={metric} is {found} with {' '.join(overrides_of(params))}, and trials are "
+                f"optimized_metric={metric} is {found} with {' '.join(trial_overrides(params))}, "
+                "and trials are "
                 "compared by one number: give optimized_metric=NAME on the command line"
             )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from consistency.errors import UserError
 from consistency.files.atomic import replacing, write_text
-from consistency.sweep.chart import chart
-from consistency.sweep.markdown import markdown
+from consistency.sweep.chart import method_chart
+from consistency.sweep.markdown import rows_markdown
 from consistency.sweep.rows import rows
 from consistency.sweep.runs import runs_of
 
@@ -19,30 +19,30 @@ class OracleTable:
 
     def write(self, directory: Path) -> None:
         """Make both from what the runs have left there."""
-        write(directory)
+        write_oracle(directory)
 
     def show(self, directory: Path) -> None:
         """The same, and print the table."""
-        show(directory)
+        show_oracle(directory)
 
 
-def write(directory: Path) -> None:
+def write_oracle(directory: Path) -> None:
     """Table and chart of all runs there, whole or not at all."""
     found = rows(runs_of(directory))
     try:
-        text = markdown(found)
+        text = rows_markdown(found)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{directory}: a result.json in it is no result of a training run ({error})"
         ) from error
     write_text(directory / "oracle.md", text)
     with replacing(directory / "oracle.png") as temporary:
-        chart(found).savefig(temporary, dpi=150)
+        method_chart(found).savefig(temporary, dpi=150)
 
 
-def show(directory: Path) -> None:
+def show_oracle(directory: Path) -> None:
     """Write both, print the table, and say where they are."""
-    write(directory)
+    write_oracle(directory)
     print(f"\n{(directory / 'oracle.md').read_text(encoding='utf-8')}")
     print(f"table        {directory / 'oracle.md'}\nchart        {directory / 'oracle.png'}")
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise UserError("give one directory: python -m consistency.sweep.oracle DIRECTORY")
-        show(Path(arguments[0]))
+        show_oracle(Path(arguments[0]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,11 +5,11 @@ from statistics import fmean
 
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, strip_controls
 from consistency.files.configs import file_of
 from consistency.metrics.choice import pick
-from consistency.sweep.runs import Run, State
-from consistency.sweep.table import shared
+from consistency.sweep.runs import Run, RunState
+from consistency.sweep.table import shared_overrides
 from consistency.watch import clock
 
 LENGTH = "trainer.max_steps"
@@ -26,7 +26,7 @@ def outlook(runs: Sequence[Run], steps: int | None, together: int) -> str | None
     left = len({run.directory for run in runs if not run.is_settled})
     if not left:
         return None
-    known = [seconds for run in runs if run.is_settled and (seconds := taken(run)) is not None]
+    known = [seconds for run in runs if run.is_settled and (seconds := seconds_taken(run)) is not None]
     if known:
         return f"{left} to go, about {clock(fmean(known) * left / together)} by the {len(known)} before"
     given = {run.override(LENGTH) or steps for run in runs} - {None}
@@ -41,7 +41,7 @@ def named_steps(config: DictConfig) -> int | None:
     return None if named is None else config.trainer.max_steps
 
 
-def taken(run: Run) -> float | None:
+def seconds_taken(run: Run) -> float | None:
     """Seconds of a run that has ended, those of its teacher included."""
     teacher = (run.result or {}).get("teacher_seconds") or 0.0
     return None if run.seconds is None else run.seconds + teacher
@@ -55,15 +55,17 @@ def best(runs: Sequence[Run], metric: str | None) -> str | None:
     found = [
         (value, run)
         for run in runs
-        if run.state is State.FINISHED and run.debug is None and (value := value_of(run, metric)) is not None
+        if run.state is RunState.FINISHED
+        and run.debug is None
+        and (value := optimised_value(run, metric)) is not None
     ]
     if len(found) < 2:
         return None
     value, run = min(found, key=lambda pair: pair[0])
-    return f"best         run {run.name}, {metric} {value:.4g}, with {own(run, runs)}"
+    return f"best         run {run.name}, {metric} {value:.4g}, with {own_overrides(run, runs)}"
 
 
-def value_of(run: Run, metric: str | None) -> float | None:
+def optimised_value(run: Run, metric: str | None) -> float | None:
     """The number that the sweep optimises; None where it was not measured, or was not finite."""
     if not metric or not run.metrics:
         return None
@@ -73,7 +75,7 @@ def value_of(run: Run, metric: str | None) -> float | None:
         return None
 
 
-def own(run: Run, among: Sequence[Run]) -> str:
+def own_overrides(run: Run, among: Sequence[Run]) -> str:
     """The overrides of a run that others do not have."""
-    common = shared(among)
-    return plain(" ".join(each for each in run.overrides if each not in common))
+    common = shared_overrides(among)
+    return strip_controls(" ".join(each for each in run.overrides if each not in common))

@@ -38,8 +38,8 @@ class Pool:
         forget_fault(run.directory)
         begun = any((run.directory / CHECKPOINTS).glob("*.ckpt"))
         again = self.go_on if begun else []
-        replaced = ("hydra.mode", *map(key_of, again))
-        given = [override for override in run.overrides if key_of(override) not in replaced]
+        replaced = ("hydra.mode", *map(override_key, again))
+        given = [override for override in run.overrides if override_key(override) not in replaced]
         more = ["hydra.mode=RUN", path_override("run_dir", run.directory), *again]
         self.children[run.directory] = Child(run, [*given, *more], self.events.put, self.size - 1)
 
@@ -64,6 +64,6 @@ class Pool:
             self.wait()
 
 
-def key_of(override: str) -> str:
+def override_key(override: str) -> str:
     """The key of an override."""
     return override.partition("=")[0].lstrip("+")

@@ -42,7 +42,7 @@ COLUMNS = (RMSE, RMSE_MEAN, ONE_STEP, TWO_STEPS, SECONDS, TEACHER, MEMORY)
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method on one problem.
 
     Args:
@@ -65,7 +65,7 @@ class Row:
         return [value for value in map(column.of, self.results) if value is not None]
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
+def rows(runs: Sequence[Run]) -> list[MethodRow]:
     """Runs that differ in their seed alone make a row; those of a method stand together."""
     found: dict[tuple[str, str], dict[tuple[str, ...], list[Run]]] = {}
     for run in runs:
@@ -76,19 +76,19 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     for (problem, method), variants in found.items():
         for overrides, group in variants.items():
             own = [each for each in overrides if not all(each in other for other in variants)]
-            made.append(Row(problem, " ".join([method, *own]), tuple(group)))
+            made.append(MethodRow(problem, " ".join([method, *own]), tuple(group)))
     return made
 
 
-def problems(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def problems(rows: Sequence[MethodRow]) -> dict[str, list[MethodRow]]:
     """The rows of each problem."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[MethodRow]] = {}
     for row in rows:
         found.setdefault(row.problem, []).append(row)
     return found
 
 
-def floor(rows: Sequence[Row], column: Column) -> float | None:
+def row_floor(rows: Sequence[MethodRow], column: Column) -> float | None:
     """What a perfect model would have: the same for all runs, for the data and their number are."""
     values = [column.floor(result) for row in rows for result in row.results]
     return next((value for value in values if value is not None), None)

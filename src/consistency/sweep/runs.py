@@ -17,20 +17,20 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, strip_controls
 from consistency.files.atomic import write_text
 from consistency.files.paths import regular
 from consistency.process.naming import LOCK
 from consistency.result import is_number, read_result
 from consistency.schema.recipes import KEYS
-from consistency.sweep.identity import same, settings
+from consistency.sweep.identity import override_settings, same_run
 
 OVERRIDES, FAULT, RESULT = "overrides.json", "failed.json", "result.json"
 LARGEST = 1_000_000  # bytes of a file of a run that is read
 MOST, LONGEST = 1000, 20_000  # overrides of a command line, and their characters
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """What has become of a run."""
 
     WAITING = "not begun"
@@ -56,13 +56,13 @@ class Run:
 
     directory: Path
     overrides: tuple[str, ...]
-    state: State = State.WAITING
+    state: RunState = RunState.WAITING
     result: dict[str, Any] | None = None
     reason: str | None = None
 
     def override(self, key: str) -> str | None:
         """The value that the command line gives a key."""
-        return next((value for name, _, value in map(parted, self.overrides) if name == key), None)
+        return next((value for name, _, value in map(split_override, self.overrides) if name == key), None)
 
     @property
     def name(self) -> str:
@@ -98,15 +98,15 @@ class Run:
     def debug(self) -> str | None:
         """What cut the run that has ended to a few steps, as `debug=smoke`; None for any other."""
         found = (self.result or {}).get("debug")
-        return None if found is None else f"debug={plain(str(found)):.80}"
+        return None if found is None else f"debug={strip_controls(str(found)):.80}"
 
     @property
     def is_settled(self) -> bool:
         """Whether trying again would lead to the same end."""
-        return self.state in (State.FINISHED, State.DIVERGED, State.PRUNED)
+        return self.state in (RunState.FINISHED, RunState.DIVERGED, RunState.PRUNED)
 
 
-def parted(override: str) -> tuple[str, str, str]:
+def split_override(override: str) -> tuple[str, str, str]:
     """Key, = and value."""
     return override.partition("=")
 
@@ -148,31 +148,33 @@ def run_in(directory: Path) -> Run:
     """
     run = Run(directory, tuple(read_overrides(directory / OVERRIDES)))
     if is_at_work(directory):
-        return replace(run, state=State.RUNNING)
+        return replace(run, state=RunState.RUNNING)
     result = result_of(directory)
-    if result is not None and same(result.get("overrides", run.overrides), run.overrides):
+    if result is not None and same_run(result.get("overrides", run.overrides), run.overrides):
         fault = (result.get("verdict") or {}).get("fault")
-        return replace(run, state=State.DIVERGED if fault else State.FINISHED, result=result, reason=fault)
+        return replace(
+            run, state=RunState.DIVERGED if fault else RunState.FINISHED, result=result, reason=fault
+        )
     if (directory / FAULT).is_file():
         state, reason = read_fault(directory / FAULT)
         return replace(run, state=state, reason=reason)
     there = any((directory / name).is_dir() for name in ("checkpoints", "teacher"))
-    return replace(run, state=State.STOPPED if there else State.WAITING)
+    return replace(run, state=RunState.STOPPED if there else RunState.WAITING)
 
 
-def plan(directory: Path, overrides: Sequence[str]) -> Run:
+def plan_run(directory: Path, overrides: Sequence[str]) -> Run:
     """Give a run its directory, which replaces `run_dir` and `ckpt_path=last`, before it begins."""
     path = directory / OVERRIDES
-    own = [each for each in overrides if parted(each)[0] != "run_dir" and each != "ckpt_path=last"]
+    own = [each for each in overrides if split_override(each)[0] != "run_dir" and each != "ckpt_path=last"]
     if not path.is_file() or read_overrides(path) != own:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(own, ensure_ascii=False) + "\n")
     return run_in(directory)
 
 
-def keep_fault(directory: Path, state: State, reason: str) -> None:
+def keep_fault(directory: Path, state: RunState, reason: str) -> None:
     """Write down why a run has no result."""
-    text = json.dumps({"state": state, "reason": plain(reason)}, ensure_ascii=False) + "\n"
+    text = json.dumps({"state": state, "reason": strip_controls(reason)}, ensure_ascii=False) + "\n"
     write_text(directory / FAULT, text)
 
 
@@ -183,9 +185,9 @@ def forget_fault(directory: Path) -> None:
 
 def read_overrides(path: Path) -> list[str]:
     """The command line of a run."""
-    found = read(path)
+    found = read_json(path)
     if not is_command(found):
-        raise damaged(path)
+        raise damaged_run_file(path)
     return found
 
 
@@ -196,22 +198,22 @@ def is_command(found: Any) -> bool:
     if len(found) > MOST or sum(map(len, found)) > LONGEST:  # which takes minutes to read
         return False
     try:
-        settings(found)
+        override_settings(found)
     except (HydraException, RecursionError, ValueError):
         return False
     return True
 
 
-def read_fault(path: Path) -> tuple[State, str]:
+def read_fault(path: Path) -> tuple[RunState, str]:
     """State and reason of a run without a result."""
-    found = read(path)
+    found = read_json(path)
     try:
-        state, reason = State(found["state"]), found["reason"]
+        state, reason = RunState(found["state"]), found["reason"]
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path) from error
-    if not isinstance(reason, str) or state not in (State.FAILED, State.DIVERGED, State.PRUNED):
-        raise damaged(path)
-    return state, plain(reason)
+        raise damaged_run_file(path) from error
+    if not isinstance(reason, str) or state not in (RunState.FAILED, RunState.DIVERGED, RunState.PRUNED):
+        raise damaged_run_file(path)
+    return state, strip_controls(reason)
 
 
 def result_of(directory: Path) -> dict[str, Any] | None:
@@ -222,25 +224,25 @@ def result_of(directory: Path) -> dict[str, Any] | None:
     overrides, verdict = found.get("overrides", []), found.get("verdict") or {}
     fault = verdict.get("fault") if isinstance(verdict, dict) else 0
     if not (is_command(overrides) and isinstance(fault, str | None) and is_number(found.get("seconds", 0))):
-        raise damaged(directory / RESULT)
+        raise damaged_run_file(directory / RESULT)
     teacher = directory / "teacher" / RESULT
     taught = read_result(teacher).get("seconds") if teacher.is_file() else None
     return {**found, "teacher_seconds": taught if is_number(taught) else None}
 
 
-def read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What a small file of JSON holds."""
     try:
         if path.stat().st_size > LARGEST:
-            raise damaged(path)
+            raise damaged_run_file(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the directory of a sweep") from error
     except (ValueError, RecursionError) as error:
-        raise damaged(path) from error
+        raise damaged_run_file(path) from error
 
 
-def damaged(path: Path) -> UserError:
+def damaged_run_file(path: Path) -> UserError:
     """The refusal of a file."""
     return UserError(f"{path} is damaged: delete the directory {path.parent}, and the run is made again")
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from consistency.errors import UserError
-from consistency.sweep.child import Ended, Report
-from consistency.sweep.command import again
-from consistency.sweep.outlook import value_of
-from consistency.sweep.runs import Run, State, keep_fault, run_in
-from consistency.sweep.space import overrides_of
+from consistency.sweep.child import Ended, ValidationReport
+from consistency.sweep.command import command_to_go_on
+from consistency.sweep.outlook import optimised_value
+from consistency.sweep.runs import Run, RunState, keep_fault, run_in
+from consistency.sweep.space import trial_overrides
 from consistency.sweep.study import REASON, STATE, Trials
-from consistency.sweep.work import Sweep, awaited, outcome
+from consistency.sweep.work import Sweep, awaited, outcome_of_run
 
 
 @dataclass
-class Search:
+class SweepSearch:
     """A search in the directory of a sweep.
 
     Args:
@@ -45,7 +45,7 @@ class Search:
             if not self.sweep.pool.children:
                 break
             event = self.sweep.pool.wait()
-            self.heard(event) if isinstance(event, Report) else self.ended(event)
+            self.heard(event) if isinstance(event, ValidationReport) else self.ended(event)
         self.sweep.write()
 
     def next_of(self, waiting: list[FrozenTrial]) -> FrozenTrial | None:
@@ -67,7 +67,7 @@ class Search:
 
     def begin(self, trial: FrozenTrial) -> None:
         """Start the run of a trial, or go on with it. One that has ended, or is at work, is not repeated."""
-        run = self.sweep.find([*self.fixed, *overrides_of(trial.params)], set(self.trials.space))
+        run = self.sweep.find([*self.fixed, *trial_overrides(trial.params)], set(self.trials.space))
         run = run if run.directory in self.at_work else awaited(run)
         self.trials.note(trial.number, run.name)
         if run.directory in self.at_work:
@@ -76,15 +76,15 @@ class Search:
         if not run.is_settled and self.trials.should_prune(trial.number):
             run = self.prune(run, max(trial.intermediate_values))
         if run.is_settled:
-            given = " ".join(overrides_of(trial.params))
-            print(f"run {run.name:<8} {given}: {outcome(run, self.sweep.metric)}", flush=True)
+            given = " ".join(trial_overrides(trial.params))
+            print(f"run {run.name:<8} {given}: {outcome_of_run(run, self.sweep.metric)}", flush=True)
             self.tell(run, [trial.number])
             return
         self.at_work[run.directory] = [trial.number]
         place = f"trial {trial.number + 1} of {self.limit}{self.sweep.rest(self.left())}"
         self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))], place)
 
-    def heard(self, report: Report) -> None:
+    def heard(self, report: ValidationReport) -> None:
         """A run has validated; it ends early where it lags behind, unless it is about to end anyway."""
         directory = report.run.directory
         numbers = self.at_work.get(directory, [])
@@ -99,7 +99,7 @@ class Search:
 
     def prune(self, run: Run, step: int) -> Run:
         """Write down that a run ends early, so that no later command goes on with it."""
-        keep_fault(run.directory, State.PRUNED, f"it lagged behind the other trials at step {step}")
+        keep_fault(run.directory, RunState.PRUNED, f"it lagged behind the other trials at step {step}")
         return run_in(run.directory)
 
     def ended(self, event: Ended) -> None:
@@ -122,14 +122,14 @@ def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str
     A run that has diverged counts as pruned, not as failed: samplers learn from the former, and pass over the
     latter.
     """
-    value = value_of(run, metric)
-    if run.state is State.FINISHED and value is not None and math.isfinite(value):
+    value = optimised_value(run, metric)
+    if run.state is RunState.FINISHED and value is not None and math.isfinite(value):
         return TrialState.COMPLETE, value, None
-    if run.state is State.FINISHED:
+    if run.state is RunState.FINISHED:
         return TrialState.PRUNED, None, f"{metric} is not finite"
-    if run.state in (State.DIVERGED, State.PRUNED):
+    if run.state in (RunState.DIVERGED, RunState.PRUNED):
         return TrialState.PRUNED, None, run.reason
-    return TrialState.FAIL if run.state is State.FAILED else TrialState.RUNNING, None, run.reason
+    return TrialState.FAIL if run.state is RunState.FAILED else TrialState.RUNNING, None, run.reason
 
 
 def check_completed(trials: Trials, directory: Path) -> None:
@@ -139,7 +139,7 @@ def check_completed(trials: Trials, directory: Path) -> None:
         UserError: no trial has completed, some have failed, or some of this search are yet to end.
     """
     if trials.begun():
-        raise UserError(f"not all trials have ended; go on with {again(directory)}")
+        raise UserError(f"not all trials have ended; go on with {command_to_go_on(directory)}")
     made = trials.all()
     if not any(trial.state is TrialState.COMPLETE for trial in made):
         reason = next((t.user_attrs[REASON] for t in made if REASON in t.user_attrs), "")

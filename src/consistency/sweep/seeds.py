@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from consistency.sweep.identity import settings
-from consistency.sweep.runs import Run, State, parted
+from consistency.sweep.identity import override_settings
+from consistency.sweep.runs import Run, RunState, split_override
 from consistency.table import Table
 
 SEED = "seed"
 TITLE = "Mean ± standard deviation over seeds"
 
 
-def groups(runs: Sequence[Run]) -> list[list[Run]]:
+def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Finished runs that differ in their seed alone, where there are several; in the order of the runs."""
     found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
-        if run.state is State.FINISHED:
-            rest = settings([each for each in run.overrides if parted(each)[0] != SEED])
+        if run.state is RunState.FINISHED:
+            rest = override_settings([each for each in run.overrides if split_override(each)[0] != SEED])
             found.setdefault(tuple(sorted(rest.items())), []).append(run)
     return [group for group in found.values() if len(group) > 1]
 
@@ -30,14 +30,16 @@ def over_seeds(runs: Sequence[Run], common: Sequence[str], metrics: Sequence[str
         metrics: names of the columns.
     """
     rows = []
-    for group in groups(runs):
-        given = [each for each in group[0].overrides if each not in common and parted(each)[0] != SEED]
+    for group in seed_groups(runs):
+        given = [
+            each for each in group[0].overrides if each not in common and split_override(each)[0] != SEED
+        ]
         seeds = ", ".join(run.seed or "0" for run in group)
-        rows.append([" ".join(given), seeds, *(cell(group, metric) for metric in metrics)])
+        rows.append([" ".join(given), seeds, *(seed_cell(group, metric) for metric in metrics)])
     return Table(["overrides", "seeds", *metrics], rows, TITLE) if rows else None
 
 
-def cell(group: Sequence[Run], metric: str) -> str:
+def seed_cell(group: Sequence[Run], metric: str) -> str:
     """Mean ± sample standard deviation of the runs that have the metric; how many, if not all."""
     values = [run.metrics[metric] for run in group if metric in run.metrics]
     if len(values) < 2:

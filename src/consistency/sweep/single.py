@@ -51,7 +51,7 @@ def check_free(directory: Path) -> None:
         )
 
 
-def check_place(directory: Path) -> None:
+def check_no_run(directory: Path) -> None:
     """Refuse the directory of a run: a sweep in it would mix with it."""
     if (directory / "checkpoints").exists() or (directory / "result.json").exists():
         raise UserError(

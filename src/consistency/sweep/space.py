@@ -22,16 +22,16 @@ FORMS = (
 )
 
 
-def flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_params(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Parameters by their full keys, whether or not sections are nested."""
     for key, value in params.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten_params(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def parted(params: Sequence[Override], given: Sequence[Override]) -> tuple[list[str], Space]:
+def split_space(params: Sequence[Override], given: Sequence[Override]) -> tuple[list[str], Space]:
     """Overrides that all trials have, and what is searched.
 
     Args:
@@ -41,18 +41,18 @@ def parted(params: Sequence[Override], given: Sequence[Override]) -> tuple[list[
     Raises:
         UserError: nothing is searched, or a search space is none.
     """
-    overrides = {key_of(override): override for override in (*params, *given)}
+    overrides = {signed_key(override): override for override in (*params, *given)}
     fixed = [str(each.input_line) for each in overrides.values() if not each.is_sweep_override()]
     space = {key: distribution(one) for key, one in overrides.items() if one.is_sweep_override()}
     for override in params:
-        if overrides[key_of(override)] is override and not override.is_sweep_override():
+        if overrides[signed_key(override)] is override and not override.is_sweep_override():
             raise UserError(f"hydra.sweeper.params: {override.input_line} is no search space: write {FORMS}")
     if not space:
         raise UserError(f"sweep=optuna has nothing to search: give a key a search space, KEY={FORMS}")
     return fixed, space
 
 
-def key_of(override: Override) -> str:
+def signed_key(override: Override) -> str:
     """The key of an override, with its sign."""
     return override.get_key_element()
 
@@ -70,7 +70,7 @@ def distribution(override: Override) -> BaseDistribution:
         log = "log" in value.tags
         if override.is_interval_sweep():
             return interval(value.start, value.end, log)
-        return stepped(value.start, value.stop, value.step, log)
+        return stepped_values(value.start, value.stop, value.step, log)
     except ValueError as error:
         why = str(error).rstrip(".")
         raise UserError(f"{override.input_line} is no search space ({why}): write {FORMS}") from error
@@ -85,7 +85,7 @@ def interval(low: float, high: float, log: bool) -> BaseDistribution:
     return FloatDistribution(low, high, log)
 
 
-def stepped(start: float, stop: float, step: float, log: bool) -> BaseDistribution:
+def stepped_values(start: float, stop: float, step: float, log: bool) -> BaseDistribution:
     """The numbers that a sweep over this range has: stop is not among them."""
     if not (step and all(map(math.isfinite, (start, stop, step)))):
         raise ValueError("its ends must be finite, and its step not 0")
@@ -99,7 +99,7 @@ def stepped(start: float, stop: float, step: float, log: bool) -> BaseDistributi
     return FloatDistribution(float(low), float(high), log, float(abs(width)))
 
 
-def overrides_of(params: Mapping[str, Any]) -> list[str]:
+def trial_overrides(params: Mapping[str, Any]) -> list[str]:
     """The overrides of a trial. Floats have all their digits, so that the same run is found again."""
     return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in params.items()]
 
@@ -122,7 +122,7 @@ def values(one: BaseDistribution) -> Iterator[Any]:
         yield from (one.low, one.high)
 
 
-def holds(one: BaseDistribution, value: Any) -> bool:
+def distribution_holds(one: BaseDistribution, value: Any) -> bool:
     """Whether a value, which comes from a file, is one of a distribution."""
     if isinstance(one, CategoricalDistribution):
         return value in one.choices

@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 from consistency.errors import UserError
 from consistency.files.owned import check_own
 from consistency.process.stops import put_off
-from consistency.sweep.space import Space, holds
+from consistency.sweep.space import Space, distribution_holds
 
 SQLITE = "sqlite:///"
 SEARCH, DIRECTORY, RUN, STATE, REASON = "search", "directory", "run", "state", "reason"  # user attributes
@@ -97,14 +97,14 @@ class Storage:
             check_own(self.path)
         if self.url is not None:
             return RDBStorage(self.url, engine_kwargs={"poolclass": NullPool})  # closed after each use
-        if self.path.is_file() and not whole(self.path):
+        if self.path.is_file() and not ends_whole(self.path):
             raise self.damaged()
         lock = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)
         return JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_optuna_advice() -> Iterator[None]:
     """Without Optuna's remarks that some of its parts may change."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -117,7 +117,7 @@ def of_storage(error: Exception) -> bool:
     return any(name.startswith(READERS) for name in names)
 
 
-def whole(path: Path) -> bool:
+def ends_whole(path: Path) -> bool:
     """Whether a journal ends with a whole line. Optuna passes over another, and appends the next to it."""
     lines = path.read_bytes().splitlines(keepends=True)
     try:
@@ -181,7 +181,7 @@ class Trials:
                 study = optuna.create_study(**options, direction=about["direction"])
             if SEARCH not in study.user_attrs and not study.get_trials(deepcopy=False):
                 study.set_user_attr(SEARCH, json.dumps(wanted, sort_keys=True))
-            check_same(study, wanted, storage.path)
+            check_same_study(study, wanted, storage.path)
         place = os.path.relpath(directory.resolve(), storage.path.parent.resolve())
         return Trials(study, storage, space, sampler, place)
 
@@ -198,7 +198,7 @@ class Trials:
             if each.state is TrialState.RUNNING
             and each.user_attrs.get(DIRECTORY) == self.directory
             and each.params.keys() == self.space.keys()
-            and all(holds(self.space[key], value) for key, value in each.params.items())
+            and all(distribution_holds(self.space[key], value) for key, value in each.params.items())
         ]
 
     def propose(self, limit: int) -> FrozenTrial | None:
@@ -281,7 +281,7 @@ def proposal(
     )
 
 
-def check_same(study: optuna.Study, wanted: Mapping[str, Any], path: Path) -> None:
+def check_same_study(study: optuna.Study, wanted: Mapping[str, Any], path: Path) -> None:
     """Refuse a study whose trials were measured in another way, or drawn from another space."""
     try:
         found = json.loads(study.user_attrs[SEARCH])

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from consistency.errors import plain
+from consistency.errors import strip_controls
 from consistency.files.atomic import write_text
+from consistency.markup import literal_text
 from consistency.sweep.runs import Run, runs_of
 from consistency.sweep.seeds import over_seeds
 from consistency.table import Table as Markdown
-from consistency.table import literal
 
 NAME = "table.md"
 COLUMNS = 100  # of a terminal
@@ -19,18 +19,18 @@ class Table:
 
     def write(self, directory: Path) -> None:
         """Make it from what the runs have left there."""
-        write_text(directory / NAME, text(runs_of(directory)))
+        write_text(directory / NAME, table_text(runs_of(directory)))
 
     def show(self, directory: Path) -> None:
         """The same, and print what fits a terminal."""
         self.write(directory)
-        print(f"\n{brief(runs_of(directory))}\ntable        {directory / NAME}", flush=True)
+        print(f"\n{brief_table(runs_of(directory))}\ntable        {directory / NAME}", flush=True)
 
 
-def text(runs: Sequence[Run]) -> str:
+def table_text(runs: Sequence[Run]) -> str:
     """What all have in common, a row for each, means over seeds, and the reason of those without result."""
-    common, metrics = shared(runs), measured(runs)
-    parts = [f"All with {literal(' '.join(common))}"] if common else []
+    common, metrics = shared_overrides(runs), measured_metrics(runs)
+    parts = [f"All with {literal_text(' '.join(common))}"] if common else []
     parts.append(overview(runs, common).markdown())
     means = over_seeds(runs, common, metrics)
     parts += [means.markdown()] if means else []
@@ -38,14 +38,14 @@ def text(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def brief(runs: Sequence[Run]) -> str:
+def brief_table(runs: Sequence[Run]) -> str:
     """The same for a terminal: with as many metrics as fit, gaps last."""
-    common = shared(runs)
-    metrics = sorted(measured(runs), key=lambda name: name.startswith("gap/"))
+    common = shared_overrides(runs)
+    metrics = sorted(measured_metrics(runs), key=lambda name: name.startswith("gap/"))
     tables = narrow(runs, common, metrics)
     while metrics and max(len(line) for each in tables for line in each.text().splitlines()) > COLUMNS:
         tables = narrow(runs, common, metrics := metrics[:-1])
-    parts = [f"All with {plain(' '.join(common))}"] if common else []
+    parts = [f"All with {strip_controls(' '.join(common))}"] if common else []
     parts += [each.text() for each in tables]
     parts += ["\n".join(reasons(runs))] if any(run.reason for run in runs) else []
     return "\n\n".join(parts) + "\n"
@@ -57,7 +57,7 @@ def narrow(runs: Sequence[Run], common: Sequence[str], metrics: Sequence[str]) -
     return [overview(runs, common, metrics), *([means] if means else [])]
 
 
-def measured(runs: Sequence[Run]) -> list[str]:
+def measured_metrics(runs: Sequence[Run]) -> list[str]:
     """The metrics that any of the runs has."""
     return sorted({name for run in runs for name in run.metrics})
 
@@ -66,7 +66,7 @@ def overview(
     runs: Sequence[Run], common: Sequence[str] = (), metrics: Sequence[str] | None = None
 ) -> Markdown:
     """A row per run, a column per metric; all that any of them has, unless some are named."""
-    metrics = measured(runs) if metrics is None else metrics
+    metrics = measured_metrics(runs) if metrics is None else metrics
     rows = []
     for run in runs:
         values = [f"{run.metrics[name]:.4g}" if name in run.metrics else "" for name in metrics]
@@ -77,7 +77,7 @@ def overview(
     return Markdown(["run", "overrides", "state", *metrics, "seconds"], rows)
 
 
-def shared(runs: Sequence[Run]) -> list[str]:
+def shared_overrides(runs: Sequence[Run]) -> list[str]:
     """The overrides of all runs, where there are several."""
     if len(runs) < 2:
         return []
@@ -88,4 +88,4 @@ def reasons(runs: Sequence[Run]) -> Iterator[str]:
     """Why runs are in their states, as a list in Markdown."""
     for run in runs:
         if run.reason:
-            yield f"- run {literal(run.name)}, {run.state}: {literal(plain(run.reason))}"
+            yield f"- run {literal_text(run.name)}, {run.state}: {literal_text(strip_controls(run.reason))}"

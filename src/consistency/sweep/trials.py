@@ -12,14 +12,15 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from consistency.errors import plain
-from consistency.files.atomic import write, write_text
+from consistency.errors import strip_controls
+from consistency.files.atomic import write_file, write_text
+from consistency.markup import literal_text
 from consistency.sweep.runs import is_sweep, runs_of
-from consistency.sweep.space import overrides_of
-from consistency.sweep.study import DIRECTORY, REASON, RUN, STATE, Trials, quiet
-from consistency.sweep.table import NAME, text
+from consistency.sweep.space import trial_overrides
+from consistency.sweep.study import DIRECTORY, REASON, RUN, STATE, Trials, without_optuna_advice
+from consistency.sweep.table import NAME, table_text
 from consistency.sweep.work import Tabled
-from consistency.table import Table, literal
+from consistency.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ class TrialsTable:
         """Make the tables from what trials and runs have left."""
         if is_sweep(directory):
             self.runs.write(directory)
-        of_runs = text(runs_of(directory)) if is_sweep(directory) else ""
+        of_runs = table_text(runs_of(directory)) if is_sweep(directory) else ""
         write_text(directory / NAME, f"## Trials\n\n{self.text()}\n## Runs\n\n{of_runs}")
 
     def show(self, directory: Path) -> None:
@@ -58,8 +59,8 @@ class TrialsTable:
             if why := unplottable(self.trials.all()):
                 print(f"{name:<12} is left out: {why}")
             else:
-                with drawn(plot, study, self.metric) as figure:
-                    write(
+                with draw_plot(plot, study, self.metric) as figure:
+                    write_file(
                         directory / f"{name}.png",
                         lambda path, made=figure: made.savefig(path, dpi=150, bbox_inches="tight"),
                     )
@@ -72,7 +73,7 @@ class TrialsTable:
         best = self.best(made)
         return "\n".join(
             [
-                table(made, self.metric, self.trials.directory).markdown(),
+                trials_table(made, self.metric, self.trials.directory).markdown(),
                 "",
                 *([reasons, ""] if reasons else []),
                 *best,
@@ -92,11 +93,11 @@ class TrialsTable:
             return []
         sign = 1 if self.trials.study.direction is StudyDirection.MINIMIZE else -1
         best = min(done, key=lambda trial: sign * (trial.value or 0.0))
-        given = plain(shlex.join(overrides_of(best.params)))
+        given = strip_controls(shlex.join(trial_overrides(best.params)))
         return [f"Best: trial {best.number}, {self.metric} {best.value:.4g}, with", "", f"    {given}", ""]
 
 
-def table(trials: Sequence[FrozenTrial], metric: str, directory: str) -> Table:
+def trials_table(trials: Sequence[FrozenTrial], metric: str, directory: str) -> Table:
     """A row for each trial; the run of another search has its directory before its name."""
     rows = []
     for trial in trials:
@@ -104,7 +105,7 @@ def table(trials: Sequence[FrozenTrial], metric: str, directory: str) -> Table:
         state = trial.user_attrs.get(STATE) or trial.state.name.lower()
         run, place = trial.user_attrs.get(RUN, ""), trial.user_attrs.get(DIRECTORY)
         run = run if place == directory else f"{place}/{run}"
-        rows.append([str(trial.number), str(run), " ".join(overrides_of(trial.params)), str(state), value])
+        rows.append([str(trial.number), str(run), " ".join(trial_overrides(trial.params)), str(state), value])
     return Table(["trial", "run", "overrides", "state", metric], rows)
 
 
@@ -113,7 +114,7 @@ def reasons_of(trials: Sequence[FrozenTrial]) -> Iterator[str]:
     for trial in trials:
         if reason := trial.user_attrs.get(REASON):
             state = trial.user_attrs.get(STATE) or trial.state.name.lower()
-            yield f"- trial {trial.number}, {state}: {literal(plain(str(reason)))}"
+            yield f"- trial {trial.number}, {state}: {literal_text(strip_controls(str(reason)))}"
 
 
 def unplottable(trials: Sequence[FrozenTrial]) -> str | None:
@@ -127,7 +128,7 @@ def unplottable(trials: Sequence[FrozenTrial]) -> str | None:
 
 
 @contextmanager
-def drawn(plot: Plot, study: optuna.Study, metric: str) -> Iterator["Figure"]:
+def draw_plot(plot: Plot, study: optuna.Study, metric: str) -> Iterator["Figure"]:
     """A plot of Optuna, which draws with pyplot and changes its style; both are as before at the end."""
     import matplotlib
     from matplotlib import pyplot
@@ -135,18 +136,18 @@ def drawn(plot: Plot, study: optuna.Study, metric: str) -> Iterator["Figure"]:
     former = matplotlib.get_backend()
     pyplot.switch_backend("agg")
     try:
-        with quiet(), matplotlib.rc_context():
+        with without_optuna_advice(), matplotlib.rc_context():
             warnings.filterwarnings("ignore", message=".*identical.*lim.*")  # all trials at one place
             axes = plot(study, target_name=metric)
             figure = pyplot.gcf()
-            scale(axes, study)
+            trial_scale(axes, study)
             yield figure
     finally:
         pyplot.close("all")
         pyplot.switch_backend(former)
 
 
-def scale(axes: Any, study: optuna.Study) -> None:
+def trial_scale(axes: Any, study: optuna.Study) -> None:
     """A logarithmic axis for values of several orders of magnitude."""
     values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.state is TrialState.COMPLETE]
     found = [value for value in values if value is not None]

@@ -14,18 +14,28 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, strip_controls
 from consistency.files.atomic import dispensable
 from consistency.files.directory import alone_in, holder
 from consistency.files.owned import check_inside
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
-from consistency.sweep.command import again
-from consistency.sweep.identity import Settings, found_among, settings, varied
-from consistency.sweep.outlook import best, named_steps, outlook, own, value_of
+from consistency.sweep.command import command_to_go_on
+from consistency.sweep.identity import Settings, found_among, override_settings, varied
+from consistency.sweep.outlook import best, named_steps, optimised_value, outlook, own_overrides
 from consistency.sweep.pool import Pool
-from consistency.sweep.runs import RESULT, Run, State, is_at_work, is_sweep, order, plan, run_in, runs_of
-from consistency.sweep.single import check_place
+from consistency.sweep.runs import (
+    RESULT,
+    Run,
+    RunState,
+    is_at_work,
+    is_sweep,
+    order,
+    plan_run,
+    run_in,
+    runs_of,
+)
+from consistency.sweep.single import check_no_run
 from consistency.watch import clock
 
 Name = Callable[[Sequence[str], int], str]
@@ -75,11 +85,11 @@ class Sweep:
             UserError: another sweep works in its directory, or that is the directory of a run.
         """
         directory = Path(config.hydra.sweep.dir)
-        check_place(directory)
-        name, metric = partial(named, context, config), config.get("optimized_metric")
-        with alone_in(directory), account(partial(so_far, directory)):
+        check_no_run(directory)
+        name, metric = partial(subdirectory_of, context, config), config.get("optimized_metric")
+        with alone_in(directory), account(partial(sweep_so_far, directory)):
             there = runs_of(directory) if is_sweep(directory) else []
-            known = {run.directory: settings(run.overrides) for run in there}
+            known = {run.directory: override_settings(run.overrides) for run in there}
             made = Sweep(directory, Pool(size, go_on), name, metric, table, known)
             made.steps = named_steps(config)
             try:
@@ -97,14 +107,16 @@ class Sweep:
             swept: keys that the sweep varies.
         """
         given = [each for each in overrides if each not in self.pool.go_on]
-        wanted, there = settings(given), list(self.known)
+        wanted, there = override_settings(given), list(self.known)
         place = found_among(list(self.known.values()), wanted, swept)
-        directory = self.directory / one(self.name(given, self.next())) if place is None else there[place]
+        directory = (
+            self.directory / directory_name(self.name(given, self.next())) if place is None else there[place]
+        )
         check_inside(self.directory, [directory.name])
         if place is None and directory in there:
             raise UserError(f"hydra.sweep.subdir gives two runs the name {directory.name}: choose another")
         self.known[directory] = wanted
-        return plan(directory, given)
+        return plan_run(directory, given)
 
     def next(self) -> int:
         """The number of a new run."""
@@ -141,7 +153,7 @@ class Sweep:
 
     def announce(self, runs: Sequence[Run]) -> None:
         """Say what there is to do."""
-        before = counted([run for run in runs if run.is_settled])
+        before = count_states([run for run in runs if run.is_settled])
         side = f", {self.pool.size} at a time" if self.pool.size > 1 else ""
         done = f"; {before} before" if before else ""
         print(f"sweep        {len(runs)} runs in {self.directory}{side}{done}", flush=True)
@@ -160,14 +172,16 @@ class Sweep:
         if run.is_settled:  # made again: what it has left is not to be taken for what comes now
             (run.directory / RESULT).unlink(missing_ok=True)
         self.began[run.directory] = time.monotonic()
-        print(f"run {run.name:<8} {own(run, among)}{f' ({place})' if place else ''}", flush=True)
+        print(f"run {run.name:<8} {own_overrides(run, among)}{f' ({place})' if place else ''}", flush=True)
         self.pool.start(run)
 
     def take(self, run: Run, left: int) -> None:
         """Say what has become of a run, and how long the others will take."""
         self.took.append(time.monotonic() - self.began.pop(run.directory))
         rest = f"; {left} to go{self.rest(left)}" if left else ""
-        print(f"run {run.name:<8} {outcome(run, self.metric)} ({self.took[-1]:.0f} s){rest}", flush=True)
+        print(
+            f"run {run.name:<8} {outcome_of_run(run, self.metric)} ({self.took[-1]:.0f} s){rest}", flush=True
+        )
         self.write()
 
     def write(self) -> None:
@@ -180,14 +194,14 @@ def awaited(run: Run) -> Run:
     """The run once no process works in its directory: its sweep may have been killed a moment ago."""
     if not is_at_work(run.directory):
         return run
-    by = plain(holder(run.directory))
+    by = strip_controls(holder(run.directory))
     print(f"run {run.name:<8} is at work still: waiting for {by} to end", flush=True)
     while is_at_work(run.directory):
         time.sleep(0.2)
     return run_in(run.directory)
 
 
-def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> str:
+def subdirectory_of(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> str:
     """The directory of a run, by hydra.sweep.subdir: its number, unless that says more."""
     written = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     if isinstance(written, dict) and written["subdir"] == "${hydra:job.num}":
@@ -203,7 +217,7 @@ def named(context: HydraContext, config: DictConfig, overrides: Sequence[str], n
         HydraConfig.instance().cfg = former
 
 
-def one(name: str) -> str:
+def directory_name(name: str) -> str:
     """The name of a directory in that of the sweep.
 
     Raises:
@@ -214,27 +228,27 @@ def one(name: str) -> str:
     return name
 
 
-def outcome(run: Run, metric: str | None) -> str:
+def outcome_of_run(run: Run, metric: str | None) -> str:
     """State of a run, with the reason, or with its number."""
     if run.reason:
-        return plain(f"{run.state}: {run.reason}")
-    value = value_of(run, metric)
+        return strip_controls(f"{run.state}: {run.reason}")
+    value = optimised_value(run, metric)
     return run.state if value is None else f"{run.state}, {metric} {value:.4g}"
 
 
-def counted(runs: Sequence[Run]) -> str:
+def count_states(runs: Sequence[Run]) -> str:
     """How many are in which state, in words."""
     numbers = Counter(run.state for run in runs)
-    return ", ".join(f"{numbers[state]} {state}" for state in State if state in numbers)
+    return ", ".join(f"{numbers[state]} {state}" for state in RunState if state in numbers)
 
 
-def so_far(directory: Path) -> str:
+def sweep_so_far(directory: Path) -> str:
     """Of a sweep that has not ended."""
-    made = counted(runs_of(directory)) if is_sweep(directory) else "no run has begun"
-    return f"{made}; go on with {again(directory)}"
+    made = count_states(runs_of(directory)) if is_sweep(directory) else "no run has begun"
+    return f"{made}; go on with {command_to_go_on(directory)}"
 
 
-def conclude(
+def conclude_sweep(
     directory: str | Path, table: Tabled, only: Collection[Path] = (), metric: str | None = None
 ) -> None:
     """Show the table, and the best run.
@@ -253,8 +267,8 @@ def conclude(
     if line := best(runs_of(place), metric):
         print(line, flush=True)
     runs = [run for run in runs_of(place) if not only or run.directory in only]
-    lost = [run for run in runs if run.state is not State.FINISHED]
+    lost = [run for run in runs if run.state is not RunState.FINISHED]
     if lost:
         hopeless = all(run.is_settled for run in lost)
-        remedy = "the table says why" if hopeless else f"try again with {again(place)}"
-        raise UserError(f"{counted(lost)} of {len(runs)} runs: {remedy}")
+        remedy = "the table says why" if hopeless else f"try again with {command_to_go_on(place)}"
+        raise UserError(f"{count_states(lost)} of {len(runs)} runs: {remedy}")

@@ -23,7 +23,7 @@ from consistency.watch import Advance, progress
 NAME = "samples"  # for the judge: one sampler at a time
 
 
-class Part(NamedTuple):
+class SampleRange(NamedTuple):
     """Some samples, and their numbers among all."""
 
     index: range
@@ -46,7 +46,7 @@ def sampled(
     name: str | None = "sampling",
     labels: Sequence[int] | None = None,
     known: Callable[[range], bool] = lambda index: False,
-) -> Iterator[Part]:
+) -> Iterator[SampleRange]:
     """This process's share of `count` samples, batch after batch, where the model is.
 
     Sample i is the same for every count, batch size and number of processes.
@@ -70,7 +70,7 @@ def sampled(
             if not known(index):
                 with session.fabric.autocast():
                     x = t.batch(sampler, index, seed, labels)
-                yield Part(index, x)
+                yield SampleRange(index, x)
             advance(done)
 
 
@@ -83,12 +83,14 @@ def judging(session: Session) -> Judge:
     """The judge of a checkpoint's samples, once it has seen the data."""
     t = session.trained
     real = t.data.real()
-    t.judge.check(t.data.stored_shape, len(real), MOST, "task.count")  # of a few, `distance` says nothing
+    t.judge.check(
+        t.data.stored_shape, len(real), MOST, "task.count"
+    )  # of a few, `judge_distance` says nothing
     t.judge.begin(real, t.device)
     return t.judge
 
 
-def distance(judge: Judge, images: Tensor) -> float:
+def judge_distance(judge: Judge, images: Tensor) -> float:
     """What a judge, who has seen the data, says of uint8 images [M, C, H, W]; NaN of a single one."""
     if len(images) < 2:
         return float("nan")
@@ -96,7 +98,7 @@ def distance(judge: Judge, images: Tensor) -> float:
     return judge.compute()[f"{judge.main}/{NAME}"]
 
 
-def judged(
+def judge_samples(
     session: Session,
     judge: Judge,
     sampler: Sampler,

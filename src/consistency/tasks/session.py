@@ -12,7 +12,7 @@ from consistency.files.config import FileConfig
 from consistency.library.model import Model
 from consistency.lit.data.module import DataModule
 from consistency.metrics import protocol
-from consistency.metrics.card import Card, Memo, code
+from consistency.metrics.card import Card, Memo, code_version
 from consistency.metrics.judge import Judge
 from consistency.sampling.samplers import Sampler
 from consistency.table import Table
@@ -100,7 +100,7 @@ class Session:
         where = t.provenance
         meaning = where.config.get("model", {})
         what = protocol.model(where.experiment, t.role, where.step, where.weights_sha256, meaning, t.codec)
-        return Card(what, how, code(), self.commit)
+        return Card(what, how, code_version(), self.commit)
 
 
 @dataclass(frozen=True)

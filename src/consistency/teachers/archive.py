@@ -23,7 +23,7 @@ NONSENSE = (  # what zipfile and pickle raise when bytes make no sense
 )
 
 
-def fault(file: Path | IO[bytes], crc: bool) -> str | None:
+def archive_fault(file: Path | IO[bytes], crc: bool) -> str | None:
     """What is wrong with an archive of `torch.save`; None if nothing is.
 
     Every storage must be as long as the tensors in it need: some versions of torch read past a shorter one.

@@ -9,13 +9,13 @@ from torch import Tensor
 from consistency.files.upgrade import PREFIX
 from consistency.model.maps import ROLES
 from consistency.teachers.counted import check_callbacks
-from consistency.teachers.values import MalformedError, count, expect, number, plain
-from consistency.tensor import finite
+from consistency.teachers.values import MalformedError, check_count, check_number, check_plain, expect
+from consistency.tensor import all_finite
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def check(content: Mapping[str, Any]) -> None:
+def check_content(content: Mapping[str, Any]) -> None:
     """Hold all of a checkpoint that this project reads against what it writes.
 
     Raises:
@@ -23,15 +23,15 @@ def check(content: Mapping[str, Any]) -> None:
     """
     for name in ("state_dict", "config", "callbacks"):
         expect(name, content[name], dict)
-    count("global_step", content.get("global_step"))
-    count("epoch", content.get("epoch", 0))
+    check_count("global_step", content.get("global_step"))
+    check_count("epoch", content.get("epoch", 0))
     expect("experiment", content.get("experiment"), str | None)
     check_role(content.get("role"), content["config"])
     check_weights(content["state_dict"])
-    plain("config", content["config"])
+    check_plain("config", content["config"])
     expect("log", content.get("log", {}), dict)
     for name, size in content.get("log", {}).items():
-        count(f"log.{name!r:.100}", size)
+        check_count(f"log.{name!r:.100}", size)
     _averages(content["callbacks"], content["state_dict"])
     check_callbacks(content["callbacks"])
     expect("data", content.get("data", {}), dict)
@@ -80,7 +80,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise MalformedError(f"holds {kind} in {name[:100]}, where weights are numbers with a fraction")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise MalformedError(f"has fewer numbers than the shape of {name[:100]} needs")
-    if not finite(tensor):
+    if not all_finite(tensor):
         raise MalformedError(f"holds NaN or infinity in {name[:100]}: the run that wrote it had diverged")
 
 
@@ -116,13 +116,13 @@ def _optimizers(content: Mapping[str, Any]) -> None:
         for part in content.get(name, []):
             expect(f"an entry of {name}", part, dict)
     for schedule in content.get("lr_schedulers", []):
-        count("lr_schedulers.last_epoch", schedule.get("last_epoch", 0))
+        check_count("lr_schedulers.last_epoch", schedule.get("last_epoch", 0))
     for optimizer in content.get("optimizer_states", []):
         expect("optimizer_states.param_groups", optimizer.get("param_groups"), list)
         for group in optimizer["param_groups"]:
             expect("an entry of param_groups", group, dict)
             expect("param_groups.params", group.get("params"), list)
-            number("param_groups.lr", group.get("lr"))
+            check_number("param_groups.lr", group.get("lr"))
         for name, tensor in _moments(optimizer.get("state")):
             if tensor.is_floating_point() or tensor.is_complex():
                 check_tensor(name, tensor)

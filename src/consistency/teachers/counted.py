@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from consistency.teachers.values import MalformedError, brief, count, expect, is_finite, number, plain, text
+from consistency.teachers.values import (
+    MalformedError,
+    brief_value,
+    check_count,
+    check_number,
+    check_plain,
+    check_text,
+    expect,
+    is_finite_number,
+)
 
 MOST = 100_000  # segments
 MOST_ROLLBACKS = 1001  # as many as may be allowed, and the one that ended the run
@@ -29,20 +38,20 @@ def _best(state: Mapping[str, Any]) -> None:
     """A number or nothing; older versions may have kept a value that is not finite, which says nothing."""
     best = state.get("best")
     if best is not None and type(best) is not float:
-        number("callbacks.Checkpoints.best", best)
+        check_number("callbacks.Checkpoints.best", best)
     if state.get("validated") is not None:
-        count("callbacks.Checkpoints.validated", state["validated"])
+        check_count("callbacks.Checkpoints.validated", state["validated"])
 
 
 def _guard(state: Mapping[str, Any]) -> None:
     """The number of rollbacks, and what is known of each."""
     rollbacks, events = state.get("rollbacks", 0), state.get("events", [])
     for name, value in {"rollbacks": rollbacks, "logged": state.get("logged", 0)}.items():
-        count(f"callbacks.Guard.{name}", value)
+        check_count(f"callbacks.Guard.{name}", value)
         if value > MOST_ROLLBACKS:
             raise MalformedError(f"is malformed: callbacks.Guard.{name}={value} is above {MOST_ROLLBACKS}")
     if state.get("passed") is not None:
-        count("callbacks.Guard.passed", state["passed"])
+        check_count("callbacks.Guard.passed", state["passed"])
     expect("callbacks.Guard.ended", state.get("ended", False), bool)
     expect("callbacks.Guard.events", events, list)
     if len(events) > rollbacks:
@@ -59,13 +68,13 @@ def _rollback(name: str, event: Mapping[str, Any]) -> None:
     if event.keys() != ROLLBACK:
         raise MalformedError(f"is malformed: {name} must have {', '.join(sorted(ROLLBACK))}, and no more")
     for key in ("step", "back_to"):
-        count(f"{name}.{key}", event[key])
+        check_count(f"{name}.{key}", event[key])
     for key in ("low", "high"):
         expect(f"{name}.{key}", event[key], int | float)
-        number(f"{name}.{key}", event[key])
-    text(f"{name}.reason", event["reason"])
+        check_number(f"{name}.{key}", event[key])
+    check_text(f"{name}.reason", event["reason"])
     if event["checkpoint"] is not None:
-        text(f"{name}.checkpoint", event["checkpoint"])
+        check_text(f"{name}.checkpoint", event["checkpoint"])
 
 
 def _history(state: Mapping[str, Any]) -> None:
@@ -81,20 +90,20 @@ def _history(state: Mapping[str, Any]) -> None:
 
 def _segment(name: str, segment: Mapping[str, Any]) -> None:
     for key in segment:
-        text(f"a key of {name}", key)
+        check_text(f"a key of {name}", key)
     _steps(f"{name}.steps", segment.get("steps"))
-    number(f"{name}.seconds", segment.get("seconds"))
+    check_number(f"{name}.seconds", segment.get("seconds"))
     if segment["seconds"] < 0:
-        raise MalformedError(f"is malformed: {name}.seconds={brief(segment['seconds'])} is less than 0")
+        raise MalformedError(f"is malformed: {name}.seconds={brief_value(segment['seconds'])} is less than 0")
     size = segment.get("batch_size")
     if size is not None:
-        count(f"{name}.batch_size", size)
+        check_count(f"{name}.batch_size", size)
     if size == 0:
         raise MalformedError(f"is malformed: {name}.batch_size=0 is less than 1")
     if segment.get("lr") is not None:
-        number(f"{name}.lr", segment["lr"])
+        check_number(f"{name}.lr", segment["lr"])
     expect(f"{name}.changed", segment.get("changed", {}), dict)
-    plain(f"{name}.changed", segment.get("changed"))
+    check_plain(f"{name}.changed", segment.get("changed"))
     for key in segment.keys() - {"steps", "seconds", "batch_size", "lr", "changed"}:
         _fact(f"{name}.{key}", segment[key])
 
@@ -103,7 +112,7 @@ def _steps(name: str, steps: Any) -> None:
     """Two counts, the first of which is not the larger."""
     expect(name, steps, list | tuple)
     for step in steps:
-        count(name, step)
+        check_count(name, step)
     if len(steps) != 2 or steps[0] > steps[1]:
         raise MalformedError(f"is malformed: {name} must be two steps in order")
 
@@ -111,6 +120,6 @@ def _steps(name: str, steps: Any) -> None:
 def _fact(name: str, value: Any) -> None:
     """A text, a number, a boolean or nothing: other fields are written for people alone."""
     if isinstance(value, str):
-        text(name, value)
-    elif not (value is None or isinstance(value, bool) or is_finite(value)):
+        check_text(name, value)
+    elif not (value is None or isinstance(value, bool) or is_finite_number(value)):
         raise MalformedError(f"is malformed: {name} is of type {type(value).__name__}, or not finite")

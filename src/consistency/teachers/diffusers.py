@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
-from consistency.files.config import checked
-from consistency.files.paths import shown
-from consistency.files.upgrade import mapped
+from consistency.files.config import checked_config
+from consistency.files.paths import printable_path
+from consistency.files.upgrade import upgrade_denoiser
 from consistency.model.maps import Consistency, Denoiser, Map
 from consistency.teachers import unet2d
 from consistency.teachers.schedulers import read_scheduler
-from consistency.teachers.shards import WEIGHTS, read_json, read_safetensors, read_weights
+from consistency.teachers.shards import WEIGHTS, read_json_object, read_safetensors, read_weights
 from consistency.teachers.unet2d import Config, UNet
-from consistency.teachers.values import brief
+from consistency.teachers.values import brief_value
 from consistency.teachers.weights import check_shapes, load_into, outlined
 
 CHECKSUM = "consistency_sha256"  # in the metadata of the tensors' file
@@ -49,10 +49,10 @@ def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Ma
         UserError: a file is missing or damaged, says something else than `net`, or asks for what is not here.
     """
     folder = part(Path(path), "unet", "config.json")
-    config, file = read_json(folder / "config.json"), folder / "config.json"
+    config, file = read_json_object(folder / "config.json"), folder / "config.json"
     said = str(config.get("_class_name", "UNet2DModel"))
     if said not in READERS:
-        raise UserError(f"teacher.path={file} is a {shown(said)}: only UNet2DModel is supported")
+        raise UserError(f"teacher.path={file} is a {printable_path(said)}: only UNet2DModel is supported")
     return READERS[said](Path(path), folder, config, net, trust).requires_grad_(False).eval()
 
 
@@ -65,7 +65,7 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
     check_pixels(path)
     check_settings(folder / "config.json", config, net)
     levels = part(path, "scheduler", SCHEDULER) / SCHEDULER
-    read = read_scheduler(levels, read_json(levels))
+    read = read_scheduler(levels, read_json_object(levels))
     load_weights(path, folder, net)
     role = Consistency if read.consistent else Denoiser
     return role(net, read.precond)
@@ -78,7 +78,7 @@ def check_pixels(path: Path) -> None:
         UserError: names the component that stands between.
     """
     file = path / "model_index.json"
-    parts = read_json(file) if file.is_file() else {}
+    parts = read_json_object(file) if file.is_file() else {}
     for name in LATENT:
         if parts.get(name):
             raise UserError(
@@ -118,7 +118,7 @@ def described(option: str, path: str | Path, config: Any, trust: Sequence[str] =
     """
     source = f"{option}={path}"
     if isinstance(config, Mapping):
-        f = checked({"model": mapped(config, "Consistency")}, source, trust).build("model")
+        f = checked_config({"model": upgrade_denoiser(config, "Consistency")}, source, trust).build("model")
         if isinstance(f, Map):
             return f
     raise UserError(f"{source} describes no model of this version in `denoiser`; export the checkpoint again")
@@ -141,7 +141,7 @@ def check_settings(file: Path, config: Config, net: UNet) -> None:
         UserError: the first field that disagrees with `net`, and the key that changes it.
     """
     check_sizes(file, config, net)
-    for field, value, ours, key in unet2d.differs(config, net):
+    for field, value, ours, key in unet2d.differing_field(config, net):
         if key is None:
             raise UserError(
                 f"teacher.path={file}: {field}={value} is not supported by {type(net).__name__}, only {ours}"
@@ -165,19 +165,21 @@ def check_sizes(file: Path, config: Config, net: UNet) -> None:
     for field, value in {"in_channels": into, "out_channels": out}.items():
         if value != channels:
             raise UserError(
-                f"teacher.path={file}: {field} is {brief(value)}, and the data have {channels} channels: use "
+                f"teacher.path={file}: {field} is {brief_value(value)}, and the data have "
+                f"{channels} channels: use "
                 "data like those that it was trained on"
             )
     said = config.get("sample_size")
     if said is not None and (list(said) if isinstance(said, list) else [said, said]) != size:
         raise UserError(
-            f"teacher.path={file}: sample_size is {brief(said)}, but images of the data are "
+            f"teacher.path={file}: sample_size is {brief_value(said)}, but images of the data are "
             f"{'x'.join(map(str, size))}: set data.resolution, or choose other data"
         )
     for field, value in config.items():
         if field not in unet2d.FIELDS and not field.startswith("_") and value not in (None, False):
             raise UserError(
-                f"teacher.path={file}: {shown(field)}={brief(value)} is not known, and may change what the "
+                f"teacher.path={file}: {printable_path(field)}={brief_value(value)} is not known, "
+                "and may change what the "
                 "network computes: where it does not, take it out of the file"
             )
 
@@ -189,7 +191,7 @@ def load_weights(path: Path, folder: Path, net: UNet) -> None:
         UserError: there are none, they are damaged, or of another network.
     """
     file = folder / WEIGHTS
-    state = {unet2d.renamed(name, MODERN): tensor for name, tensor in verified(path, folder).items()}
+    state = {unet2d.renamed_tensor(name, MODERN): tensor for name, tensor in verified(path, folder).items()}
     load_into(net, unet2d.here(net, state), file, unet2d.names(net))
 
 
@@ -227,5 +229,8 @@ def verified(path: Path, folder: Path, required: bool = False) -> dict[str, Tens
 def checksum(path: Path, folder: Path, state: Mapping[str, Tensor]) -> str:
     """Of tensors, settings and noise levels."""
     levels = next((f for f in (path / "scheduler" / SCHEDULER, path / SCHEDULER) if f.is_file()), None)
-    said = {"config": read_json(folder / "config.json"), "scheduler": levels and read_json(levels)}
+    said = {
+        "config": read_json_object(folder / "config.json"),
+        "scheduler": levels and read_json_object(levels),
+    }
     return content_sha256({**said, "tensors": dict(state)})

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.model.coordinates import DDPM, VP, Nearest
 from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, VE, Boundary, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Down, Resample, Up
 from consistency.nets.unet import UNet
-from consistency.teachers.unpickle import Record, read_pkl
+from consistency.teachers.unpickle import ModuleRecord, read_pkl
 from consistency.teachers.untold import by_width, check_groups, check_records
-from consistency.teachers.weights import DAMAGE, REMEDY, damaged, load_into, renamed, spelled
+from consistency.teachers.weights import DAMAGE, REMEDY, damaged_weights, load_into, rename_tensors, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
 
@@ -58,8 +58,10 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser | Consistency:
     except UserError:
         raise
     except DAMAGE as error:
-        raise damaged(path) from error
-    state = renamed({name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names)
+        raise damaged_weights(path) from error
+    state = rename_tensors(
+        {name: tensor for name, tensor in file.items() if not name.endswith(FILTER)}, names
+    )
     if isinstance(net, ADM):
         fit_adm(net, state, ema.name)
     load_into(net, state, path, names)
@@ -84,10 +86,10 @@ def fit_adm(net: ADM, state: dict[str, Tensor], precond: str) -> None:
                 state[name] = state[name][:channels]
 
 
-def averaged(content: Any, path: str | Path) -> Record:
+def averaged(content: Any, path: str | Path) -> ModuleRecord:
     """The network under `ema` of a file's content."""
     ema = content.get("ema") if isinstance(content, dict) else None
-    if not isinstance(ema, Record):
+    if not isinstance(ema, ModuleRecord):
         raise UserError(
             f"teacher.path={path} has no network under 'ema'; use a network-snapshot or published file of EDM"
         )
@@ -98,7 +100,8 @@ def known(name: str, table: Iterable[str], path: str | Path) -> str:
     """The name of a class of EDM's, if it is one of the table."""
     if name not in table:
         raise UserError(
-            f"teacher.path={path} holds a {shown(name)}, which is not read here; use a file with one of: "
+            f"teacher.path={path} holds a {printable_path(name)}, which is not read here; use a "
+            "file with one of: "
             f"{', '.join(table)}"
         )
     return name
@@ -139,7 +142,7 @@ PRECONDS: dict[str, tuple[type[Denoiser | Consistency], Callable[[dict[str, Any]
 }
 
 
-def pairs_of(net: nn.Module, ema: Record, path: str | Path) -> dict[str, str]:
+def pairs_of(net: nn.Module, ema: ModuleRecord, path: str | Path) -> dict[str, str]:
     """{our name: the file's name} of each module of `net` that holds tensors."""
     model = ema.state["_modules"]["model"]
     kind, modules = NETS[known(model.name, NETS, path)]
@@ -212,7 +215,8 @@ def check_filters(net: nn.Module, file: dict[str, Tensor], path: str | Path) -> 
     for name, kernel in file.items():
         if name.endswith(FILTER) and not all(same(kernel[0, 0], k) for k in kernels):
             raise UserError(
-                f"teacher.path={path} is of another network: {shown(name)} is not that of net.taps; {REMEDY}"
+                f"teacher.path={path} is of another network: {printable_path(name)} is not that of "
+                f"net.taps; {REMEDY}"
             )
 
 

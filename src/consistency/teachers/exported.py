@@ -14,7 +14,7 @@ from consistency.files.atomic import replacing
 from consistency.files.checksum import content_sha256
 from consistency.files.upgrade import PREFIX, upgraded_config
 from consistency.teachers.contents import check_role, check_weights
-from consistency.teachers.values import MalformedError, count, levels, plain
+from consistency.teachers.values import MalformedError, check_count, check_levels, check_plain
 from consistency.teachers.weights import DAMAGE
 
 SUFFIX = ".safetensors"
@@ -36,7 +36,7 @@ def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, 
     """
     tensors, said = {name: tensor.contiguous() for name, tensor in state.items()}, json.dumps(about)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {KEY: said, CHECKSUM: checksum(said, tensors)})
+        save_file(tensors, temporary, {KEY: said, CHECKSUM: checksum_of_export(said, tensors)})
         temporary.chmod(0o644)
 
 
@@ -51,7 +51,7 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
         UserError: it is damaged, of somebody else, holds no checksum, or values that are no weights.
     """
     metadata, state = read_tensors(path, key)
-    about = told(metadata)
+    about = read_metadata(metadata)
     if about is None:
         raise UserError(
             f"{key}={path} does not say what its weights mean: give a file of task=export export=safetensors"
@@ -85,7 +85,7 @@ def verify(path: Path, key: str, metadata: Mapping[str, str], state: Mapping[str
     """Compare the content of a file with its checksum, and refuse what cannot be weights."""
     if CHECKSUM not in metadata:
         raise UserError(f"{key}={path} was written without a checksum, by an older version: export it again")
-    if metadata[CHECKSUM] != checksum(metadata[KEY], state):
+    if metadata[CHECKSUM] != checksum_of_export(metadata[KEY], state):
         raise UserError(
             f"{key}={path} is damaged: its content is not what its checksum says; export it again"
         )
@@ -102,19 +102,19 @@ def check_about(about: Mapping[str, Any]) -> None:
     Raises:
         MalformedError: names the first.
     """
-    count("step", about["step"])
-    plain("config", about["config"])
+    check_count("step", about["step"])
+    check_plain("config", about["config"])
     check_role(about.get("role"), about["config"])
     for name, sigmas in about["sigmas"].items():
-        levels(f"sigmas.{name!r}", sigmas)
+        check_levels(f"sigmas.{name!r}", sigmas)
 
 
-def checksum(about: str, state: Mapping[str, Tensor]) -> str:
+def checksum_of_export(about: str, state: Mapping[str, Tensor]) -> str:
     """Of the weights, and of what is said of them."""
     return content_sha256({"about": about, "tensors": dict(state)})
 
 
-def told(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+def read_metadata(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """What a file says of its weights; None where it says too little."""
     try:
         about = json.loads(metadata.get(KEY, "")[:LONGEST])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consistency.files.config import checked
+from consistency.files.config import checked_config
 from consistency.files.paths import check_names
 
 
@@ -24,7 +24,7 @@ def checked_content(kept: Mapping[str, Any], source: str, trust: Sequence[str] =
     check_names(f"{source}: samplers", sigmas)
     if experiment is not None:  # a name of configs/experiment, which may have folders
         check_names(f"{source}: experiment", experiment.split("/"))
-    config = checked(kept["config"], source, trust)
+    config = checked_config(kept["config"], source, trust)
     for place in (("samplers",), ("module", "samplers")):
         check_names(f"{source}: samplers", config.names(*place))
     return {**kept, "config": config}

@@ -30,7 +30,7 @@ def check_moments(
     for index, parameter in enumerate(parameters):
         name, expected = f"optimizer_states.state.{index}", fresh[parameter.dtype, parameter.dim()]
         if index in found:
-            fault = differs(found[index], expected, parameter, most)
+            fault = first_misfit(found[index], expected, parameter, most)
         else:
             fault = "absent, and would begin anew" if complete and expected else None
         if fault:
@@ -64,7 +64,7 @@ def sides(axes: int) -> tuple[int, ...]:
     return tuple(range(2, 2 + axes))
 
 
-def differs(found: State, fresh: State, parameter: Tensor, most: int) -> str | None:
+def first_misfit(found: State, fresh: State, parameter: Tensor, most: int) -> str | None:
     """The first value that is absent, or of another type, shape or range."""
     for name, value in fresh.items():
         if name not in found:

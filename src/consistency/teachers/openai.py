@@ -14,7 +14,7 @@ from consistency.nets.adm import ADM
 from consistency.nets.layers import Attention, Up
 from consistency.process.notices import notice
 from consistency.teachers.untold import always, check_groups
-from consistency.teachers.weights import REMEDY, load_into, read_pt, renamed, spelled
+from consistency.teachers.weights import REMEDY, load_into, read_pt, rename_tensors, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
 TIME_SCALE = 250.0  # the network is given 1000 ln(σ)/4
@@ -76,7 +76,7 @@ def load_unet(path: str | Path, net: nn.Module) -> None:
             f"teacher.path={path} is read into an ADM and net is a {type(net).__name__}; {REMEDY}"
         )
     names = spelled(net, dict(pairs(net)))
-    state = renamed(file, names)
+    state = rename_tensors(file, names)
     check_variance(net, state, path)
     turn_attention(net, state)
     load_into(net, state, path, names)

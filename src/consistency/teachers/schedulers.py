@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from consistency.errors import UserError, nearest
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.model.coordinates import DDPM
 from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
-from consistency.teachers.values import brief
+from consistency.teachers.values import brief_value
 
 Config = dict[str, Any]
 Method = TypeVar("Method")
@@ -117,7 +117,7 @@ def read_scheduler(file: Path, config: Config) -> Read:
         return Read(consistency(file, config), consistent=True)
     kind = name.removesuffix("Scheduler")
     if kind not in CHAINS or kind == name:
-        raise UserError(f"teacher.path={file}: _class_name={shown(name)}: {why(kind)}")
+        raise UserError(f"teacher.path={file}: _class_name={printable_path(name)}: {why(kind)}")
     return Read(chain(file, config, CHAINS[kind]), consistent=False)
 
 
@@ -137,7 +137,7 @@ def consistency(file: Path, config: Config) -> Precond:
     try:
         return Boundary(float(sigma_data), float(sigma_min), TIME_SCALE)
     except (TypeError, ValueError, OverflowError) as error:
-        said = f"sigma_data={brief(sigma_data)} and sigma_min={brief(sigma_min)}"
+        said = f"sigma_data={brief_value(sigma_data)} and sigma_min={brief_value(sigma_min)}"
         raise UserError(f"teacher.path={file}: {said} must be numbers from 1e-9 to 1e6") from error
 
 
@@ -145,7 +145,7 @@ def chain(file: Path, config: Config, ends: tuple[float, float]) -> Precond:
     """A network trained on the chain of DDPM; `ends`: first and last β where the file does not say."""
     for field, applies, reason in UNFIT:
         if applies(config.get(field)):
-            value = brief(config[field])
+            value = brief_value(config[field])
             raise UserError(f"teacher.path={file}: {field}={value}: {reason}, which is not supported")
     check_known(file, config)
     prediction = supported(file, "prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS)
@@ -158,7 +158,8 @@ def check_known(file: Path, config: Config) -> None:
     for field, value in config.items():
         if field not in fields and not field.startswith("_") and value not in (None, False):
             raise UserError(
-                f"teacher.path={file}: {shown(field)}={brief(value)} is not known, and may change what the "
+                f"teacher.path={file}: {printable_path(field)}={brief_value(value)} is not known, "
+                "and may change what the "
                 "network predicts: where it does not, take it out of the file"
             )
 
@@ -184,6 +185,6 @@ def supported(file: Path, field: str, value: Any, known: Mapping[str, Method]) -
     name = str(value)
     if name not in known:
         raise UserError(
-            f"teacher.path={file}: {field}={shown(name)} is not supported; {nearest(name, known)}"
+            f"teacher.path={file}: {field}={printable_path(name)} is not supported; {nearest(name, known)}"
         )
     return known[name]

@@ -14,7 +14,7 @@ from consistency.files.pickles import is_zip, load_tensors
 from consistency.files.upgrade import upgraded
 from consistency.process.notices import notice
 from consistency.teachers import archive
-from consistency.teachers.contents import check
+from consistency.teachers.contents import check_content
 from consistency.teachers.values import MalformedError
 from consistency.teachers.weights import DAMAGE
 
@@ -43,7 +43,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is damaged, cut short, malformed, not finite, or of somebody else.
     """
-    if is_zip(path) and (fault := archive.fault(path, crc=False)):
+    if is_zip(path) and (fault := archive.archive_fault(path, crc=False)):
         raise DamagedError(f"{fault} and was not loaded")
     content = _loaded(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "callbacks"} <= content.keys():
@@ -51,7 +51,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     _verify(path, content)
     content = upgraded(content)
     try:
-        check(content)
+        check_content(content)
     except MalformedError as fault:
         raise DamagedError(str(fault)) from fault
     return {key: value for key, value in content.items() if key not in ("format", "sha256")}
@@ -90,7 +90,7 @@ def _verify(path: Path, content: dict[str, Any]) -> None:
 def _verify_archive(path: Path) -> None:
     if not is_zip(path):
         raise DamagedError("is damaged, or not a checkpoint of this project: it has no checksum")
-    if fault := archive.fault(path, crc=True):
+    if fault := archive.archive_fault(path, crc=True):
         raise DamagedError(fault)
     _say_unsealed(path, path.stat().st_mtime_ns)
 

@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.files.paths import is_name, regular, shown
+from consistency.files.paths import is_name, printable_path, regular
 from consistency.process.notices import notice
 from consistency.teachers.exported import SUFFIX
-from consistency.teachers.weights import DAMAGE, damaged
+from consistency.teachers.weights import DAMAGE, damaged_weights
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}{SUFFIX}"
@@ -53,10 +53,10 @@ def variant(folder: Path) -> Path:
             f"teacher.path={folder}: there are no weights but those of {halves[0]}, rounded to half precision"
         )
         return folder / f"{STEM}.{halves[0]}{SUFFIX}"
-    raise UserError(f"teacher.path={folder / WEIGHTS}: no such file; {remedy(found)}")
+    raise UserError(f"teacher.path={folder / WEIGHTS}: no such file; {remedy_for_shards(found)}")
 
 
-def remedy(found: list[str]) -> str:
+def remedy_for_shards(found: list[str]) -> str:
     """What to do about a folder with these files of weights alone."""
     if any(name.endswith((".bin", ".ckpt", ".msgpack", ".h5")) for name in found):
         return (
@@ -65,7 +65,8 @@ def remedy(found: list[str]) -> str:
         )
     if any(name.endswith(SUFFIX) for name in found):
         return (
-            f"{shown(found[0])} is of another kind, or a shard without {INDEX}: fetch {WEIGHTS}, or all "
+            f"{printable_path(found[0])} is of another kind, or a shard without {INDEX}: fetch "
+            f"{WEIGHTS}, or all "
             "shards with their index"
         )
     return "fetch the .safetensors of the network, with the folder that it lies in"
@@ -77,13 +78,14 @@ def weight_map(index: Path) -> dict[str, str]:
     Raises:
         UserError: it is damaged, or names something else.
     """
-    files = read_json(index).get("weight_map")
+    files = read_json_object(index).get("weight_map")
     if not isinstance(files, dict) or not files:
-        raise damaged(index)
+        raise damaged_weights(index)
     for name in files.values():
         if not is_name(name) or not name.endswith(SUFFIX):
             raise UserError(
-                f"teacher.path={index}: '{shown(name)}' is not the name of a shard in its folder; use the "
+                f"teacher.path={index}: '{printable_path(name)}' is not the name of a shard in its "
+                "folder; use the "
                 "folder as published"
             )
     if len(set(files.values())) > MOST:
@@ -105,21 +107,23 @@ def read_shards(folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
         said = {tensor for tensor, file in files.items() if file == name}
         for tensor in sorted(said ^ found.keys()):
             where = "lacks" if tensor in said else f"holds, which {INDEX} does not say,"
-            raise UserError(f"teacher.path={folder / name} {where} {shown(tensor)}: fetch the shards again")
+            raise UserError(
+                f"teacher.path={folder / name} {where} {printable_path(tensor)}: fetch the shards again"
+            )
         state |= found
     return state
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path) -> dict[str, Any]:
     """A JSON file that holds one object."""
     try:
         if file.stat().st_size > LONGEST:
-            raise damaged(file)
+            raise damaged_weights(file)
         content = json.loads(regular(file).read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise damaged(file) from error
+        raise damaged_weights(file) from error
     if not isinstance(content, dict):
-        raise damaged(file)
+        raise damaged_weights(file)
     return content
 
 
@@ -134,4 +138,4 @@ def read_safetensors(file: Path) -> Content:
             state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             return state, content.metadata() or {}
     except (SafetensorError, *DAMAGE) as error:
-        raise damaged(file) from error
+        raise damaged_weights(file) from error

@@ -208,10 +208,10 @@ LAYOUTS: dict[type, Layout] = {
 }
 
 
-def settings(net: UNet) -> Config:
+def fixed_config(net: UNet) -> Config:
     """What config.json says of a network like this one, beside its sizes."""
     layout, embedding, label = LAYOUTS[type(net)], net.conditioning.embedding, net.conditioning.label
-    groups, flip, shift = one(norms(net, "num_groups")), "no sinusoid", "no sinusoid"
+    groups, flip, shift = one_or_all(norms(net, "num_groups")), "no sinusoid", "no sinusoid"
     if isinstance(embedding, PositionalEmbedding):
         flip, shift = embedding.flip, embedding.shift
     types = [
@@ -225,14 +225,14 @@ def settings(net: UNet) -> Config:
         "up_block_types": types[1],
         "flip_sin_to_cos": flip,
         "freq_shift": shift,
-        "norm_eps": one(norms(net, "eps")),
+        "norm_eps": one_or_all(norms(net, "eps")),
         "norm_num_groups": groups,
         "attn_norm_num_groups": groups,
         "num_class_embeds": label.num_embeddings if label else None,
     }
 
 
-def sizes(net: UNet) -> Config:
+def tensor_sizes(net: UNet) -> Config:
     """The rest of config.json: what tensors show."""
     down = LAYOUTS[type(net)].ways(net).down
     return {
@@ -243,16 +243,16 @@ def sizes(net: UNet) -> Config:
     }
 
 
-def unlike(net: nn.Module) -> str | None:
+def why_not_unet2d(net: nn.Module) -> str | None:
     """Why no UNet2DModel is this network; None where one is."""
     if not isinstance(net, UNet):
         return f"a {type(net).__name__} is none"
-    embedding, first = net.conditioning.embedding, sizes(net)["block_out_channels"][0]
+    embedding, first = net.conditioning.embedding, tensor_sizes(net)["block_out_channels"][0]
     if not isinstance(embedding, PositionalEmbedding) or embedding.channels != first or first % 2:
         return "net.embedding is not the sinusoids that it has"
     if net.stem.out_channels != first:
         return "net.multipliers does not begin with 1"
-    said = settings(net)
+    said = fixed_config(net)
     if not isinstance(said["norm_num_groups"], int):
         return "its normalisations have different numbers of groups"
     if not isinstance(said["resnet_time_scale_shift"], str):
@@ -260,18 +260,18 @@ def unlike(net: nn.Module) -> str | None:
     return None
 
 
-def differs(config: Config, net: UNet) -> Iterator[tuple[str, Any, Any, str | None]]:
+def differing_field(config: Config, net: UNet) -> Iterator[tuple[str, Any, Any, str | None]]:
     """(field, value there, value here, our key or None) where a config is of another network."""
     keys = KEYS | dict(LAYOUTS[type(net)].keys)
-    there = {field: plain(config.get(field, silent)) for field, silent in SILENT.items()}
+    there = {field: json_value(config.get(field, silent)) for field, silent in SILENT.items()}
     if there["attn_norm_num_groups"] is None and there["resnet_time_scale_shift"] == "default":
         there["attn_norm_num_groups"] = there["norm_num_groups"]  # the library's rule
-    for field, here in settings(net).items():
+    for field, here in fixed_config(net).items():
         if there[field] != here:
             yield field, there[field], here, keys.get(field)
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value of JSON, to be compared."""
     value = tuple(value) if isinstance(value, list) else value
     return SYNONYMS.get(value, value) if isinstance(value, str) else value
@@ -288,7 +288,7 @@ def norms(net: nn.Module, field: str) -> set[Any]:
     return {getattr(module, field) for module in net.modules() if isinstance(module, nn.GroupNorm)}
 
 
-def one(values: set[Any]) -> Any:
+def one_or_all(values: set[Any]) -> Any:
     """The only value, or all of them."""
     return next(iter(values)) if len(values) == 1 else tuple(sorted(values))
 
@@ -299,17 +299,17 @@ def one(values: set[Any]) -> Any:
 def names(net: UNet) -> dict[str, str]:
     """{our name: theirs} of each tensor; q stands for q, k and v where we have them in one."""
     rules = (*LAYOUTS[type(net)].rules(net), *COMMON)
-    return {name: renamed(name, rules) for name in net.state_dict()}
+    return {name: renamed_tensor(name, rules) for name in net.state_dict()}
 
 
-def renamed(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
+def renamed_tensor(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
     """A tensor's name after all rules."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def together(net: nn.Module) -> dict[str, int]:
+def joint_heads(net: nn.Module) -> dict[str, int]:
     """{our name: heads} of the tensors that hold q, k and v."""
     found = {name: m.heads for name, m in net.named_modules() if isinstance(m, Attention)}
     return {f"{name}.qkv.{leaf}": heads for name, heads in found.items() for leaf in ("weight", "bias")}
@@ -320,9 +320,9 @@ def thirds(name: str) -> list[str]:
     return [name.replace(".to_q.", f".to_{part}.") for part in "qkv"]
 
 
-def there(net: UNet) -> dict[str, Tensor]:
+def their_weights(net: UNet) -> dict[str, Tensor]:
     """The weights of a network as those of a UNet2DModel: no number changes, some change places."""
-    found, theirs, heads = {}, names(net), together(net)
+    found, theirs, heads = {}, names(net), joint_heads(net)
     for name, tensor in net.state_dict().items():
         flat = tensor.flatten(1) if ".attention." in name and tensor.ndim > 1 else tensor  # 1x1 convolutions
         if name in heads:
@@ -336,7 +336,7 @@ def there(net: UNet) -> dict[str, Tensor]:
 def here(net: UNet, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their weights under our names and in our places; what has none keeps its name."""
     state, ours = dict(state), {its: our for our, its in names(net).items()}
-    for name, heads in together(net).items():
+    for name, heads in joint_heads(net).items():
         parts = thirds(names(net)[name])
         if len({tuple(state[part].shape) for part in parts if part in state}) == 1 and {*parts} <= {*state}:
             qkv = torch.stack([state.pop(part) for part in parts])

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.files.pickles import check_pickle, is_zip, load_tensors
 from consistency.teachers import archive
-from consistency.teachers.weights import DAMAGE, damaged, existing
+from consistency.teachers.weights import DAMAGE, damaged_weights, existing_file
 
 SCALARS = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 
@@ -49,7 +49,7 @@ class Word(Sealed):
         return self.value(*args)
 
 
-class Record:
+class ModuleRecord:
     """A module as a file has it: the name of its class, and its state.
 
     Attributes:
@@ -59,7 +59,7 @@ class Record:
 
     __slots__ = ("name", "state")
 
-    def __new__(cls, name: str = "", state: dict[str, Any] | None = None) -> "Record":
+    def __new__(cls, name: str = "", state: dict[str, Any] | None = None) -> "ModuleRecord":
         """Built with no arguments by pickles, which fill it by `__setstate__`."""
         self = super().__new__(cls)
         self.name, self.state = str(name), {}
@@ -115,19 +115,19 @@ def unsealed(sealed: Any, kind: type) -> Any:
     return sealed.value
 
 
-def record(meta: dict[str, Any]) -> Record:
+def record(meta: dict[str, Any]) -> ModuleRecord:
     """A module of EDM, without its source code."""
-    return Record(meta["class_name"], meta["state"])
+    return ModuleRecord(meta["class_name"], meta["state"])
 
 
-def method(owner: Record, name: str) -> Sealed:
+def method(owner: ModuleRecord, name: str) -> Sealed:
     """A method of a module, which ECT's losses keep: its name alone. Nothing is looked up in anything."""
-    if type(owner) is not Record or type(name) is not str:
+    if type(owner) is not ModuleRecord or type(name) is not str:
         raise pickle.UnpicklingError("a method of something other than a module")
     return Sealed(name)
 
 
-def number(dtype: DType, data: bytes) -> float:
+def numpy_number(dtype: DType, data: bytes) -> float:
     """A number of numpy's as Python's."""
     if type(dtype) is not DType or type(data) is not bytes:
         raise pickle.UnpicklingError("a number of neither type nor bytes")
@@ -140,16 +140,16 @@ def tensor(storage: Sealed, offset: int, size: tuple[int, ...], stride: tuple[in
     return Sealed(torch.as_strided(unsealed(storage, Tensor), size, stride, offset))
 
 
-def parameter(data: Sealed, *_: Any) -> Sealed:
+def unwrap_parameter(data: Sealed, *_: Any) -> Sealed:
     """A parameter is its tensor."""
     return Sealed(unsealed(data, Tensor))
 
 
-def numbers(path: Path, data: bytes) -> Sealed:
+def read_storage(path: Path, data: bytes) -> Sealed:
     """The numbers of a storage, flat. They come as a file within the file, read with equal suspicion."""
     try:
-        if is_zip(io.BytesIO(data)) and archive.fault(io.BytesIO(data), crc=True):
-            raise damaged(path)
+        if is_zip(io.BytesIO(data)) and archive.archive_fault(io.BytesIO(data), crc=True):
+            raise damaged_weights(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch deprecates the storages that it still writes
             found = load_tensors(io.BytesIO(data))
@@ -158,25 +158,25 @@ def numbers(path: Path, data: bytes) -> Sealed:
             flat = torch.empty(0, dtype=found.dtype).set_(found.untyped())
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
-        raise refused(
+        raise refuse_name(
             path, name[1] if name else "something other than numbers in place of a tensor"
         ) from error
     return Sealed(flat)
 
 
-def words(path: Path) -> dict[tuple[str, str], Any]:
+def allowed_names(path: Path) -> dict[tuple[str, str], Any]:
     """All that a pickle may name, made anew for each file: {(module, name): what it gets instead}."""
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): record,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
-        ("torch._utils", "_rebuild_parameter"): parameter,
-        ("torch.storage", "_load_from_bytes"): partial(numbers, path),
+        ("torch._utils", "_rebuild_parameter"): unwrap_parameter,
+        ("torch.storage", "_load_from_bytes"): partial(read_storage, path),
         ("builtins", "getattr"): method,
-        ("numpy.core.multiarray", "scalar"): number,
-        ("numpy._core.multiarray", "scalar"): number,
+        ("numpy.core.multiarray", "scalar"): numpy_number,
+        ("numpy._core.multiarray", "scalar"): numpy_number,
     }
     return {name: Word(function) for name, function in functions.items()} | {
-        ("torch.nn.modules.container", "ModuleDict"): Record,
+        ("torch.nn.modules.container", "ModuleDict"): ModuleRecord,
         ("collections", "OrderedDict"): Plain,
         ("dnnlib.util", "EasyDict"): Plain,
         ("builtins", "set"): set,
@@ -184,10 +184,10 @@ def words(path: Path) -> dict[tuple[str, str], Any]:
     }
 
 
-def refused(path: Path, name: str) -> UserError:
+def refuse_name(path: Path, name: str) -> UserError:
     """What to say of a file that names anything else."""
     return UserError(
-        f"teacher.path={path} would call {shown(name)} and was not loaded; use the file as published"
+        f"teacher.path={path} would call {printable_path(name)} and was not loaded; use the file as published"
     )
 
 
@@ -201,7 +201,7 @@ class Reader(pickle.Unpickler):
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         super().__init__(file)
-        self.path, self.words = path, words(path)
+        self.path, self.words = path, allowed_names(path)
 
     def find_class(self, module: str, name: str) -> Any:
         """The harmless namesake of a global.
@@ -210,17 +210,18 @@ class Reader(pickle.Unpickler):
             UserError: there is none.
         """
         if (module, name) not in self.words:
-            raise refused(self.path, f"{module}.{name}")
+            raise refuse_name(self.path, f"{module}.{name}")
         return self.words[module, name]
 
 
 def read_pkl(path: str | Path) -> Any:
-    """The content of a file of EDM's: plain data, with a `Record` for each module. Nothing of it is executed.
+    """The content of a file of EDM's: plain data, with a `ModuleRecord` for each module. Nothing "
+    "of it is executed.
 
     Raises:
         UserError: the file is missing, damaged, or names anything that such files do not need.
     """
-    path = existing(path)
+    path = existing_file(path)
     if is_zip(path):
         raise UserError(
             f"teacher.path={path} is an archive of torch.save, such as training-state-*.pt, whose network is "
@@ -234,4 +235,4 @@ def read_pkl(path: str | Path) -> Any:
     except UserError:
         raise
     except (pickle.UnpicklingError, *DAMAGE) as error:
-        raise damaged(path) from error
+        raise damaged_weights(path) from error

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.nets.layers import Attention, PositionalEmbedding
-from consistency.teachers.unpickle import Record
-from consistency.teachers.values import brief
+from consistency.teachers.unpickle import ModuleRecord
+from consistency.teachers.values import brief_value
 from consistency.teachers.weights import REMEDY
 
 MOST = 32  # groups of a normalisation, in ADM and all that descends from it
@@ -64,7 +64,9 @@ def check_groups(net: nn.Module, rule: Rule, path: str | Path, remedy: str) -> N
             )
 
 
-def check_records(net: nn.Module, ema: Record, modules: Iterable[tuple[str, str]], path: str | Path) -> None:
+def check_records(
+    net: nn.Module, ema: ModuleRecord, modules: Iterable[tuple[str, str]], path: str | Path
+) -> None:
     """Compare what the modules of an EDM file say of themselves; what they do not say is passed over.
 
     Args:
@@ -83,8 +85,8 @@ def check_records(net: nn.Module, ema: Record, modules: Iterable[tuple[str, str]
         for field, value in settings(here.get(ours)).items():
             if not same(said.get(field, value), value):
                 raise UserError(
-                    f"teacher.path={path} is of another network: {shown(its)} has {field}="
-                    f"{brief(said[field])} there and {value} here; {REMEDY}"
+                    f"teacher.path={path} is of another network: {printable_path(its)} has {field}="
+                    f"{brief_value(said[field])} there and {value} here; {REMEDY}"
                 )
 
 
@@ -93,11 +95,11 @@ def same(said: Any, value: float) -> bool:
     return isinstance(said, bool | int | float) and abs(said - value) <= 1e-9 * abs(value)
 
 
-def records(record: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:
+def records(record: ModuleRecord, prefix: str = "") -> Iterator[tuple[str, ModuleRecord]]:
     """The modules within a module, by name."""
     modules = record.state.get("_modules")
     for name, module in modules.items() if isinstance(modules, Mapping) else ():
-        if isinstance(module, Record):
+        if isinstance(module, ModuleRecord):
             yield f"{prefix}{name}", module
             yield from records(module, f"{prefix}{name}.")
 

@@ -22,27 +22,27 @@ def expect(name: str, value: Any, kind: Any) -> None:
         raise MalformedError(f"is malformed: {name[:100]} is of type {type(value).__name__}")
 
 
-def count(name: str, value: Any) -> None:
+def check_count(name: str, value: Any) -> None:
     """Refuse what is not an integer from 0 to 2^53; booleans are none."""
     if type(value) is not int or not 0 <= value <= LARGEST:
-        raise MalformedError(f"is malformed: {name}={brief(value)} is no count")
+        raise MalformedError(f"is malformed: {name}={brief_value(value)} is no count")
 
 
-def number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any) -> None:
     """Refuse what is not a finite number, or a tensor of one; integers beyond float64 are refused too."""
     value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if not is_finite(value):
-        raise MalformedError(f"is malformed: {name}={brief(value)} is no finite number")
+    if not is_finite_number(value):
+        raise MalformedError(f"is malformed: {name}={brief_value(value)} is no finite number")
 
 
-def text(name: str, value: Any) -> None:
+def check_text(name: str, value: Any) -> None:
     """Refuse what is not a string of at most 1000 printable characters."""
     expect(name, value, str)
     if len(value) > LONGEST or not value.isprintable():
         raise MalformedError(f"is malformed: {name} is not a short printable text")
 
 
-def plain(name: str, value: Any) -> None:
+def check_plain(name: str, value: Any) -> None:
     """Containers, strings and numbers, and not very many: a small file can describe a large tree."""
     waiting, seen = [value], 0
     while waiting:
@@ -56,12 +56,12 @@ def plain(name: str, value: Any) -> None:
         elif isinstance(node, list | tuple):
             waiting.extend(node)
         elif type(node) is int and abs(node) >= HUGE:
-            raise MalformedError(f"is malformed: {name} holds {brief(node)}")
+            raise MalformedError(f"is malformed: {name} holds {brief_value(node)}")
         elif not (node is None or isinstance(node, str | int | float)):
             raise MalformedError(f"is malformed: {name} holds a {type(node).__name__}")
 
 
-def levels(name: str, value: Any) -> list[float]:
+def check_levels(name: str, value: Any) -> list[float]:
     """Noise levels of a sampler: numbers above 0 and up to 1e6, none above the one before it.
 
     Raises:
@@ -74,12 +74,12 @@ def levels(name: str, value: Any) -> list[float]:
     return [float(sigma) for sigma in value]
 
 
-def is_finite(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     """Whether a value is an integer or a float that float64 holds; booleans are neither."""
     return type(value) in (int, float) and abs(value) < HUGE
 
 
-def brief(value: Any) -> str:
+def brief_value(value: Any) -> str:
     """A value in at most 40 characters; Python refuses to write integers of more than 4300 digits."""
     if type(value) is int and abs(value) >= 10**40:
         return f"an integer of {value.bit_length()} bits"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.files.pickles import is_zip, load_tensors
 from consistency.teachers import archive
 from consistency.teachers.contents import check_weights
@@ -23,7 +23,7 @@ DAMAGE = (  # what readers raise when bytes make no sense
 )
 
 
-def existing(path: str | Path) -> Path:
+def existing_file(path: str | Path) -> Path:
     """The path of a file that is there.
 
     Raises:
@@ -35,7 +35,7 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-def damaged(path: str | Path) -> UserError:
+def damaged_weights(path: str | Path) -> UserError:
     """What to say of a file that ends early or makes no sense."""
     return UserError(f"teacher.path={path} is damaged or cut short and was not loaded; fetch it again")
 
@@ -48,9 +48,9 @@ def read_pt(path: str | Path) -> Any:
     Raises:
         UserError: the file is missing, damaged, cut short, or holds code.
     """
-    path = existing(path)
+    path = existing_file(path)
     zipped = is_zip(path)
-    if zipped and (fault := archive.fault(path, crc=True)):
+    if zipped and (fault := archive.archive_fault(path, crc=True)):
         raise UserError(f"teacher.path={path} {fault}, and was not loaded; fetch it again")
     try:
         return load_tensors(path, mmap=zipped)
@@ -60,10 +60,10 @@ def read_pt(path: str | Path) -> Any:
             "not loaded; use the file as its authors published it"
         ) from error
     except DAMAGE as error:
-        raise damaged(path) from error
+        raise damaged_weights(path) from error
 
 
-def renamed(file: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+def rename_tensors(file: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
     """The tensors of a file under our names; one without keeps the file's, for `load_into` to refuse.
 
     Args:
@@ -113,7 +113,7 @@ def load_into(
     Raises:
         UserError: a tensor is missing, left over, of another shape, or not finite; named as in the file.
     """
-    theirs, source = names or {}, origin_of(path)
+    theirs, source = names or {}, weights_origin(path)
     check_shapes(net, state, path, names)
     try:
         check_weights({theirs.get(name, name): tensor for name, tensor in state.items()}, "tensor ")
@@ -122,7 +122,7 @@ def load_into(
     net.load_state_dict(state)
 
 
-def origin_of(path: str | Path | None) -> str:
+def weights_origin(path: str | Path | None) -> str:
     """Where weights come from, for messages."""
     return "the teacher" if path is None else f"teacher.path={path}"
 
@@ -131,12 +131,13 @@ def check_shapes(
     net: nn.Module, state: dict[str, Tensor], path: str | Path | None, names: dict[str, str] | None = None
 ) -> None:
     """Refuse tensors that are missing, left over, or of another shape; arguments are those of `load_into`."""
-    theirs, ours, source = names or {}, net.state_dict(), origin_of(path)
+    theirs, ours, source = names or {}, net.state_dict(), weights_origin(path)
     for name in [*ours, *(n for n in state if n not in ours)]:
         in_file, here = shape(state.get(name)), shape(ours.get(name))
         if in_file != here:
             raise UserError(
-                f"{source} is of another network: {shown(theirs.get(name, name))} is {in_file} there and "
+                f"{source} is of another network: {printable_path(theirs.get(name, name))} is "
+                f"{in_file} there and "
                 f"{here} here; {REMEDY}"
             )
 

@@ -12,9 +12,9 @@ from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
 from consistency.export.model import Outgoing, Written, check_plain
 from consistency.export.onnx import save
-from consistency.export.parts import NETWORK, library, programs
-from consistency.export.web.beside import checked, read_back
-from consistency.export.web.described import PIXELS, described
+from consistency.export.parts import NETWORK, optional_library, programs
+from consistency.export.web.beside import expected_samples, read_back
+from consistency.export.web.description import PIXELS, describe_model
 from consistency.export.web.packing import packed, script
 from consistency.export.web.runtime import PINNED, Release
 from consistency.model.maps import Consistency
@@ -39,17 +39,17 @@ class Web:
 
     def __call__(self, model: Outgoing, folder: Path) -> Written:
         """See `Format`. The files are the page's, three scripts that hold data, and a licence."""
-        check(model)
+        check_showable(model)
         for name in ("onnx", "onnxscript", "onnxruntime"):
-            library(name)
+            optional_library(name)
         content = onnx(model)
-        check_size(content)
+        check_page_size(content)
         runtime = self.release.find(self.runtime, Path(self.cache))
         data = folder / "model.data.js"
         made = [
-            script(data, MODEL=described(model, len(content)), PACKED=packed(content)),
+            script(data, MODEL=describe_model(model, len(content)), PACKED=packed(content)),
             script(folder / "runtime.data.js", RUNTIME={k: packed(v) for k, v in runtime._asdict().items()}),
-            script(folder / "check.data.js", CHECK=checked(model)),
+            script(folder / "check.data.js", CHECK=expected_samples(model)),
         ]
         for source in files(__name__).joinpath("page").iterdir():
             made.append(folder / source.name)
@@ -59,7 +59,7 @@ class Web:
         return Written(made, own, TOLERANCE, network)
 
 
-def check(model: Outgoing) -> None:
+def check_showable(model: Outgoing) -> None:
     """Refuse what the page cannot show.
 
     Raises:
@@ -82,7 +82,7 @@ def check(model: Outgoing) -> None:
         raise UserError("export=web needs a sampler of one step or more: name one with task.samplers")
 
 
-def check_size(network: bytes) -> None:
+def check_page_size(network: bytes) -> None:
     """Refuse a network that makes the page too large.
 
     Raises:

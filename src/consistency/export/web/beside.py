@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from consistency.export.model import Outgoing, Run
-from consistency.export.onnx import read
-from consistency.export.web.described import Row, lists, plan
+from consistency.export.onnx import run_onnx
+from consistency.export.web.description import Row, edit_levels, lists
 from consistency.export.web.noise import SAMPLES, PageDraws, normals
 from consistency.export.web.packing import constants, floats, unpacked
 from consistency.model.condition import given_label
@@ -24,11 +24,11 @@ SHOWN = 64  # samples of it
 NUMBERS = 2**16  # that they have in all, at most: they travel along
 
 
-def checked(model: Outgoing) -> dict[str, Any]:
+def expected_samples(model: Outgoing) -> dict[str, Any]:
     """Samples of the seed by number of calls, and completions of the first, whose right half is made."""
     count = max(COMPLETED, min(SHOWN, NUMBERS // prod(model.shape)))
     made = {calls: samples(model, calls, count) for calls in lists(model)}
-    edit = plan(model)
+    edit = edit_levels(model)
     y = made[1][:COMPLETED].clamp(edit.low, edit.high)
     A = Inpainting(model.shape, left_half)
     draws = PageDraws(SEED, range(COMPLETED))
@@ -56,12 +56,12 @@ def read_back(path: Path) -> tuple[Run, dict[str, Run]]:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         file.write_bytes(unpacked(written["PACKED"]))
-        network = read(file)
+        network = run_onnx(file)
     steps: dict[str, list[Row]] = written["MODEL"]["steps"]
-    return network, {f"{calls}step": sampler(network, rows) for calls, rows in steps.items()}
+    return network, {f"{calls}step": page_sampler(network, rows) for calls, rows in steps.items()}
 
 
-def sampler(network: Run, rows: list[Row]) -> Run:
+def page_sampler(network: Run, rows: list[Row]) -> Run:
     """`Network.sample` of page/network.js, in Python."""
 
     def run(z: Tensor, label: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from consistency.lit.module import Module
-from consistency.lit.peers import Peers, check_same, is_lost, leave_unmet
+from consistency.lit.peers import Peers, check_same_facts, is_lost, leave_unmet
 from consistency.process.rank import is_first
 
 
@@ -32,14 +32,14 @@ class Agreement(Callback):
             return
         if stage == "fit":
             place = {"run_dir": self.directory.resolve(), "commit": self.commit()}
-            check_same({**place, **flat(self.config)})
+            check_same_facts({**place, **flatten_config(self.config)})
         self.peers = Peers(self.directory)
         self.peers.watch()
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Compare the step, which a checkpoint has brought by now."""
         if trainer.world_size > 1:
-            check_same({"the step to go on from": trainer.global_step})
+            check_same_facts({"the step to go on from": trainer.global_step})
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """Leave if another process has died: what follows would wait for it."""
@@ -58,10 +58,12 @@ class Agreement(Callback):
             self.peers = None
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
     """The values of a config by their full keys."""
     if not isinstance(config, dict):
         return {prefix: config}
     return {
-        k: v for key, node in config.items() for k, v in flat(node, f"{prefix}.{key}".lstrip(".")).items()
+        k: v
+        for key, node in config.items()
+        for k, v in flatten_config(node, f"{prefix}.{key}".lstrip(".")).items()
     }

@@ -73,7 +73,9 @@ class Checkpoints(Checkpoint):
         loops = checkpoint["loops"]
         validated = kept["validated"] == k if "validated" in kept else was_validated(loops)
         due, end = is_due(trainer, k), k >= trainer.max_steps
-        rewrite(loops, k, parts(trainer), due, validated, last=end and not (due and not validated))
+        rewrite(
+            loops, k, accumulated_batches(trainer), due, validated, last=end and not (due and not validated)
+        )
         self.owed = k if end and due and not validated else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
@@ -175,14 +177,18 @@ def given(node: Any) -> Any:
     return None if node == "???" else node
 
 
-def parts(trainer: Trainer) -> int:
+def accumulated_batches(trainer: Trainer) -> int:
     """Batches of an optimiser step."""
     return trainer.accumulate_grad_batches
 
 
 def is_due(trainer: Trainer, k: int) -> bool:
     """Whether a validation follows optimiser step k."""
-    return bool(trainer.enable_validation) and k > 0 and k * parts(trainer) % trainer.val_check_interval == 0
+    return (
+        bool(trainer.enable_validation)
+        and k > 0
+        and k * accumulated_batches(trainer) % trainer.val_check_interval == 0
+    )
 
 
 class KeepConfig(Callback):

@@ -14,7 +14,7 @@ from consistency.metrics.judge import Judge
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
-from consistency.watch import part, tick
+from consistency.watch import in_pieces, tick
 
 AT_ONCE = 4096  # points that the exact function is computed for at a time
 MOST_POINTS = 2**20  # whose exact function takes hours
@@ -98,7 +98,7 @@ class OracleGap(Callback):
             self._draw(density)
             self.exact = self._exactly(density, pl_module)
         x, sigma = self.x.to(pl_module.device), self.sigma.to(pl_module.device)
-        with torch.no_grad(), part("gap to the exact function", len(x)):
+        with torch.no_grad(), in_pieces("gap to the exact function", len(x)):
             error = pl_module.paced_one_time()(x.float(), sigma).double().cpu() - self.exact
         first = len(self.sigmas) * self.points
         by_level = error[first:].reshape(self.levels, -1)
@@ -106,7 +106,7 @@ class OracleGap(Callback):
         pl_module.log("oracle_rmse_mean", rms(by_level, 1).mean().item(), rank_zero_only=False)
 
     def _exactly(self, density: Mixture, module: Module) -> Tensor:
-        with part("exact function", len(self.x)):
+        with in_pieces("exact function", len(self.x)):
             parts = []
             for x, sigma in zip(self.x.split(AT_ONCE), self.sigma.split(AT_ONCE), strict=True):
                 parts.append(module.exact(density, x, sigma))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from consistency.errors import UserError, positive, within
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
-from consistency.lit.record import Record, sigmas
+from consistency.lit.record import RollbackRecord, sigma_range
 from consistency.metrics.spikes import Spikes
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
@@ -37,7 +37,7 @@ class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
     """
 
     def __init__(self, reason: str, step: int, low: float, high: float) -> None:
-        super().__init__(f"{reason} at step {step}, {sigmas(low, high)}")
+        super().__init__(f"{reason} at step {step}, {sigma_range(low, high)}")
         self.reason, self.step, self.low, self.high = reason, step, low, high
 
 
@@ -80,7 +80,7 @@ class Guard(Callback):
         self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
-        self.record = Record()
+        self.record = RollbackRecord()
         self.passed: int | None = None  # step of the last validation whose samples were judged good
         self.varied: list[str] = []  # samplers that have had half of the data's variance
         self.moments: dict[str, Tensor] = {}  # of the samples of a validation
@@ -103,7 +103,7 @@ class Guard(Callback):
         """Look at the losses of all parts of the step, and at its gradient."""
         sigma = torch.cat([part.sigma for part in pl_module.seen])
         loss = torch.cat([part.loss for part in pl_module.seen])
-        found = torch.cat([self._by_sigma(sigma, loss.double()), gradient(trainer, optimizer)])
+        found = torch.cat([self._by_sigma(sigma, loss.double()), gradient_norm(trainer, optimizer)])
         found = summed(found, trainer).cpu()  # the only wait for the device
         self.check(trainer.global_step, found[:BINS], found[BINS:-1], found[-1].item())
 
@@ -136,13 +136,13 @@ class Guard(Callback):
     ) -> None:
         """Add up the samples."""
         for name, x in outputs.items():
-            self.moments[name] = moments(x) + self.moments.get(name, 0)
+            self.moments[name] = sample_moments(x) + self.moments.get(name, 0)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Raise `Collapsed` if the variance of samples has; of the end of a run only the metrics tell."""
         if trainer.state.fn != "fit":
             return
-        data = variance(moments(some(data_of(trainer))))
+        data = variance(sample_moments(many_samples(data_of(trainer))))
         found = {name: variance(summed(self.moments[name], trainer)) for name in pl_module.samplers}
         for name, samples in found.items():
             self.compare(name, samples, data, trainer.global_step)
@@ -195,7 +195,7 @@ def guard_of(trainer: Trainer) -> Guard | None:
     return next((c for c in trainer.callbacks if isinstance(c, Guard)), None)  # type: ignore[attr-defined]
 
 
-def gradient(trainer: Trainer, optimizer: Optimizer) -> Tensor:
+def gradient_norm(trainer: Trainer, optimizer: Optimizer) -> Tensor:
     """Norm of the gradient [1], float64; 0 in fp16, where overflows are a way to find the scale."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = get_total_norm(grads)
@@ -208,7 +208,7 @@ def summed(x: Tensor, trainer: Trainer) -> Tensor:
     return torch.as_tensor(trainer.strategy.reduce(x, reduce_op="sum"))
 
 
-def moments(x: Tensor) -> Tensor:
+def sample_moments(x: Tensor) -> Tensor:
     """Σ x of each coordinate, Σ |x|² and the number of samples: [B, ...] -> [D + 2] in float64."""
     x = x.detach().double().flatten(1)
     return torch.cat([x.sum(0), x.square().sum()[None], x.new_tensor([len(x)])])
@@ -220,7 +220,7 @@ def variance(moments: Tensor) -> float:
     return ((square / count - (total / count).square().sum()) / len(total)).item()
 
 
-def some(data: DataModule) -> Tensor:
+def many_samples(data: DataModule) -> Tensor:
     """About `ENOUGH` samples of the data, evenly spaced, as networks see them."""
     x = data.real()
     x = x[:: max(len(x) // ENOUGH, 1)]

@@ -86,7 +86,7 @@ class History(Callback):
 
     def segments(self) -> list[Segment]:
         """All up to this step; the seconds of this process are in the last."""
-        spent = self.clock.seconds() - seconds(self.earlier)
+        spent = self.clock.seconds() - total_seconds(self.earlier)
         if self.earlier and (self.now is None or self.step == self.now["steps"][0]):
             *first, last = self.earlier
             return [*first, {**last, "seconds": last["seconds"] + spent}]
@@ -109,11 +109,11 @@ def segments_of(checkpoint: Mapping[str, Any]) -> list[Segment]:
     return checkpoint["callbacks"].get(History.__qualname__, {}).get("segments", [])
 
 
-def images(segments: list[Segment]) -> int:
+def total_images(segments: list[Segment]) -> int:
     """Training samples of all steps."""
     return sum((s["steps"][1] - s["steps"][0]) * (s["batch_size"] or 0) for s in segments)
 
 
-def seconds(segments: list[Segment]) -> float:
+def total_seconds(segments: list[Segment]) -> float:
     """Of all segments."""
     return sum(s["seconds"] for s in segments)

@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 from consistency.lit.module import Module
 from consistency.lit.peers import Flag
 from consistency.process.late import Late
-from consistency.process.stops import STOPPING, Stopped, listen, mark, stop
+from consistency.process.stops import STOPPING, Stopped, listen, mark_signal, stop
 
 EVERY = 10  # steps between two questions to the other processes
 
@@ -29,9 +29,9 @@ class Interrupted(Stopped):
 class Interruption(Callback):
     """Turns a signal into an exception at the end of the step, when weights and counters agree.
 
-    In a validation it takes effect between two of its pieces, see `consistency.watch.part`: a process that
-    hears of a signal, its own or that of another, does no further piece, and waits for the others where they
-    agree to stop. A second signal takes effect at once. In the validation that follows training a single
+    In a validation it takes effect between two of its pieces, see `consistency.watch.in_pieces`: a process
+    that hears of a signal, its own or that of another, does no further piece, and waits for the others where
+    they agree to stop. A second signal takes effect at once. In the validation that follows training a single
     process stops at once by itself.
     """
 
@@ -121,7 +121,7 @@ class Interruption(Callback):
 
     def _note(self, signum: int, frame: Any) -> None:
         self.signum = signum
-        mark()
+        mark_signal()
         if self.late is not None:
             self.late.note(signum)
         signal.signal(signum, stop)

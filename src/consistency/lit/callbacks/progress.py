@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from consistency import watch
 from consistency.errors import at_least
-from consistency.lit.callbacks.validation import plan_of, validation_of
+from consistency.lit.callbacks.validation import pace_plan, validation_of
 from consistency.lit.module import Module
 
 
@@ -81,7 +81,7 @@ class RunProgress(ProgressBar):
             self.bar.update(self.task, **now)
         elif self.bar is None and watch.due(self.seconds):
             done = f"step {trainer.global_step}/{trainer.max_steps}"
-            watch.line(f"{done}, {self._left(trainer)} left, {self._news(trainer)}")
+            watch.write_line(f"{done}, {self._left(trainer)} left, {self._news(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Close the bar."""
@@ -98,7 +98,7 @@ class RunProgress(ProgressBar):
         validation = validation_of(trainer)
         if validation is None or validation.pace.step is None:
             return "unknown time"
-        seconds, known = validation.pace.left(plan_of(trainer))
+        seconds, known = validation.pace.left(pace_plan(trainer))
         return watch.clock(seconds) + ("" if known else " and validations")
 
     def _news(self, trainer: Trainer) -> str:

@@ -9,7 +9,7 @@ from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Guard, guard_of
 from consistency.lit.loggers.base import log, log_text
 from consistency.lit.module import Module
-from consistency.lit.record import Record, Rollback
+from consistency.lit.record import Rollback, RollbackRecord
 from consistency.lit.states import set_aside
 from consistency.metrics.processes import from_first
 from consistency.process.notices import notice
@@ -43,7 +43,7 @@ class Recovery(Callback):
         if self.end is not None:
             raise self.end
         if guard is not None:
-            mark(trainer, guard)
+            log_rollbacks(trainer, guard)
 
     def _undo(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
         if trainer.is_global_zero:
@@ -54,16 +54,16 @@ class Recovery(Callback):
         """Say if the newest state has gone back since: what begins here is at the rate from before."""
         guard = guard_of(trainer)
         if guard is not None and trainer.is_global_zero:
-            more = known(checkpoints.last) - guard.record.count
+            more = count_rollbacks(checkpoints.last) - guard.record.count
             if more > 0:
                 notice(f"{trainer.ckpt_path} is from before {more} of the rollbacks: they no longer count")
         checkpoints.save_last(trainer)
 
 
-def known(path: Path) -> int:
+def count_rollbacks(path: Path) -> int:
     """How many rollbacks a checkpoint knows of; none if it is damaged."""
     try:
-        return Record.of(read_checkpoint(path)).count
+        return RollbackRecord.of(read_checkpoint(path)).count
     except UserError:
         return 0
 
@@ -75,14 +75,14 @@ def goes_elsewhere(trainer: Trainer, last: Path) -> bool:
     return beside and from_first(last.exists)
 
 
-def mark(trainer: Trainer, guard: Guard) -> None:
+def log_rollbacks(trainer: Trainer, guard: Guard) -> None:
     """Log the number of rollbacks at the beginning, and as a step in the curve wherever it has changed."""
     record, k = guard.record, trainer.global_step
     new, before, record.logged = record.unlogged(), record.logged, record.count
     for step, count in points(before, record.count, k):
         log(trainer, {"guard/rollbacks": count, "guard/factor": guard.slower**count}, step)
     if new:
-        log_text(trainer, "guard/reason", described(new))
+        log_text(trainer, "guard/reason", rollback_list(new))
 
 
 def points(before: int | None, now: int, step: int) -> list[tuple[int, int]]:
@@ -98,7 +98,7 @@ def points(before: int | None, now: int, step: int) -> list[tuple[int, int]]:
     return [] if before == now else [(max(step - 1, 0), before or 0), (step, now)]
 
 
-def described(rollbacks: list[Rollback]) -> str:
+def rollback_list(rollbacks: list[Rollback]) -> str:
     """Reasons, one a line, as Markdown."""
     return "\n".join(f"- {rollback}" for rollback in rollbacks)
 

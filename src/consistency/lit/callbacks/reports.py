@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from consistency.errors import UserError, nearest
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
-from consistency.process.lifeline import held, report
+from consistency.process.lifeline import held, send_report
 
 
 class Reports(Callback):
@@ -50,7 +50,7 @@ class Reports(Callback):
             self.last = {"step": state_dict["step"], "value": state_dict["value"]}
 
     def _send(self, trainer: Trainer) -> None:
-        report(**self.last, last=self.last["step"] >= trainer.max_steps)
+        send_report(**self.last, last=self.last["step"] >= trainer.max_steps)
 
 
 def check_metric(name: str | None, module: Module, callbacks: Sequence[Callback]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from consistency.data.loader import Request
 from consistency.errors import within
-from consistency.files.atomic import write
+from consistency.files.atomic import write_file
 from consistency.lit.data.module import data_of
 from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
@@ -51,5 +51,5 @@ class SampleGrid(Callback):
 
     def _write(self, name: str, image: Any, trainer: Trainer) -> None:
         for file in (f"{name}.png", f"{name}-{trainer.global_step:08d}.png"):
-            write(self.directory / file, image.save)
+            write_file(self.directory / file, image.save)
         log_picture(trainer, f"samples/{name}", lambda: image)

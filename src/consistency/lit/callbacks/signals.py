@@ -8,7 +8,7 @@ from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
 from consistency.lit.pacing import paced, uncounted
-from consistency.metrics.signals import Excerpt, Probe, Trajectories, figure
+from consistency.metrics.signals import Probe, ProbeData, Trajectories, figure
 from consistency.model.condition import given_label
 from consistency.model.maps import DenoiserLike
 from consistency.objectives.flow import TeacherFlow
@@ -60,8 +60,8 @@ def followed_teacher(module: Module) -> DenoiserLike | None:
     return flow.teacher if isinstance(flow, TeacherFlow) else None
 
 
-def excerpt(data: DataModule, probe: Probe, device: torch.device) -> Excerpt:
+def excerpt(data: DataModule, probe: Probe, device: torch.device) -> ProbeData:
     """The training samples that a probe takes, encoded, never mirrored."""
     index = probe.pool(len(data.data), data.shape)
     x, label = data.data.x.index_select(0, index).to(device), data.data.label
-    return Excerpt(data.codec.encode(x), given_label(label).rows(index).to(device))
+    return ProbeData(data.codec.encode(x), given_label(label).rows(index).to(device))

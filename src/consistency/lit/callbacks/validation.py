@@ -11,9 +11,9 @@ from consistency.lit.callbacks.signals import Signals
 from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
-from consistency.lit.pace import Forecast, Pace, Plan
+from consistency.lit.pace import Forecast, Pace, RemainingSteps
 from consistency.process.notices import notice
-from consistency.watch import Part, clock, part, spent
+from consistency.watch import Work, clock, in_pieces, seconds_by_part
 
 ENOUGH = 5.0  # seconds of a part by which the whole is estimated
 LEAST = 60.0  # seconds of all validations together, below which nothing is said of them
@@ -22,7 +22,7 @@ LEAST = 60.0  # seconds of all validations together, below which nothing is said
 class Validation(Callback):
     """Measures validations, and says at the first one if all of them will be more than a share of the run.
 
-    It opens and closes the part in which samples are made (`consistency.watch.part`), and must therefore
+    It opens and closes the part in which samples are made (`consistency.watch.in_pieces`), and must therefore
     stand before all callbacks that compute at the end of a validation.
 
     What is validated never follows from the time that it takes: the numbers of a run are those of its config.
@@ -35,7 +35,7 @@ class Validation(Callback):
         if not 0 < share < 1:
             raise UserError(f"callbacks.validation.share={share} must lie between 0 and 1")
         self.share = share
-        self.pace = Pace(parts=spent)
+        self.pace = Pace(parts=seconds_by_part)
         self.sampling: AbstractContextManager[None] | None = None
         self.step: int | None = None  # of the last measurement
         self.work = 0  # samples that go through the network in a validation, on this process
@@ -105,17 +105,17 @@ class Validation(Callback):
         self.work = calls * samples
         if signals is not None:
             self.work += signals.probe.fitting(data_of(trainer).shape).calls
-        self.sampling = part("samples", calls * samples, lambda now: self._estimate(trainer, now))
+        self.sampling = in_pieces("samples", calls * samples, lambda now: self._estimate(trainer, now))
         self.sampling.__enter__()
 
-    def _estimate(self, trainer: Trainer, now: Part) -> None:
+    def _estimate(self, trainer: Trainer, now: Work) -> None:
         """Say early what validations will cost."""
         seconds = self.pace.now() - now.begun
         if self.said or seconds < ENOUGH or not now.done or self.pace.step is None:
             return
         self.said = True
         if self.pace.each is None:
-            forecast = self.pace.forecast(seconds / now.done * self.work, plan_of(trainer))
+            forecast = self.pace.forecast(seconds / now.done * self.work, pace_plan(trainer))
             if forecast.share > self.share and forecast.each * forecast.count > LEAST:
                 notice(self._line(trainer, forecast))
 
@@ -131,10 +131,10 @@ class Validation(Callback):
         )
 
 
-def plan_of(trainer: Trainer) -> Plan:
+def pace_plan(trainer: Trainer) -> RemainingSteps:
     """What is left of a run."""
     interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
-    return Plan(trainer.global_step, trainer.max_steps, max(interval, 1))
+    return RemainingSteps(trainer.global_step, trainer.max_steps, max(interval, 1))
 
 
 def signals_of(trainer: Trainer) -> Signals | None:

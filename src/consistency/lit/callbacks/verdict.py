@@ -16,8 +16,8 @@ from consistency.errors import UserError
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.module import Module
 from consistency.metrics.principal import Principal
-from consistency.model.portions import eager
-from consistency.watch import part
+from consistency.model.portions import uncompiled
+from consistency.watch import in_pieces
 
 SEEN = 256  # samples of the data that the axes are made of
 NEARER = 0.75  # of the distance of moved samples, below which a network has learned more than a constant
@@ -105,10 +105,10 @@ class Verdict(Callback):
     def look(self, trainer: Trainer, module: Module) -> Look | None:
         """What the network makes now, the same on every process; None where there is nothing to compare."""
         data = data_of(trainer)
-        self.axes = self.axes or Principal.of(some(data))
+        self.axes = self.axes or Principal.of(few_samples(data))
         if not (module.samplers and self.axes.spread):
             return None
-        x = self.axes.coordinates(made(trainer, module, data, self.samples))
+        x = self.axes.coordinates(first_samples(trainer, module, data, self.samples))
         distance, moved = self.axes.distance(x), self.axes.distance(x - x.mean(0))
         return Look(trainer.global_step, distance, moved, self.axes.share(x), self.weights)
 
@@ -133,7 +133,7 @@ class Verdict(Callback):
             )
         return None
 
-    def plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """Both looks, and the fault, for result.json."""
         looks = {"begin": self.begin, "end": self.end}
         return {name: look and asdict(look) for name, look in looks.items()} | {"fault": self.fault()}
@@ -153,7 +153,7 @@ def verdict_of(trainer: Trainer) -> Verdict | None:
     return next((c for c in trainer.callbacks if isinstance(c, Verdict)), None)  # type: ignore[attr-defined]
 
 
-def some(data: DataModule) -> Tensor:
+def few_samples(data: DataModule) -> Tensor:
     """A few samples of the data, evenly spaced, as networks see them."""
     x = data.real()
     x = x[:: max(len(x) // SEEN, 1)][:SEEN]
@@ -161,18 +161,18 @@ def some(data: DataModule) -> Tensor:
 
 
 @torch.no_grad()
-def made(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tensor:
+def first_samples(trainer: Trainer, module: Module, data: DataModule, count: int) -> Tensor:
     """The first samples of a validation, by the first sampler, all on this process [count, ...]."""
     sampler, f = next(iter(module.samplers.values())), module.model
     loader = RequestLoader(count, data.shape, min(data.sample_batch, count), data.seed, data.classes)
-    with evaluating(f), eager(f), trainer.precision_plugin.val_step_context():
-        requests = (there(trainer, request) for request in loader)
-        with part("samples of the verdict", sampler.nfe * count):
+    with evaluating(f), uncompiled(f), trainer.precision_plugin.val_step_context():
+        requests = (request_on_device(trainer, request) for request in loader)
+        with in_pieces("samples of the verdict", sampler.nfe * count):
             D = module.paced()
             return torch.cat([sampler(D, r.z, r.c, r.draws).float().cpu() for r in requests])
 
 
-def there(trainer: Trainer, request: Request) -> Request:
+def request_on_device(trainer: Trainer, request: Request) -> Request:
     """A request where the network is, in its precision."""
     return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(request))
 

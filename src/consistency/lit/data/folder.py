@@ -14,10 +14,10 @@ from filelock import FileLock
 
 from consistency.data import cache
 from consistency.data.decoding import MODES, square
-from consistency.data.images import Entry, Source, check_listing, counted, source
+from consistency.data.images import Entry, Source, check_listing, count_suffixes, open_source
 from consistency.data.loader import ArrayData
-from consistency.errors import UserError, plain, within
-from consistency.files.atomic import Unwritable, explained
+from consistency.errors import UserError, strip_controls, within
+from consistency.files.atomic import Unwritable, explain_write
 from consistency.files.paths import expanded
 from consistency.lit.data.module import DataArguments, DataModule
 from consistency.process.notices import notice
@@ -79,17 +79,17 @@ class ImageFolder(DataModule):
 
     def load(self) -> ArrayData:
         """Map the cache, after it has been made if need be."""
-        files = source(self.root, self.key)
+        files = open_source(self.root, self.key)
         entries = self._entries(files)
         mark = cache.fingerprint(entries, self.resolution, self.channels)
         for place in self._places():
-            if cache.fault(place, mark, self.skip_broken) is None:
+            if cache.cache_fault(place, mark, self.skip_broken) is None:
                 self._tell_skipped(place)
                 return self._mapped(place)
         try:
             place = self._writable()
             with FileLock(place.with_name(place.name + ".lock")):  # processes of a machine wait for the first
-                fault = cache.fault(place, mark, self.skip_broken)
+                fault = cache.cache_fault(place, mark, self.skip_broken)
                 if fault is not None:
                     self._convert(files, entries, mark, place, fault)
             return self._mapped(place)
@@ -98,7 +98,7 @@ class ImageFolder(DataModule):
 
     def _mapped(self, place: Path) -> ArrayData:
         self.place = place
-        return cache.load(place)
+        return cache.load_cache(place)
 
     def _tell_skipped(self, place: Path) -> None:
         """Say how many files a cache that was made before lacks."""
@@ -132,7 +132,7 @@ class ImageFolder(DataModule):
         remedy = "convert them to PNG, or set data.skip_broken=true to leave them out"
         check_listing(found, f"{self.key}={self.root}", remedy, self.skip_broken)
         if found.others:
-            notice(f"{self.key}={self.root}: files that are not read: {counted(found.others)}")
+            notice(f"{self.key}={self.root}: files that are not read: {count_suffixes(found.others)}")
         return found.entries
 
     def _places(self) -> list[Path]:
@@ -163,8 +163,8 @@ class ImageFolder(DataModule):
         converter = Converter(files, self.root, self.resolution, self.channels, self.skip_broken)
         names = [entry.name for entry in entries]
         shape = (self.channels, self.resolution, self.resolution)
-        with explained(place, REMEDY):
-            made = cache.build(place, mark, shape, len(names), converter.convert(names))
+        with explain_write(place, REMEDY):
+            made = cache.build_cache(place, mark, shape, len(names), converter.convert(names))
         if made.skipped:
             first = min(converter.broken)
             tell(f"left out {made.skipped:,} of {len(names):,} files that cannot be read, the first: {first}")
@@ -200,7 +200,7 @@ class Converter:
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         workers = min(os.cpu_count() or 1, 8)
         with progress("converting", len(names), 0) as advance, ThreadPoolExecutor(workers) as threads:
-            for done, made in enumerate(in_order(threads, self._chunk, chunks, ahead=2 * workers), 1):
+            for done, made in enumerate(map_in_order(threads, self._chunk, chunks, ahead=2 * workers), 1):
                 yield made
                 advance(min(done * CHUNK, len(names)))
         if len(self.broken) == len(names):
@@ -225,7 +225,7 @@ class Converter:
         return None
 
 
-def in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def map_in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
     """`map` by threads, which run at most so many items ahead, so that results do not pile up."""
     waiting: deque[Future[R]] = deque()
     for item in items:
@@ -238,4 +238,4 @@ def in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], ahea
 
 def tell(line: str) -> None:
     """A notice that is no result; it may hold names of files."""
-    print(plain(line), file=sys.stderr, flush=True)
+    print(strip_controls(line), file=sys.stderr, flush=True)

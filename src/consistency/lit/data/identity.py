@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consistency.codec.identity import digest as codec_digest
+from consistency.codec.identity import codec_digest
 from consistency.errors import UserError
 from consistency.lit.data.module import DataModule
 
@@ -32,9 +32,9 @@ def identity_of(data: DataModule) -> Identity:
         "codec": codec_digest(data.codec),
         "classes": data.classes,
         "names": data.class_names() if data.classes else None,
-        "labels": None if label is None else digest(label),
+        "labels": None if label is None else array_digest(label),
     }
-    return found | ({"points": sums(x)} if x.is_floating_point() else {"content": digest(x)})
+    return found | ({"points": point_sums(x)} if x.is_floating_point() else {"content": array_digest(x)})
 
 
 def check_identity(there: Identity, here: Identity, where: str) -> None:
@@ -49,7 +49,7 @@ def check_identity(there: Identity, here: Identity, where: str) -> None:
         UserError: names what differs.
     """
     for name, words in WORDS.items():
-        if name in there and not same(there[name], here.get(name)):
+        if name in there and not same_or_close(there[name], here.get(name)):
             both = f" ({here.get(name)} here, {there[name]} there)" if name in PLAIN else ""
             raise UserError(
                 f"data: {words} not that of {where}{both}: go on with the data that it was trained on, or "
@@ -70,7 +70,7 @@ WORDS = {
 }
 
 
-def same(there: Any, here: Any) -> bool:
+def same_or_close(there: Any, here: Any) -> bool:
     """Equal, or for sums of points close."""
     if isinstance(there, list) and isinstance(here, list) and any(isinstance(v, float) for v in here):
         pairs = zip(there, here, strict=False)
@@ -80,7 +80,7 @@ def same(there: Any, here: Any) -> bool:
     return there == here
 
 
-def digest(x: Tensor) -> str:
+def array_digest(x: Tensor) -> str:
     """A hash of an array, of evenly spaced blocks where it is large."""
     content = x.contiguous().numpy().reshape(-1).view(np.uint8)
     made = hashlib.sha256(str(len(content)).encode())
@@ -93,7 +93,7 @@ def digest(x: Tensor) -> str:
     return made.hexdigest()
 
 
-def sums(x: Tensor) -> list[float]:
+def point_sums(x: Tensor) -> list[float]:
     """Mean and mean square of each coordinate of points [M, D], and means that depend on the order."""
     points, order = x.double(), torch.linspace(-1, 1, len(x), dtype=torch.float64)
     return torch.cat([points.mean(0), points.square().mean(0), (order[:, None] * points).mean(0)]).tolist()

@@ -12,7 +12,7 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from consistency.codec.codec import Codec
-from consistency.codec.pixels import Pixels, name_of
+from consistency.codec.pixels import Pixels, codec_name
 from consistency.codec.points import Points
 from consistency.data.loader import ArrayData, Batch, RequestLoader, StepLoader
 from consistency.errors import UserError, at_least, positive, within
@@ -137,8 +137,9 @@ class DataModule(LightningDataModule):
         self._told = tuple(shape), classes
         if (made := self.codec.encoded(self.stored_shape)) != self._told[0]:
             raise UserError(
-                f"{name_of(self.codec)} makes samples {in_words(made, classes)}, but the network is for "
-                f"{in_words(shape, classes)}: leave data.codec as it was in training"
+                f"{codec_name(self.codec)} makes samples {shape_in_words(made, classes)}, but the "
+                "network is for "
+                f"{shape_in_words(shape, classes)}: leave data.codec as it was in training"
             )
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
@@ -154,7 +155,8 @@ class DataModule(LightningDataModule):
         found = self.shape, self.classes
         if told is not None and told != found:
             raise UserError(
-                f"data are {in_words(*found)}, but the network is for {in_words(*told)}: use those that it "
+                f"data are {shape_in_words(*found)}, but the network is for "
+                f"{shape_in_words(*told)}: use those that it "
                 "was trained on, or others like them: +override.data.root=PATH"
             )
 
@@ -271,7 +273,7 @@ class DataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
 
 
-def in_words(shape: Sequence[int], classes: int) -> str:
+def shape_in_words(shape: Sequence[int], classes: int) -> str:
     """Samples in words."""
     return f"{'x'.join(map(str, shape))} with {classes or 'no'} classes"
 

@@ -21,8 +21,8 @@ import torch
 from consistency.codec.identity import marks
 from consistency.data.loader import Batch, StepLoader
 from consistency.data.lock import locked
-from consistency.data.npy import mapped
-from consistency.data.origin import Origin, difference, origin
+from consistency.data.npy import map_array
+from consistency.data.origin import Origin, describe_origin, first_difference
 from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
 from consistency.files.owned import reopened
@@ -45,7 +45,7 @@ Columns = dict[str, np.ndarray]  # by field of Rollout, [n, ...]; no label where
 
 
 @dataclass
-class Manifest:
+class StoreManifest:
     """What a store is made of, and the hash of each finished chunk, in order."""
 
     origin: Origin
@@ -81,9 +81,9 @@ class Maker:
         """All that the bytes of a store follow from."""
         made: Origin = {"version": VERSION, "count": count, "chunk": self.chunk, "seed": self.seed}
         for name, value in {"flip": self.data.flip, **marks(self.data.codec)}.items():
-            made |= origin(f"data.{name}", value)
-        laws = origin("pairs", self.objective.pairs) | origin("flow", self.flow)
-        return made | origin("data", self.data.data) | laws
+            made |= describe_origin(f"data.{name}", value)
+        laws = describe_origin("pairs", self.objective.pairs) | describe_origin("flow", self.flow)
+        return made | describe_origin("data", self.data.data) | laws
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and kind of a row of each column."""
@@ -151,7 +151,9 @@ class Store:
         with self._written():
             self._check_room(make, self._asked_for(made_of))  # nothing has been written yet
             with locked(self.path, beat):
-                manifest = self._asked_for(made_of) or Manifest(made_of)  # another run may have filled it
+                manifest = self._asked_for(made_of) or StoreManifest(
+                    made_of
+                )  # another run may have filled it
                 if not manifest.chunks:
                     self._create(make)
                 self._complete(make, manifest, beat)
@@ -172,7 +174,7 @@ class Store:
         label = rows.pop("label", None)
         return Rollout(**rows, c=given_label(label))
 
-    def _complete(self, make: Maker, manifest: Manifest, beat: Callable[[], object]) -> None:
+    def _complete(self, make: Maker, manifest: StoreManifest, beat: Callable[[], object]) -> None:
         """Append chunks until there are all. What was there must be whole, or hours would be lost on it."""
         done, spans = len(manifest.chunks), self._spans()
         if done == len(spans):
@@ -183,26 +185,26 @@ class Store:
             for c, (first, end) in enumerate(spans[done:], done):
                 rows = make(c, end - first)
                 self._write(first, rows)
-                manifest.chunks.append(digest(rows))
+                manifest.chunks.append(chunk_digest(rows))
                 self._keep(manifest)
                 show(end)
                 beat()
                 if signals:
                     raise Interrupted(signals[0])
 
-    def _asked_for(self, made_of: Origin) -> Manifest | None:
+    def _asked_for(self, made_of: Origin) -> StoreManifest | None:
         """The manifest of a store that holds what is asked for, full or not; None where there is none."""
         manifest = self._read()
-        differs = manifest and difference(manifest.origin, made_of)
+        differs = manifest and first_difference(manifest.origin, made_of)
         if differs:
             raise self._refused(f"holds other pairs: {differs}")
         return manifest
 
-    def _read(self) -> Manifest | None:
+    def _read(self) -> StoreManifest | None:
         """The manifest as it stands."""
         try:
             found = json.loads(regular(self.path / "manifest.json").read_text("utf-8"))
-            manifest = Manifest(dict(found["origin"]), list(found["chunks"]))
+            manifest = StoreManifest(dict(found["origin"]), list(found["chunks"]))
             if "data.label" not in manifest.origin or not all(isinstance(c, str) for c in manifest.chunks):
                 raise ValueError("no origin, or no hashes")
             return manifest
@@ -211,7 +213,7 @@ class Store:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._refused("has a damaged manifest.json") from error
 
-    def _check_room(self, make: Maker, manifest: Manifest | None) -> None:
+    def _check_room(self, make: Maker, manifest: StoreManifest | None) -> None:
         """Refuse what is larger than allowed, or than the room there is."""
         row = sum(np.dtype((kind, shape)).itemsize for shape, kind in make.layout().values())
         size, done = row * self.count, len(manifest.chunks) if manifest else 0
@@ -233,11 +235,11 @@ class Store:
             create(self._file(name))  # numpy would write through a link
             np.lib.format.open_memmap(self._file(name), mode="w+", dtype=kind, shape=(self.count, *shape))
 
-    def _map(self, manifest: Manifest) -> None:
+    def _map(self, manifest: StoreManifest) -> None:
         """See the files as arrays."""
         present = [name for name in KINDS if name != "label" or manifest.origin[f"data.{name}"]]
         try:
-            self._columns = {name: mapped(self._file(name)) for name in present}
+            self._columns = {name: map_array(self._file(name)) for name in present}
         except (OSError, ValueError) as error:
             raise self._refused(f"is not whole ({error})") from error
         for name, column in self._columns.items():  # hashes are of the bytes alone, whatever they stand for
@@ -245,10 +247,10 @@ class Store:
             if column.dtype.str != KINDS[name] or column.shape != (self.count, *inner):
                 raise self._refused(f"has a damaged header in {name}.npy")
 
-    def _verify(self, manifest: Manifest) -> None:
+    def _verify(self, manifest: StoreManifest) -> None:
         """Compare the finished chunks with their hashes."""
         for c, ((first, end), expected) in enumerate(zip(self._spans(), manifest.chunks, strict=False)):
-            if digest({name: column[first:end] for name, column in self._columns.items()}) != expected:
+            if chunk_digest({name: column[first:end] for name, column in self._columns.items()}) != expected:
                 raise self._refused(f"is damaged in chunk {c}, pairs {first} to {end - 1}")
 
     def _write(self, first: int, rows: Columns) -> None:
@@ -260,7 +262,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _keep(self, manifest: Manifest) -> None:
+    def _keep(self, manifest: StoreManifest) -> None:
         """Write the manifest, whole or not at all."""
         write_text(
             self.path / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
@@ -290,7 +292,7 @@ class Store:
             ) from error
 
 
-def digest(rows: Columns) -> str:
+def chunk_digest(rows: Columns) -> str:
     """A hash of the bytes of a chunk."""
     found = sha256()
     for name in KINDS:

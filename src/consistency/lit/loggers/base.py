@@ -152,7 +152,7 @@ def rendered(figure: "Figure") -> Image.Image:
     return Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
 
 
-def library(name: str, how: str = "pip install 'consistency[loggers]'") -> Any:
+def logger_library(name: str, how: str = "pip install 'consistency[loggers]'") -> Any:
     """The module of a library that a logger needs.
 
     Args:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from PIL import Image
 
-from consistency.files.atomic import Unwritable, write, write_text
+from consistency.files.atomic import Unwritable, write_file, write_text
 from consistency.files.owned import check_inside, check_own
 from consistency.files.steps import StepTable
 from consistency.lit.loggers.base import Positions, RunLogger
@@ -68,7 +68,7 @@ class CSV(RunLogger, CSVLogger):
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Write an image of its own for each step."""
-        write(self._file(f"{name}-{step:08d}.png"), image.save)
+        write_file(self._file(f"{name}-{step:08d}.png"), image.save)
 
     def text(self, name: str, text: str, step: int) -> None:
         """Write the newest text of a name."""

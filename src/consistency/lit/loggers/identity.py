@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from consistency.errors import UserError
 from consistency.files.atomic import write_text
 from consistency.files.owned import check_inside, check_own
-from consistency.files.paths import shown
+from consistency.files.paths import printable_path
 from consistency.lit.loggers.base import Positions, RunLogger
 
 FILE = "run_id"
@@ -52,7 +52,7 @@ class RunId:
             text = file.read(LARGEST).decode("utf-8", "replace").strip()
         if not ID.fullmatch(text):
             raise UserError(
-                f"{self.path} holds no id of a run ({shown(text)}): delete it to log as a new run"
+                f"{self.path} holds no id of a run ({printable_path(text)}): delete it to log as a new run"
             )
         return text
 

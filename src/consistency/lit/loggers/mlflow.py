@@ -14,9 +14,9 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, strip_controls
 from consistency.files.owned import check_inside
-from consistency.lit.loggers.base import library
+from consistency.lit.loggers.base import logger_library
 from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 
 FOLDER = "mlflow"  # in the directory of the run: the id, and the local store
@@ -49,13 +49,13 @@ class MLflow(Tracker, MLFlowLogger):
         tracking_uri: str | None = None,
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that nobody wants sent
-        library("mlflow")
+        logger_library("mlflow")
         self.directory = (Path(save_dir) / FOLDER).absolute()
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.local = uri is None
         place = uri or f"sqlite:///{self.directory / 'mlflow.db'}"
         files = str(self.directory / ARTIFACTS) if self.local else None
-        with quiet():
+        with without_mlflow_reports():
             super().__init__(project, name, place, artifact_location=files)
         self.kept = RunId(Path(save_dir), FOLDER)
 
@@ -100,12 +100,12 @@ class MLflow(Tracker, MLFlowLogger):
             self._mlflow_client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
 
     def _begin(self) -> None:
-        mlflow = library("mlflow")
+        mlflow = logger_library("mlflow")
         check_inside(self.directory.parent, [FOLDER])
         self._run_id = self.kept.known()
         if self.local:
             self.directory.mkdir(parents=True, exist_ok=True)
-        with quiet():
+        with without_mlflow_reports():
             try:
                 if self._run_id is not None:
                     self._mlflow_client.update_run(self._run_id, status="RUNNING")
@@ -115,7 +115,7 @@ class MLflow(Tracker, MLFlowLogger):
                     )
                 client = MLFlowLogger.experiment.fget(self)  # type: ignore[attr-defined]
             except mlflow.exceptions.MlflowException as error:
-                raise UserError(refusal(error, self._tracking_uri)) from error
+                raise UserError(mlflow_refusal(error, self._tracking_uri)) from error
         group = sweep_of(self.kept.directory)
         if self.kept.known() is None:
             self.kept.keep(str(self._run_id))
@@ -128,15 +128,15 @@ def accepted(name: str) -> str:
     return REFUSED.sub("_", name)
 
 
-def refusal(error: Exception, uri: str) -> str:
+def mlflow_refusal(error: Exception, uri: str) -> str:
     """What MLflow has refused, on one line, and what to do."""
-    said = plain(str(error))[:300]
+    said = strip_controls(str(error))[:300]
     remedy = f"check logger.mlflow.tracking_uri, or delete {FOLDER}/run_id to log as a new run"
     return f"logger=mlflow: {uri}: {said}; {remedy}"
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_mlflow_reports() -> Iterator[None]:
     """Without the reports of MLflow on the tables that it makes."""
     loggers = [logging.getLogger(name) for name in CHATTY]
     before = [logger.level for logger in loggers]

@@ -27,7 +27,7 @@ def write_row(directory: Path, row: Row) -> None:
 
     for path in directory.glob(ALL):
         path.unlink(missing_ok=True)
-    write(directory / FIRST, hparams(dict(row), {})[1])
+    write_summary(directory / FIRST, hparams(dict(row), {})[1])
 
 
 def end_row(directory: Path, failed: bool) -> None:
@@ -50,10 +50,10 @@ def end_row(directory: Path, failed: bool) -> None:
         if path.name != FIRST:
             path.unlink(missing_ok=True)
     summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described)])
-    write(directory / f"events.out.tfevents.{now:.0f}.hparams", summary)
+    write_summary(directory / f"events.out.tfevents.{now:.0f}.hparams", summary)
 
 
-def write(path: Path, summary: Any) -> None:
+def write_summary(path: Path, summary: Any) -> None:
     """An event file with one summary."""
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
     from tensorboard.summary.writer.record_writer import RecordWriter

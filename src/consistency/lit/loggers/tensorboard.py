@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from consistency.files.atomic import Unwritable, explained
+from consistency.files.atomic import Unwritable, explain_write
 from consistency.files.owned import check_inside, reopened
 from consistency.lit.loggers.base import Positions, Row, RunLogger
 from consistency.lit.loggers.events import begun_at
@@ -34,7 +34,7 @@ class Board(RunLogger, TensorBoardLogger):
         """The writer of summaries; made when it is first asked for, on the first process."""
         fresh = self._experiment is None
         threading.excepthook = Quiet(threading.excepthook)
-        with explained(Path(self.log_dir)):
+        with explain_write(Path(self.log_dir)):
             writer = super().experiment
         if fresh and self._experiment is not None:  # the other processes have a writer that does nothing
             writer.file_writer.event_writer = Named(writer.file_writer.event_writer, Path(self.log_dir))
@@ -51,12 +51,12 @@ class Board(RunLogger, TensorBoardLogger):
 
     def log_hyperparams(self, *what: Any, **more: Any) -> None:
         """As Lightning's, which makes a writer of its own."""
-        with explained(Path(self.log_dir)):
+        with explain_write(Path(self.log_dir)):
             super().log_hyperparams(*what, **more)
 
     def save(self) -> None:
         """As Lightning's."""
-        with explained(Path(self.log_dir)):
+        with explain_write(Path(self.log_dir)):
             hparams = Path(self.log_dir) / self.NAME_HPARAMS_FILE
             if not hparams.is_file():  # a pipe or a dangling link, into which Lightning would write
                 hparams.unlink(missing_ok=True)
@@ -129,17 +129,17 @@ class Named:
 
     def add_event(self, event: Any) -> None:
         """Add an event."""
-        with explained(self._path):
+        with explain_write(self._path):
             self._writer.add_event(event)
 
     def flush(self) -> None:
         """Wait until all events are in the file."""
-        with explained(self._path):
+        with explain_write(self._path):
             self._writer.flush()
 
     def close(self) -> None:
         """Close the file."""
-        with explained(self._path):
+        with explain_write(self._path):
             self._writer.close()
 
 

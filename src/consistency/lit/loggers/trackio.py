@@ -10,8 +10,8 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from consistency.errors import UserError, plain
-from consistency.lit.loggers.base import library
+from consistency.errors import UserError, strip_controls
+from consistency.lit.loggers.base import logger_library
 from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 
 HOW = "pip install trackio && pip install -U 'pillow>=13'"  # it asks for an older one, which has known holes
@@ -41,7 +41,7 @@ class Trackio(Tracker):
         space_id: str | None = None,
     ) -> None:
         super().__init__()
-        library("trackio", HOW)
+        logger_library("trackio", HOW)
         self.project, self.space_id = project, space_id
         self.kept = RunId(Path(save_dir), FOLDER)
         self.group = group or sweep_of(self.kept.directory)
@@ -77,17 +77,17 @@ class Trackio(Tracker):
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Log an image."""
-        self.experiment.log({name: library("trackio").Image(image)}, step=step)
+        self.experiment.log({name: logger_library("trackio").Image(image)}, step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
         """Log a text in Markdown."""
-        self.experiment.log({name: library("trackio").Markdown(text)}, step=step)
+        self.experiment.log({name: logger_library("trackio").Markdown(text)}, step=step)
 
     def place(self) -> str | None:
         """The Space or the folder, with project and run."""
         if self._experiment is None:
             return None
-        home = self.space_id or str(library("trackio").TRACKIO_DIR)
+        home = self.space_id or str(logger_library("trackio").TRACKIO_DIR)
         return f"{home} project {self.project} run {self.version}"
 
     def end_row(self, failed: bool) -> None:
@@ -95,12 +95,14 @@ class Trackio(Tracker):
         if self._experiment is not None:
             self._experiment = None
             with redirect_stdout(io.StringIO()):
-                library("trackio").finish()
+                logger_library("trackio").finish()
 
     def _begun(self) -> Any:
         options = {"group": self.group, "space_id": self.space_id, "resume": "allow", "embed": False}
         try:
             with redirect_stdout(io.StringIO()):  # how to open the dashboard, which configs/ says as well
-                return library("trackio").init(self.project, name=self.kept.take(), **options)
+                return logger_library("trackio").init(self.project, name=self.kept.take(), **options)
         except (ValueError, OSError) as error:
-            raise UserError(f"logger=trackio: {plain(str(error))[:300]}; check logger.trackio.*") from error
+            raise UserError(
+                f"logger=trackio: {strip_controls(str(error))[:300]}; check logger.trackio.*"
+            ) from error

@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from PIL import Image
 
-from consistency.errors import UserError, plain, printable
-from consistency.lit.loggers.base import library
+from consistency.errors import UserError, printable, strip_controls
+from consistency.lit.loggers.base import logger_library
 from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 from consistency.process.rank import is_first
 
@@ -49,7 +49,7 @@ class Wandb(Tracker, WandbLogger):
         if mode is not None and mode not in MODES:
             raise UserError(f"logger.wandb.mode={mode} must be one of: {', '.join(MODES)}")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing is sent that nobody wants sent
-        wandb = library("wandb")
+        wandb = logger_library("wandb")
         self.online = (mode or os.environ.get("WANDB_MODE", "online")) in ("online", "run")
         if self.online and is_first():
             check_login(wandb)
@@ -73,7 +73,7 @@ class Wandb(Tracker, WandbLogger):
     def text(self, name: str, text: str, step: int) -> None:
         """Log a text as HTML, its line breaks and spaces kept."""
         lines = "\n".join(html.escape(printable(line)) for line in text.splitlines())
-        self.experiment.log({name: library("wandb").Html(f"<pre>{lines}</pre>"), STEP: step})
+        self.experiment.log({name: logger_library("wandb").Html(f"<pre>{lines}</pre>"), STEP: step})
 
     def place(self) -> str | None:
         """The address of the run, or the folder of its files that `wandb sync` uploads."""
@@ -89,7 +89,7 @@ class Wandb(Tracker, WandbLogger):
             run.finish(exit_code=int(failed))
 
     def _begun(self) -> Any:
-        wandb = library("wandb")
+        wandb = logger_library("wandb")
         options: Mapping[str, Any] = {
             k: v for k, v in self._wandb_init.items() if k not in ("id", "anonymous")
         }
@@ -98,7 +98,7 @@ class Wandb(Tracker, WandbLogger):
         try:
             run = wandb.init(**{**options, "id": self.kept.take(), "resume": resume, "settings": quiet})
         except wandb.errors.Error as error:
-            raise UserError(refusal(error)) from error
+            raise UserError(wandb_refusal(error)) from error
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
@@ -113,9 +113,9 @@ def check_login(wandb: Any) -> None:
     try:
         wandb.login()
     except wandb.errors.Error as error:
-        raise UserError(refusal(error)) from error
+        raise UserError(wandb_refusal(error)) from error
 
 
-def refusal(error: Exception) -> str:
+def wandb_refusal(error: Exception) -> str:
     """What wandb has refused, on one line, and what to do."""
-    return f"logger=wandb: {plain(str(error))[:300]} Or give logger.wandb.mode=offline"
+    return f"logger=wandb: {strip_controls(str(error))[:300]} Or give logger.wandb.mode=offline"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from consistency.metrics.features.classifier import Classifier, Residual, block
+from consistency.metrics.features.classifier import Classifier, Residual, conv_norm_block
 
 WEIGHTS = Path(__file__).with_name("cifar10.safetensors")
 SHAPE = (3, 32, 32)
@@ -25,14 +25,14 @@ class Cifar10Features(Classifier):
 
     def __init__(self, weights: str | Path = WEIGHTS) -> None:
         script = "python -m consistency.metrics.training.cifar10 FOLDER"
-        super().__init__("cifar10-small", body(), nn.Linear(128, 10), SHAPE, Path(weights), script)
+        super().__init__("cifar10-small", cifar10_body(), nn.Linear(128, 10), SHAPE, Path(weights), script)
 
 
-def body() -> nn.Sequential:
+def cifar10_body() -> nn.Sequential:
     """Images [B, 3, 32, 32] in [-1, 1] -> 128 features."""
     return nn.Sequential(
-        block(3, 32), nn.MaxPool2d(2),
-        block(32, 64), Residual(64), nn.MaxPool2d(2),
-        block(64, 128), Residual(128), nn.MaxPool2d(2),
-        block(128, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        conv_norm_block(3, 32), nn.MaxPool2d(2),
+        conv_norm_block(32, 64), Residual(64), nn.MaxPool2d(2),
+        conv_norm_block(64, 128), Residual(128), nn.MaxPool2d(2),
+        conv_norm_block(128, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip

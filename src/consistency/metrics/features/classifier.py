@@ -32,7 +32,7 @@ class Classifier(Extractor):
         body: images in [-1, 1] -> features [B, d].
         head: features -> logits.
         shape: of an image, (C, H, W).
-        weights: a file written by `consistency.metrics.training.classifier.keep`.
+        weights: a file written by `consistency.metrics.training.classifier.write_weights`.
         script: what writes it again, for messages.
     """
 
@@ -42,7 +42,7 @@ class Classifier(Extractor):
         super().__init__(name, num_features=head.in_features)
         self.body, self.head, self.shape = body, head, shape
         self.register_buffer("scale", torch.ones(()))
-        self.load_state_dict(read(weights, self.state_dict(), f"the {name} classifier", script))
+        self.load_state_dict(read_features(weights, self.state_dict(), f"the {name} classifier", script))
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Classifier(Extractor):
     def see(self, images: Tensor) -> Seen:
         """Features and logits of uint8 images [B, *shape]."""
         self.expect(images, *self.shape)
-        features = self.body(normalise(images))
+        features = self.body(to_unit_range(images))
         return Seen(self.get_buffer("scale") * features, self.head(features))
 
     def classify(self, images: Tensor) -> Tensor:
@@ -67,26 +67,26 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.inner = block(channels, channels)
+        self.inner = conv_norm_block(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape."""
         return x + self.inner(x)
 
 
-def block(inputs: int, outputs: int) -> nn.Sequential:
+def conv_norm_block(inputs: int, outputs: int) -> nn.Sequential:
     """Convolution, normalisation, activation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )
 
 
-def normalise(images: Tensor) -> Tensor:
+def to_unit_range(images: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
-def read(path: Path, like: dict[str, Tensor], what: str, script: str) -> dict[str, Tensor]:
+def read_features(path: Path, like: dict[str, Tensor], what: str, script: str) -> dict[str, Tensor]:
     """Tensors of a safetensors file, of the names and shapes of `like`.
 
     Raises:

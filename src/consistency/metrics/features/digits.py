@@ -21,17 +21,17 @@ class DigitsFeatures(Classifier):
 
     def __init__(self, weights: str | Path = WEIGHTS) -> None:
         script = "python -m consistency.metrics.training.digits"
-        super().__init__("digits", body(), nn.Linear(64, 10), (1, 8, 8), Path(weights), script)
+        super().__init__("digits", digits_body(), nn.Linear(64, 10), (1, 8, 8), Path(weights), script)
 
 
-def body() -> nn.Sequential:
+def digits_body() -> nn.Sequential:
     """Images [B, 1, 8, 8] in [-1, 1] -> 64 features."""
     return nn.Sequential(
-        *block(1, 32), *block(32, 32), *block(32, 48, stride=2), *block(48, 64, stride=2),
+        *conv_block(1, 32), *conv_block(32, 32), *conv_block(32, 48, stride=2), *conv_block(48, 64, stride=2),
         nn.Flatten(), nn.Linear(64 * 4, 64), nn.SiLU(),
     )  # fmt: skip
 
 
-def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+def conv_block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     """Convolution and activation."""
     return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.SiLU()]

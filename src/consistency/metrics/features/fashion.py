@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from consistency.metrics.features.classifier import Classifier, Residual, block
+from consistency.metrics.features.classifier import Classifier, Residual, conv_norm_block
 
 WEIGHTS = Path(__file__).with_name("fashion.safetensors")
 SHAPE = (1, 28, 28)
@@ -23,13 +23,13 @@ class FashionFeatures(Classifier):
 
     def __init__(self, weights: str | Path = WEIGHTS) -> None:
         script = "python -m consistency.metrics.training.fashion FOLDER"
-        super().__init__("fashion", body(), nn.Linear(64, 10), SHAPE, Path(weights), script)
+        super().__init__("fashion", fashion_body(), nn.Linear(64, 10), SHAPE, Path(weights), script)
 
 
-def body() -> nn.Sequential:
+def fashion_body() -> nn.Sequential:
     """Images [B, 1, 28, 28] in [-1, 1] -> 64 features."""
     return nn.Sequential(
-        block(1, 24), nn.MaxPool2d(2),
-        block(24, 48), Residual(48), nn.MaxPool2d(2),
-        block(48, 64), Residual(64), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        conv_norm_block(1, 24), nn.MaxPool2d(2),
+        conv_norm_block(24, 48), Residual(48), nn.MaxPool2d(2),
+        conv_norm_block(48, 64), Residual(64), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from consistency.errors import UserError
 from consistency.files.pickles import load_tensors
 from consistency.metrics.features import Extractor, Seen
 from consistency.metrics.published import Published
-from consistency.tensor import finite
+from consistency.tensor import all_finite
 
 INCEPTION = Published(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -60,7 +60,7 @@ def network(path: Path) -> nn.Module:
     copy = io.BytesIO()
     try:
         weights = load_tensors(path)
-        bad = [name for name, value in weights.items() if value.is_floating_point() and not finite(value)]
+        bad = [name for name, value in weights.items() if value.is_floating_point() and not all_finite(value)]
         if bad:
             raise RuntimeError(f"{bad[0]} holds NaN or infinity")
         torch.save(weights, copy)

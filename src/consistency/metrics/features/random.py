@@ -28,7 +28,7 @@ class RandomConvFeatures(Extractor):
             nn.Conv2d(channels, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(),
             nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         )  # fmt: skip
-        draw(self.body, torch.Generator().manual_seed(seed))
+        draw_weights(self.body, torch.Generator().manual_seed(seed))
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class RandomConvFeatures(Extractor):
 
 
 @torch.no_grad()
-def draw(net: nn.Module, generator: torch.Generator) -> None:
+def draw_weights(net: nn.Module, generator: torch.Generator) -> None:
     """He-normal weights and small normal biases, from the generator alone."""
     for value in net.parameters():
         std = (2 / value[0].numel()) ** 0.5 if value.ndim > 1 else 0.1

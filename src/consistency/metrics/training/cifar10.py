@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
-from consistency.metrics.features.cifar10 import SHAPE, WEIGHTS, body
+from consistency.metrics.features.cifar10 import SHAPE, WEIGHTS, cifar10_body
 from consistency.metrics.training import classifier
 from consistency.metrics.training.classifier import mirrored, shifted
 
@@ -15,7 +15,7 @@ FLOOR = 1.0  # Fréchet distance between random halves of the training images, a
 EPOCHS = 16
 
 
-def augmented(x: Tensor) -> Tensor:
+def augment_cifar10(x: Tensor) -> Tensor:
     """Images moved by up to four pixels along both axes, half of them mirrored."""
     return shifted(mirrored(x), 4)
 
@@ -36,12 +36,12 @@ def folder(root: Path) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([label for _, label in found])
 
 
-def train(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
+def train_cifar10(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Train on ROOT/train, write the weights, and return the accuracy on ROOT/test."""
     torch.manual_seed(seed)
     data = folder(root / "train"), folder(root / "test")
-    return classifier.train(
-        path, body(), nn.Linear(128, 10), *data, augmented, FLOOR, seed, epochs, smoothing=0.1
+    return classifier.train_classifier(
+        path, cifar10_body(), nn.Linear(128, 10), *data, augment_cifar10, FLOOR, seed, epochs, smoothing=0.1
     )
 
 
@@ -49,6 +49,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m consistency.metrics.training.cifar10 FOLDER")
     try:
-        train(Path(sys.argv[1]))
+        train_cifar10(Path(sys.argv[1]))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from consistency.files.checksum import content_sha256
-from consistency.metrics.features.classifier import normalise
+from consistency.metrics.features.classifier import to_unit_range
 from consistency.metrics.fidelity import between_halves
 from consistency.watch import progress
 
 
-def fit(
+def fit_classifier(
     body: nn.Module,
     head: nn.Linear,
     images: Tensor,
@@ -42,7 +42,7 @@ def fit(
     with progress("training", epochs * each, 0) as advance:
         for epoch in range(epochs):
             for i, some in enumerate(torch.randperm(len(images)).split(batch)[:each], 1):
-                x, y = augment(normalise(images[some])), labels[some]
+                x, y = augment(to_unit_range(images[some])), labels[some]
                 loss = F.cross_entropy(net(x), y, label_smoothing=smoothing)
                 optimizer.zero_grad()
                 loss.backward()
@@ -52,7 +52,7 @@ def fit(
     net.eval().requires_grad_(False)
 
 
-def train(
+def train_classifier(
     path: Path,
     body: nn.Module,
     head: nn.Linear,
@@ -68,21 +68,21 @@ def train(
 
     Args:
         path: of the file.
-        body: as in `fit`, with other arguments of that name.
+        body: as in `fit_classifier`, with other arguments of that name.
         head: the same.
         learned: uint8 images [n, C, H, W] and labels [n].
         held_out: the same of images that are not learned.
-        augment: see `fit`.
-        floor: see `keep`.
+        augment: see `fit_classifier`.
+        floor: see `write_weights`.
         seed: that was set, for the file.
-        epochs: see `fit`.
-        smoothing: see `fit`.
+        epochs: see `fit_classifier`.
+        smoothing: see `fit_classifier`.
     """
     body.to(memory_format=torch.channels_last)
-    fit(body, head, *learned, augment, epochs, batch=128, smoothing=smoothing)
+    fit_classifier(body, head, *learned, augment, epochs, batch=128, smoothing=smoothing)
     right = accuracy(body, head, *held_out)
     body.to(memory_format=torch.contiguous_format)
-    keep(path, body, head, learned[0], floor, accuracy=right, seed=seed, epochs=epochs)
+    write_weights(path, body, head, learned[0], floor, accuracy=right, seed=seed, epochs=epochs)
     return right
 
 
@@ -102,7 +102,7 @@ def shifted(x: Tensor, pixels: int) -> Tensor:
 @torch.no_grad()
 def seen_by(net: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
     """Outputs of a network for uint8 images, batch by batch."""
-    return torch.cat([net(normalise(part)) for part in images.split(batch)])
+    return torch.cat([net(to_unit_range(part)) for part in images.split(batch)])
 
 
 def accuracy(body: nn.Module, head: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -110,7 +110,9 @@ def accuracy(body: nn.Module, head: nn.Module, images: Tensor, labels: Tensor) -
     return (head(seen_by(body, images)).argmax(1) == labels).float().mean().item()
 
 
-def keep(path: Path, body: nn.Module, head: nn.Module, images: Tensor, floor: float, **about: float) -> None:
+def write_weights(
+    path: Path, body: nn.Module, head: nn.Module, images: Tensor, floor: float, **about: float
+) -> None:
     """Write the weights, with the factor that puts random halves of the images `floor` apart.
 
     Args:

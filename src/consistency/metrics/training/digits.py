@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from consistency.metrics.features.digits import WEIGHTS, body
-from consistency.metrics.training.classifier import accuracy, fit, keep, shifted
+from consistency.metrics.features.digits import WEIGHTS, digits_body
+from consistency.metrics.training.classifier import accuracy, fit_classifier, shifted, write_weights
 
 FLOOR = 4.0  # Fréchet distance between random halves of the digits, after scaling; it was 8.7
 EPOCHS, HELD_OUT = 60, 360
@@ -21,23 +21,23 @@ def digits() -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(labels).long()
 
 
-def augmented(x: Tensor) -> Tensor:
+def augment_digits(x: Tensor) -> Tensor:
     """Images moved by up to a pixel along both axes, plus noise of std up to 0.3."""
     return shifted(x, 1) + 0.3 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
 
 
-def train(path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
+def train_digits(path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Train on all but 360 digits, write the weights, and return the accuracy on those."""
     torch.manual_seed(seed)
     images, labels = digits()
     order = torch.randperm(len(images))
     held_out, rest = order[:HELD_OUT], order[HELD_OUT:]
-    net, head = body(), nn.Linear(64, 10)
-    fit(net, head, images[rest], labels[rest], augmented, epochs)
+    net, head = digits_body(), nn.Linear(64, 10)
+    fit_classifier(net, head, images[rest], labels[rest], augment_digits, epochs)
     right = accuracy(net, head, images[held_out], labels[held_out])
-    keep(path, net, head, images, FLOOR, accuracy=right, seed=seed, epochs=epochs)
+    write_weights(path, net, head, images, FLOOR, accuracy=right, seed=seed, epochs=epochs)
     return right
 
 
 if __name__ == "__main__":
-    train()
+    train_digits()

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from consistency.edits import Change, Changed, image_mark
 from consistency.errors import within
-from consistency.files.atomic import write
+from consistency.files.atomic import write_file
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
-from consistency.sampling.editing import Plan
+from consistency.sampling.editing import EditPlan
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.make.files import png
-from consistency.tasks.make.inputs import Given, Inputs, check_pixels, inputs
-from consistency.tasks.requests import check_samples, distance, judging
+from consistency.tasks.make.inputs import Given, Inputs, check_pixel_model, inputs
+from consistency.tasks.requests import check_samples, judge_distance, judging
 from consistency.tasks.session import Outcome, Session
 
 
@@ -70,7 +70,7 @@ class Edit:
         t = session.trained
         asked = t.checked_labels(f"task.label={self.label}", self.label)
         if self.change.of_pixels:
-            check_pixels(t, f"task.change={type(self.change).__name__} changes")
+            check_pixel_model(t, f"task.change={type(self.change).__name__} changes")
         plan = t.plan(self.levels, self.sigmas)
         if self.judged:  # what cannot be is refused before anything is made
             judging(session)
@@ -83,7 +83,9 @@ class Edit:
         table = self._table(session, given, rows) if self.judged else None
         return self._kept(session.directory, given, rows, table)
 
-    def _made(self, session: Session, given: Inputs, plan: Plan, asked: list[int] | None) -> Iterator[Made]:
+    def _made(
+        self, session: Session, given: Inputs, plan: EditPlan, asked: list[int] | None
+    ) -> Iterator[Made]:
         """All results, a batch at a time."""
         t = session.trained
         marks = [image_mark(u) for u in given.u]
@@ -104,7 +106,7 @@ class Edit:
         shown, after = (torch.stack([row[i] for row in rows]) for i in (0, 1))
         lines = []
         for name, images in ((given.source, given.u), ("before", shown), ("after", after)):
-            far = distance(judge, images)
+            far = judge_distance(judge, images)
             lines.append([name, f"{far:.2f}", f"{psnr(images, given.u).mean():.2f}"])
         title = f"{type(self.change).__name__} of {len(given.u)} {given.source}, the first sample of each"
         return Table(["", judge.main, "PSNR [dB]"], lines, title)
@@ -115,9 +117,9 @@ class Edit:
         if rank() == 0:
             for i, (name, (_, *results)) in enumerate(zip(given.names, rows, strict=True)):
                 for s, image in enumerate(results):
-                    write(folder / f"{i:03d}-{name}-{s}.png", png(image).save)
+                    write_file(folder / f"{i:03d}-{name}-{s}.png", png(image).save)
             shown = torch.stack([torch.stack(row) for row in rows[: self.rows]])
-            write(strip, beside(given.u, shown, self.rows, least=480).save)
+            write_file(strip, beside(given.u, shown, self.rows, least=480).save)
         return Outcome(
             paths={"strip": str(strip), "images": str(folder)},
             images=self.samples * len(given.names),

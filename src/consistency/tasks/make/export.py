@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Outgoing, Run, Written
-from consistency.export.parts import DECODER, NETWORK, Program, programs
+from consistency.export.parts import DECODER, NETWORK, ExportProgram, programs
 from consistency.export.programs import network
-from consistency.files.atomic import explained, write_text
+from consistency.files.atomic import explain_write, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
 from consistency.model.condition import given_label
@@ -25,11 +25,11 @@ from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
-from consistency.tasks.make.sample import chosen
+from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure.timing import LONGEST, side_by_side
 from consistency.tasks.requests import bar
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.show.export_page import Measured, Row, describe, table
+from consistency.tasks.show.export_page import Measured, ProgramRow, describe, programs_table
 
 BATCHES = (3, 7)  # of verification: other than what any format is written with
 LEVELS = 40  # at which coefficients are listed, besides those of samplers
@@ -69,8 +69,8 @@ class Export:
     def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
         t = session.trained
         model = Outgoing.of(t, exported(t, self.samplers))
-        cases = {name: (program, own(model, name)) for name, program in programs(model).items()}
-        rows: list[Row] = []
+        cases = {name: (program, model_output(model, name)) for name, program in programs(model).items()}
+        rows: list[ProgramRow] = []
         for name, make in formats.items():
             rows += self._format(session, name, make, model, cases)
         return self._outcome(session, formats, rows)
@@ -81,8 +81,8 @@ class Export:
         name: str,
         make: Format,
         model: Outgoing,
-        cases: Mapping[str, tuple[Program, Expected]],
-    ) -> list[Row]:
+        cases: Mapping[str, tuple[ExportProgram, Expected]],
+    ) -> list[ProgramRow]:
         """Write, verify, publish, and then see how fast it is."""
         place = session.directory / name
         if place.exists() and not (place / "model.json").is_file():
@@ -93,28 +93,28 @@ class Export:
         try:
             shutil.rmtree(partial_, ignore_errors=True)
             notice(f"exporting {name}: writing")  # in one call of a library: nobody knows how long
-            with explained(place):
+            with explain_write(place):
                 partial_.mkdir(parents=True)
                 out = make(model, partial_)
             runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
-            errors = checked(name, runs, out, cases)
+            errors = check_programs(name, runs, out, cases)
             sigma = session.trained.sigma
             levels_ = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
-            with explained(place):
+            with explain_write(place):
                 describe(model, out, errors, partial_, levels_)
                 sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
                 publish(partial_, place)
         finally:
             shutil.rmtree(partial_, ignore_errors=True)
         times = self._timed(name, runs, cases, out.device)
-        rows = [Row(name, part, sizes, errors[part], times[part]) for part in runs]
-        return rows or [Row(name, "", sizes, None, {})]
+        rows = [ProgramRow(name, part, sizes, errors[part], times[part]) for part in runs]
+        return rows or [ProgramRow(name, "", sizes, None, {})]
 
     def _timed(
         self,
         name: str,
         runs: Mapping[str, Run],
-        cases: Mapping[str, tuple[Program, Expected]],
+        cases: Mapping[str, tuple[ExportProgram, Expected]],
         device: torch.device,
     ) -> dict[str, dict[int, tuple[float, float]]]:
         """Seconds of each export and of the same program in eager mode, by batch."""
@@ -126,7 +126,9 @@ class Export:
                 advance(done)
         return found
 
-    def _seconds(self, run: Run, program: Program, batch: int, device: torch.device) -> tuple[float, float]:
+    def _seconds(
+        self, run: Run, program: ExportProgram, batch: int, device: torch.device
+    ) -> tuple[float, float]:
         module = copy.deepcopy(program.module).to(device)
         inputs = [x.to(device) for x in program.inputs(batch, 0)]
         with torch.inference_mode():
@@ -134,8 +136,10 @@ class Export:
             theirs, ours = side_by_side(calls, device, REPEATS, 2 * self.patience)
         return theirs, ours
 
-    def _outcome(self, session: Session, formats: Mapping[str, Format], rows: Sequence[Row]) -> Outcome:
-        shown: Table = table(rows, self.batches)
+    def _outcome(
+        self, session: Session, formats: Mapping[str, Format], rows: Sequence[ProgramRow]
+    ) -> Outcome:
+        shown: Table = programs_table(rows, self.batches)
         path = session.directory / "export.md"
         write_text(path, shown.markdown() + "\n")
         metrics = {key: value for row in rows for key, value in row.metrics().items()}
@@ -165,11 +169,11 @@ def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
     Raises:
         UserError: a name is not known.
     """
-    found = chosen(t, names)
+    found = chosen_samplers(t, names)
     return {name: each for name, each in found.items() if names or each.role is not Denoiser}
 
 
-def own(model: Outgoing, name: str) -> Expected:
+def model_output(model: Outgoing, name: str) -> Expected:
     """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
     decoder = model.decoder() or nn.Identity()
     if name == DECODER:
@@ -184,8 +188,8 @@ def own(model: Outgoing, name: str) -> Expected:
     return samples
 
 
-def checked(
-    name: str, runs: Mapping[str, Run], out: Written, cases: Mapping[str, tuple[Program, Expected]]
+def check_programs(
+    name: str, runs: Mapping[str, Run], out: Written, cases: Mapping[str, tuple[ExportProgram, Expected]]
 ) -> dict[str, Measured]:
     """How far each program of a format is from the model.
 
@@ -195,19 +199,21 @@ def checked(
     errors: dict[str, Measured] = {}
     with bar(f"exporting {name}: verifying" if runs else None, len(runs)) as advance:
         for part, run in runs.items():
-            errors[part] = verified(name, part, run, out, *cases[part])
+            errors[part] = verify_program(name, part, run, out, *cases[part])
             advance(len(errors))
     return errors
 
 
-def verified(name: str, part: str, run: Run, out: Written, program: Program, expected: Expected) -> Measured:
+def verify_program(
+    name: str, part: str, run: Run, out: Written, program: ExportProgram, expected: Expected
+) -> Measured:
     """How far a program that was read back is from the model.
 
     Raises:
         UserError: too far.
     """
     with torch.no_grad():
-        both = [compared(run, expected, program.inputs(batch, batch), out.device) for batch in BATCHES]
+        both = [compare_outputs(run, expected, program.inputs(batch, batch), out.device) for batch in BATCHES]
     difference, truth = (torch.cat([pair[i] for pair in both]).double() for i in (0, 1))
     found = Measured(
         difference.abs().max().item(), difference.square().mean().sqrt().item(), truth.std().item()
@@ -222,7 +228,9 @@ def verified(name: str, part: str, run: Run, out: Written, program: Program, exp
     return found
 
 
-def compared(run: Run, expected: Expected, inputs: Inputs, device: torch.device) -> tuple[Tensor, Tensor]:
+def compare_outputs(
+    run: Run, expected: Expected, inputs: Inputs, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Difference and truth, flat."""
     truth = expected(*inputs)
     made = run(*(x.to(device) for x in inputs)).cpu()

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from consistency.data.npy import mapped
+from consistency.data.npy import map_array
 from consistency.errors import UserError
-from consistency.files.atomic import create, explained, write
+from consistency.files.atomic import create, explain_write, write_file
 from consistency.files.owned import is_own, reopened
 from consistency.metrics.processes import everybodys, from_first, rank
 
@@ -68,18 +68,18 @@ class Files:
 
     def has(self, index: range) -> bool:
         """Whether all files are there and whole, by the CRC-32 of their chunks."""
-        return all(whole(self._path(i), self.shape) for i in index)
+        return all(png_is_whole(self._path(i), self.shape) for i in index)
 
     def keep(self, index: range, samples: Tensor) -> None:
         """Write uint8 images [b, C, H, W] of one or three channels."""
         for i, image in zip(index, samples, strict=True):
-            write(self._path(i), png(image).save)
+            write_file(self._path(i), png(image).save)
 
     def _path(self, i: int) -> Path:
         return self.directory / f"{i:06d}.png"
 
 
-def whole(path: Path, shape: Sequence[int]) -> bool:
+def png_is_whole(path: Path, shape: Sequence[int]) -> bool:
     """Whether a file is a PNG of this shape whose checksums agree."""
     channels, height, width = shape
     try:
@@ -107,8 +107,8 @@ class Array:
 
     def __enter__(self) -> "Array":
         whole = from_first(self._prepare)
-        self.samples: Any = mapped(self.path if whole else self.partial)
-        self.made: Any = None if whole else mapped(self.marks)
+        self.samples: Any = map_array(self.path if whole else self.partial)
+        self.made: Any = None if whole else map_array(self.marks)
         return self
 
     def __exit__(
@@ -120,24 +120,28 @@ class Array:
 
     def has(self, index: range) -> bool:
         """Whether all are in the file, as they were written."""
-        return self.made is None or all(self.made[i] == mark(self.samples[i]) for i in index)
+        return self.made is None or all(self.made[i] == sample_checksum(self.samples[i]) for i in index)
 
     def keep(self, index: range, samples: Tensor) -> None:
         """Write samples, then that they are there."""
         if not self.has(index):
             rows = np.ascontiguousarray(samples.numpy(), self.dtype)
             overwrite(self.partial, self.samples, index.start, rows)
-            overwrite(self.marks, self.made, index.start, np.array([mark(row) for row in rows], MARKS))
+            overwrite(
+                self.marks, self.made, index.start, np.array([sample_checksum(row) for row in rows], MARKS)
+            )
 
     def _prepare(self) -> bool:
         """Whether the file is whole; else there are both others: marks without samples would lie."""
-        if fits(self.path, self.shape, self.dtype):
+        if array_fits(self.path, self.shape, self.dtype):
             return True
         ours = is_own(self.partial) and is_own(self.marks)  # both are written in place
         if not (
-            ours and fits(self.partial, self.shape, self.dtype) and fits(self.marks, self.shape[:1], MARKS)
+            ours
+            and array_fits(self.partial, self.shape, self.dtype)
+            and array_fits(self.marks, self.shape[:1], MARKS)
         ):
-            with explained(self.path):
+            with explain_write(self.path):
                 create(self.marks)  # numpy would write through a link
                 np.lib.format.open_memmap(self.marks, "w+", MARKS, self.shape[:1])
                 create(self.partial)
@@ -145,24 +149,24 @@ class Array:
         return False
 
 
-def mark(sample: np.ndarray) -> int:
+def sample_checksum(sample: np.ndarray) -> int:
     """The checksum of a sample; never 0, which stands for none."""
     return 1 + zlib.crc32(np.ascontiguousarray(sample).data)
 
 
 def overwrite(path: Path, array: Any, first: int, rows: np.ndarray) -> None:
     """Write rows of a mapped array. Not through the map: on a full disk that kills the process."""
-    with explained(path), reopened(path) as file:
+    with explain_write(path), reopened(path) as file:
         file.seek(array.offset + first * array.strides[0])
         file.write(np.ascontiguousarray(rows, array.dtype).data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+def array_fits(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether there is an array of this shape and type."""
     try:
-        found = mapped(path) if path.is_file() else None
+        found = map_array(path) if path.is_file() else None
         return found is not None and (found.shape, found.dtype) == (shape, dtype)
     except ValueError as error:
         raise UserError(f"{path} is damaged: delete it, and what it held is made again") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from consistency.codec.pixels import pixels_of
 from consistency.data.decoding import MODES, decoded
-from consistency.data.images import Folder, check_listing, check_size, counted
+from consistency.data.images import Folder, check_file_size, check_listing, count_suffixes
 from consistency.errors import UserError
 from consistency.files.paths import expanded
 from consistency.library.model import Model
@@ -53,12 +53,12 @@ def inputs(given: Given, trained: Trained, count: int) -> Inputs:
         held_out = data.load_held_out()
         kind = "training" if held_out is None else "held-out"
         u = spread_over(data.real() if held_out is None else held_out.x, count)
-        said(f"input=null: {len(u)} {kind} images are taken; give your own with input=PATH")
+        notice_once(f"input=null: {len(u)} {kind} images are taken; give your own with input=PATH")
         return Inputs([f"{kind}{i:03d}" for i in range(len(u))], u, f"{kind} images")
-    paths = listed([given] if isinstance(given, str) else given)
-    fitted = [fit(path, trained.sample_shape) for path in paths]
+    paths = list_files([given] if isinstance(given, str) else given)
+    fitted = [fit_image(path, trained.sample_shape) for path in paths]
     for what, images in Counter(note for one in fitted for note in one.notes).items():
-        said(f"input: {images} of {len(paths)} images {what}")
+        notice_once(f"input: {images} of {len(paths)} images {what}")
     return Inputs([path.stem for path in paths], torch.stack([one.u for one in fitted]), "given images")
 
 
@@ -68,7 +68,7 @@ def check_images(model: Model) -> None:
         raise UserError("ckpt_path is of a model of points: this task needs one of images")
 
 
-def check_pixels(model: Model, what: str) -> None:
+def check_pixel_model(model: Model, what: str) -> None:
     """Refuse a model of points, and one whose networks see other than pixels.
 
     Args:
@@ -84,17 +84,17 @@ def spread_over(u: Tensor, count: int) -> Tensor:
     return u[torch.linspace(0, len(u) - 1, min(count, len(u))).round().long()]
 
 
-def listed(given: Sequence[str]) -> list[Path]:
+def list_files(given: Sequence[str]) -> list[Path]:
     """Files as they are, folders by the image files that they hold."""
     found: list[Path] = []
     for path in (Path(expanded(name)) for name in given):
-        found += inside(path) if path.is_dir() else [path]
+        found += image_files(path) if path.is_dir() else [path]
     if not found:
         raise UserError("input=[] names no image: give a file or a folder")
     return found
 
 
-def inside(path: Path) -> list[Path]:
+def image_files(path: Path) -> list[Path]:
     """The image files of a folder; a line says what other files are not read.
 
     Raises:
@@ -103,7 +103,7 @@ def inside(path: Path) -> list[Path]:
     found = Folder(path).listing()
     check_listing(found, f"input={path}", "convert them to PNG, or name the files to take")
     if found.others:
-        said(f"input={path}: files that are not read: {counted(found.others)}")
+        notice_once(f"input={path}: files that are not read: {count_suffixes(found.others)}")
     return [path / entry.name for entry in found.entries]
 
 
@@ -120,7 +120,7 @@ class Fitted:
     notes: list[str]
 
 
-def fit(path: Path, shape: Sequence[int], key: str = "input") -> Fitted:
+def fit_image(path: Path, shape: Sequence[int], key: str = "input") -> Fitted:
     """An image file, cut to the model's proportions around its centre, resized, and with its channels.
 
     Small images are enlarged by whole factors without smoothing, so that the means of their patches are they.
@@ -133,7 +133,7 @@ def fit(path: Path, shape: Sequence[int], key: str = "input") -> Fitted:
     C, H, W = shape
     if C not in MODES:
         raise UserError(f"this model has {C} channels, and image files have 1 or 3")
-    image = opened(path, key)
+    image = open_image(path, key)
     notes = ["made grey"] if C == 1 and image.mode not in ("L", "1") else []
     image = image.convert(MODES[C])
     scale = min(image.width / W, image.height / H)
@@ -150,7 +150,7 @@ def fit(path: Path, shape: Sequence[int], key: str = "input") -> Fitted:
     return Fitted(torch.from_numpy(pixels).movedim(-1, 0), notes)
 
 
-def opened(path: Path, key: str) -> Image.Image:
+def open_image(path: Path, key: str) -> Image.Image:
     """An image, upright, on white where it is transparent.
 
     Raises:
@@ -159,7 +159,7 @@ def opened(path: Path, key: str) -> Image.Image:
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; give a PNG or JPEG file, or a folder of them")
     try:
-        check_size(path.stat().st_size)
+        check_file_size(path.stat().st_size)
         return decoded(path)
     except Exception as error:  # Pillow raises a dozen kinds
         raise UserError(f"{key}={path} is not an image that can be read: give a PNG or JPEG file") from error
@@ -184,18 +184,18 @@ class MaskFile:
 def read_mask(path: str | None, size: tuple[int, int]) -> Tensor:
     """Read once, and said once."""
     if path is None:
-        said("mask=null: the left half is known; give your own with mask=FILE, where white is known")
+        notice_once("mask=null: the left half is known; give your own with mask=FILE, where white is known")
         return left_half(size)
-    fitted = fit(Path(expanded(path)), (1, *size), "mask")
+    fitted = fit_image(Path(expanded(path)), (1, *size), "mask")
     for note in fitted.notes:
-        said(f"mask: {note}")
+        notice_once(f"mask: {note}")
     known = fitted.u[0] > 127
     if known.all() or not known.any():
         raise UserError(f"mask={path} is all of one colour: white is known, black is to be made")
     return known
 
 
-def said(line: str) -> None:
+def notice_once(line: str) -> None:
     """A notice, by the first process."""
     if rank() == 0:
         tell(line)

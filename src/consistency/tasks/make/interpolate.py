@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from consistency.errors import UserError, check_seed, within
-from consistency.files.atomic import write
+from consistency.files.atomic import write_file
 from consistency.library.model import Model
 from consistency.metrics.picture import grid
 from consistency.metrics.processes import rank
-from consistency.sampling.editing import walk
+from consistency.sampling.editing import walk_noise
 from consistency.schedule.draws import ImageDraws
 from consistency.tasks.make.inputs import Given, check_images
 from consistency.tasks.session import Outcome, Session
@@ -68,12 +68,12 @@ class Interpolate:
         stops = [*z.unbind(1), z[:, 0]]
         c = t.condition(range(self.samples), t.checked_labels(f"task.label={self.label}", self.label))
         with session.fabric.autocast():
-            frames = walk(t.f, stops, self.frames, t.sigma.max, c)
+            frames = walk_noise(t.f, stops, self.frames, t.sigma.max, c)
         images = [t.codec.decode(frame).cpu() for frame in frames]
         animation, picture = session.directory / self.animation, session.directory / "grid.png"
         if rank() == 0:
             shown = torch.stack(images[: self.frames + 1], 1).flatten(0, 1)
-            write(picture, grid(shown, self.size, columns=self.frames + 1).save)
+            write_file(picture, grid(shown, self.size, columns=self.frames + 1).save)
             animate([grid(image, self.size) for image in images[:-1]], animation, self.milliseconds)
         return Outcome(
             paths={"animation": str(animation), "grid": str(picture)}, images=self.samples * len(images)
@@ -94,4 +94,4 @@ def animate(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> Non
     """One file that shows the frames for ever, in the format of its suffix."""
     first, *others = frames
     how = {"save_all": True, "append_images": others, "duration": milliseconds, "loop": 0}
-    write(path, partial(first.save, **how, lossless=True))
+    write_file(path, partial(first.save, **how, lossless=True))

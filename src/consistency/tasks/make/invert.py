@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.errors import called, positive, within
-from consistency.files.atomic import write, write_text
+from consistency.errors import call_configured, positive, within
+from consistency.files.atomic import write_file, write_text
 from consistency.metrics.card import Card, Number, plausible
 from consistency.metrics.distortion import psnr, ssim
 from consistency.metrics.judge import Judge
@@ -22,10 +22,10 @@ from consistency.sampling.editing import restore
 from consistency.sampling.levels import MOST_CALLS, karras_sigmas
 from consistency.sampling.operators import LinearOperator, Maker, measure
 from consistency.schedule.draws import ImageDraws
-from consistency.table import Table, markdown
-from consistency.tasks.make.inputs import Given, check_pixels, inputs, spread_over
+from consistency.table import Table, tables_markdown
+from consistency.tasks.make.inputs import Given, check_pixel_model, inputs, spread_over
 from consistency.tasks.measure.teacher import teacher_of
-from consistency.tasks.requests import bar, check_samples, distance, judging
+from consistency.tasks.requests import bar, check_samples, judge_distance, judging
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
 
@@ -105,26 +105,26 @@ class Invert:
         problem = self._problem(session)
         methods = [*self._classical(session, problem), *self._learned(session, problem.A)]
         numbers = {method.name: self._number(method, problem) for method in methods}
-        shown = table(numbers, methods, problem, self._title(session, problem))
+        shown = methods_table(numbers, methods, problem, self._title(session, problem))
         path, strip = session.directory / "invert.md", session.directory / "strip.png"
         if rank() == 0:
-            write_text(path, markdown([shown]))
-            write(strip, self._strip(methods, problem, session.trained).save)
+            write_text(path, tables_markdown([shown]))
+            write_file(strip, self._strip(methods, problem, session.trained).save)
         return Outcome(
             metrics={f"PSNR/{name}": number.values["PSNR"] for name, number in numbers.items()},
             paths={"strip": str(strip), "table": str(path)},
             images=len(problem.u) * len(methods),
-            numbers=[number.plain(name) for name, number in numbers.items()],
+            numbers=[number.to_plain(name) for name, number in numbers.items()],
             tables=[shown],
         )
 
     def _problem(self, session: Session) -> Problem:
         """True images and what was measured of them; image i has noise of its own."""
         t = session.trained
-        check_pixels(t, "task=invert measures")
+        check_pixel_model(t, "task=invert measures")
         given = inputs(self.input, t, self.count)
         u = given.u[: self.count]
-        A = called("operator", self.operator, t.shape)
+        A = call_configured("operator", self.operator, t.shape)
         x = t.codec.encode(u).to(t.device)
         y = measure(A, x, ImageDraws(self.seed, range(len(u))))
         return Problem(A, u, y, given.source, judging(session) if self.judged else None)
@@ -208,12 +208,12 @@ class Invert:
                 made.append(images)
         means = {name: torch.cat(parts).mean().item() for name, parts in values.items()}
         found = {"PSNR": means["PSNR"], "SSIM": means["SSIM"], "residual": means["squares"] ** 0.5}
-        return found if judge is None else {**found, judge.main: distance(judge, torch.cat(made))}
+        return found if judge is None else {**found, judge.main: judge_distance(judge, torch.cat(made))}
 
     def _title(self, session: Session, problem: Problem) -> str:
         A, data, judge = problem.A, type(session.trained.data).__name__, problem.judge
         where = f"{len(problem.u)} {problem.source}" + ("" if self.input else f" of {data}")
-        true = f", {judge.main} of the true ones {distance(judge, problem.u):.2f}" if judge else ""
+        true = f", {judge.main} of the true ones {judge_distance(judge, problem.u):.2f}" if judge else ""
         return f"{type(A).__name__}, noise {A.noise:g}, {where}{true}; * is the best of its column"
 
     def _strip(self, methods: Sequence[Method], problem: Problem, t: Trained) -> Any:
@@ -224,7 +224,9 @@ class Invert:
         return beside(problem.u[:n], torch.stack(shown, 1), n, least=480)
 
 
-def table(numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, title: str) -> Table:
+def methods_table(
+    numbers: Mapping[str, Number], methods: Sequence[Method], problem: Problem, title: str
+) -> Table:
     """A row per method. A residual is best where it is nearest to the noise: below it, noise was fitted."""
     noise = problem.A.noise
     shown: dict[str, tuple[int, Callable[[float], float]]] = {
@@ -235,14 +237,14 @@ def table(numbers: Mapping[str, Number], methods: Sequence[Method], problem: Pro
     if problem.judge is not None:
         shown[problem.judge.main] = 2, lambda value: value
     columns = [
-        cells([number.values[name] for number in numbers.values()], digits, cost)
+        number_cells([number.values[name] for number in numbers.values()], digits, cost)
         for name, (digits, cost) in shown.items()
     ]
     rows = [[method.name, str(method.calls), *row] for method, *row in zip(methods, *columns, strict=True)]
     return Table(["", "calls", *shown], rows, title)
 
 
-def cells(values: Sequence[float], digits: int, cost: Callable[[float], float]) -> list[str]:
+def number_cells(values: Sequence[float], digits: int, cost: Callable[[float], float]) -> list[str]:
     """Numbers as text, the best as shown marked; a dash for what a method does not answer."""
     best = min((cost(round(v, digits)) for v in values if not isnan(v)), default=None)
     marks = [" *" if cost(round(v, digits)) == best else "" for v in values]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, at_least, nearest
-from consistency.files.atomic import write, write_text
+from consistency.files.atomic import write_file, write_text
 from consistency.metrics.memorisation import Neighbours, neighbours
 from consistency.metrics.picture import beside, picture
-from consistency.metrics.processes import everybodys, from_first, in_order, rank
-from consistency.metrics.protocol import described
+from consistency.metrics.processes import everybodys, from_first, rank, undeal
+from consistency.metrics.protocol import describe_sampler
 from consistency.sampling.samplers import Sampler
 from consistency.tasks.make.files import Array, Files, Keeper
 from consistency.tasks.measure.schedules import path_of
@@ -55,15 +55,15 @@ class Sample:
 
     def __call__(self, session: Session) -> Outcome:
         """A picture per sampler, and one of its samples beside their nearest training images."""
-        samplers = chosen(session.trained, self.samplers)
+        samplers = chosen_samplers(session.trained, self.samplers)
         labels = self._check(session.trained)
-        from_first(lambda: check_same(session, asdict(self), samplers))
+        from_first(lambda: check_same_samples(session, asdict(self), samplers))
         metrics, paths = {}, {}
         for name, sampler in samplers.items():
             shown = self._draw(session, name, sampler, labels)
             if rank() == 0:
                 paths[name] = str(session.directory / f"{name}.png")
-                write(Path(paths[name]), picture(shown, self.grid).save)
+                write_file(Path(paths[name]), picture(shown, self.grid).save)
                 metrics |= self._look_around(session, name, shown, paths)
         return Outcome(metrics=metrics, paths=paths, images=self.count * len(samplers))
 
@@ -98,7 +98,7 @@ class Sample:
                 for keeper in keepers:
                     keeper.keep(part.index, images)
                 shown.append(images if part.index.start < few else images[:0])
-        return torch.cat(in_order(everybodys(shown)))[:few]
+        return torch.cat(undeal(everybodys(shown)))[:few]
 
     def _keepers(self, session: Session, name: str) -> list[Keeper]:
         t, found = session.trained, list[Keeper]()
@@ -118,31 +118,31 @@ class Sample:
         found: Neighbours = neighbours(shown[: self.nearest], real)
         if session.trained.codec.visible:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
-            write(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
+            write_file(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
         return {f"memorised/{name}": found.memorised}
 
 
-def chosen(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
+def chosen_samplers(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
     """The samplers of these names, or those of the run."""
     known = {**trained.found, **trained.samplers}
     for name in names or ():
         if name not in known:
-            remedy = f"{nearest(name, known)}{others(trained)}"
+            remedy = f"{nearest(name, known)}{other_samplers(trained)}"
             raise UserError(f"task.samplers={name} is not a sampler of this model: {remedy}")
     return {name: known[name] for name in names or trained.samplers}
 
 
-def others(trained: Trained) -> str:
+def other_samplers(trained: Trained) -> str:
     """Where more samplers may be found, for a message."""
     kept = not trained.follows and path_of(trained.provenance.path).is_file()
     return "; found=true adds those that task=ladder has found" if kept else ""
 
 
-def check_same(session: Session, words: dict[str, object], samplers: dict[str, Sampler]) -> None:
+def check_same_samples(session: Session, words: dict[str, object], samplers: dict[str, Sampler]) -> None:
     """Refuse to mix samples: a folder that was begun with other weights or words stays as it is."""
     path = session.directory / "sample.json"
     how = {key: value for key, value in words.items() if key not in ("batch", "grid", "nearest")}
-    how["recipes"] = {name: described(sampler) for name, sampler in samplers.items()}
+    how["recipes"] = {name: describe_sampler(sampler) for name, sampler in samplers.items()}
     card = session.card_of({**how, "precision": session.precision})
     mine = json.dumps({"model": card.model, "how": card.protocol}, indent=2) + "\n"
     kept = [session.directory / name for key in samplers for name in (key, f"{key}.partial.npy")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from consistency.metrics.card import Card, shown
+from consistency.metrics.card import Card, hash_or_text
 from consistency.table import Table
 
 
@@ -12,7 +12,7 @@ def card_tables(cards: Mapping[str, Card]) -> list[Table]:
     Args:
         cards: by name.
     """
-    rows = {name: row(card) for name, card in cards.items()}
+    rows = {name: card_cells(card) for name, card in cards.items()}
     keys = dict.fromkeys(key for r in rows.values() for key in r)
     shared = [key for key in keys if len({r.get(key, "") for r in rows.values()}) == 1]
     own = [key for key in keys if key not in shared]
@@ -24,14 +24,14 @@ def card_tables(cards: Mapping[str, Card]) -> list[Table]:
     return tables
 
 
-def row(card: Card) -> dict[str, str]:
+def card_cells(card: Card) -> dict[str, str]:
     """All of a card as text."""
     everything = {**card.model, **card.protocol, **card.code, "commit": card.commit}
-    return {key: text(value) for key, value in everything.items()}
+    return {key: card_text(value) for key, value in everything.items()}
 
 
-def text(value: object) -> str:
+def card_text(value: object) -> str:
     """A value of a card; levels with four digits."""
     if isinstance(value, list):
         return ", ".join(f"{x:.4g}" for x in value)
-    return shown(value)
+    return hash_or_text(value)

@@ -8,10 +8,10 @@ from consistency.errors import within
 from consistency.files.atomic import write_text
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
-from consistency.table import Table, markdown
+from consistency.table import Table, tables_markdown
 from consistency.tasks.measure.cards import card_tables
 from consistency.tasks.measure.schedules import distinct
-from consistency.tasks.requests import check_samples, judged
+from consistency.tasks.requests import check_samples, judge_samples
 from consistency.tasks.session import Outcome, Session
 
 
@@ -40,42 +40,42 @@ class Fidelity:
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
             distinct(session.trained.own, name, sampler): [
-                judged(session, judge, sampler, self.count, self.batch, self.seed + i, name)
+                judge_samples(session, judge, sampler, self.count, self.batch, self.seed + i, name)
                 for i in range(self.repeats)
             ]
             for name, sampler in samplers.items()
         }
         path = session.directory / "fidelity.md"
-        shown = tables(found)
+        shown = fidelity_tables(found)
         if rank() == 0:
-            write_text(path, markdown(shown))
+            write_text(path, tables_markdown(shown))
         return Outcome(
-            metrics=means(found),
+            metrics=mean_numbers(found),
             paths={"table": str(path)},
             images=self.count * self.repeats * len(samplers),
-            numbers=[number.plain(name) for name, numbers in found.items() for number in numbers],
+            numbers=[number.to_plain(name) for name, numbers in found.items() for number in numbers],
             tables=shown,
             printed=1,  # the protocol is in the file
         )
 
 
-def means(found: dict[str, list[Number]]) -> dict[str, float]:
+def mean_numbers(found: dict[str, list[Number]]) -> dict[str, float]:
     """Mean of every number, `metric/sampler`; what all samplers share, the floor, once."""
     values: dict[str, float] = {}
     for name, numbers in found.items():
-        for metric in shared(numbers):
+        for metric in shared_metrics(numbers):
             full = metric if metric.endswith("/floor") else f"{metric}/{name}"
             values[full] = fmean(number.values[metric] for number in numbers)
     return values
 
 
-def shared(numbers: Sequence[Number]) -> list[str]:
+def shared_metrics(numbers: Sequence[Number]) -> list[str]:
     """Names of the metrics that all sets of samples have."""
     first, *others = (number.values for number in numbers)
     return [metric for metric in first if all(metric in values for values in others)]
 
 
-def tables(found: dict[str, list[Number]]) -> list[Table]:
+def fidelity_tables(found: dict[str, list[Number]]) -> list[Table]:
     """A row per sampler, a column per metric, of how many samples; and the cards."""
     first = next(iter(found.values()))[0].values
     metrics = [metric for metric in first if not metric.endswith(("±", "/floor"))]
@@ -84,7 +84,7 @@ def tables(found: dict[str, list[Number]]) -> list[Table]:
         [
             name,
             str(numbers[0].card.protocol["nfe"]),
-            *(cell([number.values for number in numbers], metric) for metric in metrics),
+            *(spread_cell([number.values for number in numbers], metric) for metric in metrics),
         ]
         for name, numbers in found.items()
     ]
@@ -97,7 +97,7 @@ def tables(found: dict[str, list[Number]]) -> list[Table]:
     return [Table(["", "calls", *metrics], rows, title), *card_tables(cards)]
 
 
-def cell(values: Sequence[dict[str, float]], metric: str) -> str:
+def spread_cell(values: Sequence[dict[str, float]], metric: str) -> str:
     """Mean, and spread over the repeats, or else over the metric's own subsets."""
     known = [value[metric] for value in values if metric in value]
     if not known:

@@ -7,13 +7,13 @@ from math import inf
 from typing import Any
 
 from consistency.errors import UserError
-from consistency.files.atomic import write, write_text
+from consistency.files.atomic import write_file, write_text
 from consistency.lit.callbacks.signals import excerpt
-from consistency.metrics.card import Card, Number, inside
+from consistency.metrics.card import Card, Number, in_range
 from consistency.metrics.processes import rank
 from consistency.metrics.signals import Gaps, Probe, figure
 from consistency.model.maps import Denoiser, one_time
-from consistency.tasks.measure.teacher import follows_teacher, section, teacher_of
+from consistency.tasks.measure.teacher import config_section, follows_teacher, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
 
@@ -55,17 +55,17 @@ class Gap:
             )
         own = own_probe(t)
         probe = self._probe(own)
-        gaps, card = measured(session, probe)
-        how = unlike(probe, own, gaps.source, source_of(t))
+        gaps, card = measure_gaps(session, probe)
+        how = differences_from_run(probe, own, gaps.source, source_of(t))
         means = {f"{name} ({how})" if how else name: value for name, value in gaps.means().items()}
         picture, numbers = session.directory / "gap.png", session.directory / "gap.json"
         if rank() == 0:
-            write(picture, partial(figure(gaps).savefig, dpi=150))
+            write_file(picture, partial(figure(gaps).savefig, dpi=150))
             write_text(numbers, json.dumps(asdict(gaps), indent=1) + "\n")
         return Outcome(
             metrics=means,
             paths={"picture": str(picture), "curves": str(numbers)},
-            numbers=[Number(means, card).plain("gap") | {"source": gaps.source}],
+            numbers=[Number(means, card).to_plain("gap") | {"source": gaps.source}],
         )
 
     def _probe(self, own: Probe) -> Probe:
@@ -75,7 +75,7 @@ class Gap:
 
 def own_probe(t: Trained) -> Probe:
     """The points at which the run itself measures; the default ones where its checkpoint names none."""
-    kept = section(t.provenance.config, "callbacks", "signals")
+    kept = config_section(t.provenance.config, "callbacks", "signals")
     given = {key: kept[key] for key in KEYS if type(kept.get(key)) is type(getattr(OWN, key))}
     ends = {"sigma_min": t.sigma.min, "sigma_max": t.sigma.max}
     return replace(OWN, **{**ends, **given}).checked("callbacks.signals")
@@ -88,14 +88,14 @@ def source_of(t: Trained) -> str:
     return "teacher" if follows_teacher(t) else "data"
 
 
-def unlike(probe: Probe, own: Probe, source: str, own_source: str) -> str:
+def differences_from_run(probe: Probe, own: Probe, source: str, own_source: str) -> str:
     """How a measurement differs from that of the run; empty where it does not."""
     here, there = ({k: v for k, v in asdict(each).items() if k != "batch"} for each in (probe, own))
     differs = [f"{key}={value:g}" for key, value in here.items() if value != there[key]]
     return ", ".join([*differs, *([] if source == own_source else [f"source={source}"])])
 
 
-def measured(session: Session, probe: Probe) -> tuple[Gaps, Card]:
+def measure_gaps(session: Session, probe: Probe) -> tuple[Gaps, Card]:
     """The gaps of the checkpoint, with their card; known already where the card is."""
     t = session.trained
     some = excerpt(t.data, probe, t.device)
@@ -129,4 +129,4 @@ def is_gaps(found: Any) -> bool:
     lengths = {"self": len(levels) - 1, "trajectory": len(levels), "reconstruction": len(levels)}
     known = {name: len(curve) for name, curve in curves.items() if isinstance(curve, list)}
     values = [found["boundary"], *levels, *(value for name in known for value in curves[name])]
-    return known == lengths and len(levels) > 1 and all(inside(value, 0.0, inf) for value in values)
+    return known == lengths and len(levels) > 1 and all(in_range(value, 0.0, inf) for value in values)

@@ -9,24 +9,24 @@ from typing import Any
 import torch
 
 from consistency.errors import UserError, at_least, within
-from consistency.files.atomic import write, write_text
+from consistency.files.atomic import write_file, write_text
 from consistency.metrics.processes import from_first, rank
-from consistency.metrics.protocol import described
+from consistency.metrics.protocol import describe_sampler
 from consistency.model.maps import Consistency, Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
-from consistency.sampling.families import families
+from consistency.sampling.families import families_of
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
-from consistency.table import markdown
+from consistency.table import tables_markdown
 from consistency.tasks.measure import schedules
-from consistency.tasks.measure.ladder_lists import Search, others, series, sizes, spaced
+from consistency.tasks.measure.ladder_lists import Search, level_counts, other_calls, series, spaced
 from consistency.tasks.measure.schedule_file import Listed, Lists
 from consistency.tasks.measure.teacher import teacher_of
-from consistency.tasks.measure.timing import LONGEST, best_batch, seconds
-from consistency.tasks.requests import bar, check_samples, judged
+from consistency.tasks.measure.timing import LONGEST, best_batch, median_seconds
+from consistency.tasks.requests import bar, check_samples, judge_samples
 from consistency.tasks.session import Outcome, Session
-from consistency.tasks.show.ladder_page import Rung, Speed, chart, is_speed, tables
+from consistency.tasks.show.ladder_page import Rung, Speed, is_speed, ladder_chart, ladder_tables
 from consistency.watch import Outlook
 
 
@@ -69,15 +69,15 @@ class Ladder:
         rungs = [*self._own(session), *self._teachers(session)]
         main = session.trained.judge.main
         table, picture = (session.directory / f"ladder.{kind}" for kind in ("md", "png"))
-        shown = tables(main, rungs)
+        shown = ladder_tables(main, rungs)
         if rank() == 0:
-            write_text(table, markdown(shown))
-            write(picture, partial(chart(main, rungs).savefig, dpi=150))
+            write_text(table, tables_markdown(shown))
+            write_file(picture, partial(ladder_chart(main, rungs).savefig, dpi=150))
         return Outcome(
             metrics={f"{main}/{rung.name}": rung.number.values[main] for rung in rungs},
             paths={"table": str(table), "chart": str(picture)},
             images=self.count * len(rungs),
-            numbers=[rung.number.plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
+            numbers=[rung.number.to_plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
             tables=shown,
             printed=1,  # the protocol is in the file
         )
@@ -91,18 +91,18 @@ class Ladder:
         """A rung for each number of calls of each family of the run's samplers; and its own solvers."""
         t = session.trained
         if self.keep and self.search:
-            from_first(lambda: schedules.check(t.provenance.path))
+            from_first(lambda: schedules.check_schedule_file(t.provenance.path))
         lists = self._lists(session)
         if self.keep and self.search:
             self._keep(session, lists)
         way = "found" if self.search else "spaced"
-        for family in families(t.samplers, t.sigma.min):
+        for family in families_of(t.samplers, t.sigma.min):
             for title, listed in lists.items():
                 sampler = family.like.with_sigmas(listed.sigmas)
                 if family.title(sampler) == title:
                     name = schedules.distinct(t.own, title, sampler, way)
                     yield self._rung(session, series(family), name, sampler)
-            for name, sampler in others(family, t.samplers, self.calls, t.sigma.min).items():
+            for name, sampler in other_calls(family, t.samplers, self.calls, t.sigma.min).items():
                 own = schedules.distinct(t.own, name, sampler)
                 yield self._rung(session, series(family), own, sampler)
 
@@ -115,8 +115,10 @@ class Ladder:
         if not teacher.samplers:
             notice("the teacher is left out: its file does not say how it is sampled")
         sigma = t.sigma
-        for family in families(teacher.samplers, sigma.min):
-            made = spaced(family, self.calls, sigma) | others(family, teacher.samplers, self.calls, sigma.min)
+        for family in families_of(teacher.samplers, sigma.min):
+            made = spaced(family, self.calls, sigma) | other_calls(
+                family, teacher.samplers, self.calls, sigma.min
+            )
             for name, sampler in made.items():
                 yield self._rung(session.about(teacher), series(family), f"teacher {name}", sampler)
 
@@ -124,7 +126,7 @@ class Ladder:
         """Write the lists beside the checkpoint; what is there then is used in the rest of the session."""
         t = session.trained
         path, digest = t.provenance.path, t.provenance.weights_sha256
-        from_first(lambda: schedules.keep(path, digest, lists))
+        from_first(lambda: schedules.keep_lists(path, digest, lists))
         if not t.follows:
             notice(f"the σ lists are kept in {schedules.path_of(path)}: found=true samples with them")
         else:
@@ -134,7 +136,9 @@ class Ladder:
     def _lists(self, session: Session) -> Lists:
         """σ lists of all families by title, and by what they were found."""
         t, how = session.trained, self.search or Search(budget=1)
-        asked = [(family, sizes(family, self.calls)) for family in families(t.samplers, t.sigma.min)]
+        asked = [
+            (family, level_counts(family, self.calls)) for family in families_of(t.samplers, t.sigma.min)
+        ]
         total, done = how.budget * sum(len(counts) for _, counts in asked), itertools.count(1)
         tell = Outlook(
             "searching", total, "task.search.count, task.search.budget and task.calls make it less"
@@ -142,7 +146,7 @@ class Ladder:
         with bar("searching" if total else None, total) as advance:
 
             def value(sampler: Sampler) -> float:
-                number = judged(session, t.judge, sampler, how.count, self.batch, how.seed, None)
+                number = judge_samples(session, t.judge, sampler, how.count, self.batch, how.seed, None)
                 now = next(done)
                 advance(now)
                 tell(now)
@@ -159,14 +163,14 @@ class Ladder:
 
     def _rung(self, session: Session, series: str, name: str, sampler: Sampler) -> Rung:
         t = session.trained
-        number = judged(session, t.judge, sampler, self.count, self.batch, self.seed, name)
-        return Rung(series, name, described(sampler), number, self._speed(session, sampler))
+        number = judge_samples(session, t.judge, sampler, self.count, self.batch, self.seed, name)
+        return Rung(series, name, describe_sampler(sampler), number, self._speed(session, sampler))
 
     def _speed(self, session: Session, sampler: Sampler) -> Speed:
         """Measured by the first process alone; known already on the same device."""
         t = session.trained
         how = {
-            "timed": described(sampler),
+            "timed": describe_sampler(sampler),
             "device": device_name(t.device),
             "precision": session.precision,
             "largest": self.largest,
@@ -186,9 +190,9 @@ class Ladder:
             with session.fabric.autocast():
                 return sampler(t.f, z, t.condition(range(n), [0]), Fresh())
 
-        latency = seconds(lambda: run(1), device, 20, self.patience)
+        latency = median_seconds(lambda: run(1), device, 20, self.patience)
         batch = best_batch(run, device, self.largest, self.patience)
-        return Speed(latency, batch / seconds(lambda: run(batch), device, 5, self.patience), batch)
+        return Speed(latency, batch / median_seconds(lambda: run(batch), device, 5, self.patience), batch)
 
 
 class Fresh(ImageDraws):

@@ -11,7 +11,7 @@ from consistency.model.maps import Denoiser
 from consistency.sampling.families import Family, multistep
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import MultiStep, Sampler
-from consistency.sampling.search import Levels, search
+from consistency.sampling.search import Levels, search_levels
 from consistency.schedule.sigma import Sigma
 from consistency.tasks.measure.schedule_file import Listed, Lists, Origin
 from consistency.tasks.session import Trained
@@ -60,9 +60,9 @@ class Search:
             tried[levels] = 0.0 if value is None else value(sampler)
             return tried[levels]
 
-        own = own_lists(members(family, t.samplers, sigma.min).values(), grid)
+        own = own_lists(samplers_of_family(family, t.samplers, sigma.min).values(), grid)
         lists: Lists = {}
-        for levels in search(cost, self.levels, counts, self.budget, self.scan, own).values():
+        for levels in search_levels(cost, self.levels, counts, self.budget, self.scan, own).values():
             found = [grid[i] for i in levels]
             origin = Origin(t.judge.main, tried[levels], self.count, self.seed, self.budget)
             title = family.title(family.like.with_sigmas(found))
@@ -70,7 +70,7 @@ class Search:
         return lists
 
 
-def sizes(family: Family, calls: Iterable[int]) -> list[int]:
+def level_counts(family: Family, calls: Iterable[int]) -> list[int]:
     """Numbers of levels with which a family makes so many calls; a solver that stops after one is none."""
     least = 2 if family.like.role is Denoiser else 1
     found = {family.like.levels_of(n) for n in calls if n >= least}
@@ -79,22 +79,24 @@ def sizes(family: Family, calls: Iterable[int]) -> list[int]:
 
 def spaced(family: Family, calls: Iterable[int], sigma: Sigma) -> dict[str, Sampler]:
     """A family's samplers with so many calls by title, at Karras's levels."""
-    lists = [karras_sigmas(n, sigma.min, sigma.max, sigma.rho) for n in sizes(family, calls)]
+    lists = [karras_sigmas(n, sigma.min, sigma.max, sigma.rho) for n in level_counts(family, calls)]
     made = [family.like.with_sigmas(sigmas) for sigmas in lists]
     return {family.title(sampler): sampler for sampler in made}
 
 
-def members(family: Family, samplers: Mapping[str, Sampler], sigma_min: float) -> dict[str, Sampler]:
+def samplers_of_family(
+    family: Family, samplers: Mapping[str, Sampler], sigma_min: float
+) -> dict[str, Sampler]:
     """The samplers of a run that are of a family, by name."""
     return {name: each for name, each in samplers.items() if multistep(each, sigma_min).family(family.like)}
 
 
-def others(
+def other_calls(
     family: Family, samplers: Mapping[str, Sampler], calls: Iterable[int], sigma_min: float
 ) -> dict[str, Sampler]:
     """Those of them that make other numbers of calls than these: of a solver, which is made for many."""
     known = set(calls)
-    found = members(family, samplers, sigma_min) if family.like.role is Denoiser else {}
+    found = samplers_of_family(family, samplers, sigma_min) if family.like.role is Denoiser else {}
     return {name: each for name, each in found.items() if each.nfe not in known}
 
 

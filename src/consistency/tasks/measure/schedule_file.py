@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from consistency.errors import LARGEST_SEED, UserError
-from consistency.files.atomic import explained, write_text
+from consistency.files.atomic import explain_write, write_text
 from consistency.files.checksum import content_sha256
 from consistency.files.directory import LOCKLESS
 from consistency.files.owned import check_own
 from consistency.process.notices import notice
-from consistency.teachers.values import count as check_count
-from consistency.teachers.values import levels, number, text
+from consistency.teachers.values import check_count, check_levels, check_number, check_text
 
 MOST = 16  # weights of a file, whose checkpoint may be replaced many times
 LARGEST = 2**26  # bytes of a file that is read
@@ -62,7 +61,7 @@ Lists = dict[str, Listed]  # by name of the sampler, such as `2step` or `heun35`
 Stored = dict[str, Lists]  # by SHA-256 of the weights; those that were written last stand last
 
 
-def read(path: Path, remedy: str) -> Stored | None:
+def read_lists(path: Path, remedy: str) -> Stored | None:
     """All lists of a file; None of one without a checksum, as old versions wrote it. Empty without a file.
 
     Args:
@@ -90,17 +89,17 @@ def read(path: Path, remedy: str) -> Stored | None:
 def stored(kept: Mapping[str, Any]) -> Stored:
     """Lists of a file as plain data, checked."""
     return {
-        weights: dict(listed(name, each["sigmas"], each["origin"]) for name, each in lists.items())
+        weights: dict(check_list(name, each["sigmas"], each["origin"]) for name, each in lists.items())
         for weights, lists in kept["lists"].items()
     }
 
 
 def former(kept: Mapping[str, Any]) -> Stored:
     """The same of the former format."""
-    return {kept["weights_sha256"]: dict(listed(str(int(n)), each) for n, each in kept["sigmas"].items())}
+    return {kept["weights_sha256"]: dict(check_list(str(int(n)), each) for n, each in kept["sigmas"].items())}
 
 
-def listed(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) -> tuple[str, Listed]:
+def check_list(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) -> tuple[str, Listed]:
     """A sampler's name, and its noise levels with their origin, checked.
 
     A name that is but a number of calls is one of multistep sampling: older versions searched no other.
@@ -111,18 +110,18 @@ def listed(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) -> t
     """
     if not NAME.fullmatch(name):
         raise ValueError("no name of a sampler")
-    found = levels(f"sigmas.{name}", sigmas)
+    found = check_levels(f"sigmas.{name}", sigmas)
     several = MULTISTEP.fullmatch(name)
     if several is not None and len(found) != int(several[1]):
         raise ValueError(f"{len(found)} levels for {name}")
-    known = Listed(found, None if origin is None else checked(Origin(**origin)))
+    known = Listed(found, None if origin is None else check_origin(Origin(**origin)))
     return (f"{name}step" if name.isdecimal() else name), known
 
 
-def checked(origin: Origin) -> Origin:
+def check_origin(origin: Origin) -> Origin:
     """Refuse an origin that no search has."""
-    text("metric", origin.metric)
-    number("value", origin.value)
+    check_text("metric", origin.metric)
+    check_number("value", origin.value)
     for name in ("count", "budget"):
         check_count(name, getattr(origin, name))
     if type(origin.seed) is not int or not 0 <= origin.seed <= LARGEST_SEED:
@@ -130,7 +129,7 @@ def checked(origin: Origin) -> Origin:
     return origin
 
 
-def merge(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
+def merge_lists(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
     """Add lists to a file, in which those of other weights and of other samplers stay.
 
     Of the same weights and sampler, the better list stays where both were judged by the same metric
@@ -141,23 +140,23 @@ def merge(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
         path: of the file.
         weights_sha256: that the lists were found for.
         found: lists; those whose value is not finite are left out.
-        remedy: see `read`.
+        remedy: see `read_lists`.
 
     Raises:
         UserError: the file is damaged.
         Unwritable: it cannot be written.
     """
     with alone(path):
-        known = read(path, remedy) or {}
+        known = read_lists(path, remedy) or {}
         lists = known.pop(weights_sha256, {})
         for name, new in found.items():
             if new.origin is None or isfinite(value(new)):
-                lists[name] = chosen(path, name, new, lists.get(name))
+                lists[name] = better_list(path, name, new, lists.get(name))
         known[weights_sha256] = dict(sorted(lists.items(), key=lambda item: (len(item[1].sigmas), item[0])))
-        write(path, bounded(path, known))
+        write_lists(path, bounded(path, known))
 
 
-def chosen(path: Path, name: str, new: Listed, old: Listed | None) -> Listed:
+def better_list(path: Path, name: str, new: Listed, old: Listed | None) -> Listed:
     """Which of two lists for the same weights stays; a line where the new one is not known to be better."""
     if old is None:
         return new
@@ -187,7 +186,7 @@ def bounded(path: Path, known: Stored) -> Stored:
     return dict(list(known.items())[-MOST:])
 
 
-def write(path: Path, known: Stored) -> None:
+def write_lists(path: Path, known: Stored) -> None:
     """Write all lists, with a checksum."""
     lists = {
         weights: {
@@ -211,7 +210,7 @@ def alone(path: Path) -> Iterator[None]:
         UserError: another process holds it for a minute, or a link stands in place of the lock.
     """
     place = path.with_name(f".{path.name}.lock")
-    with explained(path):
+    with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         check_own(place)
         lock = FileLock(place, thread_local=False)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from consistency.library.opening import other_than, taken_up
 from consistency.process.notices import notice
-from consistency.sampling.families import named
+from consistency.sampling.families import samplers_of_lists
 from consistency.sampling.samplers import Sampler
-from consistency.tasks.measure.schedule_file import Lists, merge, read
+from consistency.tasks.measure.schedule_file import Lists, merge_lists, read_lists
 from consistency.tasks.session import Trained
 
 REMEDY = "; found=false takes those of the run"  # behind the line on lists beside a checkpoint
@@ -19,20 +19,20 @@ def path_of(ckpt: Path) -> Path:
     return ckpt.with_suffix(".schedule.json")
 
 
-def keep(ckpt: Path, weights_sha256: str, found: Lists) -> Path:
+def keep_lists(ckpt: Path, weights_sha256: str, found: Lists) -> Path:
     """Add σ lists of these weights, by name of the sampler, to those already there; see `merge`."""
     path = path_of(ckpt)
-    merge(path, weights_sha256, found, "delete it, or say task.keep=false")
+    merge_lists(path, weights_sha256, found, "delete it, or say task.keep=false")
     return path
 
 
-def check(ckpt: Path) -> None:
+def check_schedule_file(ckpt: Path) -> None:
     """Refuse a damaged file before a search whose lists could not be kept in it.
 
     Raises:
         UserError: the file is damaged.
     """
-    read(path_of(ckpt), "delete it, or say task.keep=false")
+    read_lists(path_of(ckpt), "delete it, or say task.keep=false")
 
 
 def found_for(
@@ -53,13 +53,13 @@ def found_for(
         UserError: the file is damaged.
     """
     path = path_of(ckpt)
-    kept = read(path, "delete it, or say found=false")
+    kept = read_lists(path, "delete it, or say found=false")
     if kept is None or (kept and weights_sha256 not in kept):
         reason = "has no checksum" if kept is None else "is of other weights"
         notice(f"{path} {reason} and was left alone: task=ladder finds new ones")
         return {}
     lists = kept.get(weights_sha256, {})
-    return named({name: each.sigmas for name, each in lists.items()}, own, sigma_min)
+    return samplers_of_lists({name: each.sigmas for name, each in lists.items()}, own, sigma_min)
 
 
 def with_found(trained: Trained, found: Mapping[str, Sampler]) -> Trained:

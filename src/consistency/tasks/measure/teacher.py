@@ -8,7 +8,7 @@ import torch
 
 from consistency.errors import UserError
 from consistency.files.registry import TARGET
-from consistency.lit.consistency import check_codec
+from consistency.lit.consistency import check_teacher_codec
 from consistency.lit.distillation import ConsistencyDistillation, nobody
 from consistency.model.maps import DenoiserLike, as_denoiser
 from consistency.objectives.flow import TeacherFlow
@@ -41,13 +41,15 @@ def teacher_of(trained: Trained) -> Trained | None:
         D = as_denoiser(f, "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
         return None
-    check_codec(f, trained.codec)
+    check_teacher_codec(f, trained.codec)
     if isinstance(D, torch.nn.Module):
         D = D.to(trained.device).eval()
     return replace(
         trained,
         f=D,
-        provenance=replace(trained.provenance, weights="teacher", weights_sha256=digest(D), experiment=None),
+        provenance=replace(
+            trained.provenance, weights="teacher", weights_sha256=denoiser_digest(D), experiment=None
+        ),
         samplers=samplers_of(trained),
         found={},
     )
@@ -56,15 +58,15 @@ def teacher_of(trained: Trained) -> Trained | None:
 def builder_of(trained: Trained) -> Callable[[], DenoiserLike] | None:
     """What makes the teacher that a run learned from, or whose weights it began with; None without one."""
     for name in ("teacher", "start"):
-        if trained.file is not None and section(trained.provenance.config, "module", name):
+        if trained.file is not None and config_section(trained.provenance.config, "module", name):
             return trained.file.build("module", name)
     return None
 
 
 def follows_teacher(trained: Trained) -> bool:
     """Whether a run measures on its teacher's trajectories; asks for no teacher."""
-    node = section(trained.provenance.config, "module")
-    if trained.file is None or not section(node, "teacher") or not section(node, "flow"):
+    node = config_section(trained.provenance.config, "module")
+    if trained.file is None or not config_section(node, "teacher") or not config_section(node, "flow"):
         return False
     training = trained.file.registry.find(node[TARGET])
     if not (isinstance(training, type) and issubclass(training, ConsistencyDistillation)):
@@ -77,15 +79,17 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
 
     The latter takes the 18 levels of Karras et al. between the student's own. Nothing where neither is said.
     """
-    module = section(trained.provenance.config, "module")
-    node = section(module, "teacher") or section(module, "start")
+    module = config_section(trained.provenance.config, "module")
+    node = config_section(module, "teacher") or config_section(module, "start")
     if node.get("_target_") == CHECKPOINT and isinstance(node.get("path"), str):
         trust = [name for name in node.get("trust") or () if isinstance(name, str)]
         config = read_named(node["path"], "teacher.path", trust)[1]["config"]
         place = ("samplers",) if config.names("samplers") else ("module", "samplers")
         built = config.build(*place) if config.names(*place) else {}
         return {name: each for name, each in built.items() if isinstance(each, Sampler)}
-    kind = SOLVERS.get(section(trained.provenance.config, "module", "flow", "solver").get("_target_", ""))
+    kind = SOLVERS.get(
+        config_section(trained.provenance.config, "module", "flow", "solver").get("_target_", "")
+    )
     if kind is None:
         return {}
     sigma = trained.sigma
@@ -93,7 +97,7 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
     return {sampler.title: sampler}
 
 
-def section(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+def config_section(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     """A section of a config; empty where there is none."""
     node: Any = config
     for key in keys:
@@ -101,7 +105,7 @@ def section(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
-def digest(D: DenoiserLike) -> str:
+def denoiser_digest(D: DenoiserLike) -> str:
     """Hash of all that makes a denoiser."""
     if isinstance(D, Mixture):
         std = torch.tensor(D.std, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 LONGEST = 600.0  # seconds that may be asked for
 
 
-def seconds(run: Callable[[], object], device: torch.device, repeats: int, at_most: float) -> float:
+def median_seconds(run: Callable[[], object], device: torch.device, repeats: int, at_most: float) -> float:
     """Median time of a call, after one to warm up.
 
     Args:
@@ -26,7 +26,7 @@ def side_by_side(
 ) -> list[float]:
     """Median times of calls that take turns, so that what else the machine does disturbs all alike.
 
-    Args are those of `seconds`; `at_most` is for all runs together.
+    Args are those of `median_seconds`; `at_most` is for all runs together.
     """
     taken: list[list[float]] = []  # of each turn
     for run in runs:
@@ -64,7 +64,7 @@ def best_batch(run: Callable[[int], object], device: torch.device, most: int, at
     size, spent = 1, 0.0
     while size <= most and spent < at_most:
         try:
-            spent = seconds(lambda size=size: run(size), device, 1, at_most)
+            spent = median_seconds(lambda size=size: run(size), device, 1, at_most)
         except torch.OutOfMemoryError:
             break
         rates[size] = size / spent

@@ -11,11 +11,11 @@ from typing import Any
 from consistency.errors import UserError, nearest
 from consistency.files.atomic import write_text
 from consistency.files.paths import regular
-from consistency.metrics.card import Number, differences, of_plain
+from consistency.metrics.card import Number, forbidding_differences, of_plain
 from consistency.metrics.processes import rank
 from consistency.result import is_number
 from consistency.sweep.single import check_single
-from consistency.table import Table, markdown
+from consistency.table import Table, tables_markdown
 from consistency.tasks.session import Outcome, Session
 
 EVERYTHING = "all"
@@ -44,11 +44,11 @@ class Compare:
         """Mean of each metric, its spread over the sets of samples, and the differences to the first."""
         if isinstance(self.results, str) or len(self.results) < 2:
             raise UserError(f"task.results={self.results} must name at least two: task.results=[A,B]")
-        found = [read(Path(path)) for path in self.results]
-        shown = [table(self.results, row) for row in self._rows(found)]
+        found = [read_numbers(Path(path)) for path in self.results]
+        shown = [comparison_table(self.results, row) for row in self._rows(found)]
         path = session.directory / "compare.md"
         if rank() == 0:
-            write_text(path, markdown(shown))
+            write_text(path, tables_markdown(shown))
         return Outcome(paths={"table": str(path)}, tables=shown)
 
     def _rows(self, found: Sequence[Numbers]) -> list[list[tuple[str, list[Number]]]]:
@@ -82,7 +82,7 @@ class Compare:
         for name, theirs in others:
             several = len(ours) > 1 and len(ours) == len(theirs)
             pairs = zip(ours, theirs, strict=True) if several else [(ours[0], theirs[0])]
-            wrong = [text for a, b in pairs for text in differences(a.card, b.card, self.allow)]
+            wrong = [text for a, b in pairs for text in forbidding_differences(a.card, b.card, self.allow)]
             if len(ours) != len(theirs):
                 wrong.append(f"repeats are {len(ours)} in one and {len(theirs)} in the other")
             if wrong:
@@ -93,7 +93,7 @@ class Compare:
                 )
 
 
-def read(path: Path) -> Numbers:
+def read_numbers(path: Path) -> Numbers:
     """The numbers of a result.json with their cards."""
     check_single(path, "task.results")
     run = path.parent.parent if path.suffix == ".ckpt" else path  # of which the checkpoint is
@@ -102,7 +102,7 @@ def read(path: Path) -> Numbers:
         kept = json.loads(regular(file).read_text("utf-8"))
         debug = kept.get("debug")
         found: Numbers = {}
-        for number in map(typed, kept["numbers"]):
+        for number in map(parse_number, kept["numbers"]):
             found.setdefault(number["name"], []).append(of_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
@@ -119,7 +119,7 @@ def read(path: Path) -> Numbers:
     return found
 
 
-def typed(number: dict[str, Any]) -> dict[str, Any]:
+def parse_number(number: dict[str, Any]) -> dict[str, Any]:
     """A number with its card, as it stands in result.json; NaN where a value is null.
 
     Raises:
@@ -127,7 +127,7 @@ def typed(number: dict[str, Any]) -> dict[str, Any]:
         OverflowError: a value is beyond float64.
     """
     card, values = number["card"], number["values"]
-    plain = {name: value_of(value) for name, value in values.items()}
+    plain = {name: nan_for_null(value) for name, value in values.items()}
     parts = [card["model"], card["protocol"], card["code"], values]
     ours = isinstance(number["name"], str) and all(isinstance(part, dict) for part in parts)
     if not (ours and "version" in card["code"]):
@@ -135,7 +135,7 @@ def typed(number: dict[str, Any]) -> dict[str, Any]:
     return {"name": number["name"], "values": plain, "card": card}
 
 
-def value_of(value: Any) -> float:
+def nan_for_null(value: Any) -> float:
     """A value of a result.json; NaN for null."""
     found = math.nan if value is None else float(value) if is_number(value) else math.inf
     if abs(found) > LARGEST:
@@ -143,7 +143,7 @@ def value_of(value: Any) -> float:
     return found
 
 
-def table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
+def comparison_table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
     """A line per result, a column per metric that all sets of samples have, and how far from the first.
 
     Raises:
@@ -156,12 +156,12 @@ def table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
     base = {metric: fmean(n.values[metric] for n in row[0][1]) for metric in metrics}
     lines = []
     for path, (name, numbers) in zip(results, row, strict=True):
-        cells = [cell([n.values[metric] for n in numbers], base[metric]) for metric in metrics]
+        cells = [difference_cell([n.values[metric] for n in numbers], base[metric]) for metric in metrics]
         lines.append([path, name, *cells])
     return Table(["result", "sampler", *metrics], lines)
 
 
-def cell(values: Sequence[float], base: float) -> str:
+def difference_cell(values: Sequence[float], base: float) -> str:
     """Mean, spread, difference."""
     mean = fmean(values)
     spread = f" ± {stdev(values):.2g}" if len(values) > 1 and not math.isnan(mean) else ""

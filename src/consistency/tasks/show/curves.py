@@ -33,10 +33,10 @@ def curves_in(run: Path) -> dict[str, Curve]:
         UserError: a log is damaged.
         OSError: it cannot be read, or something in it is no file.
     """
-    return scalars(run / "tensorboard") or columns(run / "csv" / "metrics.csv")
+    return scalars(run / "tensorboard") or log_columns(run / "csv" / "metrics.csv")
 
 
-def columns(path: Path) -> dict[str, Curve]:
+def log_columns(path: Path) -> dict[str, Curve]:
     """All curves of a CSV log by name; none where there is no log. Raises what `scalars` does."""
     found: dict[str, Curve] = {}
     for step, values in read_steps(path)[1].items():
@@ -73,7 +73,7 @@ def scalars(directory: Path) -> dict[str, Curve]:
     return found
 
 
-def families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
+def curve_families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
     """Curves that are drawn together: those of a metric, by the rest of their names."""
     found: dict[str, dict[str, Curve]] = {}
     for name, curve in curves.items():
@@ -85,14 +85,16 @@ def families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
 
 def charts(curves: dict[str, Curve]) -> tuple[list[Picture], list[str]]:
     """The first charts of a log, and a line for what is left out."""
-    found = families(curves)
-    pictures = [drawn(name, dict(islice(some.items(), MOST))) for name, some in islice(found.items(), MOST)]
+    found = curve_families(curves)
+    pictures = [
+        draw_curves(name, dict(islice(some.items(), MOST))) for name, some in islice(found.items(), MOST)
+    ]
     notes = [f"{MOST} of {len(found)} charts are drawn."] if len(found) > MOST else []
     crowded = [name for name, some in islice(found.items(), MOST) if len(some) > MOST]
     return pictures, notes + [f"{name}: {MOST} of {len(found[name])} curves are drawn." for name in crowded]
 
 
-def drawn(name: str, curves: dict[str, Curve]) -> Picture:
+def draw_curves(name: str, curves: dict[str, Curve]) -> Picture:
     """A small chart; logarithmic where all is positive and spans a factor of ten."""
     from matplotlib.figure import Figure
 
@@ -100,7 +102,7 @@ def drawn(name: str, curves: dict[str, Curve]) -> Picture:
     axes = figure.subplots()
     for member, (steps, values) in curves.items():
         axes.plot(*thinned((steps, values)), linewidth=1.2, label=member)
-    scale(axes, [value for _, values in curves.values() for value in values])
+    curve_scale(axes, [value for _, values in curves.values() for value in values])
     axes.set_xlabel("step")
     axes.grid(linewidth=0.3, alpha=0.6)
     if 1 < len(curves) <= 6:
@@ -116,7 +118,7 @@ def thinned(curve: Curve) -> Curve:
     return steps[::-every][::-1], values[::-every][::-1]
 
 
-def scale(axes: "Axes", values: Sequence[float]) -> None:
+def curve_scale(axes: "Axes", values: Sequence[float]) -> None:
     """Logarithmic where all is positive and spans a factor of ten, or a curve leaves the others behind."""
     finite = [value for value in values if isfinite(value)]
     usual = median(map(abs, finite)) if finite else 0.0

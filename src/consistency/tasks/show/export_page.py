@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from consistency.export.model import Outgoing, Written
 from consistency.export.parts import DECODER, NETWORK, programs, sigmas_of
 from consistency.export.programs import coefficients
-from consistency.markup import code, fenced, literal
+from consistency.markup import code_span, fenced, literal_text
 from consistency.table import Table
 
 OTHERS = {  # what programs make that are no samplers
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     spread: float  # standard deviation of what the model itself makes
 
 
-class Row(NamedTuple):
+class ProgramRow(NamedTuple):
     """One program of one format."""
 
     format: str
@@ -53,7 +53,7 @@ class Row(NamedTuple):
         return {f"error/{name}": self.measured.error, f"rms/{name}": self.measured.rms, **times}
 
 
-def table(rows: Sequence[Row], batches: Sequence[int]) -> Table:
+def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
     """A row per program: size, errors, and milliseconds of a call, those of the eager module behind them."""
     head = ["format", "sampler", "MB", "max error", "RMS error", "spread"]
     lines = []
@@ -102,7 +102,7 @@ def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[f
         **{key: value for key, value in model.about.items() if key != "config"},
         "shape": list(model.shape),
         "classes": model.classes,
-        "codec": {**model.codec.about(), "shape": list(model.codec.decoded(model.shape))},
+        "codec": {**model.codec.describe(), "shape": list(model.codec.decoded(model.shape))},
         "pixels": None if means is None else {"scale": means.scale, "offset": means.offset},
         "sigma_min": model.sigma_min,
         "programs": {
@@ -121,23 +121,23 @@ def readme(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
     """The same for people, and the lines that run it."""
     what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
     lines = [
-        f"# {literal(what)}, {model.provenance.step or 0:,} steps\n".lstrip(),
-        f"Weights {literal(model.about.get('weights_sha256'))}.\n",
+        f"# {literal_text(what)}, {model.provenance.step or 0:,} steps\n".lstrip(),
+        f"Weights {literal_text(model.about.get('weights_sha256'))}.\n",
     ]
     for name, part in facts["programs"].items():
         takes = ", ".join(f"{key} {shape}".replace("'", "") for key, shape in part["inputs"].items())
         means = f"σ {part['sigmas']}" if part["sigmas"] else OTHERS[name]
         off = f"greatest difference from the model {part['error']:.2g}"
-        lines.append(f"- {code(name)}: {literal(takes)}; {means}; {off}\n")
+        lines.append(f"- {code_span(name)}: {literal_text(takes)}; {means}; {off}\n")
     if any(part["sigmas"] for part in facts["programs"].values()):
         lines.append("\nz is unit noise, standard normal: call k of the network adds z[:, k].\n")
     lines.append("Coefficients c by σ stand in `model.json`.\n")
     if out.how:
-        lines.append(f"\n{fenced(out.how + pixels(model), 'python')}\n")
+        lines.append(f"\n{fenced(out.how + pixel_formula(model), 'python')}\n")
     return "".join(lines)
 
 
-def pixels(model: Outgoing) -> str:
+def pixel_formula(model: Outgoing) -> str:
     """A line from x to pixels; none for points."""
     means = model.pixels
     if means is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consistency.metrics.card import Number, plausible
 from consistency.table import Table
-from consistency.tasks.measure.cards import card_tables, text
+from consistency.tasks.measure.cards import card_tables, card_text
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -39,10 +39,10 @@ class Rung(NamedTuple):
     speed: Speed
 
 
-def tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
+def ladder_tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
     """A row per rung; and the card of the first."""
     head = ["", "calls", "σ", metric, "ms for one image", "images a second", "at batch"]
-    rows = [row(metric, rung) for rung in rungs]
+    rows = [rung_cells(metric, rung) for rung in rungs]
     floor = rungs[0].number.values.get(f"{metric}/floor")
     if floor is not None:
         rows.append(["floor", "", "", f"{floor:.4g}", "", "", ""])
@@ -50,16 +50,16 @@ def tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
     return [Table(head, rows, title), *card_tables({rungs[0].name: rungs[0].number.card})]
 
 
-def row(metric: str, rung: Rung) -> list[str]:
+def rung_cells(metric: str, rung: Rung) -> list[str]:
     """The cells of a rung."""
     sigmas = rung.how["sigmas"]
-    shown = text(sigmas) if len(sigmas) <= 8 else f"{len(sigmas)} levels"
+    shown = card_text(sigmas) if len(sigmas) <= 8 else f"{len(sigmas)} levels"
     latency, rate = f"{1000 * rung.speed.latency:.3g}", f"{rung.speed.throughput:,.0f}"
     value = f"{rung.number.values[metric]:.4g}"
     return [rung.name, str(rung.how["nfe"]), shown, value, latency, rate, str(rung.speed.batch)]
 
 
-def chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
+def ladder_chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
     """Quality against calls, and against the time of one image."""
     from matplotlib.figure import Figure
 

@@ -131,7 +131,7 @@ class Section:
         return f"<section><h2>{escaped(self.title)}</h2>{notes}{legend}{row}{tables}{details}</section>"
 
 
-def page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+def html_page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
     """The whole file.
 
     Args:

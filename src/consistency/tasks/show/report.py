@@ -8,12 +8,12 @@ from typing import Any
 from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
 from consistency.model.maps import Consistency
-from consistency.result import environment, read_result
+from consistency.result import read_result, versions_and_commit
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
 from consistency.tasks.session import Outcome, Session, Task
 from consistency.tasks.show.curves import charts, curves_in
-from consistency.tasks.show.page import Picture, Section, page
+from consistency.tasks.show.page import Picture, Section, html_page
 from consistency.tasks.show.sweep_report import sweep_report
 from consistency.tasks.show.variation import variation
 from consistency.teachers.debugged import debug_of
@@ -65,7 +65,16 @@ class Report:
         cut = debug_of(where.config)
         note = [f"A debug run ({cut}): its numbers are no result to compare."] if cut else []
         head = [*note, f"A {t.role}: step {where.step or 0:,}, weights {where.weights}, {where.path}"]
-        return page(name, head, [*pictures(said), *measured(said), *history(session), about(session)])
+        return html_page(
+            name,
+            head,
+            [
+                *pictures(said),
+                *sections_of_numbers(said),
+                *section_of_training(session),
+                section_of_run(session),
+            ],
+        )
 
 
 def pictures(said: dict[str, Outcome]) -> Iterator[Section]:
@@ -85,7 +94,7 @@ def caption(name: str) -> str:
     return f"{sampler}: samples, each before its nearest training images" if nearest else sampler
 
 
-def measured(said: dict[str, Outcome]) -> Iterator[Section]:
+def sections_of_numbers(said: dict[str, Outcome]) -> Iterator[Section]:
     """Numbers with their protocols, the ladder, the gaps."""
     if "fidelity" in said:
         first, *cards = said["fidelity"].tables
@@ -100,7 +109,7 @@ def measured(said: dict[str, Outcome]) -> Iterator[Section]:
         yield Section("Consistency", pictures=[chart], tables=[Table(["root mean square", ""], values)])
 
 
-def history(session: Session) -> Iterator[Section]:
+def section_of_training(session: Session) -> Iterator[Section]:
     """What was changed of the experiment, and how training went."""
     where = session.trained.provenance
     changed = variation(where.experiment, where.config)
@@ -116,17 +125,17 @@ def history(session: Session) -> Iterator[Section]:
         yield Section("Curves", notes, pictures)
 
 
-def about(session: Session) -> Section:
+def section_of_run(session: Session) -> Section:
     """Of the run that trained it, and of this evaluation."""
     path = session.trained.provenance.run / "result.json"
     kept = read_result(path) if path.is_file() else {}
-    here = {**environment(), "precision": session.precision}
+    here = {**versions_and_commit(), "precision": session.precision}
     keys = ("device", "precision", "seed", "seconds", "parameters", "memory_mib", "rollbacks", "commit")
-    rows = [[key, flat(kept.get(key)), flat(here.get(key))] for key in (*keys, "versions")]
+    rows = [[key, one_line_text(kept.get(key)), one_line_text(here.get(key))] for key in (*keys, "versions")]
     return Section("Environment", tables=[Table(["", "training", "this page"], rows)])
 
 
-def flat(value: Any) -> str:
+def one_line_text(value: Any) -> str:
     """On one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {item}" for name, item in value.items())

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from consistency.errors import UserError, plain
+from consistency.errors import UserError, strip_controls
 from consistency.sweep.runs import Run
-from consistency.tasks.show.curves import MOST, Curve, curves_in, scale, svg, thinned
+from consistency.tasks.show.curves import MOST, Curve, curve_scale, curves_in, svg, thinned
 from consistency.tasks.show.page import Line, Picture, Section
 
 LOSS = "train/loss"
@@ -27,7 +27,7 @@ def curves_of(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
     lines = [Line(*look, text) for look, text in zip(looks(len(runs)), texts, strict=True)]
     names = {name for curves in found.values() for name in curves if is_outcome(name)}
     names = sorted((name for name in names if varies(name, found)), key=loss_last)
-    pictures = [chart(name, found, lines) for name in names[:MOST]]
+    pictures = [scalar_chart(name, found, lines) for name in names[:MOST]]
     drawn = [line for place, line in enumerate(lines) if found.get(place, {}).keys() & {*names[:MOST]}]
     if not pictures:
         return Section("Curves", notes) if notes else None
@@ -45,9 +45,9 @@ def logs(runs: Sequence[Run]) -> tuple[dict[int, Curves], list[str]]:
         try:
             found[place] = curves_in(run.directory)
             if run.result is not None and not found[place]:
-                notes.append(plain(f"Run {run.name} has no log in its directory."))
+                notes.append(strip_controls(f"Run {run.name} has no log in its directory."))
         except (UserError, OSError) as error:
-            notes.append(plain(f"No curves of run {run.name}: {error}"))
+            notes.append(strip_controls(f"No curves of run {run.name}: {error}"))
     return found, notes
 
 
@@ -77,7 +77,7 @@ def looks(count: int) -> list[tuple[str, str]]:
     return [(to_hex(shades(0.05 + 0.9 * i / (count - 1))), STYLES[i % len(STYLES)]) for i in range(count)]
 
 
-def chart(name: str, found: Mapping[int, Curves], lines: Sequence[Line]) -> Picture:
+def scalar_chart(name: str, found: Mapping[int, Curves], lines: Sequence[Line]) -> Picture:
     """The curves of one scalar: each to where its run has come, and gaps where it was not finite."""
     from matplotlib.figure import Figure
 
@@ -90,7 +90,7 @@ def chart(name: str, found: Mapping[int, Curves], lines: Sequence[Line]) -> Pict
             axes.plot(
                 steps, values, linewidth=1.2, marker=dot, color=lines[place].color, ls=lines[place].style
             )
-    scale(axes, [value for curves in found.values() if name in curves for value in curves[name][1]])
+    curve_scale(axes, [value for curves in found.values() if name in curves for value in curves[name][1]])
     axes.set_xlabel("step")
     axes.grid(linewidth=0.3, alpha=0.6)
     return Picture(svg(figure), "image/svg+xml", name)

@@ -8,18 +8,18 @@ from typing import Any
 from PIL import Image
 
 from consistency.data.decoding import decoded
-from consistency.data.images import check_size
-from consistency.errors import plain
+from consistency.data.images import check_file_size
+from consistency.errors import strip_controls
 from consistency.files.atomic import write_text
 from consistency.files.paths import is_name, regular
 from consistency.metrics.processes import rank
-from consistency.result import environment
-from consistency.sweep.runs import Run, State, runs_of
-from consistency.sweep.table import overview, shared
-from consistency.sweep.work import counted
+from consistency.result import versions_and_commit
+from consistency.sweep.runs import Run, RunState, runs_of
+from consistency.sweep.table import overview, shared_overrides
+from consistency.sweep.work import count_states
 from consistency.table import Table
 from consistency.tasks.session import Outcome
-from consistency.tasks.show.page import Picture, Section, page
+from consistency.tasks.show.page import Picture, Section, html_page
 from consistency.tasks.show.sweep_curves import curves_of
 
 MOST = 48  # pictures
@@ -43,9 +43,11 @@ def sweep_report(sweep: Path, directory: Path) -> Outcome:
     """
     runs = runs_of(sweep)
     path = directory / "report.html"
-    table = marked(overview(runs, shared(runs)), runs)
+    table = marked(overview(runs, shared_overrides(runs)), runs)
     if rank() == 0:
-        write_text(path, page(title(runs, sweep), head(runs, sweep), sections(runs, table)))
+        write_text(
+            path, html_page(title(runs, sweep), section_of_sweep(runs, sweep), sweep_sections(runs, table))
+        )
     return Outcome(paths={"page": str(path)}, tables=[table])
 
 
@@ -53,38 +55,38 @@ def title(runs: Sequence[Run], sweep: Path) -> str:
     """What is swept over, or the name of the directory."""
     names = list(dict.fromkeys(run.recipe for run in runs))
     what = names[0] if len(names) == 1 and names[0] else sweep.resolve().name
-    return short(f"{what}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
+    return short_text(f"{what}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
 
 
-def head(runs: Sequence[Run], sweep: Path) -> list[str]:
+def section_of_sweep(runs: Sequence[Run], sweep: Path) -> list[str]:
     """Where the sweep is, how far, and what all runs have in common."""
-    common = shared(runs)
-    return [f"{sweep}, {counted(runs)}", *([f"All with {' '.join(common)}"] if common else [])]
+    common = shared_overrides(runs)
+    return [f"{sweep}, {count_states(runs)}", *([f"All with {' '.join(common)}"] if common else [])]
 
 
-def sections(runs: Sequence[Run], table: Table) -> list[Section]:
+def sweep_sections(runs: Sequence[Run], table: Table) -> list[Section]:
     """The page below its head."""
     texts = labels(runs)
-    reasons = [short(f"Run {run.name}, {run.state}: {run.reason}", 600) for run in runs if run.reason]
+    reasons = [short_text(f"Run {run.name}, {run.state}: {run.reason}", 600) for run in runs if run.reason]
     few = len(reasons) <= FEW
     found = [
         Section("Runs", tables=[table], asides=reasons, fold=f"reasons ({len(reasons)})", unfolded=few),
         curves_of(runs, texts),
         samples_of(runs, texts),
-        about(runs),
+        section_of_hardware(runs),
     ]
     return [section for section in found if section is not None]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
     """Each run by its name, what other runs do not have, and its state unless it has finished."""
-    common = shared(runs)
+    common = shared_overrides(runs)
     found = []
     for run in runs:
         own = " ".join(each for each in run.overrides if each not in common)
-        state = "" if run.state is State.FINISHED else f" ({run.state})"
+        state = "" if run.state is RunState.FINISHED else f" ({run.state})"
         state += f" ({run.debug})" if run.debug else ""
-        found.append(short(f"{run.name}: {own}") + state)
+        found.append(short_text(f"{run.name}: {own}") + state)
     return found
 
 
@@ -96,7 +98,7 @@ def marked(table: Table, runs: Sequence[Run]) -> Table:
         values = {
             place: run.metrics[metric]
             for place, run in enumerate(runs)
-            if run.state is State.FINISHED and run.debug is None and metric in run.metrics
+            if run.state is RunState.FINISHED and run.debug is None and metric in run.metrics
         }
         if better is None or len(set(values.values())) < 2:
             continue
@@ -126,12 +128,12 @@ def samples_of(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
                 pictures.append(Picture(redrawn(path), "image/png", text))
             except Exception as error:  # Pillow raises a dozen kinds
                 notes.append(
-                    short(f"Run {run.name}: {path.name} is not an image that can be read ({error}).")
+                    short_text(f"Run {run.name}: {path.name} is not an image that can be read ({error}).")
                 )
     if not pictures and not notes:
         return None
     if without:
-        notes.append(f"Without samples: {named(without)}.")
+        notes.append(f"Without samples: {run_names(without)}.")
     if len(runs) - len(without) > MOST:
         notes.append(f"{MOST} of {len(runs) - len(without)} runs are shown.")
     return Section("Samples", notes, pictures, narrow=True)
@@ -156,45 +158,45 @@ def redrawn(path: Path) -> bytes:
     Raises:
         Exception: of a dozen kinds, where there is no image.
     """
-    check_size(regular(path).stat().st_size)
+    check_file_size(regular(path).stat().st_size)
     image, out = decoded(path), BytesIO()
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     image.convert("RGB").save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def about(runs: Sequence[Run]) -> Section:
+def section_of_hardware(runs: Sequence[Run]) -> Section:
     """On what the runs were made, and whether that differs between them."""
     results = [(run.name, run.result) for run in runs if run.result is not None]
-    here, rows, differing = environment(), [], []
+    here, rows, differing = versions_and_commit(), [], []
     for key in FACTS:
         by_value: dict[str, list[str]] = {}
         for name, result in results:
-            by_value.setdefault(flat(result.get(key)), []).append(name)
+            by_value.setdefault(one_line_value(result.get(key)), []).append(name)
         if len(by_value) > 1:
             differing.append(key)
         trained = "; ".join(
-            f"{value or 'not known'} ({named(names)})" if len(by_value) > 1 else value
+            f"{value or 'not known'} ({run_names(names)})" if len(by_value) > 1 else value
             for value, names in by_value.items()
         )
-        rows.append([key, trained, flat(here.get(key))])
+        rows.append([key, trained, one_line_value(here.get(key))])
     notes = [f"The runs differ in {' and '.join(differing)}."] if differing else []
     return Section("Environment", notes, tables=[Table(["", "training", "this page"], rows)])
 
 
-def named(names: Sequence[str]) -> str:
+def run_names(names: Sequence[str]) -> str:
     """Runs by their names."""
-    return short(f"{'run' if len(names) == 1 else 'runs'} {', '.join(names)}")
+    return short_text(f"{'run' if len(names) == 1 else 'runs'} {', '.join(names)}")
 
 
-def flat(value: Any) -> str:
+def one_line_value(value: Any) -> str:
     """A value of a file on one line."""
     if isinstance(value, dict):
-        return short(", ".join(f"{name} {item}" for name, item in value.items()))
-    return "" if value is None else short(str(value))
+        return short_text(", ".join(f"{name} {item}" for name, item in value.items()))
+    return "" if value is None else short_text(str(value))
 
 
-def short(text: str, most: int = LONGEST) -> str:
+def short_text(text: str, most: int = LONGEST) -> str:
     """Text that a file chose, on one line, and not endless."""
-    shown = plain(text)
+    shown = strip_controls(text)
     return shown if len(shown) <= most else f"{shown[:most]}…"

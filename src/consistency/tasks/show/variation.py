@@ -34,23 +34,25 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
         return None  # Hydra would read 5 as a number, and a,b as a sweep
     try:
         base = compose("train", overrides)
-        theirs = dict(leaves(OmegaConf.to_container(base, resolve=True)))
+        theirs = dict(leaf_values(OmegaConf.to_container(base, resolve=True)))
     except (HydraException, OmegaConfBaseException):
         return None
-    ours, text = dict(leaves(written)), dict(leaves(OmegaConf.to_container(base)))
+    ours, text = dict(leaf_values(written)), dict(leaf_values(OmegaConf.to_container(base)))
     differ = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
     differ = [key for key in differ if not key.startswith(LOGS)]
     rows = [
-        [k, told(theirs, k), told(ours, k)] for k in differ if k not in PLACES and not copied(k, text, ours)
+        [k, yaml_value(theirs, k), yaml_value(ours, k)]
+        for k in differ
+        if k not in PLACES and not copied(k, text, ours)
     ]
     return Table(["key", experiment, "this run"], rows)
 
 
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaf_values(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every value with its key."""
     if isinstance(node, dict) and node:
         for name, value in node.items():
-            yield from leaves(value, f"{path}.{name}".lstrip("."))
+            yield from leaf_values(value, f"{path}.{name}".lstrip("."))
     else:
         yield path, node
 
@@ -73,7 +75,7 @@ def copied(key: str, text: Leaves, ours: Leaves) -> bool:
     return False
 
 
-def told(values: Leaves, key: str) -> str:
+def yaml_value(values: Leaves, key: str) -> str:
     """A value as YAML has it."""
     if key not in values:
         return "–"

@@ -6,7 +6,7 @@ from typing import Any
 from consistency.codec.pixels import pixels_of
 from consistency.export.model import Outgoing
 from consistency.export.programs import coefficients
-from consistency.sampling.editing import Plan
+from consistency.sampling.editing import EditPlan
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import fresh, visits
 
@@ -16,43 +16,43 @@ PIXELS = "export=web draws", "choose another format, such as export=onnx, which 
 Row = dict[str, float]  # coefficients of a level, and how much noise is added before its call
 
 
-def described(model: Outgoing, size: int) -> dict[str, Any]:
+def describe_model(model: Outgoing, size: int) -> dict[str, Any]:
     """Plain data; `size` is that of the network's file, in bytes."""
-    edit, codec = plan(model), pixels_of(model.codec, *PIXELS)
+    edit, codec = edit_levels(model), pixels_of(model.codec, *PIXELS)
     return {
         "shape": list(model.shape),
         "classes": model.classes,
         "offset": codec.offset,
         "scale": codec.scale,
         "range": [edit.low, edit.high],
-        "steps": {str(calls): table(model, sigmas) for calls, sigmas in lists(model).items()},
-        "levels": table(model, edit.sigmas, blank=False),
-        "about": words(model, size),
+        "steps": {str(calls): level_rows(model, sigmas) for calls, sigmas in lists(model).items()},
+        "levels": level_rows(model, edit.sigmas, blank=False),
+        "about": describe_lines(model, size),
     }
 
 
 def lists(model: Outgoing) -> dict[int, Sequence[float]]:
     """σ of 1, 2 and 4 calls: the model's own lists, or else Karras's."""
-    sigma = settings(model)
+    sigma = noise_settings(model)
     return {
         calls: model.lists.get(f"{calls}step") or karras_sigmas(calls + 1, **sigma)[:-1] for calls in CALLS
     }
 
 
-def settings(model: Outgoing) -> dict[str, float]:
+def noise_settings(model: Outgoing) -> dict[str, float]:
     """ε, the highest σ and ρ of the model's run."""
     return {"sigma_min": model.sigma.min, "sigma_max": model.sigma.max, "rho": model.sigma.rho}
 
 
-def plan(model: Outgoing) -> Plan:
+def edit_levels(model: Outgoing) -> EditPlan:
     """The levels of an edit: Karras's but for the last, ε, where f is the identity."""
-    sigma = settings(model)
+    sigma = noise_settings(model)
     low, high = model.codec.range
     levels = karras_sigmas(LEVELS, **sigma)[:-1]
-    return Plan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
+    return EditPlan(levels, model.sigma_min, sigma["sigma_max"], low=low, high=high)
 
 
-def table(model: Outgoing, sigmas: Sequence[float], blank: bool = True) -> list[Row]:
+def level_rows(model: Outgoing, sigmas: Sequence[float], blank: bool = True) -> list[Row]:
     """A row for each level.
 
     Args:
@@ -66,7 +66,7 @@ def table(model: Outgoing, sigmas: Sequence[float], blank: bool = True) -> list[
     return [{**row, "added": added} for row, (_, added) in zip(rows, levels, strict=True)]
 
 
-def words(model: Outgoing, size: int) -> list[str]:
+def describe_lines(model: Outgoing, size: int) -> list[str]:
     """What the model is: first its name."""
     about = model.about
     parameters = sum(p.numel() for p in model.f.net.parameters())
