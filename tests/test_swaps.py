@@ -16,7 +16,7 @@ from consistency.schema.swaps import METRIC, compare_values, drop_replaced
 from tests.sessions import train_here
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OF_EVALUATIONS = {"edit", "export", "fabric", "operator", "task"}
+OF_EVALUATIONS = {"as", "edit", "export", "fabric", "operator", "task"}
 
 
 def options(group):
