@@ -723,7 +723,7 @@ class TestReports:
     def test_the_last_one_is_sent_again_when_the_run_goes_on(self, monkeypatch):
         sent = []
         monkeypatch.setattr(reports, "held", lambda: True)
-        monkeypatch.setattr(reports, "report", lambda **facts: sent.append(facts))
+        monkeypatch.setattr(reports, "send_report", lambda **facts: sent.append(facts))
         metrics = {"SW2/1step": 0.5}
         state = SimpleNamespace(fn="fit")
         trainer = SimpleNamespace(

@@ -126,9 +126,9 @@ def standard(theirs: Any, model: Outgoing) -> nn.Module:
 
 def component(model: Outgoing) -> nn.Module:
     """The network as it is, in the place of a UNet2DModel."""
-    from consistency.export.diffusers_network import PipelineNetwork
+    from consistency.export.diffusers_network import Network
 
-    unet = PipelineNetwork(
+    unet = Network(
         denoiser=model.about["config"]["model"],
         sample_size=model.shape[-1],
         in_channels=model.shape[0],

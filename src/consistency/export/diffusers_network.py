@@ -22,7 +22,7 @@ from consistency.tensor import expand
 NEAR = 1e-6  # c_out below which the scheduler hides whatever the network says
 
 
-class PipelineNetwork(ModelMixin, ConfigMixin):
+class Network(ModelMixin, ConfigMixin):
     """A consistency function f as the F' of which the scheduler makes c_skip x + c_out F'.
 
     Where f is such a function already, F' is its network's output; else it is (f(x, σ) - c_skip x)/c_out. At
@@ -58,7 +58,7 @@ class PipelineNetwork(ModelMixin, ConfigMixin):
         self.scalings = Boundary(sigma_data, sigma_min)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "PipelineNetwork":
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "Network":
         """See the library. Loaded as it is, then narrowed by layers that know what must not be rounded."""
         asked = [kwargs.pop(key, None) for key in ("dtype", "torch_dtype")]  # its new word and its old one
         network = super().from_pretrained(*args, **kwargs)
