@@ -25,9 +25,9 @@ from omegaconf import OmegaConf, open_dict
 from consistency.build import build, build_trainer, callbacks_of, make
 from consistency.console import explain, one_line
 from consistency.errors import called
+from consistency.lit.callbacks.reports import check_metric
 from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary
-from consistency.run import check_metric
 from consistency.schedule.draws import StepDraws
 from consistency.schema.check import check_composed
 from consistency.schema.hardware import check_counts, check_hardware

@@ -21,7 +21,7 @@ from consistency.errors import UserError
 from consistency.lit.callbacks.history import Clock, History, images, seconds
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.folder import ImageFolder
-from consistency.lit.data.identity import check_identity, identity, sums
+from consistency.lit.data.identity import check_identity, identity_of, sums
 from consistency.lit.data.points import Ring
 from consistency.lit.restart import rewrite, was_validated
 from consistency.schema.rules import FREE, PLACE, RECORDED, REFUSED, RULES, effect
@@ -377,14 +377,17 @@ def test_the_value_of_an_ended_run_is_that_of_its_result():
 def test_points_are_known_by_sums_that_depend_on_the_order():
     x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     assert sums(x) != pytest.approx(sums(x.flip(0)), abs=1e-4)
-    one, other = identity(Ring(batch_size=2, points=64)), identity(Ring(batch_size=2, points=64, modes=7))
+    one, other = (
+        identity_of(Ring(batch_size=2, points=64)),
+        identity_of(Ring(batch_size=2, points=64, modes=7)),
+    )
     check_identity(one, {**one, "points": [v + 1e-7 for v in one["points"]]}, "run_dir=X")
     with pytest.raises(UserError, match="array of points is not that of run_dir=X: go on with the data"):
         check_identity(one, other, "run_dir=X")
 
 
 def test_fewer_images_are_noticed():
-    one, other = identity(Digits(batch_size=2)), identity(Digits(batch_size=2, held_out=7))
+    one, other = identity_of(Digits(batch_size=2)), identity_of(Digits(batch_size=2, held_out=7))
     with pytest.raises(
         UserError, match=r"number of samples is not that of run_dir=X \(1790 here, 1797 there\)"
     ):
@@ -392,7 +395,7 @@ def test_fewer_images_are_noticed():
 
 
 def test_checkpoints_without_an_identity_are_taken_as_they_are():
-    check_identity({}, identity(Ring(batch_size=2, points=8)), "run_dir=X")
+    check_identity({}, identity_of(Ring(batch_size=2, points=8)), "run_dir=X")
 
 
 def folder(path, **colours):
@@ -402,7 +405,7 @@ def folder(path, **colours):
         (path / name).mkdir(parents=True)
         for i in range(2):
             Image.new("L", (4, 4), colour + i).save(path / name / f"{i}.png")
-    return identity(ImageFolder(str(path), 4, 1, batch_size=2, conditional=True))
+    return identity_of(ImageFolder(str(path), 4, 1, batch_size=2, conditional=True))
 
 
 def test_renamed_class_folders_are_noticed(tmp_path):

@@ -13,11 +13,10 @@ from consistency.build import plain as plain_of
 from consistency.console import as_option, explain
 from consistency.continuation import compared
 from consistency.data.loader import ArrayData, StepLoader
-from consistency.debug import processes
+from consistency.debug import processes, shorten
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
 from consistency.lit.callbacks.profile import top
-from consistency.run import shortened
 from consistency.schema.check import check_composed
 from consistency.tasks.show.compare import read
 from consistency.teachers.debugged import debug_of
@@ -45,7 +44,7 @@ def composed(*overrides):
 def test_every_experiment_is_cut_to_a_few_steps_of_its_own_laws(experiment):
     config = composed(f"experiment={experiment}", "debug=smoke")
     before = {part: plain(config, part) for part in LAWS}
-    assert shortened(config) is not None
+    assert shorten(config) is not None
     check_composed(config, "train")
     assert (config.trainer.max_steps, config.data.batch_size, config.data.samples) == (2, 2, 2)
     assert "inception" not in OmegaConf.to_yaml(config.metric)
@@ -75,7 +74,7 @@ def test_values_of_the_command_line_stay():
     config = composed(
         "experiment=ict_cifar10", "debug=smoke", "data.batch_size=8", "metric=inception", "debug.run.steps=3"
     )
-    shortened(config)
+    shorten(config)
     assert (config.data.batch_size, config.trainer.max_steps) == (8, 3)
     assert "inception" in config.metric.extractor._target_
 
@@ -90,7 +89,7 @@ def test_values_of_the_command_line_stay():
 )
 def test_what_smoke_cannot_do_is_refused(words, reason):
     with pytest.raises((UserError, InstantiationException)) as error:
-        shortened(composed("experiment=ict_digits", "debug=smoke", *words))
+        shorten(composed("experiment=ict_digits", "debug=smoke", *words))
     assert reason in str(explain(error.value))
 
 
@@ -110,7 +109,7 @@ def test_each_process_has_a_batch():
     for trainer, count in ways.items():
         config = composed("experiment=ict_cifar10", "debug=smoke", f"trainer={trainer}")
         assert processes(config.trainer) == count
-        shortened(config)
+        shorten(config)
         assert config.data.batch_size == 2 * count
 
 

@@ -39,7 +39,7 @@ from consistency.metrics.training.classifier import keep
 from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
-from consistency.run import resume_from
+from consistency.resume import find_checkpoint
 from consistency.sampling.samplers import OneStep
 from consistency.tasks.make.files import Array, Files
 from consistency.tasks.make.sample import Sample
@@ -335,7 +335,7 @@ def flip(data, place=0.5):
 def test_a_damaged_last_gives_way_to_the_newest_whole_one(tmp_path, capsys):
     kept = run_of(tmp_path, last=None, best=15, step00000010=10, step00000020=None)
     before = {path: path.read_bytes() for path in kept.iterdir()}
-    assert resume_from("last", tmp_path)[0] == kept / "best.ckpt"
+    assert find_checkpoint("last", tmp_path)[0] == kept / "best.ckpt"
     (line,) = capsys.readouterr().err.splitlines()
     assert str(kept / "last.ckpt") in line
     assert "damaged" in line

@@ -14,12 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from consistency.errors import UserError
 from consistency.evaluate import opened
 from consistency.files.checksum import content_sha256
+from consistency.lit.callbacks.reports import check_metric
 from consistency.lit.callbacks.signals import Signals, excerpt
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
 from consistency.metrics.signals import Excerpt, Gaps, Probe, figure, posterior
 from consistency.model.condition import Condition
-from consistency.run import check_metric
 from consistency.tasks.measure.gap import Gap
 from consistency.tasks.measure.teacher import follows_teacher
 from consistency.tasks.session import Session

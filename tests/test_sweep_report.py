@@ -22,7 +22,7 @@ from consistency.lit.loggers.rows import FIRST
 from consistency.lit.loggers.tensorboard import Board
 from consistency.process.stops import Stopped
 from consistency.result import is_number
-from consistency.run import resume_from
+from consistency.resume import find_checkpoint
 from consistency.sweep.runs import is_sweep, runs_of
 from consistency.tasks.show import curves, sweep_curves, sweep_report
 from consistency.tasks.show.compare import read
@@ -277,7 +277,7 @@ class TestNames:
         with pytest.raises(UserError, match=f"ckpt_path={words}"):
             _ = session(tmp_path, mixed).trained
         with pytest.raises(UserError, match=f"ckpt_path={words}"):
-            resume_from(str(mixed), tmp_path)
+            find_checkpoint(str(mixed), tmp_path)
         with pytest.raises(UserError, match=rf"teacher\.path={words}"):
             run_of(str(mixed))
         with pytest.raises(UserError, match=rf"task\.results={words}"):
@@ -299,13 +299,13 @@ class TestNames:
     def test_the_directory_of_a_run_stands_for_its_newest_checkpoint(self, tmp_path):
         path = checkpoint(tmp_path / "run")
         assert session(tmp_path / "page", path.parent.parent).trained.provenance.path == path
-        assert resume_from(str(tmp_path / "run"), tmp_path / "other")[0] == path
-        assert resume_from(str(tmp_path / "run"), tmp_path / "run")[0] == path
+        assert find_checkpoint(str(tmp_path / "run"), tmp_path / "other")[0] == path
+        assert find_checkpoint(str(tmp_path / "run"), tmp_path / "run")[0] == path
         with pytest.raises(UserError, match="holds a run already"):
-            resume_from(str(tmp_path / "other"), tmp_path / "run")
+            find_checkpoint(str(tmp_path / "other"), tmp_path / "run")
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError, match="is a directory without checkpoints; give a"):
-            resume_from(str(tmp_path / "empty"), tmp_path / "other")
+            find_checkpoint(str(tmp_path / "empty"), tmp_path / "other")
 
 
 class Row:

@@ -4,14 +4,28 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from consistency.build import part
+from consistency.continuation import given_keys
 from consistency.errors import UserError, at_least
 from consistency.files.configs import file_of
 from consistency.schema.check import written
+from consistency.teach import say
 
 HORIZON = "${trainer.max_steps}"
 DOWNLOADED = ("consistency.metrics.features.inception.InceptionFeatures",)
+
+
+def shorten(config: DictConfig) -> "Short | None":
+    """Cut a config with `debug.run` to its few steps, in place; None for any other run."""
+    node = OmegaConf.select(config, "debug.run")
+    if node is None:
+        return None
+    short = part("debug.run", node, Short)
+    say(short.shrink(config, given_keys(HydraConfig.get().overrides.task)))
+    return short
 
 
 class Short:

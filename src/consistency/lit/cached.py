@@ -1,7 +1,8 @@
 """Consistency distillation from rollouts on disk: the teacher works once, then goes."""
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import NotRequired, Unpack
 
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
@@ -10,14 +11,26 @@ from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.data.rollouts import Store
 from consistency.lit.distillation import Distillation
+from consistency.lit.module import RunArguments
 from consistency.model.condition import Condition
+from consistency.model.maps import DenoiserLike, Map
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.flow import Flow
+from consistency.objectives.target import Target
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
 from consistency.watch import noted
 
 WORKING, FULL, STOPPED = range(3)  # what the first process says to the others while it fills the store
+
+
+class CachedArguments(RunArguments):
+    """The arguments of `Distillation` without its objective, which must have pairs here."""
+
+    target: Callable[[Map], Target]
+    teacher: Callable[[], DenoiserLike]
+    flow: Callable[[DenoiserLike], Flow]
+    initialise: NotRequired[bool]
 
 
 class CachedDistillation(Distillation):
@@ -28,10 +41,10 @@ class CachedDistillation(Distillation):
     Args:
         store: the rollouts.
         objective: what their ends are compared by.
-        **run: what `Distillation` takes.
+        **run: the other arguments of `Distillation`: teacher, flow, initialise, target and those of `Module`.
     """
 
-    def __init__(self, store: Store, objective: Discrete, **run: Any) -> None:
+    def __init__(self, store: Store, objective: Discrete, **run: Unpack[CachedArguments]) -> None:
         if not isinstance(objective, Discrete):
             raise UserError(
                 "method=cd_cached keeps pairs, and this objective has none: set objective=discrete"

@@ -1,7 +1,7 @@
 """What training and distillation share: all points of a trajectory must map to one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from consistency.codec.codec import Codec
 from consistency.codec.identity import digest
 from consistency.errors import UserError, check_call
-from consistency.lit.module import Module, without_augmentation
+from consistency.lit.module import Module, RunArguments, without_augmentation
 from consistency.model.maps import Consistency, DenoiserLike, Map
 from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
@@ -20,18 +20,27 @@ from consistency.truth.oracle import Mixture
 PROBES = torch.tensor([1.0, 10.0, 50.0], dtype=torch.float64)  # σ at which preconditioners are compared
 
 
+class ConsistencyArguments(RunArguments):
+    """The arguments of `ConsistencyModule`, which training and distillation hand on to it."""
+
+    objective: Objective
+    target: Callable[[Map], Target]
+
+
 class ConsistencyModule(Module):
     """A consistency function f with its target; one hole left, `terms`.
 
     Args:
         objective: what is minimised.
         target: f -> whose output is the target.
-        **run: model, optimizer, rate, samplers and seed of `Module`.
+        **run: arguments of `Module`: model, optimizer, rate, samplers and seed.
     """
 
     learns = Consistency
 
-    def __init__(self, objective: Objective, target: Callable[[Map], Target], **run: Any) -> None:
+    def __init__(
+        self, objective: Objective, target: Callable[[Map], Target], **run: Unpack[RunArguments]
+    ) -> None:
         super().__init__(**run)
         without_augmentation(self.model.net)
         check_call("target", target, self.model)

@@ -1,13 +1,13 @@
 """Teachers: a denoiser learned from data."""
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
-from consistency.lit.module import Module, without_augmentation
+from consistency.lit.module import Module, RunArguments, without_augmentation
 from consistency.model.condition import Condition
 from consistency.model.maps import Denoiser
 from consistency.objectives.denoising import Denoising
@@ -21,12 +21,12 @@ class Diffusion(Module):
 
     Args:
         objective: law of σ, distance and weight.
-        **run: model, optimizer, rate, samplers and seed of `Module`.
+        **run: arguments of `Module`: model, optimizer, rate, samplers and seed.
     """
 
     learns = Denoiser
 
-    def __init__(self, objective: Denoising, **run: Any) -> None:
+    def __init__(self, objective: Denoising, **run: Unpack[RunArguments]) -> None:
         super().__init__(**run)
         self.objective = objective
 

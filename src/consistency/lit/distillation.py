@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from consistency.errors import UserError, check_call
-from consistency.lit.consistency import ConsistencyModule, check_codec
+from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule, check_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike, Map, as_denoiser
@@ -27,7 +27,7 @@ class Distillation(ConsistencyModule):
         teacher: () -> D(x, σ).
         flow: D -> where x_t goes next.
         initialise: start from the teacher's weights, where it has any.
-        **run: objective and target of `ConsistencyModule`, and what `Module` takes.
+        **run: arguments of `ConsistencyModule`: objective, target and those of `Module`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Distillation(ConsistencyModule):
         teacher: Callable[[], DenoiserLike],
         flow: Callable[[DenoiserLike], Flow],
         initialise: bool = True,
-        **run: Any,
+        **run: Unpack[ConsistencyArguments],
     ) -> None:
         super().__init__(**run)
         if not callable(flow):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -28,6 +28,16 @@ from consistency.truth.oracle import Mixture
 
 SHOWN: dict[str, Any] = {"prog_bar": True, "logger": False}
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class RunArguments(TypedDict):
+    """The arguments of `Module`, which the constructors of all methods hand on to it."""
+
+    model: Map
+    optimizer: OptimizerFactory
+    rate: Rate
+    samplers: Mapping[str, Sampler | None]
+    seed: int
 
 
 class Module(LightningModule):

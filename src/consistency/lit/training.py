@@ -1,12 +1,12 @@
 """Consistency training: a one-step generator learned from data alone."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor
 
 from consistency.errors import check_call
-from consistency.lit.consistency import ConsistencyModule, check_codec
+from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule, check_codec
 from consistency.lit.data.module import data_of
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
@@ -21,11 +21,14 @@ class ConsistencyTraining(ConsistencyModule):
     Args:
         flow: where x_t goes next, given the data.
         start: () -> a teacher, with whose weights training begins; None to begin afresh.
-        **run: objective and target of `ConsistencyModule`, and what `Module` takes.
+        **run: arguments of `ConsistencyModule`: objective, target and those of `Module`.
     """
 
     def __init__(
-        self, flow: TrainingFlow, start: Callable[[], DenoiserLike] | None = None, **run: Any
+        self,
+        flow: TrainingFlow,
+        start: Callable[[], DenoiserLike] | None = None,
+        **run: Unpack[ConsistencyArguments],
     ) -> None:
         super().__init__(**run)
         if start is not None:

@@ -32,16 +32,16 @@ def parameters(target: str) -> dict[str, Parameter] | None:
     for made in makers(found) if found is not None else ():
         arguments = {name: a for name, a in inspect.signature(made).parameters.items() if name != "self"}
         known = hints(made)
-        takes = {name: parameter(a, known.get(name, Any)) for name, a in arguments.items()} | takes
-        if all(a.kind != a.VAR_KEYWORD for a in arguments.values()):
+        named = {name: a for name, a in arguments.items() if a.kind != a.VAR_KEYWORD}
+        takes = {name: parameter(a, known.get(name, Any)) for name, a in named.items()} | takes
+        if len(named) == len(arguments):  # no **keywords are handed on
             return takes
     return None
 
 
 def parameter(argument: inspect.Parameter, hint: Any) -> Parameter:
-    """An argument as a config sees it; *positional and **keyword ones need not be given."""
-    several = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
-    return Parameter(hint, argument.default is argument.empty and not several)
+    """An argument as a config sees it; *positional ones need not be given."""
+    return Parameter(hint, argument.default is argument.empty and argument.kind != argument.VAR_POSITIONAL)
 
 
 def makers(target: Any) -> list[Callable[..., Any]]:

@@ -1,11 +1,12 @@
 """What a run of a sweep reports while it trains."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning import Callback, Trainer
 
+from consistency.errors import UserError, nearest
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
 from consistency.process.lifeline import held, report
@@ -50,3 +51,18 @@ class Reports(Callback):
 
     def _send(self, trainer: Trainer) -> None:
         report(**self.last, last=self.last["step"] >= trainer.max_steps)
+
+
+def check_metric(name: str | None, module: Module, callbacks: Sequence[Callback]) -> None:
+    """Refuse a metric that no validation of this run measures, before training.
+
+    Args:
+        name: of the metric, or the end of it after /; None for a run that optimises nothing.
+        module: whose samplers give metrics their names.
+        callbacks: whose `measures` are names of other metrics.
+    """
+    if not module.samplers:
+        raise UserError("samplers: all of them are null, and nothing could be validated: keep at least one")
+    known = {*module.samplers, *(measure for c in callbacks for measure in getattr(c, "measures", ()))}
+    if name is not None and name.rpartition("/")[2] not in known:
+        raise UserError(f"optimized_metric={name} is not measured: {nearest(name, known)}")

@@ -1,12 +1,12 @@
 """1,797 scanned digits, 8x8, that come with scikit-learn: real images without a download."""
 
-from typing import Any
+from typing import Unpack
 
 import torch
 
 from consistency.data.loader import ArrayData
 from consistency.errors import UserError
-from consistency.lit.data.module import DataModule
+from consistency.lit.data.module import DataArguments, DataModule
 from consistency.truth.oracle import Mixture
 
 ALL = 1797  # images
@@ -22,11 +22,15 @@ class Digits(DataModule):
         images: learn the first so many alone, ten being one of each class; None for all. Where they are few,
             the exact functions of their distribution are known.
         held_out: keep the last so many from training, for tests.
-        **run: batch_size, seed and the rest of `DataModule`.
+        **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
-    def __init__(self, images: int | None = None, held_out: int = 0, **run: Any) -> None:
-        super().__init__(**{"offset": MEAN, "scale": STD / 0.5, **run})
+    def __init__(
+        self, images: int | None = None, held_out: int = 0, **arguments: Unpack[DataArguments]
+    ) -> None:
+        arguments.setdefault("offset", MEAN)
+        arguments.setdefault("scale", STD / 0.5)
+        super().__init__(**arguments)
         if not 0 <= held_out < ALL:
             raise UserError(f"data.held_out={held_out} must be at least 0 and less than {ALL}")
         self.held_out, rest = held_out, ALL - held_out

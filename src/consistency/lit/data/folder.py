@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import numpy as np
 from filelock import FileLock
@@ -19,7 +19,7 @@ from consistency.data.loader import ArrayData
 from consistency.errors import UserError, plain, within
 from consistency.files.atomic import Unwritable, explained
 from consistency.files.paths import expanded
-from consistency.lit.data.module import DataModule
+from consistency.lit.data.module import DataArguments, DataModule
 from consistency.process.notices import notice
 from consistency.watch import progress
 
@@ -44,7 +44,7 @@ class ImageFolder(DataModule):
         cache: folder for the converted images; by default beside `root`, or in data/cache where that
             cannot be written.
         held_out: another folder or archive, of images for tests that no training sees.
-        **run: batch_size, seed and the rest of `DataModule`.
+        **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
     def __init__(
@@ -55,14 +55,15 @@ class ImageFolder(DataModule):
         skip_broken: bool = False,
         cache: str | None = None,
         held_out: str | None = None,
-        **run: Any,
+        **arguments: Unpack[DataArguments],
     ) -> None:
-        super().__init__(**{"prefetch": 2, **run})  # a mapped array waits for the disk
+        arguments.setdefault("prefetch", 2)  # a mapped array waits for the disk
+        super().__init__(**arguments)
         within("data", 1, 8192, resolution=resolution)
         if channels not in MODES:
             raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
         self.root, self.resolution, self.channels = Path(expanded(root)), resolution, channels
-        self.skip_broken, self.cache, self.held_out, self.run = skip_broken, cache, held_out, run
+        self.skip_broken, self.cache, self.held_out, self.arguments = skip_broken, cache, held_out, arguments
         self.kept: Path | None = None  # the only folder to write to; None for the usual places
         self.place: Path | None = None  # of the cache that was loaded
         self.key = "data.root"  # of the config that names the root, for messages
@@ -118,7 +119,7 @@ class ImageFolder(DataModule):
         if not Path(expanded(self.held_out)).exists():
             raise UserError(f"data.held_out={self.held_out} does not exist: name a folder or an archive")
         other = ImageFolder(
-            self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.run
+            self.held_out, self.resolution, self.channels, self.skip_broken, self.cache, **self.arguments
         )
         other.kept, other.key = self.kept, "data.held_out"
         return other.load()

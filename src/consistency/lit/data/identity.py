@@ -20,7 +20,7 @@ CLOSE = 1e-4  # points are computed, and differ in their last bits from machine 
 Identity = dict[str, Any]
 
 
-def identity(data: DataModule) -> Identity:
+def identity_of(data: DataModule) -> Identity:
     """Number, shape, classes and content, as plain data.
 
     Images and labels by a hash, which costs a second per GiB and never more than that; points by sums.

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Container, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Required, TypedDict
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -23,6 +24,22 @@ from consistency.truth.oracle import Mixture
 
 CPU = torch.device("cpu")
 LARGEST_BATCH = 2**24  # samples; a batch of more takes minutes before its first step
+
+
+class DataArguments(TypedDict, total=False):
+    """The arguments of `DataModule`, which the constructors of all data sets hand on to it."""
+
+    batch_size: Required[int]
+    seed: int
+    flip: bool
+    conditional: bool
+    samples: int
+    sample_batch: int
+    offset: float
+    scale: float
+    prefetch: int
+    batches: int
+    codec: Codec | None
 
 
 class DataModule(LightningDataModule):

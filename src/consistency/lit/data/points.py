@@ -1,13 +1,13 @@
 """Points in the plane, with a standard deviation of 0.5 per coordinate."""
 
-from typing import Any
+from typing import Unpack
 
 import torch
 
 from consistency.codec.points import Points
 from consistency.data.loader import ArrayData
 from consistency.errors import at_least, within
-from consistency.lit.data.module import DataModule
+from consistency.lit.data.module import DataArguments, DataModule
 from consistency.process.capacity import check_memory
 from consistency.truth.oracle import Mixture
 
@@ -21,11 +21,13 @@ class Ring(DataModule):
         modes: number of Gaussians.
         std: of each, in [0, 0.5).
         points: drawn once.
-        **run: batch_size, seed and the rest of `DataModule`.
+        **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
-    def __init__(self, modes: int = 8, std: float = 0.1, points: int = 65536, **run: Any) -> None:
-        super().__init__(**run)
+    def __init__(
+        self, modes: int = 8, std: float = 0.1, points: int = 65536, **arguments: Unpack[DataArguments]
+    ) -> None:
+        super().__init__(**arguments)
         within("data", 1, 2**16, modes=modes)
         check_points(points)
         self.modes, self.std, self.points = modes, std, points
@@ -51,11 +53,16 @@ class Moons(DataModule):
     Args:
         noise: standard deviation across a moon of radius 1.
         points: drawn once.
-        **run: batch_size, seed and the rest of `DataModule`.
+        **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
-    def __init__(self, noise: float = 0.05, points: int = 65536, **run: Any) -> None:
-        super().__init__(**run)
+    def __init__(
+        self,
+        noise: float = 0.05,
+        points: int = 65536,
+        **arguments: Unpack[DataArguments],
+    ) -> None:
+        super().__init__(**arguments)
         within("data", 0, 1000, noise=noise)
         check_points(points)
         self.noise, self.points = noise, points

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from consistency.data.loader import ArrayData
 from consistency.errors import UserError
 from consistency.files.paths import expanded
-from consistency.lit.data.module import DataModule
+from consistency.lit.data.module import DataArguments, DataModule
 
 LARGEST = 2**28  # bytes of an IDX file
 IDX_UBYTE = b"\0\0\x08"  # an IDX file begins so when its entries are unsigned bytes; the rank follows
@@ -30,11 +30,12 @@ class CIFAR10(DataModule):
 
     Args:
         root: folder with `cifar-10-batches-py` or `cifar-10-python.tar.gz`; filled by a download if need be.
-        **run: batch_size, seed and the rest of `DataModule`.
+        **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
-    def __init__(self, root: str, **run: Any) -> None:
-        super().__init__(**{"flip": True, **run})
+    def __init__(self, root: str, **arguments: Unpack[DataArguments]) -> None:
+        arguments.setdefault("flip", True)
+        super().__init__(**arguments)
         self.root = self.target = Path(expanded(root))
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
@@ -73,11 +74,11 @@ class FashionMNIST(DataModule):
     Args:
         root: folder with the IDX files, gzipped or not, or with torchvision's `FashionMNIST/raw`; filled by a
             download if need be.
-        **run: batch_size, seed and the rest of `DataModule`.
+        **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
-    def __init__(self, root: str, **run: Any) -> None:
-        super().__init__(**run)
+    def __init__(self, root: str, **arguments: Unpack[DataArguments]) -> None:
+        super().__init__(**arguments)
         self.root = self.target = Path(expanded(root))
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
