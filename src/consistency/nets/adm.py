@@ -22,8 +22,8 @@ from consistency.nets.layers import (
     check_dropout_and_blocks,
     check_multipliers,
 )
+from consistency.nets.levels import Level, resolutions_of
 from consistency.nets.modulation import Added, Modulation, ScaleShift
-from consistency.nets.unet import Level, resolutions_of
 
 EPS = 1e-5  # of all normalisations
 
