@@ -22,7 +22,8 @@ from consistency.export.parts import optional_library
 from consistency.model.condition import given_label
 from consistency.model.maps import Consistency
 from consistency.model.precond import EDM, Boundary
-from consistency.sampling.samplers import MultiStep, visits
+from consistency.sampling.levels import visits
+from consistency.sampling.samplers import MultiStep
 from consistency.teachers import unet2d
 from consistency.teachers.diffusers import seal
 from consistency.teachers.schedulers import TIME_SCALE
