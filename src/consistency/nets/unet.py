@@ -12,12 +12,9 @@ from consistency.errors import within
 from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.layers import (
     Attention,
-    Down,
     Embedding,
     GroupNorm,
     PositionalEmbedding,
-    PyramidDown,
-    Up,
     check_dropout_and_blocks,
     check_multipliers,
     conv,
@@ -27,6 +24,7 @@ from consistency.nets.layers import (
 )
 from consistency.nets.levels import Level, patched, resolutions_of
 from consistency.nets.modulation import Added, Modulation
+from consistency.nets.resampling import Down, PyramidDown, Up
 
 HALF = math.sqrt(0.5)  # the sum of two unit-variance branches, times this, has unit variance
 
