@@ -1,4 +1,7 @@
-"""Lists of noise levels, falling. The last step of every sampler, to σ = 0, is no part of a list."""
+"""Lists of noise levels, falling, and the noise that leads from call to call.
+
+The last step of every sampler, to σ = 0, is no part of a list.
+"""
 
 from collections.abc import Sequence
 

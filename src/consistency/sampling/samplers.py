@@ -1,8 +1,6 @@
 """From noise to images: samplers as values, (f, z [B, ...], c, draws) -> [B, ...].
 
 z is unit noise and the levels fall from where sampling begins, in σ. No gradient is kept. Those here sample
-from consistency.sampling.levels import fresh, visits
-from consistency.sampling.maps import denoise_at, preconditioned, suited_map
 from a consistency function or a flow map; solvers of a denoiser are in `consistency.sampling.ode`, and those
 of diffusers in `consistency.sampling.scheduled`.
 """
@@ -20,7 +18,8 @@ from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Consistency, DenoiserLike, FlowMap, Map
 from consistency.model.portions import Portions
 from consistency.model.precond import Precond
-from consistency.sampling.levels import check_falling, checked_sigmas, level, steps
+from consistency.sampling.levels import check_falling, checked_sigmas, fresh, level, steps, visits
+from consistency.sampling.maps import denoise_at, preconditioned, suited_map
 from consistency.schedule.draws import Draws
 
 if TYPE_CHECKING:
