@@ -20,10 +20,10 @@ from consistency.command.paths import PATHS, expand_homes, literal_arguments
 from consistency.command.usage import usage
 from consistency.console import explain
 from consistency.errors import UserError
+from consistency.files.configs import options
 from consistency.files.experiments import first_comment
 from consistency.process.naming import LOCK
 from consistency.quoting import path_argument, path_override
-from consistency.schema.check import options
 from consistency.tasks.show.compare import read_numbers
 from tests.conftest import ROOT, SMALL, run
 from tests.forked import execute

@@ -1,7 +1,7 @@
 """UNet2DModel of the diffusers library, and our networks that are one: its config and its stages.
 
-Known by their definition (diffusers 0.42), not by the library, which is needed nowhere here. Its tensors are in
-`consistency.teachers.unet2d_tensors`.
+Known by their definition (diffusers 0.42), not by the library, which is needed nowhere here. Its tensors are
+in `consistency.teachers.unet2d_tensors`.
 """
 
 import re
