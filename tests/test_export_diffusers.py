@@ -24,7 +24,7 @@ from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
 from consistency.sampling.samplers import MultiStep
-from consistency.teachers import unet2d
+from consistency.teachers import unet2d, unet2d_tensors
 from consistency.teachers.diffusers import described, diffusers
 from tests.conftest import run
 from tests.lists import multisteps
@@ -389,7 +389,7 @@ class TestSlow:
             multipliers = [width // widths[0] for width in widths]
             shifted, shape = shift == "scale_shift", (3, resolution, resolution)
             net = ADM(shape, classes, widths[0], multipliers, blocks, scale_shift=shifted)
-            ours = {name: t.shape for name, t in unet2d.their_weights(net).items()}
+            ours = {name: t.shape for name, t in unet2d_tensors.their_weights(net).items()}
         assert sum(p.numel() for p in net.parameters()) == parameters
         assert ours == {name: t.shape for name, t in unet.state_dict().items()}
         assert not list(unet2d.differing_field(json.loads(unet.to_json_string()), net))

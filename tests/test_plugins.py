@@ -19,7 +19,8 @@ from consistency.files.configs import CONFIGS, config_groups, options, trust
 from consistency.files.overrides import references
 from consistency.metrics.card import code_version, source_sha256
 from consistency.model.condition import Condition
-from consistency.schema.check import check_composed, known_sections
+from consistency.schema.check import check_composed
+from consistency.schema.sections import known_sections
 from consistency.schema.swaps import swaps
 from tests.conftest import ROOT, run
 from tests.sessions import composed, session, train_here

@@ -8,7 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from consistency.console import as_option, explain
+from consistency.command.explained import explain
+from consistency.console import as_option
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
 from consistency.schema.layers import Layers

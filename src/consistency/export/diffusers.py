@@ -22,8 +22,9 @@ from consistency.export.parts import optional_library
 from consistency.model.condition import given_label
 from consistency.model.maps import Consistency
 from consistency.model.precond import EDM, Boundary
-from consistency.sampling.samplers import MultiStep, visits
-from consistency.teachers import unet2d
+from consistency.sampling.levels import visits
+from consistency.sampling.samplers import MultiStep
+from consistency.teachers import unet2d, unet2d_tensors
 from consistency.teachers.diffusers import seal
 from consistency.teachers.schedulers import TIME_SCALE
 
@@ -120,7 +121,7 @@ def standard(theirs: Any, model: Outgoing) -> nn.Module:
     unet = theirs.UNet2DModel(
         sample_size=model.shape[-1], **unet2d.fixed_config(net), **unet2d.tensor_sizes(net)
     )
-    unet.load_state_dict(unet2d.their_weights(net))
+    unet.load_state_dict(unet2d_tensors.their_weights(net))
     return unet.eval()
 
 
