@@ -258,8 +258,8 @@ FILES = [
     Case(
         "key of an older version",
         "denoiser.precond.time_scale=2",
-        "denoiser.precond.time_scale",
-        "it is precond.",
+        "denoiser",
+        "it is precond now",
     ),
     Case("group of an older version", "denoiser=edm", "denoiser", "it is precond now"),
     Case("resumed with another horizon", f"{AGAIN} curriculum.K=7", "curriculum.K=7", "set"),
