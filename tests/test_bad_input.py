@@ -14,7 +14,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from consistency.console import LONGEST, explain, one_line
+from consistency.command.explained import explain
+from consistency.console import LONGEST, one_line
 from consistency.schema import hardware
 from consistency.schema.check import check_config
 from consistency.schema.kinds import value_fits
@@ -257,8 +258,8 @@ FILES = [
     Case(
         "key of an older version",
         "denoiser.precond.time_scale=2",
-        "denoiser.precond.time_scale",
-        "it is precond.",
+        "denoiser",
+        "it is precond now",
     ),
     Case("group of an older version", "denoiser=edm", "denoiser", "it is precond now"),
     Case("resumed with another horizon", f"{AGAIN} curriculum.K=7", "curriculum.K=7", "set"),
@@ -368,7 +369,13 @@ ASKED = [
     Case(
         "malicious config", "ckpt_path={config}", "would call pathlib.Path.mkdir (net.x.0)", "use a", "eval"
     ),
-    Case("malicious alias", "ckpt_path={alias}", "consistency.console.Path.mkdir (net.x.0)", "use a", "eval"),
+    Case(
+        "malicious alias",
+        "ckpt_path={alias}",
+        "consistency.command.explained.Path.mkdir (net.x.0)",
+        "use a",
+        "eval",
+    ),
     Case("malicious", "ckpt_path={malice}", "ckpt_path={malice}", "written by this project", "eval"),
 ]
 
@@ -432,7 +439,7 @@ def places(finished, tmp_path):
     harm = {"_target_": "pathlib.Path.mkdir", "self": str(tmp_path / "harm")}
     kept = {"state_dict": {}, "callbacks": {}, "global_step": 0}
     torch.save(sealed({**kept, "config": {"model": harm}}), named["meaning"])
-    for name, prefix in {"config": "pathlib", "alias": "consistency.console"}.items():
+    for name, prefix in {"config": "pathlib", "alias": "consistency.command.explained"}.items():
         named[name] = tmp_path / name
         harm = {"_target_": f"{prefix}.Path.mkdir", "self": str(tmp_path / "harm")}
         torch.save(sealed({**kept, "config": {"net": {"x": [harm]}}}), named[name])

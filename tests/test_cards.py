@@ -86,7 +86,7 @@ def test_a_card_says_all_that_moves_a_number(card, judge):
         "prc_seed": 2020,
     }
     assert card.protocol == expected
-    assert card.model.keys() == {"experiment", "step", "weights_sha256", "denoiser_sha256"}
+    assert card.model.keys() == {"experiment", "role", "step", "weights_sha256", "denoiser_sha256"}
     assert card.code.keys() == {"version", "source_sha256", "torch", "torch-fidelity"}
     assert card.commit == "0123abc+"
 

@@ -23,7 +23,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build, build_trainer, callbacks_of, make
-from consistency.console import explain, one_line
+from consistency.command.explained import explain
+from consistency.console import one_line
 from consistency.errors import call_configured
 from consistency.lit.callbacks.reports import check_metric
 from consistency.model.maps import Denoiser

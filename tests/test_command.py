@@ -14,16 +14,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from consistency.command.explained import explain
 from consistency.command.misread import ambiguous, misread
 from consistency.command.newest import check_not_last, named_last
 from consistency.command.paths import PATHS, expand_homes, literal_arguments
 from consistency.command.usage import usage
-from consistency.console import explain
 from consistency.errors import UserError
+from consistency.files.configs import options
 from consistency.files.experiments import first_comment
 from consistency.process.naming import LOCK
 from consistency.quoting import path_argument, path_override
-from consistency.schema.check import options
 from consistency.tasks.show.compare import read_numbers
 from tests.conftest import ROOT, SMALL, run
 from tests.forked import execute

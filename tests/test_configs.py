@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build, make
-from consistency.console import explain
+from consistency.command.explained import explain
 from consistency.data.loader import Batch
 from consistency.files.config import checked_config
 from consistency.lit.callbacks.checkpoints import KeepConfig

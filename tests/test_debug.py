@@ -10,7 +10,8 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf, open_dict
 
 from consistency.build import plain_config as plain_of
-from consistency.console import as_option, explain
+from consistency.command.explained import explain
+from consistency.console import as_option
 from consistency.continuation import compare_with_checkpoint
 from consistency.data.loader import ArrayData, StepLoader
 from consistency.debug import processes, shorten

@@ -19,11 +19,12 @@ from consistency.export.diffusers import Diffusers, pipeline_denoise
 from consistency.export.grid import grid_of
 from consistency.export.model import frozen
 from consistency.model.condition import given_label
+from consistency.model.maps import Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
 from consistency.sampling.samplers import MultiStep
-from consistency.teachers import unet2d
+from consistency.teachers import unet2d, unet2d_tensors
 from consistency.teachers.diffusers import described, diffusers
 from tests.conftest import run
 from tests.lists import multisteps
@@ -215,10 +216,14 @@ class TestOut:
         [
             (lambda: model({**MLP, "shape": [2]}), "square images, not data of shape \\(2,\\)"),
             (lambda: model({**MLP, "shape": [1, 8, 4]}), "square images, not data of shape \\(1, 8, 4\\)"),
-            (lambda: model(sigmas={}), "needs a consistency model"),
+            (lambda: model(sigmas={}), "needs a sampler of one step"),
+            (
+                lambda: model().with_map(Denoiser(model().f.net, BOUNDARY)),
+                "consistency function, and this is a denoiser",
+            ),
             (lambda: model(UNET, TRIGFLOW, {"low": [80.0, 0.002]}), "^export=diffusers: low has a level"),
         ],
-        ids=["points", "oblong", "teacher", "level"],
+        ids=["points", "oblong", "no sampler", "teacher", "level"],
     )
     def test_what_no_pipeline_can_sample(self, theirs, tmp_path, m, message):
         with pytest.raises(UserError, match=message):
@@ -334,7 +339,7 @@ class TestBack:
         Diffusers()(model(), tmp_path)
         file = tmp_path / "unet" / "config.json"
         config, mark = json.loads(file.read_text()), tmp_path / "called"
-        config["model"]["net"] = {"_target_": "os.system", "command": f"touch {mark}"}
+        config["denoiser"]["net"] = {"_target_": "os.system", "command": f"touch {mark}"}
         file.write_text(json.dumps(config))
         with pytest.raises(UserError, match=r"would call os\.system"):
             diffusers(tmp_path, torch.nn.Identity())
@@ -384,7 +389,7 @@ class TestSlow:
             multipliers = [width // widths[0] for width in widths]
             shifted, shape = shift == "scale_shift", (3, resolution, resolution)
             net = ADM(shape, classes, widths[0], multipliers, blocks, scale_shift=shifted)
-            ours = {name: t.shape for name, t in unet2d.their_weights(net).items()}
+            ours = {name: t.shape for name, t in unet2d_tensors.their_weights(net).items()}
         assert sum(p.numel() for p in net.parameters()) == parameters
         assert ours == {name: t.shape for name, t in unet.state_dict().items()}
         assert not list(unet2d.differing_field(json.loads(unet.to_json_string()), net))

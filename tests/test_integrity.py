@@ -199,7 +199,7 @@ def image_cache(path, monkeypatch):
     for i, kind in enumerate(("cat", "dog")):
         (path / "images" / kind).mkdir(parents=True)
         Image.new("L", (4, 4), 40 + i).save(path / "images" / kind / "0.png")
-    again = counted(monkeypatch, cache, "build")
+    again = counted(monkeypatch, cache, "build_cache")
 
     def read():
         data = ImageFolder(

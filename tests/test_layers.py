@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
     {"tasks", "result", "sweep", "schema", "command"},
     {"teach", "continuation"},
     {"build", "console"},
-    {"debug", "fit", "resume", "summary", "reopen"},
+    {"debug", "fit", "resume", "summary", "reopen", "others"},
     {"run"},
     {"evaluate"},
     {"train", "eval"},
@@ -68,10 +68,10 @@ def test_nets_know_nothing_but_torch():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
 def test_no_room_is_too_large_and_no_method_is_chosen_by_a_string(path):
     text = path.read_text()
-    assert text.count("\n") <= 350
+    assert text.count("\n") <= 300
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 50, node.name
+            assert node.end_lineno - node.lineno < 45, node.name
         if isinstance(node, ast.If) and isinstance(node.test, ast.Compare):
             names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
             names |= {n.attr for n in ast.walk(node.test) if isinstance(n, ast.Attribute)}

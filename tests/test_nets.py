@@ -18,17 +18,15 @@ from consistency.nets.adm import ADM
 from consistency.nets.ddpm import DDPMUNet
 from consistency.nets.layers import (
     Attention,
-    Down,
     FourierEmbedding,
     GroupNorm,
     LayerNorm,
     PositionalEmbedding,
-    PyramidDown,
-    Up,
     attend,
 )
 from consistency.nets.mlp import MLP, LogEmbedding
 from consistency.nets.modulation import DoublyNormalised, pixel_norm
+from consistency.nets.resampling import Down, PyramidDown, Up
 from consistency.nets.unet import UNet
 from consistency.tensor import same_dropout
 from tests.reference import edm_unet

@@ -206,7 +206,7 @@ def variances(posterior, level, size, n, times=40):
     source, ends = generator(1), []
     for k in range(times):
         x = posterior.draw(x_t, t, source)
-        arguments = (x_t, t, r, x, (x_t - x) / expand(t, x), None)
+        arguments = (x_t, t, r, x, (x_t - x) / expand(t, x), NONE)
         ends.append(torch.stack([flow.step(*arguments) for flow in (posterior.some(size, k), DataFlow())]))
 
     def ratio(y):
@@ -316,7 +316,7 @@ def test_points_are_served_as_they_are():
     assert torch.equal(data.some(50, 0, CPU).x, data.data.x)
     assert data.some(50, 0, CPU).c.label is None
     moons = Moons(points=50, batch_size=8, conditional=True)
-    assert torch.equal(moons.some(64, 0, CPU).label, moons.data.label)
+    assert torch.equal(moons.some(64, 0, CPU).c.label, moons.data.label)
 
 
 @pytest.mark.parametrize("size", [0, -4])
@@ -338,7 +338,7 @@ def built(*words):
 
 def served(data, n):
     label = None if data.data.label is None else data.data.label[:n]
-    return data.codec.encode(data.data.x[:n]), label
+    return data.codec.encode(data.data.x[:n]), given_label(label)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_two_processes_learn_from_the_loss_of_one():
     with torch.no_grad():
         whole = module.terms(x, NONE, 4, StepDraws(0, STEPS, 0, 4)).loss
         halves = [
-            module.terms(part, None, 4, StepDraws(0, STEPS, 0, 4, rank=rank, world=2)).loss
+            module.terms(part, NONE, 4, StepDraws(0, STEPS, 0, 4, rank=rank, world=2)).loss
             for rank, part in enumerate(x.split(16))
         ]
         other = module.terms(x, NONE, 5, StepDraws(0, STEPS, 0, 4)).loss

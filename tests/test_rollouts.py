@@ -21,9 +21,10 @@ from consistency.errors import UserError
 from consistency.lit.cached import CachedDistillation
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data import rollouts
+from consistency.lit.data.chunks import Maker
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.points import Moons, Ring
-from consistency.lit.data.rollouts import Maker, Store
+from consistency.lit.data.rollouts import Store
 from consistency.model import solvers
 from consistency.model.condition import NONE
 from consistency.model.maps import Consistency, Denoiser

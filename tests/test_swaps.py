@@ -8,7 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from consistency.console import as_option, explain
+from consistency.command.explained import explain
+from consistency.console import as_option
 from consistency.errors import UserError
 from consistency.schema.check import check_composed
 from consistency.schema.layers import Layers
@@ -16,7 +17,7 @@ from consistency.schema.swaps import METRIC, compare_values, drop_replaced
 from tests.sessions import train_here
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OF_EVALUATIONS = {"edit", "export", "fabric", "operator", "task"}
+OF_EVALUATIONS = {"as", "edit", "export", "fabric", "operator", "task"}
 
 
 def options(group):

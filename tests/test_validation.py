@@ -179,7 +179,7 @@ class TestPortions:
         net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).eval()
         net.precond = None
         state = torch.get_rng_state()
-        f = paced(lambda x, sigma, c: x, SimpleNamespace(shape=(4,), classes=0))
+        f = paced(lambda x, sigma: x, SimpleNamespace(shape=(4,), classes=0))
         assert torch.equal(f(torch.ones(3, 4), torch.ones(3)), torch.ones(3, 4))
         assert torch.equal(torch.get_rng_state(), state)
 

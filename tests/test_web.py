@@ -27,7 +27,7 @@ from consistency.export.web.noise import EDITS, SAMPLES, PageDraws, normals, phi
 from consistency.export.web.packing import constants, packed, unpacked
 from consistency.export.web.runtime import FILES, Release
 from consistency.model.condition import NONE
-from consistency.model.maps import Consistency
+from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
@@ -318,8 +318,11 @@ def test_a_runtime_that_is_not_the_pinned_one_is_refused(tmp_path, downloads):
 def test_what_the_page_cannot_show_is_refused():
     with pytest.raises(UserError, match=r"1 or 3 channels.*\[2\]"):
         check_showable(mlp(shape=(2,)))
-    with pytest.raises(UserError, match="is a teacher"):
+    with pytest.raises(UserError, match="needs a sampler of one step"):
         check_showable(mlp(sigmas={}))
+    teacher = mlp()
+    with pytest.raises(UserError, match="not of a denoiser"):
+        check_showable(teacher.with_map(Denoiser(teacher.f.net, teacher.f.precond)))
     with pytest.raises(UserError, match=r"20 MB makes a page of \d+ MB"):
         check_page_size(bytes(20_000_000))
 

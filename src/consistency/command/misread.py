@@ -15,7 +15,7 @@ from consistency.errors import UserError, nearest
 from consistency.files.configs import CONFIGS, config_groups, files, options
 from consistency.process.entry import ENTRIES, current_entry, entry_name
 from consistency.quoting import for_shell, quoted
-from consistency.schema.check import known_sections, loaded
+from consistency.schema.sections import known_sections, loaded
 
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these five as Hydra says them
 UNDELETABLE = re.compile(

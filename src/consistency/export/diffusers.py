@@ -22,8 +22,9 @@ from consistency.export.parts import optional_library
 from consistency.model.condition import given_label
 from consistency.model.maps import Consistency
 from consistency.model.precond import EDM, Boundary
-from consistency.sampling.samplers import MultiStep, visits
-from consistency.teachers import unet2d
+from consistency.sampling.levels import visits
+from consistency.sampling.samplers import MultiStep
+from consistency.teachers import unet2d, unet2d_tensors
 from consistency.teachers.diffusers import seal
 from consistency.teachers.schedulers import TIME_SCALE
 
@@ -83,11 +84,13 @@ def check_pipeline(model: Outgoing) -> None:
             "choose another format, such as export=onnx"
         )
     pixels_of(model.codec, *PIXELS)
-    if not (model.sigmas and isinstance(model.f, Consistency)):
+    if not isinstance(model.f, Consistency):
         raise UserError(
-            f"export=diffusers needs a consistency function with a sampler, and this is a {model.f.role}: "
-            "choose export=safetensors"
+            f"export=diffusers needs a consistency function, and this is a {model.f.role}: choose "
+            "export=safetensors"
         )
+    if not model.sigmas:
+        raise UserError("export=diffusers needs a sampler of one step or more: name one with task.samplers")
     check_plain(model, "diffusers")
     at_the_end = model.f.precond(torch.tensor([model.sigma_min])).out.abs() > 1e-6
     for name, (_, *sigmas) in model.sigmas.items():
@@ -118,7 +121,7 @@ def standard(theirs: Any, model: Outgoing) -> nn.Module:
     unet = theirs.UNet2DModel(
         sample_size=model.shape[-1], **unet2d.fixed_config(net), **unet2d.tensor_sizes(net)
     )
-    unet.load_state_dict(unet2d.their_weights(net))
+    unet.load_state_dict(unet2d_tensors.their_weights(net))
     return unet.eval()
 
 

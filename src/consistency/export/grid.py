@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.sampling.samplers import visits
+from consistency.sampling.levels import visits
 
 RHO = 7.0
 SIZES = (40, 2000)  # of grids that are tried; 40 is the library's

@@ -49,7 +49,7 @@ class Outgoing(Model):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What it is, as plain data: experiment, step, weights and their hash, role, config."""
+        """What it is, as plain data: experiment, step, weights and their hash, role, file, config."""
         where = self.provenance
         return {
             "experiment": where.experiment,
@@ -57,6 +57,7 @@ class Outgoing(Model):
             "weights": where.weights,
             "weights_sha256": where.weights_sha256,
             "role": self.role,
+            "file": where.path.name,
             "config": where.config,
         }
 

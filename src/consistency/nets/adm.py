@@ -13,17 +13,16 @@ from consistency.nets.ddpm import Conditioning, check_divides
 from consistency.nets.layers import (
     Attention,
     Conv2d,
-    Down,
     Embedding,
     GroupNorm,
     Linear,
     PositionalEmbedding,
-    Up,
     check_dropout_and_blocks,
     check_multipliers,
 )
+from consistency.nets.levels import Level, resolutions_of
 from consistency.nets.modulation import Added, Modulation, ScaleShift
-from consistency.nets.unet import Level, resolutions_of
+from consistency.nets.resampling import Down, Up
 
 EPS = 1e-5  # of all normalisations
 

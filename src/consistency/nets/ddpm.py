@@ -21,7 +21,7 @@ from consistency.nets.layers import (
     linear,
     without_autocast,
 )
-from consistency.nets.unet import Level, resolutions_of
+from consistency.nets.levels import Level, resolutions_of
 
 
 class Conditioning(nn.Module):

@@ -3,22 +3,18 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from consistency.errors import UserError, within
+from consistency.errors import within
 from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.layers import (
     Attention,
-    Down,
     Embedding,
     GroupNorm,
     PositionalEmbedding,
-    PyramidDown,
-    Up,
     check_dropout_and_blocks,
     check_multipliers,
     conv,
@@ -26,7 +22,9 @@ from consistency.nets.layers import (
     one_hot,
     without_autocast,
 )
+from consistency.nets.levels import Level, patched, resolutions_of
 from consistency.nets.modulation import Added, Modulation
+from consistency.nets.resampling import Down, PyramidDown, Up
 
 HALF = math.sqrt(0.5)  # the sum of two unit-variance branches, times this, has unit variance
 
@@ -110,13 +108,6 @@ class Block(nn.Module):
         h = self.conv1(self.dropout(F.silu(h)))
         h = HALF * (self.skip(self.resample(x)) + h)
         return h if self.attention is None else HALF * (h + self.attention(h))
-
-
-class Level(NamedTuple):
-    """One resolution of a U-Net."""
-
-    width: int
-    attention: bool
 
 
 class Encoder(nn.Module):
@@ -207,36 +198,6 @@ class Decoder(nn.Module):
             takes_skip = block.n_in != h.shape[1]
             h = block(torch.cat([h, skips.pop()], 1) if takes_skip else h, emb)
         return h
-
-
-def resolutions_of(shape: Sequence[int], levels: int, patch: int = 1) -> list[int]:
-    """The resolution of each level, or the user's error.
-
-    Args:
-        shape: (C, H, W) at the first level.
-        levels: each has half the resolution of the one before.
-        patch: side of the squares of pixels that the first level takes as one, for the message.
-    """
-    if len(shape) != 3:
-        raise UserError(f"this network needs images, not data of shape {tuple(shape)}: choose net=mlp")
-    halvings, (_, height, width) = levels - 1, shape
-    if height % 2**halvings or width % 2**halvings:
-        size = f"{height}x{width}" + (f" (after net.patch={patch})" if patch > 1 else "")
-        raise UserError(
-            f"net.multipliers has {levels} levels, but {size} cannot be halved {halvings} times:"
-            f" shorten it, or make data.resolution a multiple of {patch * 2**halvings}"
-        )
-    return [height // 2**i for i in range(levels)]
-
-
-def patched(shape: Sequence[int], patch: int) -> Sequence[int]:
-    """The shape of an image [C, H, W] whose pixels are squares of so many, or the user's error."""
-    if patch == 1 or (patch > 1 and len(shape) != 3):
-        return shape
-    C, H, W = (*shape, 1, 1)[:3]
-    if patch < 1 or H % patch or W % patch:
-        raise UserError(f"net.patch={patch} must divide the {H}x{W} pixels of an image")
-    return C * patch**2, H // patch, W // patch
 
 
 class UNet(nn.Module):

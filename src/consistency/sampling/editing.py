@@ -13,8 +13,9 @@ from torch import Tensor
 
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike
+from consistency.sampling.levels import fresh
+from consistency.sampling.maps import denoise_at
 from consistency.sampling.operators import LinearOperator, consistent
-from consistency.sampling.samplers import denoise_at, fresh
 from consistency.schedule.draws import Draws
 from consistency.tensor import expand
 

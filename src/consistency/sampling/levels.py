@@ -1,4 +1,7 @@
-"""Lists of noise levels, falling. The last step of every sampler, to σ = 0, is no part of a list."""
+"""Lists of noise levels, falling, and the noise that leads from call to call.
+
+The last step of every sampler, to σ = 0, is no part of a list.
+"""
 
 from collections.abc import Sequence
 
@@ -87,3 +90,15 @@ def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
 def level(sigma: float, x: Tensor) -> Tensor:
     """σ for each sample of x, float64 [B]."""
     return torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+
+
+def fresh(sigma: float, sigma_min: float) -> tuple[float, float]:
+    """A level to go on at, not below ε, and the noise √(τ² - ε²) that an image of level ε lacks of it."""
+    tau = max(sigma, sigma_min)  # before the root: ε² - ε² in low precision may be negative
+    return tau, (tau**2 - sigma_min**2) ** 0.5
+
+
+def visits(sigmas: Sequence[float], sigma_min: float) -> list[tuple[float, float]]:
+    """The level of each network call of `MultiStep`, and the noise added before it: of the first, all."""
+    first, *others = sigmas
+    return [(first, first), *(fresh(sigma, sigma_min) for sigma in others)]

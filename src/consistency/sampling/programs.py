@@ -54,7 +54,7 @@ class Renoised(Program):
 
     Args:
         f: a consistency function.
-        visits: σ of each call, and the noise added before it, see `consistency.sampling.samplers.visits`.
+        visits: σ of each call, and the noise added before it, see `consistency.sampling.levels.visits`.
         clip: see `Program`.
     """
 

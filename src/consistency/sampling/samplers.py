@@ -15,10 +15,11 @@ from torch import Tensor
 
 from consistency.errors import ArgumentError, UserError
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Consistency, Denoiser, DenoiserLike, FlowMap, Map
+from consistency.model.maps import Consistency, DenoiserLike, FlowMap, Map
 from consistency.model.portions import Portions
 from consistency.model.precond import Precond
-from consistency.sampling.levels import check_falling, checked_sigmas, level, steps
+from consistency.sampling.levels import check_falling, checked_sigmas, fresh, level, steps, visits
+from consistency.sampling.maps import denoise_at, preconditioned, suited_map
 from consistency.schedule.draws import Draws
 
 if TYPE_CHECKING:
@@ -270,49 +271,6 @@ class Jumps(Sampler):
                 assert draws is not None
                 x = x + self.gamma * s * draws.normal(z).double()
         return x.to(z.dtype)
-
-
-def fresh(sigma: float, sigma_min: float) -> tuple[float, float]:
-    """A level to go on at, not below ε, and the noise √(τ² - ε²) that an image of level ε lacks of it."""
-    tau = max(sigma, sigma_min)  # before the root: ε² - ε² in low precision may be negative
-    return tau, (tau**2 - sigma_min**2) ** 0.5
-
-
-def visits(sigmas: Sequence[float], sigma_min: float) -> list[tuple[float, float]]:
-    """The level of each network call of `MultiStep`, and the noise added before it: of the first, all."""
-    first, *others = sigmas
-    return [(first, first), *(fresh(sigma, sigma_min) for sigma in others)]
-
-
-def denoise_at(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
-    """f(x, σ, c) at one σ for all samples."""
-    return f(x, sigma, c) if isinstance(f, Denoiser | Consistency) else f(x, level(sigma, x), c)
-
-
-def suited_map(f: Any, role: type[Map], what: str) -> Any:
-    """f, if it is of a role or a function; the slice of a flow map that is of that role.
-
-    Args:
-        f: anything that is called as a map.
-        role: that is needed.
-        what: needs it, for the message.
-
-    Raises:
-        UserError: a map of another role.
-    """
-    if not isinstance(f, Map) or isinstance(f, role):
-        return f
-    if isinstance(f, FlowMap):
-        return f.at_zero if role is Consistency else f.diagonal
-    group = {Denoiser: "teacher", Consistency: "consistency", FlowMap: "flow_map"}
-    raise UserError(
-        f"{what} samples from a {role.role}, and this model is a {f.role}: use samplers={group[type(f)]}"
-    )
-
-
-def preconditioned(f: Map, precond: Precond) -> Map:
-    """A map of the same role and weights, with another preconditioner."""
-    return FlowMap(f.net, precond, f.has_diagonal) if isinstance(f, FlowMap) else type(f)(f.net, precond)
 
 
 def check_option(name: str, value: float, least: float, most: float) -> None:

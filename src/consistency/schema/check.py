@@ -3,19 +3,26 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from consistency.errors import UserError, nearest
-from consistency.files import configs
 from consistency.files.configs import config_groups, options
 from consistency.schedule.sigma import Sigma
 from consistency.schema import swaps
 from consistency.schema.kinds import PART, kind_in_words, misfit, value_fits, yaml_text
 from consistency.schema.options import Eval, Train
+from consistency.schema.sections import (
+    as_written,
+    choice_group,
+    chosen_option,
+    known_sections,
+    loaded,
+    option_target,
+    required,
+    short_target,
+)
 from consistency.schema.targets import parameters
 
 OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
@@ -87,11 +94,6 @@ def check_config(config: DictConfig, entry: str) -> None:
         check_arguments(path, node)
 
 
-def as_written(node: Any) -> dict[str, Any]:
-    """A config as a dict, its interpolations as they are written."""
-    return OmegaConf.to_container(node)  # type: ignore[return-value]
-
-
 def nodes_with_target(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     """Every node with a `_target_`, with its key; what an interpolation refers to has a key of its own."""
     if OmegaConf.is_dict(config) and "_target_" in config:
@@ -125,52 +127,6 @@ def check_finite(node: Any, path: str = "") -> None:
             raise UserError(f"{here}={value} must be at most {LARGEST}")
         if OmegaConf.is_config(value):
             check_finite(value, here)
-
-
-@lru_cache(maxsize=8)
-def loaded(entry: str) -> dict[str, Any]:
-    """The file of an entry point in configs/, as it is written."""
-    return as_written(OmegaConf.load(configs.CONFIGS / f"{entry}.yaml"))
-
-
-def methods() -> frozenset[str]:
-    """The sections that configs/method/ adds: module, samplers; and those of trusted packages."""
-    return sections_in(tuple(configs.files("method")))
-
-
-@lru_cache(maxsize=8)
-def sections_in(files: tuple[Path, ...]) -> frozenset[str]:
-    """The sections of some files of configs."""
-    return frozenset(name for path in files for name in as_written(OmegaConf.load(path)))
-
-
-def known_sections(entry: str) -> set[str]:
-    """What may stand first in the config of an entry point."""
-    others = sections_in(tuple(configs.files("as"))) if entry == "eval" else ()
-    return {*loaded(entry), *config_groups(), *methods(), *others} - {"defaults"}
-
-
-@lru_cache(maxsize=2)
-def required(entry: str) -> tuple[str, ...]:
-    """The groups that an entry point reads, and so must have a value: those whose files are a section."""
-    chosen = [next(iter(item.items())) for item in loaded(entry)["defaults"] if isinstance(item, dict)]
-    named = [str(group) for group, name in chosen if name is not None and "/" not in str(group)]
-    return (*(group for group in named if not is_spread(group)), *(["module"] if entry == "train" else []))
-
-
-def is_spread(group: str) -> bool:
-    """Whether the files of a group are spread over the whole config, as those of method and experiment."""
-    return group != "task" and spread_file(configs.files(group)[0])
-
-
-def spread_file(file: Path) -> bool:
-    """Whether a file of a group is spread over the whole config."""
-    return file.read_text("utf-8").startswith("# @package _global_")
-
-
-def choice_group(group: str) -> str:
-    """The group by which a section is chosen."""
-    return "method" if group == "module" else group
 
 
 def check_parts(group: str, section: DictConfig) -> None:
@@ -256,36 +212,6 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
         line = f"{where}={option} does not suit {user} ({short_target(holder)})"
         raise UserError(line + (which or f": it must be {kind_in_words(meant)}"))
     raise UserError(f"{where}={yaml_text(found)} must be {kind_in_words(meant)}{which}")
-
-
-def option_target(group: str, name: str) -> Any:
-    """What a file of a group describes, as far as it says what is called and how; null where it does not."""
-    place = configs.file_of(f"{group}/{name}")
-    file: Any = OmegaConf.load(place)
-    node = file.get(group, {}) if spread_file(place) else file
-    if "_target_" in node:
-        return node
-    first = file.get("defaults", [None])[0]
-    return (
-        option_target(group, first.partition("@")[0])
-        if isinstance(first, str) and first != "_self_"
-        else None
-    )
-
-
-def chosen_option(group: str, node: DictConfig) -> str:
-    """The option of a group that a node is of, else the name of what it calls."""
-    same = (
-        name for name in options(group) if getattr(option_target(group, name), "_target_", 0) == node._target_
-    )
-    return (
-        next(same, short_target(node._target_)) if group in config_groups() else short_target(node._target_)
-    )
-
-
-def short_target(target: str) -> str:
-    """The name of a class or a function without its package."""
-    return target.rpartition(".")[2]
 
 
 def check_reference(path: str, key: str, text: Any, root: Any) -> None:

@@ -18,7 +18,7 @@ from consistency.files.config import checked_config
 from consistency.files.paths import printable_path
 from consistency.files.upgrade import upgrade_denoiser
 from consistency.model.maps import Consistency, Denoiser, Map
-from consistency.teachers import unet2d
+from consistency.teachers import unet2d, unet2d_tensors
 from consistency.teachers.schedulers import read_scheduler
 from consistency.teachers.shards import WEIGHTS, read_json_object, read_safetensors, read_weights
 from consistency.teachers.unet2d import Config, UNet
@@ -191,8 +191,10 @@ def load_weights(path: Path, folder: Path, net: UNet) -> None:
         UserError: there are none, they are damaged, or of another network.
     """
     file = folder / WEIGHTS
-    state = {unet2d.renamed_tensor(name, MODERN): tensor for name, tensor in verified(path, folder).items()}
-    load_into(net, unet2d.here(net, state), file, unet2d.names(net))
+    state = {
+        unet2d_tensors.renamed_tensor(name, MODERN): tensor for name, tensor in verified(path, folder).items()
+    }
+    load_into(net, unet2d_tensors.here(net, state), file, unet2d_tensors.names(net))
 
 
 def seal(path: Path) -> None:

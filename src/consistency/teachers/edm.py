@@ -13,7 +13,7 @@ from consistency.model.coordinates import DDPM, VP, Nearest
 from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, VE, Boundary, Epsilon, Precond
 from consistency.nets.adm import ADM
-from consistency.nets.layers import Down, Resample, Up
+from consistency.nets.resampling import Down, Resample, Up
 from consistency.nets.unet import UNet
 from consistency.teachers.unpickle import ModuleRecord, read_pkl
 from consistency.teachers.untold import by_width, check_groups, check_records

@@ -11,7 +11,8 @@ from consistency.errors import UserError
 from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, Boundary
 from consistency.nets.adm import ADM
-from consistency.nets.layers import Attention, Up
+from consistency.nets.layers import Attention
+from consistency.nets.resampling import Up
 from consistency.process.notices import notice
 from consistency.teachers.untold import always, check_groups
 from consistency.teachers.weights import REMEDY, load_into, read_pt, rename_tensors, spelled

@@ -73,11 +73,13 @@ def check_showable(model: Outgoing) -> None:
         )
     pixels_of(model.codec, *PIXELS)
     check_plain(model, "web")
-    if not (model.sigmas and isinstance(model.f, Consistency)):
+    if not isinstance(model.f, Consistency):
         raise UserError(
             f"export=web makes images by a few calls of a consistency function, not of a {model.f.role}: "
             "choose export=onnx, or distil a denoiser first, as experiment=cd_digits does"
         )
+    if not model.sigmas:
+        raise UserError("export=web needs a sampler of one step or more: name one with task.samplers")
 
 
 def check_page_size(network: bytes) -> None:

@@ -7,8 +7,7 @@ from consistency.codec.pixels import pixels_of
 from consistency.export.model import Outgoing
 from consistency.export.programs import coefficients
 from consistency.sampling.editing import EditPlan
-from consistency.sampling.levels import karras_sigmas
-from consistency.sampling.samplers import fresh, visits
+from consistency.sampling.levels import fresh, karras_sigmas, visits
 
 CALLS = (1, 2, 4)  # that the page offers
 LEVELS = 40  # of an edit, ε included

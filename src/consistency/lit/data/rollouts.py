@@ -11,37 +11,29 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from consistency.codec.identity import marks
-from consistency.data.loader import Batch, StepLoader
 from consistency.data.lock import locked
 from consistency.data.npy import map_array
-from consistency.data.origin import Origin, describe_origin, first_difference
+from consistency.data.origin import Origin, first_difference
 from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
 from consistency.files.owned import reopened
 from consistency.files.paths import regular
 from consistency.lit.callbacks.interruption import Interrupted
+from consistency.lit.data.chunks import KINDS, Columns, Maker, check_constant, chunk_digest
 from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
-from consistency.schedule.draws import ROLLOUTS, Draws, StepDraws
-from consistency.schedule.pairs import Pairs
+from consistency.schedule.draws import Draws
 from consistency.watch import noted, progress
 
-VERSION = 1  # of what is stored: raise it, and older stores are refused
 GIB = 2**30
 CPU = torch.device("cpu")
-KINDS = {"x_t": "<f4", "t": "<f8", "x_r": "<f4", "r": "<f8", "label": "<i8"}  # of numbers, by column
-
-Columns = dict[str, np.ndarray]  # by field of Rollout, [n, ...]; no label where data have none
 
 
 @dataclass
@@ -50,57 +42,6 @@ class StoreManifest:
 
     origin: Origin
     chunks: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Maker:
-    """Makes chunk after chunk, each from the seed and its number.
-
-    Args:
-        flow: takes x_t to x_r.
-        objective: whose pairs are drawn.
-        data: where x comes from.
-        device: where the flow computes.
-        chunk: pairs.
-        seed: images, noise levels and noise follow from it.
-    """
-
-    flow: Flow
-    objective: Discrete
-    data: DataModule
-    device: torch.device
-    chunk: int
-    seed: int
-
-    @cached_property
-    def loader(self) -> StepLoader:
-        """The images: every one once, then every one again."""
-        return StepLoader(self.data.data, self.chunk, self.seed, flip=self.data.flip)
-
-    def origin(self, count: int) -> Origin:
-        """All that the bytes of a store follow from."""
-        made: Origin = {"version": VERSION, "count": count, "chunk": self.chunk, "seed": self.seed}
-        for name, value in {"flip": self.data.flip, **marks(self.data.codec)}.items():
-            made |= describe_origin(f"data.{name}", value)
-        laws = describe_origin("pairs", self.objective.pairs) | describe_origin("flow", self.flow)
-        return made | describe_origin("data", self.data.data) | laws
-
-    def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and kind of a row of each column."""
-        shape = self.data.shape
-        shapes = {"x_t": shape, "t": (), "x_r": shape, "r": (), "label": ()}
-        there = [name for name in shapes if name != "label" or self.data.data.label is not None]
-        return {name: (shapes[name], KINDS[name]) for name in there}
-
-    def __call__(self, c: int, n: int) -> Columns:
-        """The first n pairs of chunk c."""
-        x, given = self.loader.batch(c)
-        batch = Batch(x[:n].to(self.device), given.rows(slice(n)).to(self.device))
-        batch = self.data.on_after_batch_transfer(batch, 0)
-        pair = self.objective.rollout(self.flow, *batch, 0, StepDraws(self.seed, ROLLOUTS, c))  # type: ignore[misc]
-        columns = {**pair._asdict(), "label": pair.c.label}
-        kinds = {name: kind for name, (_, kind) in self.layout().items()}
-        return {name: np.ascontiguousarray(columns[name].cpu(), kind) for name, kind in kinds.items()}
 
 
 class Store:
@@ -292,27 +233,7 @@ class Store:
             ) from error
 
 
-def chunk_digest(rows: Columns) -> str:
-    """A hash of the bytes of a chunk."""
-    found = sha256()
-    for name in KINDS:
-        if name in rows:
-            found.update(rows[name].data)
-    return found.hexdigest()
-
-
 def free_bytes(path: Path) -> int:
     """Room where a folder is, or would be."""
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
-
-
-def check_constant(pairs: Pairs) -> None:
-    """Refuse pairs whose law changes with the step."""
-    first, last = pairs.progress(0), pairs.progress(10**12)
-    for name in first:
-        if first[name] != last[name]:
-            raise UserError(
-                f"curriculum: {name} goes from {first[name]:g} to {last[name]:g}, but a store holds the "
-                "pairs of one: choose curriculum=constant"
-            )
