@@ -9,15 +9,16 @@ from consistency.build import experiment
 from consistency.continuation import compare_with_checkpoint
 from consistency.continuation.again import command_of
 from consistency.errors import UserError
+from consistency.files.configs import options
 from consistency.schema.check import check_composed
-from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, names, overrides_of, without_file
+from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, overrides_of, without_file
 from consistency.schema.swaps import drop_replaced
 from consistency.sweep.cases import in_cases, left_of
 from consistency.tasks.show.variation import variation
 from consistency.teach import compose_teacher as first_run
 from tests.conftest import ROOT
 
-METHODS = sorted(names("method"))
+METHODS = sorted(options("method"))
 PAIRS = [(method, sorted(BUDGETS)[i % len(BUDGETS)]) for i, method in enumerate(METHODS)]
 
 
@@ -52,12 +53,12 @@ def test_every_method_composes_with_the_budget_of_some_data(method, data):
 @pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_a_name_of_an_older_version_is_a_command_that_is_sound(name):
     composed(*overrides_of(name))
-    assert name not in names("experiment")
+    assert name not in options("experiment")
     assert str(without_file(name)).endswith(f": write {WRITTEN[name]}")
 
 
 def test_every_recipe_is_more_than_a_method_on_data():
-    for name in names("experiment"):
+    for name in options("experiment"):
         method, data = method_and_data(name)
         if method is None:
             continue
