@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.lit.distillation import ConsistencyDistillation
 from consistency.model import solvers
@@ -60,7 +61,9 @@ def distillation(teacher, student, target=StopGradient, flow=TeacherFlow, **opti
         seed=0,
         **options,
     )
-    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    module._trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")), datamodule=SimpleNamespace(codec=Points())
+    )
     return module
 
 

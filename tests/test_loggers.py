@@ -16,6 +16,7 @@ from consistency.build import build_loggers
 from consistency.continuation import compare_with_checkpoint
 from consistency.errors import UserError
 from consistency.files.steps import read_steps
+from consistency.files.upgrade import upgraded_config
 from consistency.lit.callbacks.curves import Curves
 from consistency.lit.callbacks.noise import histogram
 from consistency.lit.loggers.base import LOG, log_picture, rendered
@@ -196,7 +197,8 @@ def test_a_run_that_begins_anew_has_no_curves_of_another(run, tmp_path):
 
 def report_of(directory):
     """The sections of a report on how training went."""
-    trained = SimpleNamespace(experiment=None, written={}, run=directory)
+    known = SimpleNamespace(experiment=None, config={}, run=directory)
+    trained = SimpleNamespace(provenance=known, file=None)
     return [
         section
         for section in section_of_training(SimpleNamespace(trained=trained))
@@ -318,7 +320,9 @@ def changed(logger, *words):
     config.callbacks = {}
     for node in config.logger.values():
         node.save_dir = "here"
-    return compare_with_checkpoint(config, "ict_digits", checkpoint(logger), "run_dir=a", []).changed
+    there = checkpoint(logger)
+    there["config"] = upgraded_config(there["config"])
+    return compare_with_checkpoint(config, "ict_digits", there, "run_dir=a", []).changed
 
 
 FORMER = {  # as checkpoints of older versions have it

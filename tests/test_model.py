@@ -122,7 +122,7 @@ def test_coefficients_of_one_level_are_evaluated_once():
         asked.append(sigma)
         return Boundary()(sigma)
 
-    f = Denoiser(Net(), precond)
+    f = Consistency(Net(), precond)
     for _ in range(3):
         OneStep([80.0])(f, torch.randn(2, 3))
     assert len(asked) == 1
