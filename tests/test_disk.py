@@ -106,7 +106,7 @@ WRITERS = {
     "result.json": lambda d: write_result(d, {"metrics": {}}),
     "config.yaml": lambda d: KeepConfig({"seed": 0}).on_train_start(trainer(d), None),
     "1step.png": lambda d: SampleGrid(str(d))._write("1step", torch_picture(), trainer(d)),
-    "last.schedule.json": lambda d: keep_lists(d / "last.ckpt", "0" * 64, {2: Listed([80.0, 1.0])}),
+    "last.schedule.json": lambda d: keep_lists(d / "last.ckpt", "0" * 64, {"2step": Listed([80.0, 1.0])}),
     "weights.safetensors": lambda d: write_exported(d / "weights.safetensors", {"w": torch.ones(2)}, {}),
 }
 

@@ -223,7 +223,7 @@ class TestOracleGap:
         logged = {}
         module = SimpleNamespace(
             device="cpu",
-            paced=lambda: f,
+            paced_one_time=lambda: f,
             exact=lambda density, x, sigma: density.consistency(x, sigma),
             log=lambda name, value, **_: logged.update({name: value}),
         )
