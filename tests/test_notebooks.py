@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib import pyplot
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,7 +29,7 @@ def test_a_notebook_runs(path):
     names: dict = {}
     for i, cell in enumerate(cells):
         exec(compile("".join(cell["source"]), f"{path.name}[{i}]", "exec"), names)
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
