@@ -92,8 +92,8 @@ class DPMSolver2(Scheduled):
 
 
 @dataclass(frozen=True)
-class DEIS(Scheduled):
-    """DEIS in ln ρ (2204.13902), a multistep method on the estimated noise.
+class Multistep(Scheduled):
+    """A multistep method of some order.
 
     Args:
         order: of the method, 1 to 3.
@@ -101,9 +101,7 @@ class DEIS(Scheduled):
 
     order: int = 3
 
-    name = "deis"
     shown = ("order",)
-    scheduler = "DEISMultistepScheduler"
 
     def _check(self) -> None:
         super()._check()
@@ -116,27 +114,19 @@ class DEIS(Scheduled):
 
 
 @dataclass(frozen=True)
-class UniPC(Scheduled):
-    """UniPC (2302.04867, B2): a multistep predictor with a corrector that costs no network call.
+class DEIS(Multistep):
+    """DEIS in ln ρ (2204.13902), on the estimated noise."""
 
-    Args:
-        order: of the method, 1 to 3.
-    """
+    name = "deis"
+    scheduler = "DEISMultistepScheduler"
 
-    order: int = 3
+
+@dataclass(frozen=True)
+class UniPC(Multistep):
+    """UniPC (2302.04867, B2): a predictor with a corrector that costs no network call."""
 
     name = "unipc"
-    shown = ("order",)
     scheduler = "UniPCMultistepScheduler"
-
-    def _check(self) -> None:
-        super()._check()
-        check_order(self.order)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Its order."""
-        return {"solver_order": self.order}
 
 
 @contextmanager
