@@ -23,7 +23,7 @@ from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
 from consistency.sampling.editing import EditPlan
-from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.levels import karras_sigmas, level
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.schedule.sigma import Sigma
@@ -93,8 +93,8 @@ class Model:
         Raises:
             UserError: the network does not take what c gives.
         """
-        level = torch.full((len(x),), sigma, dtype=torch.float64) if isinstance(sigma, float | int) else sigma
-        return one_time(self.f)(x, level, c)
+        sigmas = level(sigma, x) if isinstance(sigma, float | int) else sigma
+        return one_time(self.f)(x, sigmas, c)
 
     def sample(
         self,

@@ -18,6 +18,7 @@ from consistency.errors import at_least, within
 from consistency.model import solvers
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import DenoiserLike
+from consistency.model.portions import Portions
 from consistency.objectives.reference import ReferenceFlow
 from consistency.process.notices import notice
 from consistency.sampling.levels import level
@@ -240,11 +241,8 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 def by_parts(f: DenoiserLike, batch: int) -> DenoiserLike:
     """f for so many samples at a time, in float32."""
 
-    def in_parts(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
-        parts = [slice(first, first + batch) for first in range(0, len(x), batch)]
-        return torch.cat([f(x[rows].float(), sigma[rows], c.rows(rows)) for rows in parts]).to(x.dtype)
-
-    return in_parts
+    parts = Portions(f, batch, lambda done: None)
+    return lambda x, sigma, c=NONE: parts(x.float(), sigma, c).to(x.dtype)
 
 
 def figure(gaps: Gaps) -> "Figure":
