@@ -158,8 +158,8 @@ class Recorded:
         return self._axis(self.noises - 1)
 
     def uniform(self, n: int, device: torch.device) -> Tensor:
-        """None is drawn."""
-        raise NotImplementedError
+        """No program takes them."""
+        raise UserError("this sampler draws uniform numbers, which no program takes: export another one")
 
     def rows(self) -> list[Row]:
         """Each state from the one before; the last is the sample.
