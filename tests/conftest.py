@@ -15,6 +15,13 @@ from tests.waits import ended
 
 ROOT = Path(__file__).parents[1]
 SEVERAL = {f"{group}={name}" for group in ("trainer", "fabric") for name in ("ddp", "ddp_sim")}
+CD_MOONS = [
+    "method=cd",
+    "data=moons",
+    "budget=points",
+    "weight=inverse_gap",
+    "teacher_run.experiment=edm_moons",
+]
 SMALL = ["trainer=cpu", "net.width=32", "net.blocks=1", "data.batch_size=32", "data.samples=64"]
 
 

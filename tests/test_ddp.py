@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import SMALL, run
+from tests.conftest import CD_MOONS, SMALL, run
 
 OPTIONS = [*SMALL[1:], "trainer.max_steps=20", "trainer.log_every_n_steps=1", "curriculum.s1=40", "seed=3"]
 OPTIONS += ["+callbacks.mark={_target_: tests.marks.Mark, directory: '${hydra:runtime.output_dir}'}"]
@@ -64,11 +64,7 @@ def test_weights_agree(one, two):
 def test_two_processes_train_a_teacher_and_then_its_student(tmp_path):
     """The other process, which was started for the teacher, goes on with the student."""
     words = [
-        "method=cd",
-        "data=moons",
-        "budget=points",
-        "weight=inverse_gap",
-        "teacher_run.experiment=edm_moons",
+        *CD_MOONS,
         "net.width=32",
         "data.samples=64",
         "data.sample_batch=16",

@@ -15,7 +15,7 @@ from consistency.files.directory import NAME, alone_in
 from consistency.lit.peers import check_same_facts, is_alive, is_lost, missing
 from consistency.process import rank
 from consistency.process.naming import VARIABLE, name, name_run, started_by_lightning
-from tests.conftest import ROOT, SMALL, run
+from tests.conftest import CD_MOONS, ROOT, SMALL, run
 from tests.sessions import composed
 from tests.waits import ended, until
 
@@ -163,11 +163,7 @@ def test_which_errors_are_those_of_the_others():
 # --- several processes, for real ---------------------------------------------------------------------------
 
 TEACHER = [
-    "method=cd",
-    "data=moons",
-    "budget=points",
-    "weight=inverse_gap",
-    "teacher_run.experiment=edm_moons",
+    *CD_MOONS,
     "trainer=ddp_sim",
     "net.width=32",
     "net.blocks=1",

@@ -33,7 +33,7 @@ from consistency.schedule.pairs import GridPairs, TimePairs, karras_grid
 from consistency.schedule.rate import Flat
 from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture
-from tests.conftest import run, start
+from tests.conftest import CD_MOONS, run, start
 from tests.reference import golden
 from tests.waits import ended, until
 
@@ -291,11 +291,7 @@ TINY = ["net.width=32", "data.samples=64", "trainer=cpu", "trainer.max_steps=4"]
 
 
 WORDS = [
-    "method=cd",
-    "data=moons",
-    "budget=points",
-    "weight=inverse_gap",
-    "teacher_run.experiment=edm_moons",
+    *CD_MOONS,
     *TINY,
 ]
 WORDS += ['teacher_run.overrides=["trainer.max_steps=150","trainer.val_check_interval=150"]']

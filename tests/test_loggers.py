@@ -27,7 +27,7 @@ from consistency.tasks.show.report import NO_LOG, section_of_training
 from consistency.tasks.show.sweep_curves import curves_of
 from consistency.teach import find_teacher, teach
 from consistency.teachers.checkpoint import read_checkpoint
-from tests.conftest import ROOT
+from tests.conftest import CD_MOONS, ROOT
 from tests.sessions import composed, save_edited, train_here
 
 TINY = [
@@ -269,11 +269,7 @@ def test_a_logger_may_be_left_out_by_null():
 def test_a_teacher_has_the_loggers_of_its_student(tmp_path, words, names):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [
-            "method=cd",
-            "data=moons",
-            "budget=points",
-            "weight=inverse_gap",
-            "teacher_run.experiment=edm_moons",
+            *CD_MOONS,
             f"run_dir={tmp_path}",
             f"hydra.run.dir={tmp_path}",
             *words,

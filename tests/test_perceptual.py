@@ -15,7 +15,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from consistency.errors import UserError
 from consistency.metrics import published
 from consistency.metrics.perceptual import LPIPS, VGG16
-from tests.conftest import run
+from tests.conftest import CD_MOONS, run
 from tests.reference.lpips import lpips
 
 HEADS = Path(peer.__file__).parent / "lpips_models" / "vgg.pth"
@@ -263,11 +263,7 @@ class TestRefusals:
 def test_a_student_trained_on_it_is_evaluated_without_it(tmp_path):
     torch.save(STATE, tmp_path / "vgg16.pth")
     words = [
-        "method=cd",
-        "data=moons",
-        "budget=points",
-        "weight=inverse_gap",
-        "teacher_run.experiment=edm_moons",
+        *CD_MOONS,
         "data=digits",
         "net=mlp",
         "net.width=32",

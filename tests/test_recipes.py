@@ -2,8 +2,7 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 from consistency.build import experiment
 from consistency.continuation import compare_with_checkpoint
@@ -12,11 +11,11 @@ from consistency.errors import UserError
 from consistency.files.configs import options
 from consistency.schema.check import check_composed
 from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, overrides_of, without_file
-from consistency.schema.swaps import drop_replaced
 from consistency.sweep.cases import in_cases, left_of
 from consistency.tasks.show.variation import variation
 from consistency.teach import compose_teacher as first_run
 from tests.conftest import ROOT
+from tests.test_swaps import composed as composed_with_lines
 
 METHODS = sorted(options("method"))
 PAIRS = [(method, sorted(BUDGETS)[i % len(BUDGETS)]) for i, method in enumerate(METHODS)]
@@ -30,13 +29,7 @@ def hydra():
 
 def composed(*overrides):
     """A checked config, while Hydra knows its command."""
-    config = compose("train", [*overrides, "run_dir=nowhere"], return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.runtime.output_dir = "nowhere"
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    drop_replaced(config)
+    config, _ = composed_with_lines(*overrides)
     check_composed(config, "train")
     return config
 

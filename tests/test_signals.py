@@ -25,7 +25,7 @@ from consistency.tasks.measure.teacher import follows_teacher
 from consistency.tasks.session import Session
 from consistency.tensor import expand
 from consistency.truth.oracle import Mixture
-from tests.conftest import ROOT, SMALL, run
+from tests.conftest import CD_MOONS, ROOT, SMALL, run
 from tests.sessions import checkpoint, session
 from tests.test_configs import composed
 from tests.test_user import GAPS
@@ -220,11 +220,7 @@ def digits(tmp_path_factory):
 def student(tmp_path_factory):
     options = [
         *SMALL,
-        "method=cd",
-        "data=moons",
-        "budget=points",
-        "weight=inverse_gap",
-        "teacher_run.experiment=edm_moons",
+        *CD_MOONS,
         "trainer.max_steps=10",
         "trainer.val_check_interval=10",
     ]
