@@ -17,6 +17,7 @@ class Terms(NamedTuple):
 
     loss: Tensor  # [B]
     sigma: Tensor  # [B]
+    s: Tensor | None = None  # [B], the second level of a flow map
 
 
 def expand(scalar: Tensor, x: Tensor) -> Tensor:

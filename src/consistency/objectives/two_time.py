@@ -1,0 +1,177 @@
+"""What the objectives of flow maps f(x, t, s) share: a share of denoising at s = t, and one hole below it.
+
+X_{t→s} = w x + (1 - w) f(x, t, s) with w = s/t is the point at s of the trajectory through x at t.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from consistency.errors import UserError
+from consistency.model.condition import NONE, Condition
+from consistency.model.maps import FlowMap
+from consistency.objectives.balance import Balance
+from consistency.objectives.flow import DataFlow, Flow
+from consistency.objectives.power import Power
+from consistency.objectives.tangent import SelfTangent, Tangent
+from consistency.objectives.target import Target
+from consistency.objectives.units import Units
+from consistency.schedule.draws import Draws
+from consistency.schedule.two_times import TwoTimes
+from consistency.tensor import Terms, expand, perturb
+
+
+class Points(NamedTuple):
+    """Noisy samples, and the levels between which they are mapped."""
+
+    x: Tensor  # clean [B, ...]
+    z: Tensor  # [B, ...]
+    x_t: Tensor  # x + t z
+    t: Tensor  # [B], float64
+    s: Tensor  # [B], float64, 0 <= s <= t
+    c: Condition
+
+    def rows(self, which: Tensor) -> Self:
+        """Some of them, by number."""
+        tensors = (value[which] for value in self[:-1])
+        return type(self)(*tensors, self.c.rows(which))
+
+
+class TwoTime(nn.Module, ABC):
+    """Mean square of an error in chosen units, weighted: denoising at s = t, `errors` of the subclass below it.
+
+    Args:
+        times: law of (t, s).
+        units: of the error.
+        power: how much large errors count.
+        balance: w of t in e^w d - w; its parameters, if any, are trained too.
+        tangent: whose velocity moves points below the diagonal; the target at s = t is always the flow's.
+        sigma_min: where f is the identity: 0 unless the preconditioner has another.
+    """
+
+    anywhere = False  # whether velocities are needed elsewhere than at x + t z
+
+    def __init__(
+        self,
+        times: TwoTimes,
+        units: Units,
+        power: Power,
+        balance: Balance,
+        tangent: Tangent,
+        sigma_min: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.times, self.units, self.power, self.balance = times, units, power, balance
+        self.tangent, self.sigma_min = tangent, sigma_min
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether s = t is trained."""
+        return bool(self.times.on_diagonal(10**4).any())
+
+    def check(self, f: FlowMap, flow: object) -> None:
+        """Refuse a map that promises other than what is trained, and a flow that cannot be asked what is needed.
+
+        Raises:
+            UserError: it names the key to change.
+        """
+        if f.has_diagonal != self.diagonal:
+            raise UserError(
+                f"model.diagonal={f.has_diagonal} but times.diagonal trains "
+                f"{'a' if self.diagonal else 'no'} share of s = t: set model.diagonal={self.diagonal}"
+            )
+        own = isinstance(self.tangent, SelfTangent)
+        if own and not self.diagonal:
+            raise UserError("tangent=self takes velocities from s = t: set times.diagonal above 0, or tangent=flow")
+        if self.anywhere and not own and isinstance(flow, DataFlow):
+            raise UserError(
+                f"objective: {type(self).__name__} takes velocities at points that the map reaches, and flow=data "
+                "knows them at x + t z alone: set tangent=self, flow=reference, or distil a teacher"
+            )
+
+    def __call__(
+        self, f: FlowMap, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+    ) -> Terms:
+        """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
+        t, s = self.times(len(x), k, draws, x.device)
+        z = draws.normal(x)
+        points = Points(x, z, perturb(x, z, t), t, s, c)
+        stopped: FlowMap = target(f)  # type: ignore[assignment]
+        below = self.tangent.of(stopped, flow)
+        diagonal = self.times.on_diagonal(len(x)).to(x.device)
+        on, off = diagonal.nonzero()[:, 0], (~diagonal).nonzero()[:, 0]
+        d = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        if len(on):
+            d = d.index_put((on,), mean_square(self.denoising(f, flow, points.rows(on))))
+        if len(off):
+            errors = self.errors(f, stopped, flow, below, points.rows(off), k, draws)
+            d = d.index_put((off,), mean_square(errors))
+        w = self.balance(t)
+        return Terms(w.exp() * self.power(d, x[0].numel()) - w, t, s)
+
+    def denoising(self, f: FlowMap, flow: Flow, p: Points) -> Tensor:
+        """(f(x_t, t, t) - D̂)/unit [B, ...], with D̂ what the flow takes for clean data."""
+        return self.in_units(f(p.x_t, p.t, p.t, p.c) - self.clean(flow, p), p.t)
+
+    @abstractmethod
+    def errors(
+        self, f: FlowMap, stopped: FlowMap, flow: Flow, below: Flow, p: Points, k: int, draws: Draws
+    ) -> Tensor:
+        """Errors [B, ...] below the diagonal, in units.
+
+        Args:
+            f: the map that learns.
+            stopped: the one that supplies targets.
+            flow: whose D̂ is the target.
+            below: whose velocity moves points: the flow, or the network's own.
+            p: the points.
+            k: optimiser step.
+            draws: random numbers of the step.
+        """
+
+    def clean(self, flow: Flow, p: Points) -> Tensor:
+        """D̂ = x_t - t v [B, ...]."""
+        return p.x_t - expand(p.t, p.x_t) * flow.velocity(p.x_t, p.t, p.x, p.z, p.c)
+
+    def in_units(self, error: Tensor, t: Tensor) -> Tensor:
+        """An error of f [B, ...] in units of the predicted quantity at t [B]."""
+        return error / expand(self.units.of_f(t), error)
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
+        return self.times.mass(edges, k)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """Nothing changes with the step."""
+        return {}
+
+
+def mean_square(errors: Tensor) -> Tensor:
+    """[B, ...] -> [B]."""
+    return errors.flatten(1).square().mean(1)
+
+
+class UntilS(nn.Module):
+    """A flow map with s fixed: (x, t, c) -> f(x, t, s, c)."""
+
+    def __init__(self, f: FlowMap, s: Tensor) -> None:
+        super().__init__()
+        self.f, self.s = f, s
+
+    def forward(self, x: Tensor, t: Tensor, c: Condition = NONE) -> Tensor:
+        """f [B, ...]."""
+        return self.f(x, t, self.s, c)
+
+
+class FromT(nn.Module):
+    """A flow map with t fixed: (x, s, c) -> f(x, t, s, c)."""
+
+    def __init__(self, f: FlowMap, t: Tensor) -> None:
+        super().__init__()
+        self.f, self.t = f, t
+
+    def forward(self, x: Tensor, s: Tensor, c: Condition = NONE) -> Tensor:
+        """f [B, ...]."""
+        return self.f(x, self.t, s, c)
