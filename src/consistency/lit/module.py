@@ -125,7 +125,8 @@ class Module(LightningModule):
         loss = terms.loss.mean()
         self.log("train/loss", loss.detach(), **SHOWN, sync_dist=world > 1, batch_size=len(batch.x))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
-        return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma}
+        second = {} if terms.s is None else {"s": terms.s}
+        return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma, **second}
 
     def validation_step(self, request: Request, index: int) -> dict[str, Tensor]:
         """Samples [B, ...] of every sampler, from the same noise."""

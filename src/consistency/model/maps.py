@@ -113,15 +113,13 @@ class FlowMap(Map):
 
     role = "flow map"
 
-    def __init__(self, net: nn.Module, precond: Precond, diagonal: bool, sigma_data: float = 0.5) -> None:
+    def __init__(self, net: nn.Module, precond: Precond, diagonal: bool) -> None:
         super().__init__(net, precond)
-        self.has_diagonal, self.sigma_data = diagonal, sigma_data
+        self.has_diagonal = diagonal
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, c: Condition = NONE) -> Tensor:
         """f [B, ...] for x [B, ...] at noise level t [B] > 0 and 0 <= s <= t [B]."""
-        t64, s64 = t.double(), s.double()
-        ratio = (s64 / self.sigma_data).atan() / (t64 / self.sigma_data).atan()
-        ratio = ratio.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        ratio = (s.double() / t.double()).to(x.device, torch.promote_types(x.dtype, torch.float32))
         return self.estimate(x, t, c, ratio)
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor, c: Condition = NONE) -> Tensor:
