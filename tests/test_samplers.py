@@ -41,25 +41,26 @@ def title(sampler):
 
 
 class Net(nn.Module):
-    """A smooth network of x, c_noise and, of a flow map, s/t."""
+    """A smooth network of x, c_noise and, of a flow map, h."""
 
     takes = ()
 
-    def __init__(self):
+    def __init__(self, times=1):
         super().__init__()
+        self.times = times
         torch.manual_seed(0)
         self.inner, self.outer = nn.Linear(4, 16), nn.Linear(16, 2)
 
-    def forward(self, x, noise, c=NONE, ratio=None):
-        ratio = torch.zeros_like(noise) if ratio is None else ratio
-        seen = torch.cat([x, noise[:, None].to(x.dtype), ratio[:, None].to(x.dtype)], 1)
+    def forward(self, x, noise, c=NONE, h=None):
+        h = torch.zeros_like(noise) if h is None else h
+        seen = torch.cat([x, noise[:, None].to(x.dtype), h[:, None].to(x.dtype)], 1)
         return self.outer(self.inner(seen).tanh())
 
 
 MAPS = {
     Denoiser: Denoiser(Net(), EDM()),
     Consistency: Consistency(Net(), Boundary()),
-    FlowMap: FlowMap(Net(), EDM(), diagonal=True),
+    FlowMap: FlowMap(Net(times=2), EDM(), diagonal=True),
 }
 
 
@@ -357,7 +358,7 @@ def test_a_map_of_another_role_is_refused():
     with pytest.raises(UserError, match="1jump samples from a flow map"):
         Jumps([80.0])(Portions(MAPS[Denoiser], 2, lambda n: None), z)
     with pytest.raises(UserError, match="trained without s = t"):
-        Heun(TEN)(FlowMap(Net(), EDM(), diagonal=False), z)
+        Heun(TEN)(FlowMap(Net(times=2), EDM(), diagonal=False), z)
 
 
 def test_a_flow_map_is_sampled_as_what_it_holds():

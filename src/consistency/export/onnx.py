@@ -72,7 +72,7 @@ class Half:
 
     def model(self, model: Outgoing) -> Outgoing:
         """The model with a network of half the size."""
-        return model.with_map(type(model.f)(Halved(model.f.net), model.f.precond).eval())
+        return model.with_map(model.f.with_parts(Halved(model.f.net), model.f.precond).eval())
 
     def finish(self, path: Path) -> None:
         """Nothing."""
@@ -89,10 +89,11 @@ class Halved(nn.Module):
         super().__init__()
         self.net = copy.deepcopy(net).half()
         self.takes: tuple[str, ...] = getattr(net, "takes", ())
+        self.times: int = getattr(net, "times", 1)
 
-    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
-        """F, float32 like x."""
-        return self.net(x.half(), noise, c).float()
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE, *second: Tensor) -> Tensor:
+        """F, float32 like x; `second` is h [B] of a network of two times."""
+        return self.net(x.half(), noise, c, *second).float()
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def programs(model: Outgoing) -> dict[str, ExportProgram]:
         name: ExportProgram(name, sampler.eval(), ("z", *label), partial(model.inputs, sampler))
         for name, sampler in model.programs().items()
     }
-    second = ("ratio",) if isinstance(model.f, FlowMap) else ()
+    second = ("h",) if isinstance(model.f, FlowMap) else ()
     inputs = ("x", "noise", *second, *label)
     bare = ExportProgram(NETWORK, network(model.f).eval(), inputs, partial(states, model))
     decoder = model.decoder()
@@ -69,7 +69,7 @@ def encoded(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
 
 
 def states(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
-    """Scaled x [B, ...], c_noise [B] of σ from 0.02 to 80, s/t [B] of a flow map, labels [B] of classes."""
+    """Scaled x [B, ...], c_noise [B] of σ from 0.02 to 80, h [B] of a flow map, labels [B] of classes."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, *model.shape, generator=generator)
     sigma = 0.02 * 4000 ** torch.rand(batch, generator=generator, dtype=torch.float64)

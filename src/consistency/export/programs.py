@@ -27,11 +27,11 @@ class RawNetwork(nn.Module):
 
 
 class TwoTimeNetwork(RawNetwork):
-    """F(c_in x, c_noise, s/t) of a flow map, with the coefficients at t."""
+    """F(c_in x, c_noise, h) of a flow map, with the coefficients at t and h of `consistency.model.second`."""
 
-    def forward(self, x: Tensor, noise: Tensor, ratio: Tensor, label: Tensor | None = None) -> Tensor:
-        """F, like x, of the scaled x [B, ...], c_noise [B] of t, s/t [B] and label [B] or None."""
-        return self.net(x, noise, given_label(label), ratio)
+    def forward(self, x: Tensor, noise: Tensor, h: Tensor, label: Tensor | None = None) -> Tensor:
+        """F, like x, of the scaled x [B, ...], c_noise [B] of t, h [B] in [0, 1] and label [B] or None."""
+        return self.net(x, noise, given_label(label), h)
 
 
 def network(f: Map) -> RawNetwork:

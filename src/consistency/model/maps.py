@@ -7,14 +7,15 @@ it. The role is written into every file, and whoever needs a denoiser calls `as_
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, Protocol, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from consistency.errors import UserError
+from consistency.errors import UserError, positive
 from consistency.model.condition import NONE, Condition, check_takes
 from consistency.model.precond import Coefficients, Precond
+from consistency.model.second import check_times, ratio, second_time
 from consistency.tensor import expand
 
 Note = Callable[["Map", Tensor], None]
@@ -38,15 +39,24 @@ class Map(nn.Module):
 
     Attributes:
         codec_sha256: hash of the codec that the network was trained with, if the file of its weights has one.
+
+    Raises:
+        UserError: the network takes another number of times.
     """
 
     role: ClassVar[str]  # as files have it
+    times: ClassVar[int] = 1  # that its network takes
     codec_sha256: str | None = None
 
     def __init__(self, net: nn.Module, precond: Precond) -> None:
         super().__init__()
+        check_times(net, self.times, self.role)
         self.net, self.precond = net, precond
         self._known: dict[tuple[float, torch.dtype, torch.device], Coefficients] = {}
+
+    def with_parts(self, net: nn.Module, precond: Precond) -> Self:
+        """A map of the same role, made of these."""
+        return type(self)(net, precond)
 
     def estimate(self, x: Tensor, sigma: Tensor | float, c: Condition, *second: Tensor) -> Tensor:
         """Clean data, in the dtype of x, from x [B, ...] and σ [B], or one σ for all.
@@ -106,25 +116,39 @@ class FlowMap(Map):
     At s = t it is a denoiser, at s = 0 a consistency function (2406.07507, 2506.14603, in σ).
 
     Args:
-        net: F, called as net(x, c_noise [B], c, s/t [B]).
+        net: F, called as net(x, c_noise [B], c, h [B]) with h of `consistency.model.second`; `times` is 2.
         precond: at t.
         diagonal: whether s = t has been trained, without which there is no denoiser in it.
+        sigma_data: standard deviation of the data, for h.
     """
 
     role = "flow map"
+    times = 2
 
-    def __init__(self, net: nn.Module, precond: Precond, diagonal: bool) -> None:
+    def __init__(self, net: nn.Module, precond: Precond, diagonal: bool, sigma_data: float = 0.5) -> None:
         super().__init__(net, precond)
-        self.has_diagonal = diagonal
+        positive("sigma", data=sigma_data)
+        self.has_diagonal, self.sigma_data = diagonal, sigma_data
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor, c: Condition = NONE) -> Tensor:
-        """f [B, ...] for x [B, ...] at noise level t [B] > 0 and 0 <= s <= t [B]."""
-        ratio = (s.double() / t.double()).to(x.device, torch.promote_types(x.dtype, torch.float32))
-        return self.estimate(x, t, c, ratio)
+    def with_parts(self, net: nn.Module, precond: Precond) -> Self:
+        """A flow map made of these, with the same diagonal and σ_data."""
+        return type(self)(net, precond, self.has_diagonal, self.sigma_data)
 
-    def jump(self, x: Tensor, t: Tensor, s: Tensor, c: Condition = NONE) -> Tensor:
-        """The point [B, ...] at noise level s of the trajectory through x at t."""
-        return torch.lerp(self(x, t, s, c), x, expand(s.double() / t.double(), x))
+    def forward(self, x: Tensor, t: Tensor | float, s: Tensor | float, c: Condition = NONE) -> Tensor:
+        """f [B, ...] for x [B, ...] at noise level t > 0 and 0 <= s <= t, each [B] or one for all.
+
+        Differentiable in x, t and s, forwards and backwards.
+        """
+        return self.estimate(x, t, c, self.second(x, t, s))
+
+    def second(self, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
+        """What the network is given of s: h [B], where x [B, ...] is, at least float32."""
+        h = second_time(t, s, self.sigma_data)
+        return h.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(x.shape[0])
+
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, c: Condition = NONE) -> Tensor:
+        """The point [B, ...] at noise level s of the trajectory through x at t: x itself at s = t."""
+        return torch.lerp(self(x, t, s, c), x, expand(ratio(t, s), x))
 
     @property
     def diagonal(self) -> Denoiser:
@@ -147,21 +171,23 @@ class FlowMap(Map):
 
 
 class Slice(nn.Module):
-    """A network of two times where s/t is the same for all: one of a single time.
+    """A network of two times where the second is the same for all: one of a single time.
 
     Args:
         net: of two times.
-        ratio: s/t.
+        h: 1 for s = t, 0 for s = 0.
     """
 
-    def __init__(self, net: nn.Module, ratio: float) -> None:
+    times = 1
+
+    def __init__(self, net: nn.Module, h: float) -> None:
         super().__init__()
-        self.net, self.ratio = net, ratio
+        self.net, self.h = net, h
         self.takes: tuple[str, ...] = getattr(net, "takes", ())
 
     def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
         """F(x [B, ...], c_noise [B], c), like x."""
-        return self.net(x, noise, c, torch.full_like(noise, self.ratio))
+        return self.net(x, noise, c, torch.full_like(noise, self.h))
 
 
 ROLES = {role.role: role for role in (Denoiser, Consistency, FlowMap)}

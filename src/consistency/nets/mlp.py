@@ -17,6 +17,7 @@ from consistency.nets.layers import (
     one_hot,
     waves,
 )
+from consistency.nets.second import SecondEmbedding, ZeroLinear, check_number_of_times, check_second
 
 
 class LogEmbedding(nn.Module):
@@ -45,22 +46,26 @@ class Block(nn.Module):
         width: units.
         features: size of what is known of the noise level and the class.
         dropout: probability of dropping a unit in training.
+        second: size of what is known of the second time, 0 for a network of one.
     """
 
-    def __init__(self, width: int, features: int, dropout: float) -> None:
+    def __init__(self, width: int, features: int, dropout: float, second: int = 0) -> None:
         super().__init__()
         self.norm, self.layer0 = LayerNorm(width), linear(width, width)
         self.affine, self.dropout = linear(features, width), nn.Dropout(dropout)
         self.layer1 = linear(width, width)
+        self.second_time = ZeroLinear(second, width) if second else None
 
-    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        """[B, width] from h [B, width] and emb [B, features]."""
-        update = F.silu(self.layer0(F.silu(self.norm(h))) + self.affine(emb))
-        return h + self.layer1(self.dropout(update))
+    def forward(self, h: Tensor, emb: Tensor, second: Tensor | None = None) -> Tensor:
+        """[B, width] from h [B, width], emb [B, features] and, of two times, second [B, second]."""
+        update = self.layer0(F.silu(self.norm(h))) + self.affine(emb)
+        if self.second_time is not None:
+            update = update + self.second_time(second)
+        return h + self.layer1(self.dropout(F.silu(update)))
 
 
 class MLP(nn.Module):
-    """Called as net(x [B, ...], c_noise [B], c) -> like x.
+    """Called as net(x [B, ...], c_noise [B], c) -> like x; of two times as net(x, c_noise, c, h [B]).
 
     Args:
         shape: of one sample: (D,) or (C, H, W).
@@ -70,6 +75,7 @@ class MLP(nn.Module):
         dropout: probability of dropping a unit in training.
         frequencies: sinusoids of c_noise.
         fmax: the highest frequency, see LogEmbedding.
+        times: 2 for a network that is also given h in [0, 1], the second time of a flow map.
     """
 
     def __init__(
@@ -81,23 +87,28 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         frequencies: int = 8,
         fmax: float = 16.0,
+        times: int = 1,
     ) -> None:
         super().__init__()
         check_dropout_and_blocks(dropout, blocks, width=width, frequencies=frequencies)
         within("net", 1e-6, 1e6, fmax=fmax)
-        n, self.classes = math.prod(shape), classes
+        check_number_of_times(times)
+        n, self.classes, self.times = math.prod(shape), classes, times
         self.takes = takes(label=classes)
         self.embedding = LogEmbedding(frequencies, fmax)
-        features = self.embedding.channels + classes
+        self.second = SecondEmbedding() if times == 2 else None
+        features, second = self.embedding.channels + classes, self.second.channels if self.second else 0
         self.stem = linear(n, width)
-        self.blocks = nn.ModuleList([Block(width, features, dropout) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([Block(width, features, dropout, second) for _ in range(blocks)])
         self.head = nn.Sequential(LayerNorm(width), nn.SiLU(), linear(width, n, gain=1e-5))
 
-    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
-        """F(x [B, ...], c_noise [B], c), like x."""
-        emb = self.embedding(noise)
-        emb = torch.cat([emb, one_hot(c.label, self.classes, emb[:, 0])], 1).to(self.stem.weight.dtype)
-        h = self.stem(x.flatten(1))
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE, h: Tensor | None = None) -> Tensor:
+        """F(x [B, ...], c_noise [B], c), or F(x, c_noise, c, h [B]) of two times; like x."""
+        check_second(self.times, h)
+        emb, dtype = self.embedding(noise), self.stem.weight.dtype
+        emb = torch.cat([emb, one_hot(c.label, self.classes, emb[:, 0])], 1).to(dtype)
+        second = None if self.second is None else self.second(h).to(dtype)
+        y = self.stem(x.flatten(1))
         for block in self.blocks:
-            h = block(h, emb)
-        return self.head(h).reshape(x.shape)
+            y = block(y, emb, second)
+        return self.head(y).reshape(x.shape)

@@ -7,7 +7,6 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.model.condition import Condition
 from consistency.model.maps import Consistency, Denoiser, DenoiserLike, FlowMap, Map
-from consistency.model.precond import Precond
 from consistency.sampling.levels import level
 
 
@@ -35,8 +34,3 @@ def suited_map(f: Any, role: type[Map], what: str) -> Any:
     raise UserError(
         f"{what} samples from a {role.role}, and this model is a {f.role}: use samplers={group[type(f)]}"
     )
-
-
-def preconditioned(f: Map, precond: Precond) -> Map:
-    """A map of the same role and weights, with another preconditioner."""
-    return FlowMap(f.net, precond, f.has_diagonal) if isinstance(f, FlowMap) else type(f)(f.net, precond)

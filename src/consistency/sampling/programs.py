@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.model.condition import NONE, Condition, given_label
 from consistency.model.maps import FlowMap, Map
+from consistency.model.second import second_time
 
 if TYPE_CHECKING:
     from consistency.sampling.samplers import Sampler
@@ -100,16 +101,17 @@ class Combined(Program):
         UserError: the sampler calls f at other levels than its `sigmas`.
     """
 
-    ratios: Tensor
+    seconds: Tensor
 
     def __init__(self, sampler: "Sampler", f: Map) -> None:
         run = Recorded(sampler)
         super().__init__(f, torch.tensor(run.levels, dtype=torch.float64), run.noises, sampler.clip)
         self.rows = run.rows()
-        ratios = [s / t for s, t in zip(run.ends, run.levels, strict=False)]  # none of a single time
-        self.register_buffer("ratios", torch.tensor(ratios, dtype=torch.float32))
         if bool(run.ends) != isinstance(f, FlowMap):
             raise UserError(f"{sampler.title} makes no program of a {f.role}")
+        jumps = zip(run.levels, run.ends, strict=False)  # none of a single time
+        h = [second_time(t, s, f.sigma_data).item() for t, s in jumps] if isinstance(f, FlowMap) else []
+        self.register_buffer("seconds", torch.tensor(h, dtype=torch.float32))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [B, ...] from unit noise z [B, K, ...], first the starting noise; label [B] or None."""
@@ -122,7 +124,7 @@ class Combined(Program):
             for i, share in row.estimates.items():
                 x = x + share * estimates[i]
             if k < len(self.rows) - 1:
-                second = [self.ratios[k]] if len(self.ratios) else []
+                second = [self.seconds[k]] if len(self.seconds) else []
                 estimates.append(self.estimate(k, x, c, *second))
         return x
 

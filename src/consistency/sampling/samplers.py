@@ -19,7 +19,7 @@ from consistency.model.maps import Consistency, DenoiserLike, FlowMap, Map
 from consistency.model.portions import Portions
 from consistency.model.precond import Precond
 from consistency.sampling.levels import check_falling, checked_sigmas, fresh, level, steps, visits
-from consistency.sampling.maps import denoise_at, preconditioned, suited_map
+from consistency.sampling.maps import denoise_at, suited_map
 from consistency.schedule.draws import Draws
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Sampler(ABC):
             return found
         if not isinstance(found, Map):
             raise UserError(f"{self.title}: precond needs a network, and this is a function without one")
-        return preconditioned(found, self.precond)
+        return found.with_parts(found.net, self.precond)
 
     def estimate(self, f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
         """Clean data at one σ for all samples, clipped if `clip` is set."""
