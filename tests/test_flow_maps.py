@@ -19,8 +19,10 @@ from consistency.objectives.denoising import Denoising
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.objectives.discrete_map import DiscreteMap
 from consistency.objectives.distance import SquaredL2
+from consistency.objectives.endpoint import Endpoint
 from consistency.objectives.eulerian import Eulerian
 from consistency.objectives.flow import DataFlow, ExactFlow, TeacherFlow
+from consistency.objectives.handover import Handover
 from consistency.objectives.lagrangian import Lagrangian
 from consistency.objectives.power import Adaptive, AdaptiveSum, Squared
 from consistency.objectives.semigroup import Semigroup
@@ -31,7 +33,15 @@ from consistency.objectives.units import MeanVelocity, NetworkOutput
 from consistency.objectives.weighting import Uniform, UnitOutput
 from consistency.schedule.draws import StepDraws
 from consistency.schedule.noise import LogNormal
-from consistency.schedule.two_times import ExponentialGap, FixedGap, SortedTimes, UniformGap, spread_evenly
+from consistency.schedule.two_times import (
+    ClampedTimes,
+    ExponentialGap,
+    FixedGap,
+    SigmoidGap,
+    SortedTimes,
+    UniformGap,
+    spread_evenly,
+)
 from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture
 
@@ -118,7 +128,7 @@ def objective(form, *, diagonal=0.0, tangent=None, gap=None, units=None, power=N
 
 def errors(which, f, flow, p, tangent=None):
     below = (tangent or FlowTangent()).of(f, flow)
-    return which.errors(f, f, flow, below, p, 0, StepDraws(0))
+    return which.errors(f, f, flow, below, p, 0, StepDraws(0)).value
 
 
 # Every form vanishes at the exact map
@@ -307,8 +317,8 @@ def gradients(f, loss):
 
 def same(f, which, flow, p, theirs, tangent=None):
     """Loss and gradient of an objective below the diagonal, against another form of it."""
-    d = mean_square(errors(which, f, flow, p, tangent))
-    ours = which.power(d, p.x[0].numel())
+    below = (tangent or FlowTangent()).of(f, flow)
+    ours = which.loss(which.errors(f, f, flow, below, p, 0, StepDraws(0)))
     assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
     assert torch.allclose(gradients(f, ours), gradients(f, theirs), rtol=1e-8, atol=1e-10)
 
@@ -336,33 +346,65 @@ def test_improved_meanflow_in_its_own_coordinate():
     same(f, which, DataFlow(), p, meanflow(f, p, own=True, c=0.01, power=1.0), own)
 
 
-def soflow(f, p, ratio, power=0.75, c=1e-3):
-    """2512.15657: the solution function at (x_u, u) and at (x_l, l), l = u + (r - u) ratio, per (u - l)."""
+def test_soflow_in_its_own_coordinate():
+    """2512.15657, and its code: the solution functions at (x_u, u) and (x_l, l), l = u + (r - u) ρ."""
+    f, p, gap = wavy(), points(60), 0.1
     x, u, r, v = linear(p)
-    u_bar, l = velocity_of(f), u + (r - u) * ratio
+    u_bar, l = velocity_of(f), u + (r - u) * gap
     ours = x - (u - r)[:, None] * u_bar(x, r, u)
     with torch.no_grad():
         x_l = x + (l - u)[:, None] * v
-        theirs = x_l - (l - r)[:, None] * u_bar(x_l, r, l)
-    square = ((ours - theirs) / (u - l)[:, None]).square().mean(1)
-    return square / (square.detach() + c) ** power
-
-
-def test_soflow_in_its_own_coordinate():
-    f, p = wavy(), points(60)
-    which = objective("discrete", gap=FixedGap(0.1), quotient=1.0, power=Adaptive(0.75, 1e-3))
-    same(f, which, DataFlow(), p, soflow(f, p, 0.1))
+        end = x_l - (l - r)[:, None] * u_bar(x_l, r, l)
+    quotient = ((ours - end) / (u - l)[:, None]).detach().square().mean(1)
+    weight = (quotient + 1e-3) ** -0.75 / ((u - l) * (u - r))
+    theirs = weight * (ours - end).square().mean(1)
+    which = objective("discrete", gap=FixedGap(gap), quotient=1.0, weight=1.0, power=Adaptive(0.75, 1e-3))
+    same(f, which, DataFlow(), p, theirs)
 
 
 def test_alphaflow_in_its_own_coordinate():
-    """2510.20771, eq. 9: α^-1 ‖ū(x_u, r, u) - (α v + (1 - α) sg ū(x_l, r, l))‖², l = u - α (u - r)."""
+    """2510.20771, eq. 9, and its code: ‖ū(x_u, r, u) - (α v + (1 - α) sg ū(x_l, r, l))‖², α/(sg ‖·‖² + c)."""
     f, p, alpha = wavy(), points(60), 0.3
     x, u, r, v = linear(p)
     u_bar, l = velocity_of(f), u - alpha * (u - r)
     with torch.no_grad():
         ahead = alpha * v + (1 - alpha) * u_bar(x - (u - l)[:, None] * v, r, l)
-    theirs = (u_bar(x, r, u) - ahead).square().mean(1) / alpha
-    same(f, objective("discrete", gap=FixedGap(alpha), quotient=0.5), DataFlow(), p, theirs)
+    square = (u_bar(x, r, u) - ahead).square().mean(1)
+    which = objective("discrete", gap=FixedGap(alpha), weight=1.0, power=Adaptive(1.0, 1e-3))
+    same(f, which, DataFlow(), p, alpha * square / (square.detach() + 1e-3))
+
+
+def test_alphaflow_is_soflow_but_for_its_power():
+    """Their errors differ by the factor α: with p = 1 and c for c α² the losses are the same."""
+    f, p, alpha, c = wavy(), points(60), 0.3, 1e-3
+    so = objective("discrete", gap=FixedGap(alpha), quotient=1.0, weight=1.0, power=Adaptive(1.0, c / alpha**2))
+    ours = so.loss(so.errors(f, f, DataFlow(), DataFlow(), p, 0, StepDraws(0)))
+    same(f, objective("discrete", gap=FixedGap(alpha), weight=1.0, power=Adaptive(1.0, c)), DataFlow(), p, ours)
+
+
+def test_consistency_trajectory_models_in_their_own_coordinate():
+    """2310.02279, eq. 8 to 10: G(x, t, s) = (s/t) x + (1 - s/t) g; both ends are taken to 0 by the target."""
+    f, older, p = wavy(), wavy(seed=1).requires_grad_(False), points(60)
+    density = Mixture.gaussian(0.7)
+    flow, gap = ExactFlow(density), FixedGap(0.4)
+    which = Endpoint(gap, Linear(), *parts_of(objective("discrete")))
+    r = which.between(p.t, p.s, torch.full_like(p.t, 0.4))
+
+    def G(f, x, t, s):
+        w = (s / t)[:, None]
+        return w * x + (1 - w) * f(x, t, s)
+
+    zero = torch.zeros_like(p.t)
+    with torch.no_grad():
+        end = G(older, G(f, density.solve(p.x_t, p.t, r), r, p.s), p.s, zero)
+    theirs = (G(older, G(f, p.x_t, p.t, p.s), p.s, zero) - end).square().mean(1)
+    ours = which.loss(which.errors(f, older, flow, flow, p, 0, StepDraws(0)))
+    assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-13)
+    assert torch.allclose(gradients(f, ours), gradients(f, theirs), rtol=1e-8, atol=1e-11)
+
+
+def parts_of(which):
+    return which.times, which.units, which.power, which.balance, which.tangent
 
 
 def test_self_distillation_in_its_own_coordinate():
@@ -413,11 +455,40 @@ def test_a_share_of_a_batch_is_spread_evenly():
     assert spread_evenly(1.0, 5).all()
 
 
+def test_clamped_times_have_their_law():
+    """MeanFlow's second law, as its code has it: 30 % of s = t, of which 25 are the share (here just below t)."""
+    law = ClampedTimes(LogNormal(-0.6, 1.6), LogNormal(-4.0, 1.6), diagonal=0.25)
+    t, s = law(200_000, 0, StepDraws(0), torch.device("cpu"))
+    assert (s <= t).all() and (s[~law.on_diagonal(len(t))] < t[~law.on_diagonal(len(t))]).all()
+    assert (s > 0.9998 * t).double().mean() == pytest.approx(0.300, abs=0.003)
+    edges = torch.logspace(-6, 3, 20, dtype=torch.float64)
+    cell = [(torch.bucketize(v, edges) - 1).clamp(0, 18) for v in (t, s)]
+    count = torch.zeros(19, 19, dtype=torch.float64).index_put(tuple(cell), torch.ones_like(t), accumulate=True)
+    assert (count / len(t) - law.joint_mass(edges, 0)).abs().max() < 0.005
+
+
 def test_the_gap_of_soflow_falls_exponentially():
-    gap = ExponentialGap(1.0, 3.1e-4, K=1000)
-    assert [gap.fraction(k) for k in (0, 500, 1000, 2000)] == pytest.approx([1, 3.1e-4**0.5, 3.1e-4, 3.1e-4])
+    gap = ExponentialGap(1.0, 3.125e-4, K=1000)
+    assert [gap.fraction(k) for k in (0, 500, 1000, 2000)] == pytest.approx([1, 3.125e-4**0.5, 3.125e-4, 3.125e-4])
     with pytest.raises(UserError, match="0 < last <= first"):
         ExponentialGap(0.1, 0.2)
+
+
+def test_the_gap_of_alphaflow_is_a_sigmoid_with_both_ends_cut_off():
+    """Its B/2 run: flow matching until 28.8 % of the training, MeanFlow from 71.2 % on."""
+    gap = SigmoidGap(K=1000)
+    assert [gap.fraction(k) for k in (0, 288, 500, 712, 1000)] == [1, 1, 0.5, 0, 0]
+    assert 0.99 < gap.fraction(289) < 1 and 0 < gap.fraction(711) < 0.01
+
+
+def test_pairs_hand_over_to_the_derivative_when_their_gap_is_0():
+    f, x = wavy(), gaussian(32, 2)
+    gap = SigmoidGap(K=100)
+    pairs, limit = objective("discrete", diagonal=0.5, gap=gap), objective("eulerian", diagonal=0.5)
+    both = Handover(gap, pairs, limit)
+    for k, one in ((0, pairs), (50, pairs), (99, limit)):
+        ours, theirs = (each(f, StopGradient(f), DataFlow(), x, NONE, k, StepDraws(k)) for each in (both, one))
+        assert torch.equal(ours.loss, theirs.loss)
 
 
 # Refusals

@@ -17,7 +17,7 @@ from consistency.objectives.balance import Balance
 from consistency.objectives.flow import Flow
 from consistency.objectives.power import Power
 from consistency.objectives.tangent import Tangent
-from consistency.objectives.two_time import Points, TwoTime
+from consistency.objectives.two_time import Errors, Points, TwoTime
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import Gap, TwoTimes
@@ -25,13 +25,13 @@ from consistency.tensor import expand, same_dropout
 
 
 class DiscreteMap(TwoTime):
-    """‖f(x_t, t, s) - sg (λ D̂ + (1 - λ) f(x_r, r, s))‖² in units, per gap^(2 q).
+    """gap^m ‖(f(x_t, t, s) - sg (λ D̂ + (1 - λ) f(x_r, r, s)))/gap^q‖² in units.
 
     Args:
         gap: how far r lies on the way from t to s.
         coordinate: in whose time that way is measured.
-        quotient: q, the power of the gap by which errors are divided: 1 for a difference quotient (SoFlow),
-            1/2 for α-Flow's 1/α.
+        quotient: q; 1 makes the error a difference quotient.
+        weight: m; the papers whose gap shrinks have 1 (SoFlow with q = 1, α-Flow with q = 0).
         times: law of (t, s).
         units: of the error.
         power: how much large errors count.
@@ -50,15 +50,16 @@ class DiscreteMap(TwoTime):
         balance: Balance,
         tangent: Tangent,
         quotient: float = 0.0,
+        weight: float = 0.0,
         sigma_min: float = 0.0,
     ) -> None:
         super().__init__(times, units, power, balance, tangent, sigma_min)
-        within("objective", 0, 2, quotient=quotient)
-        self.gap, self.coordinate, self.quotient = gap, coordinate, quotient
+        within("objective", 0, 2, quotient=quotient, weight=weight)
+        self.gap, self.coordinate, self.quotient, self.weight = gap, coordinate, quotient, weight
 
     def errors(
         self, f: FlowMap, stopped: FlowMap, flow: Flow, below: Flow, p: Points, k: int, draws: Draws
-    ) -> Tensor:
+    ) -> Errors:
         """f(x_t, t, s) less its target, in units at t, divided by a power of the gap."""
         gap = self.gap(len(p.t), k, draws, p.t.device)
         r = self.between(p.t, p.s, gap)
@@ -66,7 +67,8 @@ class DiscreteMap(TwoTime):
             y = f(p.x_t, p.t, p.s, p.c)
         with torch.no_grad():
             target = self.target(stopped, below, p, r)
-        return self.in_units(y - target, p.t) / expand(gap**self.quotient, y)
+        errors = self.in_units(y - target, p.t) / expand(gap**self.quotient, y)
+        return Errors(errors, gap**self.weight)
 
     def target(self, f: FlowMap, flow: Flow, p: Points, r: Tensor) -> Tensor:
         """λ D̂ + (1 - λ) f(x_r, r, s) [B, ...]."""

@@ -16,7 +16,7 @@ from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
 from consistency.objectives.power import Power
 from consistency.objectives.tangent import Tangent
-from consistency.objectives.two_time import Points, TwoTime, UntilS
+from consistency.objectives.two_time import Errors, Points, TwoTime, UntilS
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import TwoTimes
@@ -56,12 +56,12 @@ class Eulerian(TwoTime):
 
     def errors(
         self, f: FlowMap, stopped: FlowMap, flow: Flow, below: Flow, p: Points, k: int, draws: Draws
-    ) -> Tensor:
+    ) -> Errors:
         """(f - sg f)/unit - g."""
         with torch.no_grad():
             residual = self.residual(stopped, flow, below, p)
         y = f(p.x_t, p.t, p.s, p.c)
-        return self.in_units(y - y.detach(), p.t) + self.bound(self.in_units(residual, p.t))
+        return Errors(self.in_units(y - y.detach(), p.t) + self.bound(self.in_units(residual, p.t)))
 
     def residual(self, f: FlowMap, flow: Flow, below: Flow, p: Points) -> Tensor:
         """rate (w (f - D̂) + (1 - w) df/d ln t) [B, ...], and what two different velocities add to it."""

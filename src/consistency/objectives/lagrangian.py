@@ -14,7 +14,7 @@ from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
 from consistency.objectives.power import Power
 from consistency.objectives.tangent import Tangent
-from consistency.objectives.two_time import FromT, Points, TwoTime
+from consistency.objectives.two_time import Errors, FromT, Points, TwoTime
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import TwoTimes
@@ -54,11 +54,11 @@ class Lagrangian(TwoTime):
 
     def errors(
         self, f: FlowMap, stopped: FlowMap, flow: Flow, below: Flow, p: Points, k: int, draws: Draws
-    ) -> Tensor:
+    ) -> Errors:
         """f - (1 - w) ∂f/∂ln s - sg D(X, s), in units at s."""
         y, dy = self.derivative(FromT(f, p.t), p.x_t, p.s, p.c, torch.zeros_like(p.x_t), p.s)
         w = expand(p.s / p.t, y)
         arrived = torch.lerp(y, p.x_t, w).detach()
         D = self.clean(below, p._replace(x_t=arrived, t=p.s))
-        moving = torch.lerp(y.detach(), y, w)  # of ∂X/∂s alone; the velocity at X holds the rest of f
-        return self.in_units(moving - (1 - w) * dy - D, p.s)
+        moving = torch.lerp(y.detach(), y, expand(self.units.moving(p.t, p.s), y))  # the rest is of X, stopped
+        return Errors(self.in_units(moving - (1 - w) * dy - D, p.s))

@@ -39,6 +39,13 @@ class Points(NamedTuple):
         return type(self)(*tensors, self.c.rows(which))
 
 
+class Errors(NamedTuple):
+    """What is squared, and how much its samples count."""
+
+    value: Tensor  # [B, ...], in units
+    weight: Tensor | None = None  # [B], of the loss; None for 1
+
+
 class TwoTime(nn.Module, ABC):
     """Mean square of an error in chosen units, weighted: denoising at s = t, `errors` of the subclass below it.
 
@@ -102,24 +109,29 @@ class TwoTime(nn.Module, ABC):
         below = self.tangent.of(stopped, flow)
         diagonal = self.times.on_diagonal(len(x)).to(x.device)
         on, off = diagonal.nonzero()[:, 0], (~diagonal).nonzero()[:, 0]
-        d = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        loss = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         if len(on):
-            d = d.index_put((on,), mean_square(self.denoising(f, flow, points.rows(on))))
+            loss = loss.index_put((on,), self.loss(self.denoising(f, flow, points.rows(on))))
         if len(off):
             errors = self.errors(f, stopped, flow, below, points.rows(off), k, draws)
-            d = d.index_put((off,), mean_square(errors))
+            loss = loss.index_put((off,), self.loss(errors))
         w = self.balance(t)
-        return Terms(w.exp() * self.power(d, x[0].numel()) - w, t, s)
+        return Terms(w.exp() * loss - w, t, s)
 
-    def denoising(self, f: FlowMap, flow: Flow, p: Points) -> Tensor:
-        """(f(x_t, t, t) - D̂)/unit [B, ...], with D̂ what the flow takes for clean data."""
-        return self.in_units(f(p.x_t, p.t, p.t, p.c) - self.clean(flow, p), p.t)
+    def loss(self, errors: Errors) -> Tensor:
+        """[B]."""
+        found = self.power(mean_square(errors.value), errors.value[0].numel())
+        return found if errors.weight is None else errors.weight.to(found) * found
+
+    def denoising(self, f: FlowMap, flow: Flow, p: Points) -> Errors:
+        """(f(x_t, t, t) - D̂)/unit, with D̂ what the flow takes for clean data."""
+        return Errors(self.in_units(f(p.x_t, p.t, p.t, p.c) - self.clean(flow, p), p.t))
 
     @abstractmethod
     def errors(
         self, f: FlowMap, stopped: FlowMap, flow: Flow, below: Flow, p: Points, k: int, draws: Draws
-    ) -> Tensor:
-        """Errors [B, ...] below the diagonal, in units.
+    ) -> Errors:
+        """Errors below the diagonal.
 
         Args:
             f: the map that learns.

@@ -29,6 +29,10 @@ class Units(Protocol):
         """Share [B] of the time of the papers that lies between t and s: 0 at s = t, 1 at s = 0."""
         ...
 
+    def moving(self, t: Tensor, s: Tensor) -> Tensor:
+        """Share [B] of f in the rate at which X_{t→s} moves with s, but for the part of ∂f/∂s."""
+        ...
+
 
 @dataclass(frozen=True)
 class MeanVelocity:
@@ -48,6 +52,10 @@ class MeanVelocity:
     def remaining(self, t: Tensor, s: Tensor) -> Tensor:
         """1 - u_s/u_t."""
         return (1 - s / t) / (1 + s)
+
+    def moving(self, t: Tensor, s: Tensor) -> Tensor:
+        """w + (1 - w) u_s: of d/du X/(1 + s)."""
+        return (s / t + s) / (1 + s)
 
 
 @dataclass(frozen=True)
@@ -76,3 +84,7 @@ class NetworkOutput:
     def remaining(self, t: Tensor, s: Tensor) -> Tensor:
         """1 - s/t."""
         return 1 - s / t
+
+    def moving(self, t: Tensor, s: Tensor) -> Tensor:
+        """w: of dX/ds."""
+        return s / t

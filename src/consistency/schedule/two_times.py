@@ -1,5 +1,7 @@
 """Laws of the two noise levels (t, s), 0 <= s <= t, of a flow map, and of a level r between them."""
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +89,50 @@ class SortedTimes:
         return either.tril(-1) + (a * b).diag()
 
 
+@dataclass(frozen=True)
+class ClampedTimes:
+    """t and s of laws of their own, s below t: the published code of MeanFlow's second law, and SoFlow's.
+
+    Where s falls above t it is put just below it, which changes the law of s alone.
+
+    Args:
+        first: law of t.
+        second: law of s.
+        diagonal: share of s = t.
+        margin: least 1 - s/t of the others, above 0.
+    """
+
+    first: NoiseLaw
+    second: NoiseLaw
+    diagonal: float = 0.25
+    margin: float = 1e-4
+
+    def __post_init__(self) -> None:
+        within("times", 0, 1, diagonal=self.diagonal)
+        within("times", 1e-9, 0.5, margin=self.margin)
+
+    def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> tuple[Tensor, Tensor]:
+        """t and s, each [n] in float64."""
+        t, s = self.first.sample(n, draws, device), self.second.sample(n, draws, device)
+        s = torch.minimum(s, (1 - self.margin) * t)
+        return t, torch.where(self.on_diagonal(n).to(device), t, s)
+
+    def on_diagonal(self, n: int) -> Tensor:
+        """Which of n samples have s = t, bool [n]."""
+        return spread_evenly(self.diagonal, n)
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that t falls between neighbouring edges [E] -> [E-1]."""
+        return self.first.mass(edges)
+
+    def joint_mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability of each pair of cells -> [E-1 of t, E-1 of s]; clamped s are in the cell of t."""
+        of_t = self.first.mass(edges)
+        joint = torch.outer(of_t, self.second.mass(edges))
+        clamped = joint.triu(1).sum(1)
+        return (1 - self.diagonal) * (joint.tril() + clamped.diag()) + self.diagonal * of_t.diag()
+
+
 def spread_evenly(share: float, n: int) -> Tensor:
     """Which of n places belong to a share, bool [n]: as many as fit, as far apart as they can be."""
     steps = torch.arange(n + 1, dtype=torch.float64) * share + 1e-9  # 3 * (1/3) must count as 1
@@ -140,9 +186,25 @@ class UniformGap:
         return {}
 
 
+class FallingGap(ABC):
+    """A fraction that is the same for all samples, and falls with the step."""
+
+    @abstractmethod
+    def fraction(self, k: int) -> float:
+        """ρ(k), from 1 down; 0 where the limit of a derivative is reached."""
+
+    def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> Tensor:
+        """The fraction of step k, n times."""
+        return torch.full((n,), self.fraction(k), dtype=torch.float64, device=device)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """ρ(k)."""
+        return {"gap": self.fraction(k)}
+
+
 @dataclass(frozen=True)
-class ExponentialGap:
-    """The fraction falls from `first` to `last` exponentially in the step (2512.15657, SoFlow's l(k)).
+class ExponentialGap(FallingGap):
+    """ρ(k) = first (last/first)^(k/K): SoFlow's l(k) (2512.15657).
 
     Args:
         first: at step 0, at most 1.
@@ -151,27 +213,41 @@ class ExponentialGap:
     """
 
     first: float = 1.0
-    last: float = 3.1e-4
+    last: float = 3.125e-4
     K: int = 800_000
 
     def __post_init__(self) -> None:
-        check_falling_gap(self.first, self.last, self.K)
-
-    def __call__(self, n: int, k: int, draws: Draws, device: torch.device) -> Tensor:
-        """The fraction of step k, n times."""
-        return torch.full((n,), self.fraction(k), dtype=torch.float64, device=device)
+        within("gap", 1, 10**9, K=self.K)
+        if not 0 < self.last <= self.first <= 1:
+            raise UserError(f"gap.first={self.first} and gap.last={self.last} must satisfy 0 < last <= first <= 1")
 
     def fraction(self, k: int) -> float:
-        """ρ(k) = first (last/first)^(k/K)."""
+        """ρ(k)."""
         return self.first * (self.last / self.first) ** min(k / self.K, 1.0)
 
-    def progress(self, k: int) -> dict[str, float]:
-        """ρ(k)."""
-        return {"gap": self.fraction(k)}
 
+@dataclass(frozen=True)
+class SigmoidGap(FallingGap):
+    """α(k) = 1 - S(γ (k/K - 1/2)), 1 or 0 once it is within `floor` of them: α-Flow (2510.20771).
 
-def check_falling_gap(first: float, last: float, K: int) -> None:
-    """Refuse a curriculum of fractions that cannot run."""
-    within("gap", 1, 10**9, K=K)
-    if not 0 < last <= first <= 1:
-        raise UserError(f"gap.first={first} and gap.last={last} must satisfy 0 < last <= first <= 1")
+    Until about 29 % of K it is flow matching, from 71 % on MeanFlow, with the published γ and floor.
+
+    Args:
+        K: horizon in optimiser steps.
+        gamma: γ, how steeply it falls.
+        floor: what counts as the limit, above 0 and below 1/2.
+    """
+
+    K: int = 800_000
+    gamma: float = 25.0
+    floor: float = 0.005
+
+    def __post_init__(self) -> None:
+        within("gap", 1, 10**9, K=self.K)
+        within("gap", 1, 1000, gamma=self.gamma)
+        within("gap", 1e-6, 0.49, floor=self.floor)
+
+    def fraction(self, k: int) -> float:
+        """α(k)."""
+        alpha = 1 / (1 + math.exp(self.gamma * (min(k / self.K, 1.0) - 0.5)))
+        return 0.0 if alpha < self.floor else 1.0 if alpha > 1 - self.floor else alpha

@@ -1,0 +1,60 @@
+"""A curriculum from pairs of points to the derivative that they tend to: α-Flow (2510.20771)."""
+
+from torch import Tensor, nn
+
+from consistency.model.condition import Condition
+from consistency.model.maps import FlowMap
+from consistency.objectives.discrete_map import DiscreteMap
+from consistency.objectives.eulerian import Eulerian
+from consistency.objectives.flow import Flow
+from consistency.objectives.target import Target
+from consistency.schedule.draws import Draws
+from consistency.schedule.two_times import FallingGap
+from consistency.tensor import Terms
+
+
+class Handover(nn.Module):
+    """Pairs as long as their gap is above 0, then the Eulerian form.
+
+    Args:
+        gap: of the pairs at a step.
+        pairs: gap -> the objective until then.
+        limit: from then on; of the same times and units.
+    """
+
+    def __init__(self, gap: FallingGap, pairs: DiscreteMap, limit: Eulerian) -> None:
+        super().__init__()
+        self.gap, self.pairs, self.limit = gap, pairs, limit
+
+    @property
+    def sigma_min(self) -> float:
+        """Where f is the identity."""
+        return self.limit.sigma_min
+
+    @property
+    def times(self) -> object:
+        """Law of (t, s)."""
+        return self.limit.times
+
+    def at(self, k: int) -> DiscreteMap | Eulerian:
+        """The objective of step k."""
+        return self.pairs if self.gap.fraction(k) > 0 else self.limit
+
+    def check(self, f: FlowMap, flow: object) -> None:
+        """Refuse what either refuses."""
+        self.pairs.check(f, flow)
+        self.limit.check(f, flow)
+
+    def __call__(
+        self, f: FlowMap, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+    ) -> Terms:
+        """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
+        return self.at(k)(f, target, flow, x, c, k, draws)
+
+    def mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
+        return self.at(k).mass(edges, k)
+
+    def progress(self, k: int) -> dict[str, float]:
+        """The gap."""
+        return self.gap.progress(k)
