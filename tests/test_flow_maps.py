@@ -1,6 +1,7 @@
-"""Flow maps: every form of the objective vanishes at the exact map, and equals its paper's in the paper's coordinate."""
+"""Flow maps: each form of the objective vanishes at the exact map, and equals that of its paper."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from consistency.errors import UserError
 from consistency.model import solvers
 from consistency.model.condition import NONE
 from consistency.model.coordinates import Linear, Trigonometric
-from consistency.model.maps import Consistency, Denoiser, FlowMap
+from consistency.model.maps import FlowMap
 from consistency.model.precond import EDM, Velocity
 from consistency.objectives.balance import Learned, Unbalanced
 from consistency.objectives.bound import Unbounded
@@ -65,7 +66,7 @@ class Exact(nn.Module):
         self.v, self.scale = v, nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def forward(self, x, noise, c, h):
-        """X_{t→s} = x √((v² + s²)/(v² + t²)) and f = (t X - s x)/(t - s), of which the limit at s = t is D."""
+        """X_{t→s} = x √((v² + s²)/(v² + t²)) and f = (t X - s x)/(t - s), which is D at s = t."""
         t = noise / (1 - noise)
         s = levels(t, h)
         v2, ratio = self.v**2, ((self.v**2 + s**2) / (self.v**2 + t**2)).sqrt()
@@ -123,7 +124,9 @@ def objective(form, *, diagonal=0.0, tangent=None, gap=None, units=None, power=N
         return Eulerian(derivative, Unbounded(), *parts)
     if form == "lagrangian":
         return Lagrangian(derivative, *parts)
-    return {"semigroup": Semigroup, "discrete": DiscreteMap}[form](gap or UniformGap(), Linear(), *parts, **more)
+    return {"semigroup": Semigroup, "discrete": DiscreteMap}[form](
+        gap or UniformGap(), Linear(), *parts, **more
+    )
 
 
 def errors(which, f, flow, p, tangent=None):
@@ -162,12 +165,12 @@ def test_the_discrete_residual_falls_with_the_order_of_the_solver(solver, order)
         errors(objective("discrete", gap=FixedGap(gap)), exact_map(v), flow, p).abs().mean().item()
         for gap in (0.04, 0.02, 0.01)
     ]
-    for coarse, fine in zip(found, found[1:], strict=False):
+    for coarse, fine in pairwise(found):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 
 def test_the_eulerian_gradient_vanishes_in_expectation_for_the_data():
-    """Its mean over 400,000 samples is within three standard errors of 0, that of f half as large again is not."""
+    """Its mean over 400,000 samples is within three standard errors of 0; that of 1.5 f is not."""
     v, which, flow = 0.7, objective("eulerian"), DataFlow()
 
     def gradient(scale):
@@ -193,7 +196,7 @@ def test_the_bias_of_pairs_of_the_data_falls_with_the_square_of_the_gap():
         errors(objective("discrete", gap=FixedGap(gap)), exact_map(v), DataFlow(), p).abs().mean().item()
         for gap in (0.04, 0.02, 0.01)
     ]
-    for coarse, fine in zip(found, found[1:], strict=False):
+    for coarse, fine in pairwise(found):
         assert math.log2(coarse / fine) == pytest.approx(2, abs=0.15)
 
 
@@ -221,7 +224,9 @@ def test_at_the_diagonal_the_gradient_is_that_of_denoising(form):
     theirs = teacher(f.diagonal, x, NONE, 0, StepDraws(0))
     theirs.loss.mean().backward()
     assert torch.allclose(terms.loss, theirs.loss, rtol=1e-10)
-    assert all(torch.allclose(a, p.grad, rtol=1e-9, atol=1e-12) for a, p in zip(ours, f.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, p.grad, rtol=1e-9, atol=1e-12) for a, p in zip(ours, f.parameters(), strict=True)
+    )
 
 
 def test_the_eulerian_form_at_the_diagonal_is_denoising_too():
@@ -273,7 +278,11 @@ def test_at_zero_pairs_are_those_of_consistency_training():
 def test_derivatives_agree_with_central_differences(of):
     f, p = wavy(), points(50)
     zero = torch.zeros_like(p.x_t)
-    call = (UntilS(f, p.s), p.x_t, p.t, NONE, p.z, p.t) if of == "t" else (FromT(f, p.t), p.x_t, p.s, NONE, zero, p.s)
+    call = (
+        (UntilS(f, p.s), p.x_t, p.t, NONE, p.z, p.t)
+        if of == "t"
+        else (FromT(f, p.t), p.x_t, p.s, NONE, zero, p.s)
+    )
     exact, differences = ForwardMode()(*call), CentralDifferences(h=1e-5)(*call)
     for a, b in zip(exact, differences, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -324,7 +333,7 @@ def same(f, which, flow, p, theirs, tangent=None):
 
 
 def meanflow(f, p, own=False, c=1e-3, power=0.75):
-    """2505.13447, algorithm 1 and eq. 22; 2512.02012, algorithm 1, with the velocity of the network itself."""
+    """2505.13447, algorithm 1; 2512.02012, algorithm 1, with the velocity of the network itself."""
     x, u, r, v = linear(p)
     u_bar = velocity_of(f)
     with torch.no_grad():
@@ -350,25 +359,25 @@ def test_soflow_in_its_own_coordinate():
     """2512.15657, and its code: the solution functions at (x_u, u) and (x_l, l), l = u + (r - u) ρ."""
     f, p, gap = wavy(), points(60), 0.1
     x, u, r, v = linear(p)
-    u_bar, l = velocity_of(f), u + (r - u) * gap
+    u_bar, low = velocity_of(f), u + (r - u) * gap
     ours = x - (u - r)[:, None] * u_bar(x, r, u)
     with torch.no_grad():
-        x_l = x + (l - u)[:, None] * v
-        end = x_l - (l - r)[:, None] * u_bar(x_l, r, l)
-    quotient = ((ours - end) / (u - l)[:, None]).detach().square().mean(1)
-    weight = (quotient + 1e-3) ** -0.75 / ((u - l) * (u - r))
+        x_l = x + (low - u)[:, None] * v
+        end = x_l - (low - r)[:, None] * u_bar(x_l, r, low)
+    quotient = ((ours - end) / (u - low)[:, None]).detach().square().mean(1)
+    weight = (quotient + 1e-3) ** -0.75 / ((u - low) * (u - r))
     theirs = weight * (ours - end).square().mean(1)
     which = objective("discrete", gap=FixedGap(gap), quotient=1.0, weight=1.0, power=Adaptive(0.75, 1e-3))
     same(f, which, DataFlow(), p, theirs)
 
 
 def test_alphaflow_in_its_own_coordinate():
-    """2510.20771, eq. 9, and its code: ‖ū(x_u, r, u) - (α v + (1 - α) sg ū(x_l, r, l))‖², α/(sg ‖·‖² + c)."""
+    """2510.20771, eq. 9: ‖ū(x_u, r, u) - (α v + (1 - α) sg ū(x_l, r, l))‖², weighted as in its code."""
     f, p, alpha = wavy(), points(60), 0.3
     x, u, r, v = linear(p)
-    u_bar, l = velocity_of(f), u - alpha * (u - r)
+    u_bar, low = velocity_of(f), u - alpha * (u - r)
     with torch.no_grad():
-        ahead = alpha * v + (1 - alpha) * u_bar(x - (u - l)[:, None] * v, r, l)
+        ahead = alpha * v + (1 - alpha) * u_bar(x - (u - low)[:, None] * v, r, low)
     square = (u_bar(x, r, u) - ahead).square().mean(1)
     which = objective("discrete", gap=FixedGap(alpha), weight=1.0, power=Adaptive(1.0, 1e-3))
     same(f, which, DataFlow(), p, alpha * square / (square.detach() + 1e-3))
@@ -377,9 +386,13 @@ def test_alphaflow_in_its_own_coordinate():
 def test_alphaflow_is_soflow_but_for_its_power():
     """Their errors differ by the factor α: with p = 1 and c for c α² the losses are the same."""
     f, p, alpha, c = wavy(), points(60), 0.3, 1e-3
-    so = objective("discrete", gap=FixedGap(alpha), quotient=1.0, weight=1.0, power=Adaptive(1.0, c / alpha**2))
+    so = objective(
+        "discrete", gap=FixedGap(alpha), quotient=1.0, weight=1.0, power=Adaptive(1.0, c / alpha**2)
+    )
     ours = so.loss(so.errors(f, f, DataFlow(), DataFlow(), p, 0, StepDraws(0)))
-    same(f, objective("discrete", gap=FixedGap(alpha), weight=1.0, power=Adaptive(1.0, c)), DataFlow(), p, ours)
+    same(
+        f, objective("discrete", gap=FixedGap(alpha), weight=1.0, power=Adaptive(1.0, c)), DataFlow(), p, ours
+    )
 
 
 def test_consistency_trajectory_models_in_their_own_coordinate():
@@ -408,7 +421,7 @@ def parts_of(which):
 
 
 def test_self_distillation_in_its_own_coordinate():
-    """2505.18825: ‖∂_r X̃ - v(X̃, r)‖² (LSD) and ‖ū - its two halves‖² (PSD, midpoint), X̃ on the linear path."""
+    """2505.18825: ‖∂_r X̃ - v(X̃, r)‖² (LSD) and ‖ū - its two halves‖² (PSD, midpoint)."""
     f, p = wavy(), points(60)
     x, u, r, _ = linear(p)
     u_bar = velocity_of(f)
@@ -433,9 +446,11 @@ def test_self_distillation_in_its_own_coordinate():
 def test_sorted_times_have_their_law_and_their_shares():
     law = SortedTimes(LogNormal(-0.6, 1.6), LogNormal(-4.0, 1.6), diagonal=0.25, zero=1 / 3)
     t, s = law(200_000, 0, StepDraws(0), torch.device("cpu"))
-    assert (s <= t).all() and (t > 0).all()
+    assert (s <= t).all()
+    assert (t > 0).all()
     on = law.on_diagonal(len(t))
-    assert (s[on] == t[on]).all() and on.double().mean() == 0.25
+    assert (s[on] == t[on]).all()
+    assert on.double().mean() == 0.25
     assert (s[~on] == 0).double().mean() == pytest.approx(1 / 3, abs=1e-4)
     edges = torch.logspace(-4, 3, 20, dtype=torch.float64)
     drawn = torch.histc(t.log(), 19, edges[0].log().item(), edges[-1].log().item()) / len(t)
@@ -444,7 +459,9 @@ def test_sorted_times_have_their_law_and_their_shares():
     assert joint.sum().item() == pytest.approx(1)
     assert torch.allclose(joint.sum(1), law.mass(edges, 0))
     cell = [(torch.bucketize(v, edges) - 1).clamp(0, 18) for v in (t, s)]
-    count = torch.zeros(19, 19, dtype=torch.float64).index_put(tuple(cell), torch.ones_like(t), accumulate=True)
+    count = torch.zeros(19, 19, dtype=torch.float64).index_put(
+        tuple(cell), torch.ones_like(t), accumulate=True
+    )
     assert (count / len(t) - joint).abs().max() < 0.005
 
 
@@ -456,20 +473,26 @@ def test_a_share_of_a_batch_is_spread_evenly():
 
 
 def test_clamped_times_have_their_law():
-    """MeanFlow's second law, as its code has it: 30 % of s = t, of which 25 are the share (here just below t)."""
+    """MeanFlow's second law, as its code has it: 30 % of s = t, a quarter by choice, the rest clamped."""
     law = ClampedTimes(LogNormal(-0.6, 1.6), LogNormal(-4.0, 1.6), diagonal=0.25)
     t, s = law(200_000, 0, StepDraws(0), torch.device("cpu"))
-    assert (s <= t).all() and (s[~law.on_diagonal(len(t))] < t[~law.on_diagonal(len(t))]).all()
+    off = ~law.on_diagonal(len(t))
+    assert (s <= t).all()
+    assert (s[off] < t[off]).all()
     assert (s > 0.9998 * t).double().mean() == pytest.approx(0.300, abs=0.003)
     edges = torch.logspace(-6, 3, 20, dtype=torch.float64)
     cell = [(torch.bucketize(v, edges) - 1).clamp(0, 18) for v in (t, s)]
-    count = torch.zeros(19, 19, dtype=torch.float64).index_put(tuple(cell), torch.ones_like(t), accumulate=True)
+    count = torch.zeros(19, 19, dtype=torch.float64).index_put(
+        tuple(cell), torch.ones_like(t), accumulate=True
+    )
     assert (count / len(t) - law.joint_mass(edges, 0)).abs().max() < 0.005
 
 
 def test_the_gap_of_soflow_falls_exponentially():
     gap = ExponentialGap(1.0, 3.125e-4, K=1000)
-    assert [gap.fraction(k) for k in (0, 500, 1000, 2000)] == pytest.approx([1, 3.125e-4**0.5, 3.125e-4, 3.125e-4])
+    assert [gap.fraction(k) for k in (0, 500, 1000, 2000)] == pytest.approx(
+        [1, 3.125e-4**0.5, 3.125e-4, 3.125e-4]
+    )
     with pytest.raises(UserError, match="0 < last <= first"):
         ExponentialGap(0.1, 0.2)
 
@@ -478,7 +501,8 @@ def test_the_gap_of_alphaflow_is_a_sigmoid_with_both_ends_cut_off():
     """Its B/2 run: flow matching until 28.8 % of the training, MeanFlow from 71.2 % on."""
     gap = SigmoidGap(K=1000)
     assert [gap.fraction(k) for k in (0, 288, 500, 712, 1000)] == [1, 1, 0.5, 0, 0]
-    assert 0.99 < gap.fraction(289) < 1 and 0 < gap.fraction(711) < 0.01
+    assert 0.99 < gap.fraction(289) < 1
+    assert 0 < gap.fraction(711) < 0.01
 
 
 def test_pairs_hand_over_to_the_derivative_when_their_gap_is_0():
@@ -487,7 +511,9 @@ def test_pairs_hand_over_to_the_derivative_when_their_gap_is_0():
     pairs, limit = objective("discrete", diagonal=0.5, gap=gap), objective("eulerian", diagonal=0.5)
     both = Handover(gap, pairs, limit)
     for k, one in ((0, pairs), (50, pairs), (99, limit)):
-        ours, theirs = (each(f, StopGradient(f), DataFlow(), x, NONE, k, StepDraws(k)) for each in (both, one))
+        ours, theirs = (
+            each(f, StopGradient(f), DataFlow(), x, NONE, k, StepDraws(k)) for each in (both, one)
+        )
         assert torch.equal(ours.loss, theirs.loss)
 
 

@@ -43,8 +43,18 @@ class ConsistencyModule(Module):
     ) -> None:
         super().__init__(**run)
         without_augmentation(self.model.net)
+        self.check_objective(objective)
         check_call("target", target, self.model)
         self.objective, self.target = objective, target(self.model)
+
+    def check_objective(self, objective: Objective) -> None:
+        """Refuse an objective of another kind of map."""
+        trains: type[Map] = getattr(objective, "trains", Consistency)
+        if trains is not self.learns:
+            raise UserError(
+                f"objective: {type(objective).__name__} trains a {trains.role}, and this method a "
+                f"{self.learns.role}: choose another objective, or another method"
+            )
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
         """The consistency function, down to the least noise of the objective."""

@@ -1,25 +1,40 @@
-"""Flow maps f(x, t, s), learned from data or from a teacher: the steps of consistency methods, with two times."""
+"""Flow maps f(x, t, s), learned from data or from a teacher: consistency methods with two times."""
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Unpack, cast
 
-from consistency.lit.consistency import ConsistencyArguments
+from torch import Tensor
+
+from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule
 from consistency.lit.distillation import ConsistencyDistillation
 from consistency.lit.training import ConsistencyTraining
 from consistency.model.maps import DenoiserLike, FlowMap
 from consistency.objectives.flow import Flow, TrainingFlow
+from consistency.objectives.two_time import MapObjective
 
 
-class FlowMapTraining(ConsistencyTraining):
+class FlowMapModule(ConsistencyModule):
+    """What training and distillation of flow maps share: the law of both levels."""
+
+    learns = FlowMap
+
+    def check_flow(self, flow: object) -> None:
+        """Refuse a flow, or a map, that does not suit the objective."""
+        cast(MapObjective, self.objective).check(cast(FlowMap, self.model), flow)
+
+    def joint_mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability of each pair of cells of (t, s) at step k -> [E-1, E-1]."""
+        return cast(MapObjective, self.objective).joint_mass(edges, k)
+
+
+class FlowMapTraining(FlowMapModule, ConsistencyTraining):
     """MeanFlow (2505.13447) and its kin: `ConsistencyTraining` of a map with two times.
 
     Args:
         flow: where x_t goes, given the data.
-        start: () -> a teacher or a consistency function, with whose weights training begins; None to begin afresh.
+        start: () -> a teacher or a consistency function, with whose weights training begins; None for none.
         **run: arguments of `ConsistencyModule`: objective, target and those of `Module`.
     """
-
-    learns = FlowMap
 
     def __init__(
         self,
@@ -27,16 +42,14 @@ class FlowMapTraining(ConsistencyTraining):
         start: Callable[[], DenoiserLike] | None = None,
         **run: Unpack[ConsistencyArguments],
     ) -> None:
-        super().__init__(flow, start, **run)
-        self.objective.check(self.model, flow)  # type: ignore[attr-defined]
+        ConsistencyTraining.__init__(self, flow, start, **run)
+        self.check_flow(flow)
 
 
-class FlowMapDistillation(ConsistencyDistillation):
+class FlowMapDistillation(FlowMapModule, ConsistencyDistillation):
     """Distillation of a denoiser into a flow map (2506.14603): arguments are those of `Distillation`."""
-
-    learns = FlowMap
 
     def follow(self, flow: Flow) -> None:
         """Keep it, if it suits the objective."""
-        self.objective.check(self.model, flow)  # type: ignore[attr-defined]
+        self.check_flow(flow)
         super().follow(flow)

@@ -1,4 +1,4 @@
-"""Consistency trajectory models (2310.02279): jumps to s are compared where both have been taken on to s = 0."""
+"""Consistency trajectory models (2310.02279): jumps to s are compared after both are taken on to s = 0."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ TINY = 1e-6  # a level at which f is the identity to rounding
 class Endpoint(DiscreteMap):
     """‖f⁻(X_{t→s}(x_t), s, 0) - f⁻(sg X_{r→s}(x_r), s, 0)‖², where f⁻ is the target's and X the map's own.
 
-    The gradient passes through f⁻, whose weights are constant. The error is one of clean data: the units hold at
-    s = t alone, where the map denoises. Arguments are those of `DiscreteMap`.
+    The gradient passes through f⁻, whose weights are constant. The error is one of clean data: the units
+    hold at s = t alone, where the map denoises. Arguments are those of `DiscreteMap`.
     """
 
     def errors(

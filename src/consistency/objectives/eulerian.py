@@ -24,7 +24,7 @@ from consistency.tensor import expand, same_dropout
 
 
 class Eulerian(TwoTime):
-    """‖(f - sg f)/unit - g‖², g = -(residual of the equation above), bounded; the gradient is that of f alone.
+    """‖(f - sg f)/unit - g‖², g = -(residual of that equation), bounded; the gradient is that of f alone.
 
     With `tangent` the total derivative is taken along the network's own velocity, and the data's remains the
     target: improved MeanFlow (2512.02012), whose V is a regression on the velocity.

@@ -1,5 +1,7 @@
 """A curriculum from pairs of points to the derivative that they tend to: α-Flow (2510.20771)."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from consistency.model.condition import Condition
@@ -22,6 +24,8 @@ class Handover(nn.Module):
         limit: from then on; of the same times and units.
     """
 
+    trains: ClassVar[type[FlowMap]] = FlowMap
+
     def __init__(self, gap: FallingGap, pairs: DiscreteMap, limit: Eulerian) -> None:
         super().__init__()
         self.gap, self.pairs, self.limit = gap, pairs, limit
@@ -30,11 +34,6 @@ class Handover(nn.Module):
     def sigma_min(self) -> float:
         """Where f is the identity."""
         return self.limit.sigma_min
-
-    @property
-    def times(self) -> object:
-        """Law of (t, s)."""
-        return self.limit.times
 
     def at(self, k: int) -> DiscreteMap | Eulerian:
         """The objective of step k."""
@@ -54,6 +53,10 @@ class Handover(nn.Module):
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
         return self.at(k).mass(edges, k)
+
+    def joint_mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability of each pair of cells of (t, s) at step k -> [E-1, E-1]."""
+        return self.at(k).joint_mass(edges, k)
 
     def progress(self, k: int) -> dict[str, float]:
         """The gap."""

@@ -6,7 +6,6 @@
 """
 
 import torch
-from torch import Tensor
 
 from consistency.model.maps import FlowMap
 from consistency.objectives.balance import Balance
@@ -60,5 +59,7 @@ class Lagrangian(TwoTime):
         w = expand(p.s / p.t, y)
         arrived = torch.lerp(y, p.x_t, w).detach()
         D = self.clean(below, p._replace(x_t=arrived, t=p.s))
-        moving = torch.lerp(y.detach(), y, expand(self.units.moving(p.t, p.s), y))  # the rest is of X, stopped
+        moving = torch.lerp(
+            y.detach(), y, expand(self.units.moving(p.t, p.s), y)
+        )  # the rest is of X, stopped
         return Errors(self.in_units(moving - (1 - w) * dy - D, p.s))

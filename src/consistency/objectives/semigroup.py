@@ -1,4 +1,4 @@
-"""The semigroup form: two short jumps are one long one, X_{t→s} = X_{r→s}(X_{t→r}). PSD and shortcut models."""
+"""The semigroup form: two jumps are one, X_{t→s} = X_{r→s}(X_{t→r}). PSD and shortcut models."""
 
 from torch import Tensor
 

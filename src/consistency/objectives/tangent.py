@@ -1,4 +1,4 @@
-"""Whose velocity moves points below the diagonal of a flow map? The flow's, or that of the map's own diagonal."""
+"""Whose velocity moves points below a flow map's diagonal? The flow's, or that of the map itself."""
 
 from dataclasses import dataclass
 from typing import Protocol

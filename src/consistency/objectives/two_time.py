@@ -4,7 +4,7 @@ X_{t→s} = w x + (1 - w) f(x, t, s) with w = s/t is the point at s of the traje
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ class Points(NamedTuple):
 
     def rows(self, which: Tensor) -> Self:
         """Some of them, by number."""
-        tensors = (value[which] for value in self[:-1])
-        return type(self)(*tensors, self.c.rows(which))
+        x, z, x_t, t, s = (value[which] for value in self[:-1])
+        return type(self)(x, z, x_t, t, s, self.c.rows(which))
 
 
 class Errors(NamedTuple):
@@ -46,8 +46,22 @@ class Errors(NamedTuple):
     weight: Tensor | None = None  # [B], of the loss; None for 1
 
 
+class MapObjective(Protocol):
+    """What flow maps minimise: an `Objective` that knows the law of both levels."""
+
+    trains: ClassVar[type[FlowMap]]
+
+    def check(self, f: FlowMap, flow: object) -> None:
+        """Refuse a map or a flow that does not suit it."""
+        ...
+
+    def joint_mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability of each pair of cells of (t, s) at step k -> [E-1, E-1]."""
+        ...
+
+
 class TwoTime(nn.Module, ABC):
-    """Mean square of an error in chosen units, weighted: denoising at s = t, `errors` of the subclass below it.
+    """Mean square of an error in chosen units: of denoising at s = t, of the subclass below it.
 
     Args:
         times: law of (t, s).
@@ -58,6 +72,7 @@ class TwoTime(nn.Module, ABC):
         sigma_min: where f is the identity: 0 unless the preconditioner has another.
     """
 
+    trains: ClassVar[type[FlowMap]] = FlowMap
     anywhere = False  # whether velocities are needed elsewhere than at x + t z
 
     def __init__(
@@ -79,7 +94,7 @@ class TwoTime(nn.Module, ABC):
         return bool(self.times.on_diagonal(10**4).any())
 
     def check(self, f: FlowMap, flow: object) -> None:
-        """Refuse a map that promises other than what is trained, and a flow that cannot be asked what is needed.
+        """Refuse a map that is not the one trained here, and a flow that does not know what is needed.
 
         Raises:
             UserError: it names the key to change.
@@ -91,11 +106,13 @@ class TwoTime(nn.Module, ABC):
             )
         own = isinstance(self.tangent, SelfTangent)
         if own and not self.diagonal:
-            raise UserError("tangent=self takes velocities from s = t: set times.diagonal above 0, or tangent=flow")
+            raise UserError(
+                "tangent=self takes velocities from s = t: set times.diagonal above 0, or tangent=flow"
+            )
         if self.anywhere and not own and isinstance(flow, DataFlow):
             raise UserError(
-                f"objective: {type(self).__name__} takes velocities at points that the map reaches, and flow=data "
-                "knows them at x + t z alone: set tangent=self, flow=reference, or distil a teacher"
+                f"objective: {type(self).__name__} takes velocities where the map ends, and flow=data knows "
+                "them at x + t z alone: set tangent=self, flow=reference, or distil a teacher"
             )
 
     def __call__(
@@ -154,6 +171,10 @@ class TwoTime(nn.Module, ABC):
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
         return self.times.mass(edges, k)
+
+    def joint_mass(self, edges: Tensor, k: int) -> Tensor:
+        """Probability of each pair of cells of (t, s) at step k -> [E-1, E-1]."""
+        return self.times.joint_mass(edges, k)
 
     def progress(self, k: int) -> dict[str, float]:
         """Nothing changes with the step."""

@@ -22,7 +22,7 @@ class Units(Protocol):
         ...
 
     def rate(self, t: Tensor, s: Tensor) -> Tensor:
-        """Factor [B] of the Eulerian residual, which is a rate by ln t here and by another time in the papers."""
+        """Factor [B] of the Eulerian residual: the papers' rates are by another time than ln t."""
         ...
 
     def remaining(self, t: Tensor, s: Tensor) -> Tensor:

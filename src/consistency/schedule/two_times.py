@@ -29,7 +29,7 @@ class TwoTimes(Protocol):
         ...
 
     def joint_mass(self, edges: Tensor, k: int) -> Tensor:
-        """Probability of each pair of cells -> [E-1 of t, E-1 of s], float64; s below the first edge is in it."""
+        """Probability of each pair of cells -> [E-1 of t, E-1 of s], float64; s = 0 is in the first."""
         ...
 
 
@@ -219,7 +219,9 @@ class ExponentialGap(FallingGap):
     def __post_init__(self) -> None:
         within("gap", 1, 10**9, K=self.K)
         if not 0 < self.last <= self.first <= 1:
-            raise UserError(f"gap.first={self.first} and gap.last={self.last} must satisfy 0 < last <= first <= 1")
+            raise UserError(
+                f"gap.first={self.first} and gap.last={self.last} must satisfy 0 < last <= first <= 1"
+            )
 
     def fraction(self, k: int) -> float:
         """ρ(k)."""

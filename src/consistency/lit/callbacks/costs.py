@@ -69,7 +69,8 @@ class Costs(Callback):
 
     def _note(self, module: Module, f: Map, x: Tensor) -> None:
         forward, jvp, teacher = KINDS
-        ours = any(f is part for part in module.modules())  # a teacher is no part of the module
+        weight = next(f.parameters(), None)  # by which a slice of a flow map is known too
+        ours = any(weight is known for known in module.parameters())  # those of a teacher are not among them
         self.through[(jvp if has_tangent(x) else forward) if ours else teacher] += len(x)
 
 

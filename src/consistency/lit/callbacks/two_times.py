@@ -10,6 +10,7 @@ from consistency.errors import within
 from consistency.lit.callbacks.evaluation import MOST_POINTS, noised, rms
 from consistency.lit.callbacks.progress import every
 from consistency.lit.data.module import data_of
+from consistency.lit.flow_map import FlowMapModule
 from consistency.lit.loggers.base import log, log_picture
 from consistency.lit.module import Module
 from consistency.model.maps import FlowMap
@@ -55,9 +56,9 @@ class TwoTimeLevels(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Draw the histogram of (t, s) since the last validation beside the law."""
-        if not self.drawn.sum() or not trainer.is_global_zero:
+        if not self.drawn.sum() or not trainer.is_global_zero or not isinstance(pl_module, FlowMapModule):
             return
-        law = pl_module.objective.times.joint_mass(self.edges, max(trainer.global_step - 1, 0))
+        law = pl_module.joint_mass(self.edges, max(trainer.global_step - 1, 0))
         drawn = self.drawn / self.drawn.sum()
         log_picture(trainer, "sigma/two_times", lambda: two_histograms(self.edges, drawn, law))
         self.drawn.zero_()
@@ -86,18 +87,18 @@ def two_histograms(edges: Tensor, drawn: Tensor, law: Tensor) -> Any:
     axes = figure.subplots(1, 2, sharey=True)
     top = max(drawn.max().item(), law.max().item())
     for panel, mass, title in zip(axes, (drawn, law), ("drawn", "law"), strict=True):
-        colours = panel.pcolormesh(edges, edges, mass.T, cmap="Blues", vmin=0, vmax=top)
+        panel.pcolormesh(edges, edges, mass.T, cmap="Blues", vmin=0, vmax=top)
         panel.set(xscale="log", yscale="log", xlabel="t", title=title)
     axes[0].set_ylabel("s (below the first edge: in the lowest row)")
-    figure.colorbar(colours, ax=axes, label="share of samples")
+    figure.colorbar(axes[0].collections[0], ax=axes, label="share of samples")
     return figure
 
 
 class MapGap(Callback):
     """Root mean square distances to the exact map and to the exact denoiser, where the density is known.
 
-    `map_rmse` is the mean over levels t of the distance of X_{t→s} to the exact point, at s drawn for each
-    sample with s/t the square of a uniform number; `diagonal_rmse` is that of f(x, t, t) to the posterior mean.
+    `map_rmse` is the mean over levels t of the distance of X_{t→s} to the exact point, where s/t of each
+    sample is the square of a uniform number; `diagonal_rmse` is that of f(x, t, t) to the posterior mean.
 
     Args:
         lowest: first of the levels t, evenly spaced in ln t.
@@ -108,7 +109,9 @@ class MapGap(Callback):
 
     measures = ("map_rmse", "diagonal_rmse")
 
-    def __init__(self, lowest: float = 0.01, highest: float = 80.0, levels: int = 16, points: int = 2048) -> None:
+    def __init__(
+        self, lowest: float = 0.01, highest: float = 80.0, levels: int = 16, points: int = 2048
+    ) -> None:
         Sigma(lowest, highest)
         within("callbacks.map_oracle", 1, MOST_POINTS, levels=levels, points=points)
         within("callbacks.map_oracle", levels, MOST_POINTS, points=points)
