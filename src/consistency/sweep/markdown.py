@@ -1,10 +1,20 @@
 """The table in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 
 from consistency.errors import strip_controls
-from consistency.sweep.rows import COLUMNS, Column, MethodRow, Result, problems, row_floor
+from consistency.sweep.rows import (
+    COLUMNS,
+    FRESH,
+    JUMPS,
+    OF_MAPS,
+    Column,
+    MethodRow,
+    Result,
+    problems,
+    row_floor,
+)
 from consistency.sweep.runs import Run, RunState
 from consistency.table import Table
 
@@ -17,22 +27,40 @@ def rows_markdown(rows: Sequence[MethodRow]) -> str:
 
 
 def problem_section(problem: str, rows: Sequence[MethodRow]) -> str:
-    """A heading, how the numbers came about, and a line per method."""
-    head = ["method", *(column.title for column in COLUMNS), "calls per sample"]
-    table = Table(head, [*map(row_line, rows), floors(rows)])
-    return f"## {problem}\n\n{conditions(rows)}\n\n{table.markdown()}\n"
+    """A heading, how the numbers came about, a line per method; for flow maps also a table by calls."""
+    tables = [methods_table(rows, [*COLUMNS, *measured(rows, OF_MAPS)], calls)]
+    by_calls = measured(rows, (*JUMPS, *FRESH))
+    if any(column in JUMPS for column in by_calls):
+        tables.append(f"Sliced W2 by network calls:\n\n{methods_table(rows, by_calls)}")
+    return f"## {problem}\n\n{conditions(rows)}\n\n" + "\n\n".join(tables) + "\n"
 
 
-def row_line(row: MethodRow) -> list[str]:
+def measured(rows: Sequence[MethodRow], columns: Sequence[Column]) -> list[Column]:
+    """The columns of which a run has a number."""
+    return [column for column in columns if any(row.values(column) for row in rows)]
+
+
+def methods_table(
+    rows: Sequence[MethodRow], columns: Sequence[Column], last: Callable[[Result], str] | None = None
+) -> str:
+    """A line per method with the mean and spread of every number, and one of a perfect model.
+
+    Args:
+        rows: the methods.
+        columns: the numbers.
+        last: result -> text of a last column, the calls per sample.
+    """
+    head = ["method", *(column.title for column in columns), *(["calls per sample"] if last else [])]
+    floor = [(column.digits, row_floor(rows, column)) for column in columns]
+    floors = ["floor", *("" if value is None else f"{value:.{digits}f}" for digits, value in floor)]
+    lines = [row_line(row, columns) + ([either(map(last, row.results))] if last else []) for row in rows]
+    return Table(head, [*lines, floors + [""] * bool(last)]).markdown()
+
+
+def row_line(row: MethodRow, columns: Sequence[Column]) -> list[str]:
     """Mean and spread of every number."""
     name = row.method + share(len(row.results), len(row.runs))
-    return [name, *(cell_text(column, row) for column in COLUMNS), either(map(calls, row.results))]
-
-
-def floors(rows: Sequence[MethodRow]) -> list[str]:
-    """The line of a perfect model."""
-    values = [(column.digits, row_floor(rows, column)) for column in COLUMNS]
-    return ["floor", *("" if value is None else f"{value:.{digits}f}" for digits, value in values), ""]
+    return [name, *(cell_text(column, row) for column in columns)]
 
 
 def cell_text(column: Column, row: MethodRow) -> str:

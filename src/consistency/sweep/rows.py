@@ -26,19 +26,27 @@ class Column:
     floor: Callable[[Result], float | None] = lambda result: None
 
 
-def metric(name: str) -> Callable[[Result], float | None]:
-    """The metric of this name."""
-    return lambda result: result["metrics"].get(name)
+def metric(*names: str) -> Callable[[Result], float | None]:
+    """The metric of the first of these names that was measured."""
+    return lambda result: next((result["metrics"][name] for name in names if name in result["metrics"]), None)
 
 
 RMSE = Column("RMSE at σ_max", 4, metric("oracle_rmse"))
 RMSE_MEAN = Column("RMSE, mean over σ", 4, metric("oracle_rmse_mean"))
-ONE_STEP = Column("sliced W2, one step", 4, metric("SW2/1step"), metric("SW2/floor"))
+MAP = Column("RMSE of X, mean over (t, s)", 4, metric("map_rmse"))
+DIAGONAL = Column("RMSE at s = t, mean over t", 4, metric("diagonal_rmse"))
+ONE_STEP = Column("sliced W2, one step", 4, metric("SW2/1step", "SW2/1jump"), metric("SW2/floor"))
 TWO_STEPS = Column("sliced W2, two steps", 4, metric("SW2/2step"), metric("SW2/floor"))
 SECONDS = Column("seconds", 0, lambda result: result["seconds"])
 TEACHER = Column("teacher's seconds", 0, lambda result: result.get("teacher_seconds"))
 MEMORY = Column("MiB per step", 1, lambda result: result.get("memory_mib"))
 COLUMNS = (RMSE, RMSE_MEAN, ONE_STEP, TWO_STEPS, SECONDS, TEACHER, MEMORY)
+OF_MAPS = (MAP, DIAGONAL)  # measured for flow maps alone
+CALLS = (1, 2, 4, 8, 16, 32)  # of flow maps, by jumps and with fresh noise
+JUMPS = tuple(
+    Column(f"{n} jumps" if n > 1 else "1 jump", 4, metric(f"SW2/{n}jump"), metric("SW2/floor")) for n in CALLS
+)
+FRESH = tuple(Column(f"{n} fresh", 4, metric(f"SW2/{n}step"), metric("SW2/floor")) for n in CALLS[1:])
 
 
 @dataclass(frozen=True)
