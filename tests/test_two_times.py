@@ -6,6 +6,8 @@ from functools import partial
 import onnxruntime
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
@@ -27,12 +29,13 @@ from consistency.nets.unet import UNet
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.sampling.samplers import Jumps
 from consistency.tasks.show.export_page import Measured, facts_of, readme
+from consistency.teach import find_teacher, teach
 from consistency.teachers.diffusers import diffusers
 from consistency.teachers.edm import edm
 from consistency.teachers.openai import openai
 from consistency.teachers.weights import load_into
 from consistency.tensor import same_dropout
-from tests.conftest import run
+from tests.conftest import ROOT, run
 from tests.reference import teachers as reference
 from tests.sessions import outgoing
 from tests.test_diffusers import folder as diffusers_folder
@@ -364,6 +367,18 @@ def test_files_of_others_are_of_one_time_whatever_the_student_is(tmp_path, write
     f = FlowMap(student, two.precond, diagonal=True)
     copy_weights(f, two)
     assert torch.equal(f(x, sigma, 0.0), one(x, sigma))
+
+
+def test_a_teacher_that_is_trained_first_is_of_one_time(tmp_path):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        words = ["method=cd", "data=moons", "budget=points", "teacher_run.experiment=edm_moons"]
+        words += [f"run_dir={tmp_path}", f"hydra.run.dir={tmp_path}", "net.times=2", "net.width=24"]
+        config = compose("train", words, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        find_teacher(config, tmp_path)
+        found = []
+        teach(config, tmp_path, lambda teachers, _: found.append(teachers.net))
+    assert [(net.times, net.width) for net in found] == [(1, 24)]
 
 
 # Exports
