@@ -30,6 +30,8 @@ SHARED = (  # overrides for both runs
     *("trust", "seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net"),
 )
 
+STUDENTS = "net.times"  # a teacher's network has one time, whatever the student's has
+
 
 def find_teacher(config: DictConfig, directory: Path) -> Path | None:
     """The run directory of the student's teacher: named by `teacher.path`, or yet to be filled.
@@ -131,7 +133,8 @@ def say_once(line: str) -> None:
 def inherited() -> list[str]:
     """What the command line says of both runs: the data, the network, the seed, and on what they run."""
     given = [word for word in HydraConfig.get().overrides.task if "=" in word]
-    both = [word for word in given if word.lstrip("+").partition("=")[0].partition(".")[0] in SHARED]
+    keys = {word: word.lstrip("+").partition("=")[0] for word in given}
+    both = [word for word, key in keys.items() if key.partition(".")[0] in SHARED and key != STUDENTS]
     choices = HydraConfig.get().runtime.choices
     return [*both, *(f"{group}='{choices[group]}'" for group in ("trainer", "debug"))]
 

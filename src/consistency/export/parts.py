@@ -20,7 +20,7 @@ from torch import nn
 from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
 from consistency.export.model import Inputs, Outgoing, Run, Written
-from consistency.export.programs import network
+from consistency.export.programs import describe_second, network
 from consistency.model.maps import FlowMap
 
 NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
@@ -117,7 +117,8 @@ def describe_program(model: Outgoing, program: ExportProgram) -> dict[str, str]:
         for k in ("experiment", "step", "weights", "weights_sha256")
         if model.about[k] is not None
     }
-    return {**sigmas, **pixels, **known}
+    second = describe_second(model.f) if program.name == NETWORK else {}
+    return {**sigmas, **pixels, **known, **second}
 
 
 def sigmas_of(model: Outgoing, name: str) -> list[float]:

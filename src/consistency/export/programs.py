@@ -39,6 +39,13 @@ def network(f: Map) -> RawNetwork:
     return TwoTimeNetwork(f) if isinstance(f, FlowMap) else RawNetwork(f)
 
 
+def describe_second(f: Map) -> dict[str, str]:
+    """The formula of h, as text by key, where the network takes it: of a flow map."""
+    if not isinstance(f, FlowMap):
+        return {}
+    return {"h": f"atan(s/{f.sigma_data:.9g}) / atan(t/{f.sigma_data:.9g})"}
+
+
 def coefficients(precond: Precond, sigmas: Sequence[float]) -> list[dict[str, float]]:
     """σ, c_skip, c_out, c_in and c_noise of each level, as numbers."""
     c = precond(torch.tensor(sigmas, dtype=torch.float64))

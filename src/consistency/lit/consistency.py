@@ -10,7 +10,7 @@ from consistency.codec.codec import Codec
 from consistency.codec.identity import codec_digest
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, RunArguments, without_augmentation
-from consistency.model.maps import Consistency, DenoiserLike, Map
+from consistency.model.maps import Consistency, DenoiserLike, Map, Slice
 from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target
@@ -101,11 +101,15 @@ def check_teacher_codec(teacher: DenoiserLike, codec: Codec) -> None:
 def copy_weights(student: Map, teacher: Map) -> None:
     """Copy the teacher's weights, if they mean to the student what they mean to the teacher.
 
+    A flow map begins as a teacher of one time at every second time; from the slice of another flow map it
+    takes all weights.
+
     Raises:
         UserError: the networks differ, or see and say different things.
     """
     check_same_meaning(student.precond, teacher.precond)
-    load_into(student.net, teacher.net.state_dict(), None)
+    net = teacher.net.net if isinstance(teacher.net, Slice) else teacher.net
+    load_into(student.net, net.state_dict(), None)
 
 
 def check_same_meaning(student: Precond, teacher: Precond) -> None:

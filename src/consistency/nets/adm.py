@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, within
 from consistency.model.condition import NONE, Condition, takes
-from consistency.nets.ddpm import Conditioning, check_divides
+from consistency.nets.conditioning import Conditioning
+from consistency.nets.ddpm import check_divides
 from consistency.nets.layers import (
     Attention,
     Conv2d,
@@ -23,6 +24,7 @@ from consistency.nets.layers import (
 from consistency.nets.levels import Level, resolutions_of
 from consistency.nets.modulation import Added, Modulation, ScaleShift
 from consistency.nets.resampling import Down, Up
+from consistency.nets.second import check_number_of_times, check_second
 
 EPS = 1e-5  # of all normalisations
 
@@ -120,7 +122,8 @@ def decoder(
 class ADM(nn.Module):
     """ADM as EDM and OpenAI's consistency models have it: resampling in residual blocks, heads of equal size.
 
-    Called as net(x [B, C, H, W], c_noise [B], c) -> like x. By default ImageNet 64x64's.
+    Called as net(x [B, C, H, W], c_noise [B], c) -> like x; of two times as net(x, c_noise, c, h [B]). By
+    default ImageNet 64x64's.
 
     Args:
         shape: (C, H, W) of an image.
@@ -137,6 +140,7 @@ class ADM(nn.Module):
         groups: of every normalisation. None for EDM's rule: 32, or fewer where a group would have less than 4
             channels; OpenAI's code and diffusers have one number for all.
         augment: size of an augmentation label, 9 for networks that EDM's code trained with augmentation.
+        times: 2 for a network that is also given h in [0, 1], the second time of a flow map.
 
     Raises:
         UserError: an image that cannot be halved so often, or no image; channels that are no whole heads, or
@@ -158,8 +162,10 @@ class ADM(nn.Module):
         modulation: Modulation | None = None,
         groups: int | None = None,
         augment: int = 0,
+        times: int = 1,
     ) -> None:
         super().__init__()
+        check_number_of_times(times)
         within("net", 0, 1024, augment=augment)
         given = {} if groups is None else {"groups": groups}
         check_dropout_and_blocks(dropout, blocks, channels=channels, head_channels=head_channels, **given)
@@ -174,7 +180,8 @@ class ADM(nn.Module):
         embedding = embedding or PositionalEmbedding(channels, shift=0, flip=True)
         n = levels[0].width
         self.size, self.takes = tuple(shape[1:]), takes(label=classes, augment=augment)
-        self.augment, self.conditioning = augment, Conditioning(embedding, width, classes, augment)
+        self.augment, self.times = augment, times
+        self.conditioning = Conditioning(embedding, width, classes, augment, times)
         self.conditioning.layer0.reset_parameters()
         self.conditioning.layer1.reset_parameters()
         self.stem = Conv2d(shape[0], n, 3, padding=1)
@@ -185,14 +192,15 @@ class ADM(nn.Module):
             GroupNorm(n, groups, EPS), nn.SiLU(), zero(Conv2d(n, shape[0], 3, padding=1))
         )
 
-    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
-        """F(x [B, C, H, W], c_noise [B], c), like x."""
-        emb, h = self.conditioning(noise, c), self.stem(x)
-        skips = [h]
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE, h: Tensor | None = None) -> Tensor:
+        """F(x [B, C, H, W], c_noise [B], c), or F(x, c_noise, c, h [B]) of two times; like x."""
+        check_second(self.times, h)
+        emb, y = self.conditioning(noise, c, h), self.stem(x)
+        skips = [y]
         for block in self.encoder:
-            h = block(h, emb)
-            skips.append(h)
+            y = block(y, emb)
+            skips.append(y)
         for block in self.decoder:
-            takes_skip = block.n_in != h.shape[1]  # all but those in the middle and those that resample
-            h = block(torch.cat([h, skips.pop()], 1) if takes_skip else h, emb)
-        return self.head(h)
+            takes_skip = block.n_in != y.shape[1]  # all but those in the middle and those that resample
+            y = block(torch.cat([y, skips.pop()], 1) if takes_skip else y, emb)
+        return self.head(y)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, positive, within
 from consistency.model.condition import NONE, Condition, takes
+from consistency.nets.conditioning import Conditioning
 from consistency.nets.layers import (
     Embedding,
     GroupNorm,
@@ -19,46 +20,9 @@ from consistency.nets.layers import (
     check_multipliers,
     conv,
     linear,
-    without_autocast,
 )
 from consistency.nets.levels import Level, resolutions_of
-
-
-class Conditioning(nn.Module):
-    """The embedding of noise level and class, (c_noise [B], c) -> [B, width].
-
-    It is computed in full precision: bfloat16 cannot tell neighbouring indices apart.
-
-    Args:
-        embedding: features of the noise level.
-        width: size of the vector.
-        classes: number of classes, 0 for none.
-        augment: size of the augmentation label of an EDM teacher, 0 for none.
-    """
-
-    def __init__(self, embedding: Embedding, width: int, classes: int, augment: int = 0) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.augment = linear(augment, embedding.channels, gain=0.0, bias=False) if augment else None
-        self.layer0, self.layer1 = linear(embedding.channels, width), linear(width, width)
-        self.label = nn.Embedding(classes, width) if classes else None
-
-    def forward(self, noise: Tensor, c: Condition) -> Tensor:
-        """The vector [B, width] of the noise index [B], and the class and augmentation of c."""
-        with without_autocast(noise):
-            features = self.embedding(noise).to(self.layer0.weight.dtype)
-            if self.augment is not None and c.augment is not None:
-                features = features + self.augment(c.augment.to(features))
-            return F.silu(self.layer1(F.silu(self.layer0(features))) + self._class(c.label))
-
-    def of_augmentation(self) -> nn.Module:
-        """The part that only labels of augmentation reach."""
-        return self.augment or nn.Identity()
-
-    def _class(self, label: Tensor | None) -> Tensor | float:
-        if label is None or self.label is None:
-            return 0.0
-        return self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # zeros for label -1
+from consistency.nets.second import check_number_of_times, check_second
 
 
 class Attention(nn.Module):
@@ -179,8 +143,8 @@ def double(channels: int) -> nn.Sequential:
 class DDPMUNet(nn.Module):
     """DDPM's U-Net; the defaults are those of google/ddpm-cifar10-32.
 
-    Called as net(x [B, C, H, W], noise [B], c) -> like x. `noise` is the index of the level,
-    from 0 to T - 1 and not necessarily whole.
+    Called as net(x [B, C, H, W], noise [B], c) -> like x; of two times as net(x, noise, c, h [B]). `noise` is
+    the index of the level, from 0 to T - 1 and not necessarily whole.
 
     Args:
         shape: (C, H, W) of an image.
@@ -195,6 +159,7 @@ class DDPMUNet(nn.Module):
         head_channels: channels of an attention head, None for one head.
         padding: rows of zeros above and to the left where the resolution is halved: 0, as DDPM, or 1.
         embedding: features of `noise`, by default a PositionalEmbedding of `channels`.
+        times: 2 for a network that is also given h in [0, 1], the second time of a flow map.
 
     Raises:
         UserError: an image that cannot be halved so often, no image, or channels that cannot be divided.
@@ -214,6 +179,7 @@ class DDPMUNet(nn.Module):
         head_channels: int | None = None,
         padding: int = 0,
         embedding: Embedding | None = None,
+        times: int = 1,
     ) -> None:
         super().__init__()
         heads = {} if head_channels is None else {"head_channels": head_channels}
@@ -226,10 +192,12 @@ class DDPMUNet(nn.Module):
         check_divides(levels, "groups", groups)
         check_divides(levels, "head_channels", head_channels or 1)
         self.size, self.head_channels, self.padding = tuple(shape[1:]), head_channels, padding
-        self.takes = takes(label=classes)
+        check_number_of_times(times)
+        self.takes, self.times = takes(label=classes), times
         norm, width = partial(GroupNorm, groups=groups, eps=eps), 4 * channels
         make = partial(Block, norm=norm, width=width, dropout=dropout, head_channels=head_channels)
-        self.conditioning = Conditioning(embedding or PositionalEmbedding(channels), width, classes)
+        embedding = embedding or PositionalEmbedding(channels)
+        self.conditioning = Conditioning(embedding, width, classes, times=times)
         self.stem, n = conv(shape[0], channels, 3), levels[-1].width
         self.down, widths = _way_down(channels, levels, blocks, make, padding)
         self.middle = nn.ModuleList([make(n, n, attention=True), make(n, n, attention=False)])
@@ -237,18 +205,19 @@ class DDPMUNet(nn.Module):
         n = levels[0].width
         self.head = nn.Sequential(norm(n), nn.SiLU(), conv(n, shape[0], 3, gain=1e-5))
 
-    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
-        """F(x [B, C, H, W], noise [B], c), like x."""
-        emb = self.conditioning(noise, c)
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE, h: Tensor | None = None) -> Tensor:
+        """F(x [B, C, H, W], noise [B], c), or F(x, noise, c, h [B]) of two times; like x."""
+        check_second(self.times, h)
+        emb = self.conditioning(noise, c, h)
         skips = [self.stem(x)]
         for stage in self.down:
             skips += stage(skips[-1], emb)
-        h = skips[-1]
+        y = skips[-1]
         for block in self.middle:
-            h = block(h, emb)
+            y = block(y, emb)
         for stage in self.up:
-            h = stage(h, emb, skips)
-        return self.head(h)
+            y = stage(y, emb, skips)
+        return self.head(y)
 
 
 def _way_down(

@@ -17,7 +17,7 @@ from consistency.nets.layers import (
     one_hot,
     waves,
 )
-from consistency.nets.second import SecondEmbedding, ZeroLinear, check_number_of_times, check_second
+from consistency.nets.second import check_number_of_times, check_second, second_features, second_layer
 
 
 class LogEmbedding(nn.Module):
@@ -46,18 +46,18 @@ class Block(nn.Module):
         width: units.
         features: size of what is known of the noise level and the class.
         dropout: probability of dropping a unit in training.
-        second: size of what is known of the second time, 0 for a network of one.
+        times: 1, or 2 of a block that is also given features of the second time.
     """
 
-    def __init__(self, width: int, features: int, dropout: float, second: int = 0) -> None:
+    def __init__(self, width: int, features: int, dropout: float, times: int) -> None:
         super().__init__()
         self.norm, self.layer0 = LayerNorm(width), linear(width, width)
         self.affine, self.dropout = linear(features, width), nn.Dropout(dropout)
         self.layer1 = linear(width, width)
-        self.second_time = ZeroLinear(second, width) if second else None
+        self.second_time = second_layer(times, width)
 
-    def forward(self, h: Tensor, emb: Tensor, second: Tensor | None = None) -> Tensor:
-        """[B, width] from h [B, width], emb [B, features] and, of two times, second [B, second]."""
+    def forward(self, h: Tensor, emb: Tensor, second: Tensor | None) -> Tensor:
+        """[B, width] from h [B, width], emb [B, features] and, of two times, `second_features`."""
         update = self.layer0(F.silu(self.norm(h))) + self.affine(emb)
         if self.second_time is not None:
             update = update + self.second_time(second)
@@ -96,10 +96,9 @@ class MLP(nn.Module):
         n, self.classes, self.times = math.prod(shape), classes, times
         self.takes = takes(label=classes)
         self.embedding = LogEmbedding(frequencies, fmax)
-        self.second = SecondEmbedding() if times == 2 else None
-        features, second = self.embedding.channels + classes, self.second.channels if self.second else 0
+        features = self.embedding.channels + classes
         self.stem = linear(n, width)
-        self.blocks = nn.ModuleList([Block(width, features, dropout, second) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([Block(width, features, dropout, times) for _ in range(blocks)])
         self.head = nn.Sequential(LayerNorm(width), nn.SiLU(), linear(width, n, gain=1e-5))
 
     def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE, h: Tensor | None = None) -> Tensor:
@@ -107,7 +106,7 @@ class MLP(nn.Module):
         check_second(self.times, h)
         emb, dtype = self.embedding(noise), self.stem.weight.dtype
         emb = torch.cat([emb, one_hot(c.label, self.classes, emb[:, 0])], 1).to(dtype)
-        second = None if self.second is None else self.second(h).to(dtype)
+        second = None if h is None else second_features(h).to(dtype)
         y = self.stem(x.flatten(1))
         for block in self.blocks:
             y = block(y, emb, second)

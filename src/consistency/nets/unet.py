@@ -25,6 +25,7 @@ from consistency.nets.layers import (
 from consistency.nets.levels import Level, patched, resolutions_of
 from consistency.nets.modulation import Added, Modulation
 from consistency.nets.resampling import Down, PyramidDown, Up
+from consistency.nets.second import check_number_of_times, check_second, second_layer, with_second
 
 HALF = math.sqrt(0.5)  # the sum of two unit-variance branches, times this, has unit variance
 
@@ -39,21 +40,24 @@ class Conditioning(nn.Module):
         width: size of the vector.
         classes: number of classes, 0 for none.
         augment: size of the augmentation label of an EDM teacher, 0 for none.
+        times: 1, or 2 of a network that is also given the second time of a flow map.
     """
 
-    def __init__(self, embedding: Embedding, width: int, classes: int, augment: int) -> None:
+    def __init__(self, embedding: Embedding, width: int, classes: int, augment: int, times: int) -> None:
         super().__init__()
         self.embedding, self.classes = embedding, classes
         self.label = linear(classes, embedding.channels) if classes else None
         self.augment = linear(augment, embedding.channels, bias=False) if augment else None
         self.layer0, self.layer1 = linear(embedding.channels, width), linear(width, width)
+        self.second_time = second_layer(times, width)
 
-    def forward(self, noise: Tensor, c: Condition) -> Tensor:
-        """The vector [B, width] of c_noise [B], and the class and augmentation of c."""
+    def forward(self, noise: Tensor, c: Condition, h: Tensor | None = None) -> Tensor:
+        """The vector [B, width] of c_noise [B], the class and augmentation of c, and h [B] of two times."""
         with without_autocast(noise):
             features = self.embedding(noise).to(self.layer0.weight.dtype)
             features = features + self._class(c.label, features) + self._augmentation(c.augment, features)
-            return F.silu(self.layer1(F.silu(self.layer0(features))))
+            emb = self.layer1(F.silu(self.layer0(features)))
+            return F.silu(with_second(self.second_time, emb, h))
 
     def of_augmentation(self) -> nn.Module:
         """The part that only labels of augmentation reach."""
@@ -203,7 +207,7 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """DDPM++ by default; NCSN++ with a FourierEmbedding, taps (1, 3, 3, 1) and the input pyramid.
 
-    Called as net(x [B, C, H, W], c_noise [B], c) -> like x.
+    Called as net(x [B, C, H, W], c_noise [B], c) -> like x; of two times as net(x, c_noise, c, h [B]).
 
     Args:
         shape: (C, H, W) of an image.
@@ -220,6 +224,7 @@ class UNet(nn.Module):
         modulation: how the embedding enters a block, by default Added.
         patch: side of the squares of pixels that the first level takes as one, each with all of theirs as
             channels (2301.11093, section 3.2); 2 costs a quarter.
+        times: 2 for a network that is also given h in [0, 1], the second time of a flow map.
 
     Raises:
         UserError: an image that cannot be divided or halved so often, or no image.
@@ -240,25 +245,29 @@ class UNet(nn.Module):
         augment: int = 0,
         modulation: Modulation | None = None,
         patch: int = 1,
+        times: int = 1,
     ) -> None:
         super().__init__()
+        check_number_of_times(times)
         check_dropout_and_blocks(dropout, blocks, channels=channels)
         check_multipliers(channels, multipliers)
         within("net", 0, 1024, augment=augment)
         self.augment, self.patch, self.takes = augment, patch, takes(label=classes, augment=augment)
+        self.times = times
         n_image, *_ = shape = patched(shape, patch)
         resolutions = resolutions_of(shape, len(multipliers), patch)
         levels = [Level(channels * m, r in attention) for m, r in zip(multipliers, resolutions, strict=True)]
         embedding = embedding or PositionalEmbedding(channels)
         make = partial(Block, width=4 * channels, dropout=dropout, modulation=modulation or Added())
-        self.conditioning = Conditioning(embedding, 4 * channels, classes, augment)
+        self.conditioning = Conditioning(embedding, 4 * channels, classes, augment, times)
         self.encoder = Encoder(n_image, channels, levels, blocks, make, taps, input_pyramid)
         self.decoder = Decoder(self.encoder.widths, levels, blocks + 1, make, taps)
         n = levels[0].width
         self.head = nn.Sequential(GroupNorm(n), nn.SiLU(), conv(n, n_image, 3, gain=1e-5))
 
-    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE) -> Tensor:
-        """F(x [B, C, H, W], c_noise [B], c), like x."""
-        emb = self.conditioning(noise, c)
-        h = self.encoder(F.pixel_unshuffle(x, self.patch), emb)
-        return F.pixel_shuffle(self.head(self.decoder(h, emb)), self.patch)
+    def forward(self, x: Tensor, noise: Tensor, c: Condition = NONE, h: Tensor | None = None) -> Tensor:
+        """F(x [B, C, H, W], c_noise [B], c), or F(x, c_noise, c, h [B]) of two times; like x."""
+        check_second(self.times, h)
+        emb = self.conditioning(noise, c, h)
+        features = self.encoder(F.pixel_unshuffle(x, self.patch), emb)
+        return F.pixel_shuffle(self.head(self.decoder(features, emb)), self.patch)

@@ -18,6 +18,7 @@ from consistency.files.config import checked_config
 from consistency.files.paths import printable_path
 from consistency.files.upgrade import upgrade_denoiser
 from consistency.model.maps import Consistency, Denoiser, Map
+from consistency.nets.second import to_one_time
 from consistency.teachers import unet2d, unet2d_tensors
 from consistency.teachers.schedulers import read_scheduler
 from consistency.teachers.shards import WEIGHTS, read_json_object, read_safetensors, read_weights
@@ -62,6 +63,7 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
         raise UserError(
             f"teacher=diffusers needs net=ddpm_cifar10 or net=adm_imagenet64, not a {type(net).__name__}"
         )
+    to_one_time(net)
     check_pixels(path)
     check_settings(folder / "config.json", config, net)
     levels = part(path, "scheduler", SCHEDULER) / SCHEDULER

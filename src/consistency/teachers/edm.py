@@ -14,6 +14,7 @@ from consistency.model.maps import Consistency, Denoiser
 from consistency.model.precond import EDM, VE, Boundary, Epsilon, Precond
 from consistency.nets.adm import ADM
 from consistency.nets.resampling import Down, Resample, Up
+from consistency.nets.second import to_one_time
 from consistency.nets.unet import UNet
 from consistency.teachers.unpickle import ModuleRecord, read_pkl
 from consistency.teachers.untold import by_width, check_groups, check_records
@@ -45,6 +46,7 @@ def edm(path: str | Path, net: nn.Module) -> Denoiser | Consistency:
     Raises:
         UserError: the file is missing, damaged, holds anything else, or belongs to another network.
     """
+    to_one_time(net)
     try:
         ema = averaged(read_pkl(path), path)
         role, precond_of = PRECONDS[known(ema.name, PRECONDS, path)]

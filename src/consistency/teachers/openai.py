@@ -13,6 +13,7 @@ from consistency.model.precond import EDM, Boundary
 from consistency.nets.adm import ADM
 from consistency.nets.layers import Attention
 from consistency.nets.resampling import Up
+from consistency.nets.second import to_one_time
 from consistency.process.notices import notice
 from consistency.teachers.untold import always, check_groups
 from consistency.teachers.weights import REMEDY, load_into, read_pt, rename_tensors, spelled
@@ -76,6 +77,7 @@ def load_unet(path: str | Path, net: nn.Module) -> None:
         raise UserError(
             f"teacher.path={path} is read into an ADM and net is a {type(net).__name__}; {REMEDY}"
         )
+    to_one_time(net)
     names = spelled(net, dict(pairs(net)))
     state = rename_tensors(file, names)
     check_variance(net, state, path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.files.paths import printable_path
 from consistency.files.pickles import is_zip, load_tensors
+from consistency.nets.second import of_second_time
 from consistency.teachers import archive
 from consistency.teachers.contents import check_weights
 from consistency.teachers.values import MalformedError
@@ -104,6 +105,9 @@ def load_into(
 ) -> None:
     """Load weights into `net`, in the precision that it has, all of them or none.
 
+    A network of two times takes those of one, whose function it is then: its layers that read the second
+    time are set to zero.
+
     Args:
         net: the network.
         state: tensors under our names.
@@ -114,12 +118,20 @@ def load_into(
         UserError: a tensor is missing, left over, of another shape, or not finite; named as in the file.
     """
     theirs, source = names or {}, weights_origin(path)
+    state = with_second_time(net, state)
     check_shapes(net, state, path, names)
     try:
         check_weights({theirs.get(name, name): tensor for name, tensor in state.items()}, "tensor ")
     except MalformedError as fault:
         raise UserError(f"{source} {fault}; use other weights") from fault
     net.load_state_dict(state)
+
+
+def with_second_time(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, with zeros for the layers of `net` that read a second time, if it has none for any of them."""
+    ours = net.state_dict()
+    layers = set[str]() if of_second_time(state) else of_second_time(ours)
+    return state | {name: torch.zeros_like(ours[name]) for name in layers}
 
 
 def weights_origin(path: str | Path | None) -> str:
@@ -132,6 +144,11 @@ def check_shapes(
 ) -> None:
     """Refuse tensors that are missing, left over, or of another shape; arguments are those of `load_into`."""
     theirs, ours, source = names or {}, net.state_dict(), weights_origin(path)
+    if of_second_time(state) and not of_second_time(ours):
+        raise UserError(
+            f"{source} is of a network of two times, and net.times is 1 here: use weights of a network of "
+            "one time, or a method that learns a flow map"
+        )
     for name in [*ours, *(n for n in state if n not in ours)]:
         in_file, here = shape(state.get(name)), shape(ours.get(name))
         if in_file != here:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from consistency.export.model import Outgoing, Written
 from consistency.export.parts import DECODER, NETWORK, programs, sigmas_of
-from consistency.export.programs import coefficients
+from consistency.export.programs import coefficients, describe_second
 from consistency.markup import code_span, fenced, literal_text
 from consistency.table import Table
 
@@ -114,6 +114,7 @@ def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[f
             for name in parts
         },
         "coefficients": coefficients(model.f.precond, every),
+        **describe_second(model.f),
     }
 
 
@@ -132,6 +133,8 @@ def readme(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
     if any(part["sigmas"] for part in facts["programs"].values()):
         lines.append("\nz is unit noise, standard normal: call k of the network adds z[:, k].\n")
     lines.append("Coefficients c by σ stand in `model.json`.\n")
+    if "h" in facts:
+        lines.append(f"\nWhere F leads from σ = t to s, 0 <= s <= t: h = {facts['h']}, and c are at t.\n")
     if out.how:
         lines.append(f"\n{fenced(out.how + pixel_formula(model), 'python')}\n")
     return "".join(lines)
