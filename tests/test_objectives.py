@@ -21,7 +21,8 @@ from consistency.schedule import decay
 from consistency.schedule.curriculum import Constant
 from consistency.schedule.draws import StepDraws
 from consistency.schedule.noise import LogNormal, UniformCells
-from consistency.schedule.pairs import GridPairs, karras_grid
+from consistency.schedule.pairs import GridPairs
+from consistency.schedule.sigma import karras_grid
 from consistency.tensor import expand, perturb, same_dropout
 from tests.reference import golden
 

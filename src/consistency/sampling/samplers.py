@@ -15,12 +15,20 @@ from torch import Tensor
 
 from consistency.errors import ArgumentError, UserError
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Consistency, DenoiserLike, FlowMap, Map
+from consistency.model.maps import (
+    Consistency,
+    DenoiserLike,
+    FlowMap,
+    Map,
+    denoise_at,
+    preconditioned,
+    suited_map,
+)
 from consistency.model.portions import Portions
 from consistency.model.precond import Precond
-from consistency.sampling.levels import check_falling, checked_sigmas, fresh, level, steps, visits
-from consistency.sampling.maps import denoise_at, preconditioned, suited_map
+from consistency.sampling.levels import check_falling, checked_sigmas, fresh, steps, visits
 from consistency.schedule.draws import Draws
+from consistency.tensor import level
 
 if TYPE_CHECKING:
     from consistency.sampling.programs import Program
