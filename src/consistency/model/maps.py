@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.model.coefficients import Coefficients, Precond
 from consistency.model.condition import NONE, Condition, check_takes
-from consistency.model.precond import Coefficients, Precond
 from consistency.tensor import expand, level
 
 Note = Callable[["Map", Tensor], None]

@@ -6,11 +6,12 @@ A flow knows the velocity dx/dσ of the probability-flow ODE at x_t, or an estim
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from consistency.data.loader import Excerpt
 from consistency.errors import within
 from consistency.model import solvers
 from consistency.model.condition import NONE, Condition
@@ -29,14 +30,6 @@ class Flow(Protocol):
     def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """x_r [B, ...] for r [B] below t."""
         ...
-
-
-class Excerpt(NamedTuple):
-    """Samples as training serves them: encoded, mirrored where it mirrors."""
-
-    x: Tensor  # [n, ...]
-    c: Condition  # of each
-    whole: bool  # whether these are all there are, each once; else drawn independently
 
 
 class TrainingFlow(Protocol):

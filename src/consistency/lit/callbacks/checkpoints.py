@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from consistency.errors import at_least
 from consistency.files.atomic import Unwritable, dispensable, keep_as, write_text
+from consistency.files.checkpoints import BEST, GOOD, LAST
 from consistency.lit.callbacks.guard import Diverged, guard_of
 from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.loggers.base import log_code
@@ -18,7 +19,6 @@ from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
 from consistency.metrics.choice import pick
 from consistency.process.stops import Stopped
-from consistency.teachers.checkpoint import BEST, GOOD, LAST
 
 
 class Checkpoints(Checkpoint):

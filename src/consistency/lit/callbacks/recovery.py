@@ -5,12 +5,12 @@ from pathlib import Path
 from lightning import Callback, Trainer
 
 from consistency.errors import UserError
+from consistency.files.checkpoints import set_aside
 from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Guard, guard_of
 from consistency.lit.loggers.base import log, log_text
 from consistency.lit.module import Module
 from consistency.lit.record import Rollback, RollbackRecord
-from consistency.lit.states import set_aside
 from consistency.metrics.processes import from_first
 from consistency.process.notices import notice
 from consistency.teachers.checkpoint import read_checkpoint
