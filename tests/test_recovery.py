@@ -14,8 +14,9 @@ from consistency.files import atomic
 from consistency.files.atomic import keep_as, replacing
 from consistency.files.checkpoints import newest, set_aside
 from consistency.lit.callbacks.checkpoints import Checkpoints
-from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard
+from consistency.lit.callbacks.guard import Guard
 from consistency.lit.callbacks.recovery import points
+from consistency.lit.divergence import Collapsed, Diverged
 from consistency.lit.record import Rollback, RollbackRecord
 from consistency.lit.states import BEGINNING, newest_passed, state_before
 from consistency.teachers.checkpoint import read_checkpoint

@@ -14,15 +14,15 @@ from omegaconf import DictConfig
 from consistency.build import build, build_keepers, build_trainer, callbacks_of, of_type
 from consistency.errors import UserError
 from consistency.lit.callbacks.evaluation import Evaluation
-from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.history import Clock
-from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
+from consistency.lit.divergence import Diverged
 from consistency.lit.module import Module
 from consistency.lit.restored import MisfitError
 from consistency.lit.rollback import go_back, go_on
 from consistency.lit.standing import how_to_go_on
+from consistency.process.stops import Interrupted
 from consistency.teachers.checkpoint import remedy
 
 

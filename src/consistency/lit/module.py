@@ -151,6 +151,10 @@ class Module(LightningModule):
         self.largest = self.largest or largest(self.model, data)
         return paced(f, data, most=self.largest)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the model is."""
+        checkpoint["role"] = self.model.role
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""
         check_restorable(self.trainer, self, checkpoint)

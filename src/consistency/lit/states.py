@@ -7,7 +7,7 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.files.checkpoints import LAST
-from consistency.lit.callbacks.guard import Collapsed, Diverged
+from consistency.lit.divergence import Collapsed, Diverged
 from consistency.lit.loggers.base import LOG, Positions
 from consistency.teachers.checkpoint import newest_whole, read_checkpoint, whole_ones
 
