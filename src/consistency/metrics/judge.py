@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, within
-from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import merge_moments, see
+from consistency.metrics.features import Extractor, Seen, merge_moments, see
+from consistency.metrics.fidelity import FeatureReference
 from consistency.metrics.processes import everybodys, from_first, undeal
-from consistency.metrics.reference import FeatureReference, reference
+from consistency.metrics.reference import reference
 from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
 from consistency.tensor import weights_sha256
