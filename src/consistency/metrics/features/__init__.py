@@ -104,10 +104,10 @@ def see(images: Tensor, extractor: Extractor) -> Seen:
             seen = extractor.see(some)
             parts.append(Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu()))
             tick()
-    return parts[0] if len(parts) == 1 else merge_moments(parts)
+    return parts[0] if len(parts) == 1 else merge_seen(parts)
 
 
-def merge_moments(parts: list[Seen]) -> Seen:
+def merge_seen(parts: list[Seen]) -> Seen:
     """One after the other."""
     logits = [part.logits for part in parts if part.logits is not None]
     return Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
@@ -115,7 +115,7 @@ def merge_moments(parts: list[Seen]) -> Seen:
 
 def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
     """Features of uint8 images [n, C, H, W]: float32 [n, d]."""
-    return merge_moments([see(part, extractor) for part in images.split(batch)]).features
+    return merge_seen([see(part, extractor) for part in images.split(batch)]).features
 
 
 def device_of(extractor: Extractor) -> torch.device:
