@@ -1,18 +1,8 @@
-"""Runs of flow maps: every method learns, is continued to the bit, logs what two levels need, and is refused clearly."""
-
-from types import SimpleNamespace
+"""Runs of flow maps: every method learns, goes on to the bit, and logs what two levels need."""
 
 import pytest
-import torch
 
-from consistency.errors import UserError
-from consistency.lit.callbacks.two_times import RATIOS, MapGap, TwoTimeLevels, ratio_bin, two_histograms
-from consistency.model.condition import NONE
-from consistency.schedule.draws import StepDraws
-from consistency.truth.oracle import Mixture
 from tests.conftest import run
-from tests.sessions import composed
-from tests.test_flow_maps import exact_map
 from tests.test_methods import learned
 
 METHODS = ("meanflow", "imf", "soflow", "alphaflow", "lsd", "psd", "emd", "lmd", "ctm")
@@ -22,7 +12,15 @@ SHORT += ["callbacks.checkpoints.every=10", "trainer.log_every_n_steps=5", "trai
 
 @pytest.mark.parametrize(
     ("method", "bar"),  # about twice what the worst of three seeds leaves after 400 steps; untrained, 0.50
-    [("meanflow", 0.2), ("imf", 0.2), ("soflow", 0.2), ("lmd", 0.2), ("emd", 0.2), ("psd", 0.2), ("lsd", 0.2)],
+    [
+        ("meanflow", 0.2),
+        ("imf", 0.2),
+        ("soflow", 0.2),
+        ("lmd", 0.2),
+        ("emd", 0.2),
+        ("psd", 0.2),
+        ("lsd", 0.2),
+    ],
 )
 def test_four_hundred_steps_find_the_exact_map(hydra, method, bar):
     assert learned(f"{method}_ring") < bar

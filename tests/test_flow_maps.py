@@ -22,7 +22,7 @@ from consistency.objectives.discrete_map import DiscreteMap
 from consistency.objectives.distance import SquaredL2
 from consistency.objectives.endpoint import Endpoint
 from consistency.objectives.eulerian import Eulerian
-from consistency.objectives.flow import DataFlow, ExactFlow, TeacherFlow
+from consistency.objectives.flow import DataFlow, TeacherFlow
 from consistency.objectives.handover import Handover
 from consistency.objectives.lagrangian import Lagrangian
 from consistency.objectives.power import Adaptive, AdaptiveSum, Squared
@@ -44,6 +44,7 @@ from consistency.schedule.two_times import (
     spread_evenly,
 )
 from consistency.tensor import expand, perturb
+from consistency.truth.flow import ExactFlow
 from consistency.truth.oracle import Mixture
 
 S = 0.5  # σ_data

@@ -12,15 +12,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from consistency.build import build, build_keepers, build_trainer, callbacks_of, of_type
+from consistency.errors import UserError
 from consistency.lit.callbacks.evaluation import Evaluation
-from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.history import Clock
-from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
+from consistency.lit.divergence import Diverged
 from consistency.lit.module import Module
+from consistency.lit.restored import MisfitError
 from consistency.lit.rollback import go_back, go_on
 from consistency.lit.standing import how_to_go_on
+from consistency.process.stops import Interrupted
+from consistency.teachers.checkpoint import remedy
 
 
 class Training:
@@ -80,7 +83,11 @@ def fit(training: Training, checkpoint: Path | None, fallback: Path | None, user
 
 
 def fit_once(training: Training, checkpoint: Path | None, user_directory: Path) -> Diverged | None:
-    """Train until the last step, a signal or a divergence, which comes back; states are on disk then."""
+    """Train until the last step, a signal or a divergence, which comes back; states are on disk then.
+
+    Raises:
+        UserError: the checkpoint does not fit the run.
+    """
     trainer = training.trainer
     try:
         trainer.fit(training.module, datamodule=training.data, ckpt_path=checkpoint, weights_only=True)
@@ -91,6 +98,9 @@ def fit_once(training: Training, checkpoint: Path | None, user_directory: Path) 
             line = f"stopped by {signal} at step {signal.step}, saved; {how_to_go_on(user_directory)}"
             print(line, file=sys.stderr)
         sys.exit(signal.status if trainer.is_global_zero else 0)  # or Lightning would kill the first process
+    except MisfitError as fault:
+        assert checkpoint is not None  # which alone is taken up
+        raise UserError(f"ckpt_path={checkpoint} {fault}; {remedy(checkpoint)}") from fault
     except Diverged as fault:
         return fault.with_traceback(None)  # the frames of a traceback would keep the old weights in memory
 

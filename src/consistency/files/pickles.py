@@ -23,6 +23,11 @@ VALUES = 10_000_000  # in what a pickle says, each counted as often as it is rea
 PICKLE = 2**28  # bytes of the pickle in an archive
 TEXT = 1000  # characters or bytes that count as one more value
 
+DAMAGE = (  # what readers raise when bytes make no sense
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, AssertionError),
+)
+
 MUTATE = frozenset(["APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"])
 STORE = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
 FETCH = frozenset(["GET", "BINGET", "LONG_BINGET"])

@@ -24,7 +24,6 @@ TEACHER = "teacher"  # the group whose functions read other files
 TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # where such a function may stand
 MODEL = "model"  # a section that holds a map of a network and a preconditioner
 MAPS = frozenset(f"consistency.model.maps.{role}" for role in ("Denoiser", "Consistency", "FlowMap"))
-TARGET, PARTIAL = "_target_", "_partial_"
 
 Place = tuple[str, ...]  # keys from the root of a config, list indices among them
 

@@ -6,7 +6,7 @@ A file may hold anything: what is not as expected stays as it is, for the checks
 from collections.abc import Mapping
 from typing import Any
 
-from consistency.files.registry import PARTIAL, TARGET
+from consistency.files.configs import PARTIAL, TARGET
 
 FORMER_MAP = "consistency.model.denoiser.Denoiser"  # of both roles, up to format 2
 DENOISES = "consistency.lit.diffusion.Diffusion"  # the only training whose network was a denoiser

@@ -1,15 +1,29 @@
 """Networks outside training: a few samples at a time, with a look at the clock and at signals between."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
 from consistency.model.maps import Map, one_time
 from consistency.model.portions import Portions, portion
 from consistency.watch import tick
+
+
+class Shaped(Protocol):
+    """What a data set is to a network: the shape of one sample, and how many classes there are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) or (D,), as networks see it."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many, 0 for none."""
+        ...
 
 
 def uncounted(samples: int) -> None:
@@ -18,7 +32,7 @@ def uncounted(samples: int) -> None:
 
 
 def paced(
-    f: Callable[..., Tensor], data: DataModule, done: Callable[[int], None] = tick, most: int | None = None
+    f: Callable[..., Tensor], data: Shaped, done: Callable[[int], None] = tick, most: int | None = None
 ) -> Callable[..., Tensor]:
     """f, called with no more samples at a time than take seconds on a CPU.
 
@@ -33,7 +47,7 @@ def paced(
     return Portions(f, most, done)
 
 
-def largest(f: Map, data: DataModule) -> int:
+def largest(f: Map, data: Shaped) -> int:
     """Samples that a network takes at a time."""
     like = next(f.parameters())
     x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)

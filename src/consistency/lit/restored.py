@@ -1,41 +1,42 @@
 """What a run takes up from a checkpoint besides weights, held against what this run has there."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from consistency.errors import UserError
-from consistency.teachers.checkpoint import check_averages, remedy
+from consistency.teachers.counted import absent_average
 from consistency.teachers.moments import check_moments
 
 AVERAGES = "EMA"  # key of theirs among callbacks
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 
 
+class MisfitError(ValueError):
+    """Why a run cannot take up a checkpoint, to be read after the name of its file."""
+
+
 def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
     """Refuse averages, loops, callbacks and an optimizer that cannot be those of this run.
 
     Args:
-        trainer: of the run, whose `ckpt_path` is read.
+        trainer: of the run.
         module: of the run, with a `model`.
         checkpoint: its content, which has the types that `teachers.contents` asks for.
 
     Raises:
-        UserError: names the first part that does not fit.
+        MisfitError: names the first part that does not fit.
     """
-    path = Path(trainer.ckpt_path or "checkpoint")
-    check_averages(path, dict(checkpoint), module.get_submodule("model"))
     fault = (
-        _loops(trainer, checkpoint)
+        absent_average(checkpoint, module.get_submodule("model"))
+        or _loops(trainer, checkpoint)
         or _callbacks(trainer, checkpoint["callbacks"])
         or _optimizer(trainer, module, checkpoint)
     )
     if fault:
-        raise UserError(f"ckpt_path={path} is malformed: {fault}; {remedy(path)}")
+        raise MisfitError(f"is malformed: {fault}")
 
 
 def other_kind(found: Any, fresh: Any, name: str) -> str | None:

@@ -10,8 +10,8 @@ from lightning import Trainer
 
 from consistency.errors import Spoiled, UserError, printable
 from consistency.lit.callbacks.curves import keep_log, rewind
-from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard, guard_of
 from consistency.lit.callbacks.recovery import Recovery, checkpoints_of
+from consistency.lit.divergence import AbstractGuard, Collapsed, Diverged, guard_of
 from consistency.lit.module import Module
 from consistency.lit.record import Rollback, RollbackRecord
 from consistency.lit.states import RestartState, state_before
@@ -119,7 +119,7 @@ def rollback_line(checkpoint: Mapping[str, Any] | None) -> str | None:
     return f"this run has gone back {times}, and its learning rate is lower since{last}"
 
 
-def news(fault: Diverged, guard: Guard, state: RestartState) -> str:
+def news(fault: Diverged, guard: AbstractGuard, state: RestartState) -> str:
     """What happened, and what is done about it."""
     which = f"rollback {guard.record.count} of {guard.rollbacks}"
     return f"{fault}: back to {found(fault, state)}, learning rate times {guard.factor:g} ({which})"
@@ -133,7 +133,7 @@ def found(fault: Diverged, state: RestartState) -> str:
     return f"{state.name} ({newest if state.step else none})"
 
 
-def remedy_for_divergence(state: RestartState, guard: Guard) -> str:
+def remedy_for_divergence(state: RestartState, guard: AbstractGuard) -> str:
     """What the user can do when a run has gone wrong once more than it may."""
     more = f"callbacks.guard.rollbacks={guard.record.count + 2}"
     return (

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from consistency.files.checkpoints import newest
 from consistency.process.lifeline import held
 from consistency.quoting import path_argument
-from consistency.teachers.checkpoint import newest
 
 
 def saved_so_far(directory: Path, asked: Path) -> str:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from consistency.errors import UserError, within
 from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.conditioning import Conditioning
-from consistency.nets.ddpm import check_divides
 from consistency.nets.layers import (
     Attention,
     Conv2d,
@@ -21,7 +20,7 @@ from consistency.nets.layers import (
     check_dropout_and_blocks,
     check_multipliers,
 )
-from consistency.nets.levels import Level, resolutions_of
+from consistency.nets.levels import Level, check_divides, resolutions_of
 from consistency.nets.modulation import Added, Modulation, ScaleShift
 from consistency.nets.resampling import Down, Up
 from consistency.nets.second import check_number_of_times, check_second

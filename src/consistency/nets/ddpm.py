@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from consistency.errors import UserError, positive, within
+from consistency.errors import positive, within
 from consistency.model.condition import NONE, Condition, takes
 from consistency.nets.conditioning import Conditioning
 from consistency.nets.layers import (
@@ -21,7 +21,7 @@ from consistency.nets.layers import (
     conv,
     linear,
 )
-from consistency.nets.levels import Level, resolutions_of
+from consistency.nets.levels import Level, check_divides, resolutions_of
 from consistency.nets.second import check_number_of_times, check_second
 
 
@@ -249,13 +249,3 @@ def _way_up(
 def _widths(n: int, level: Level, blocks: int) -> list[int]:
     """Channels that reach each block of a level, n those that reach the first."""
     return [n] + [level.width] * (blocks - 1)
-
-
-def check_divides(levels: Sequence[Level], key: str, divisor: int) -> None:
-    """Refuse levels whose channels are no multiple of the value of `net.key`."""
-    for level in levels:
-        if level.width % divisor:
-            raise UserError(
-                f"net.{key}={divisor} does not divide the {level.width} channels of a level: change it, or"
-                " net.channels"
-            )

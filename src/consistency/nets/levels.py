@@ -41,3 +41,13 @@ def patched(shape: Sequence[int], patch: int) -> Sequence[int]:
     if patch < 1 or H % patch or W % patch:
         raise UserError(f"net.patch={patch} must divide the {H}x{W} pixels of an image")
     return C * patch**2, H // patch, W // patch
+
+
+def check_divides(levels: Sequence[Level], key: str, divisor: int) -> None:
+    """Refuse levels whose channels are no multiple of the value of `net.key`."""
+    for level in levels:
+        if level.width % divisor:
+            raise UserError(
+                f"net.{key}={divisor} does not divide the {level.width} channels of a level: change it, or"
+                " net.channels"
+            )

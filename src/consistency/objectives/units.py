@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from consistency.errors import positive
-from consistency.model.precond import Precond
+from consistency.model.coefficients import Precond
 
 
 class Units(Protocol):

@@ -82,6 +82,19 @@ class Stopped(BaseException):
         return f"stopped by {self}: {self.account()}"
 
 
+class Interrupted(Stopped):
+    """The run was asked to stop, and did so between two pieces of work, when all is as it should be.
+
+    Args:
+        signum: the signal.
+        step: optimiser steps made, which are saved then; None outside training.
+    """
+
+    def __init__(self, signum: int, step: int | None = None) -> None:
+        super().__init__(signum)
+        self.step = step
+
+
 @contextmanager
 def account(now: Account) -> Iterator[None]:
     """What to say when a signal comes inside the block; of the outermost one, also after it."""

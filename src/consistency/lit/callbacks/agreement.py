@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
-from consistency.lit.module import Module
 from consistency.lit.peers import Peers, check_same_facts, is_lost, leave_unmet
 from consistency.process.rank import is_first
 
@@ -26,7 +25,7 @@ class Agreement(Callback):
         self.config, self.directory, self.commit = config, directory, commit
         self.peers: Peers | None = None
 
-    def setup(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare all but the step, and begin to look after the others."""
         if trainer.world_size == 1:
             return
@@ -36,12 +35,12 @@ class Agreement(Callback):
         self.peers = Peers(self.directory)
         self.peers.watch()
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the step, which a checkpoint has brought by now."""
         if trainer.world_size > 1:
             check_same_facts({"the step to go on from": trainer.global_step})
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave if another process has died: what follows would wait for it."""
         if self.peers is None:
             if is_lost(exception) and not is_first():
@@ -51,7 +50,7 @@ class Agreement(Callback):
             self.peers.end()
         self.peers.close()
 
-    def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look no longer, on any process, before one of them leaves."""
         if self.peers is not None:
             self.peers.close()

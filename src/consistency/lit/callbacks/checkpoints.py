@@ -5,20 +5,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from consistency.errors import at_least
 from consistency.files.atomic import Unwritable, dispensable, keep_as, write_text
-from consistency.lit.callbacks.guard import Diverged, guard_of
-from consistency.lit.callbacks.interruption import Interrupted
+from consistency.files.checkpoints import BEST, GOOD, LAST
+from consistency.lit.divergence import Diverged, guard_of
 from consistency.lit.loggers.base import log_code
-from consistency.lit.module import Module
 from consistency.lit.restart import rewrite, was_validated
 from consistency.metrics.choice import pick
-from consistency.process.stops import Stopped
-from consistency.teachers.checkpoint import BEST, GOOD, LAST
+from consistency.process.stops import Interrupted, Stopped
 
 
 class Checkpoints(Checkpoint):
@@ -64,7 +62,9 @@ class Checkpoints(Checkpoint):
         """The state with the lowest value of the metric."""
         return self.directory / BEST
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Set the counters so that the run goes on behind this step, with the validation that it owes."""
         k, kept = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {})
         if k == 0:  # written after a rollback to the beginning: nothing has been counted
@@ -78,16 +78,16 @@ class Checkpoints(Checkpoint):
         )
         self.owed = k if end and due and not validated else None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have Lightning begin, although all steps are made, if the validation of the last one is owed."""
         if self.owed is not None:
             trainer.fit_loop.epoch_loop.max_steps = self.owed + 1
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A resumed run has this step on disk already."""
         self.saved = self.seen = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save when the step is due, once per optimiser step."""
         k = trainer.global_step
         if k == self.seen:
@@ -99,7 +99,7 @@ class Checkpoints(Checkpoint):
         if k >= trainer.max_steps or (due and calm(trainer)):
             self.save_last(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what was judged good, and save the best: raw weights and averages are where they belong."""
         if trainer.state.fn != "fit":
             return
@@ -114,12 +114,12 @@ class Checkpoints(Checkpoint):
             self.best = value
             trainer.save_checkpoint(self.lowest)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
         if self.saved != trainer.global_step or not self.last.exists():
             self.save_last(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what there is, if a step has been made since the last time; but nothing that has diverged.
 
         Nor what a second signal cut short in the middle of a step, nor where nothing can be written.
@@ -165,7 +165,7 @@ def may_be_saved(exception: BaseException) -> bool:
 def calm(trainer: Trainer) -> bool:
     """Whether no loss of the last step was so high that it may be the first of a spike."""
     guard = guard_of(trainer)
-    return guard is None or guard.spikes.calm
+    return guard is None or guard.calm
 
 
 def given(node: Any) -> Any:
@@ -208,7 +208,7 @@ class KeepConfig(Callback):
         self.experiment, self.data = experiment, data
         self.logged: dict[str, Any] | None = None  # the config in the log of the checkpoint
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it down, now that nothing can be refused any more."""
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
@@ -222,13 +222,16 @@ class KeepConfig(Callback):
 
         return self.logged is None or rest(self.config) != rest(self.logged)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Add all three, and what the model is."""
-        checkpoint["role"] = pl_module.model.role
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add all three."""
         checkpoint["config"], checkpoint["experiment"] = self.config, self.experiment
         if self.data is not None:
             checkpoint["data"] = self.data
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """A config that has not changed is in the log already."""
         self.logged = checkpoint["config"]

@@ -64,7 +64,7 @@ class Costs(Callback):
             self.watch.close()
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
-        """Watch no longer."""
+        """AbstractGuard no longer."""
         self.watch.close()
 
     def _note(self, module: Module, f: Map, x: Tensor) -> None:

@@ -8,15 +8,15 @@ import math
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from consistency.errors import UserError, positive, within
 from consistency.lit.data.module import DataModule, data_of
+from consistency.lit.divergence import AbstractGuard, Collapsed, Diverged
 from consistency.lit.module import Module
-from consistency.lit.record import RollbackRecord, sigma_range
 from consistency.metrics.spikes import Spikes
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
@@ -26,26 +26,7 @@ ENOUGH = 1024  # samples of the data whose variance is taken
 MOST = 1000  # rollbacks
 
 
-class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
-    """A run that must not go on from where it is. No weight has been changed since the last step.
-
-    Args:
-        reason: what was seen.
-        step: k, of the optimiser.
-        low: the least noise concerned.
-        high: the most.
-    """
-
-    def __init__(self, reason: str, step: int, low: float, high: float) -> None:
-        super().__init__(f"{reason} at step {step}, {sigma_range(low, high)}")
-        self.reason, self.step, self.low, self.high = reason, step, low, high
-
-
-class Collapsed(Diverged):
-    """Samples that have become alike: what is wrong began before the validation that saw it."""
-
-
-class Guard(Callback):
+class Guard(AbstractGuard):
     """Raises `Diverged`, and slows a run that went back because of it.
 
     It looks for losses and gradients that are not finite, for a spike of the loss in a bin of σ, and for a
@@ -77,18 +58,17 @@ class Guard(Callback):
         positive("callbacks.guard", spike=spike)
         if not 0 <= collapse < 0.5:
             raise UserError(f"callbacks.guard.collapse={collapse} must be at least 0, and less than 0.5")
-        self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse
+        super().__init__(rollbacks, slower)
+        self.collapse = collapse
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
-        self.record = RollbackRecord()
-        self.passed: int | None = None  # step of the last validation whose samples were judged good
         self.varied: list[str] = []  # samplers that have had half of the data's variance
         self.moments: dict[str, Tensor] = {}  # of the samples of a validation
 
     @property
-    def factor(self) -> float:
-        """What all rollbacks so far have made of the learning rate."""
-        return self.slower**self.record.count
+    def calm(self) -> bool:
+        """See `AbstractGuard`."""
+        return self.spikes.calm
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """Where a checkpoint does not say which validation was passed, it was the last that was completed."""
@@ -188,11 +168,6 @@ class Guard(Callback):
         """From the lowest edge of these bins [BINS] to the highest."""
         index = bins.nonzero()[:, 0].tolist()
         return Diverged(reason, step, self.edges[index[0]].item(), self.edges[index[-1] + 1].item())
-
-
-def guard_of(trainer: Trainer) -> Guard | None:
-    """The guard of a run, if it has one."""
-    return next((c for c in trainer.callbacks if isinstance(c, Guard)), None)  # type: ignore[attr-defined]
 
 
 def gradient_norm(trainer: Trainer, optimizer: Optimizer) -> Tensor:

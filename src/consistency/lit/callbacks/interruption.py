@@ -3,27 +3,13 @@
 import signal
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
-from consistency.lit.module import Module
 from consistency.lit.peers import Flag
 from consistency.process.late import Late
-from consistency.process.stops import STOPPING, Stopped, listen, mark_signal, stop
+from consistency.process.stops import STOPPING, Interrupted, listen, mark_signal, stop
 
 EVERY = 10  # steps between two questions to the other processes
-
-
-class Interrupted(Stopped):
-    """The run was asked to stop, and did so between two pieces of work, when all is as it should be.
-
-    Args:
-        signum: the signal.
-        step: optimiser steps made, which are saved then; None outside training.
-    """
-
-    def __init__(self, signum: int, step: int | None = None) -> None:
-        super().__init__(signum)
-        self.step = step
 
 
 class Interruption(Callback):
@@ -41,31 +27,31 @@ class Interruption(Callback):
         self.flag: Flag | None = None  # of several processes
         self.late: Late | None = None  # while this listens
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen, in place of Lightning."""
         self._listen(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop on all processes at the same step; to ask all of them at every step would cost time."""
         if trainer.world_size > 1 and trainer.global_step % EVERY:
             return
         self._stop_together(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen where no training does."""
         if trainer.world_size > 1 and trainer.state.fn != "fit":
             self._listen(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Several processes have validated to the end."""
         if trainer.world_size > 1 and trainer.state.fn != "fit":
             self._stop_together(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """What follows is not asked."""
         self._leave()
 
-    def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer; after an exception Lightning has put other handlers in place already.
 
         A signal that came when no step was left is obeyed here.

@@ -168,3 +168,8 @@ def logger_library(name: str, how: str = "pip install 'consistency[loggers]'") -
         if error.name != name:
             raise
         raise UserError(f"logger={name} needs {name}: {how}") from error
+
+
+def every(trainer: Trainer) -> int:
+    """Steps between two scalars in the log."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]
