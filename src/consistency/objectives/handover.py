@@ -20,15 +20,15 @@ class Handover(nn.Module):
 
     Args:
         gap: of the pairs at a step.
-        pairs: gap -> the objective until then.
+        discrete: the objective until then, of this gap.
         limit: from then on; of the same times and units.
     """
 
     trains: ClassVar[type[FlowMap]] = FlowMap
 
-    def __init__(self, gap: FallingGap, pairs: DiscreteMap, limit: Eulerian) -> None:
+    def __init__(self, gap: FallingGap, discrete: DiscreteMap, limit: Eulerian) -> None:
         super().__init__()
-        self.gap, self.pairs, self.limit = gap, pairs, limit
+        self.gap, self.discrete, self.limit = gap, discrete, limit
 
     @property
     def sigma_min(self) -> float:
@@ -37,11 +37,11 @@ class Handover(nn.Module):
 
     def at(self, k: int) -> DiscreteMap | Eulerian:
         """The objective of step k."""
-        return self.pairs if self.gap.fraction(k) > 0 else self.limit
+        return self.discrete if self.gap.fraction(k) > 0 else self.limit
 
     def check(self, f: FlowMap, flow: object) -> None:
         """Refuse what either refuses."""
-        self.pairs.check(f, flow)
+        self.discrete.check(f, flow)
         self.limit.check(f, flow)
 
     def __call__(
