@@ -16,7 +16,7 @@ from consistency.evaluate import opened
 from consistency.export.model import Outgoing
 from consistency.files.checksum import content_sha256
 from consistency.library.model import Provenance
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.metrics.card import Memo
 from consistency.model.condition import NONE
 from consistency.run import train

@@ -17,7 +17,7 @@ from consistency.data.loader import ArrayData, StepLoader
 from consistency.debug import processes, shorten
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
-from consistency.lit.callbacks.profile import top
+from consistency.lit.callbacks.profile import first_lines
 from consistency.schema.check import check_composed
 from consistency.tasks.show.compare import read_numbers
 from consistency.teachers.debugged import debug_of
@@ -172,8 +172,8 @@ def test_profile_ends_with_the_profilers_table(tmp_path, capsys):
 
 
 def test_a_long_table_is_cut():
-    assert top("----\na\n\nb\nc\n", 2) == "a\nb\n1 more lines are in fit-profile.txt"
-    assert top("a\nb", 2) == "a\nb"
+    assert first_lines("----\na\n\nb\nc\n", 2) == "a\nb\n1 more lines are in fit-profile.txt"
+    assert first_lines("a\nb", 2) == "a\nb"
 
 
 def test_nan_is_the_name_of_an_option_and_detects_anomalies():

@@ -14,8 +14,8 @@ from consistency.files import atomic
 from consistency.files.atomic import keep_as, replacing
 from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard
-from consistency.lit.callbacks.recovery import points
-from consistency.lit.record import Rollback, RollbackRecord
+from consistency.lit.callbacks.recovery import rollback_points
+from consistency.lit.rollback_record import Rollback, RollbackRecord
 from consistency.lit.states import BEGINNING, newest_passed, set_aside, state_before
 from consistency.teachers.checkpoint import newest, read_checkpoint
 from tests.conftest import run
@@ -411,7 +411,7 @@ def test_a_record_survives_a_checkpoint_and_is_not_shortened_by_an_older_one():
     ],
 )
 def test_a_rollback_is_a_step_in_the_curve(before, now, step, expected):
-    assert points(before, now, step) == expected
+    assert rollback_points(before, now, step) == expected
 
 
 EVENT = {"step": 47, "reason": "bad", "low": 0.1, "high": 2.0, "checkpoint": None, "back_to": 0}

@@ -8,11 +8,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from consistency.build import build_part
-from consistency.continuation import given_keys
+from consistency.continuation import override_keys
 from consistency.errors import UserError, at_least
 from consistency.files.configs import file_of
 from consistency.schema.check import reference_text
-from consistency.teach import say_once
+from consistency.teach import print_once
 
 HORIZON = "${trainer.max_steps}"
 DOWNLOADED = ("consistency.metrics.features.inception.InceptionFeatures",)
@@ -24,7 +24,7 @@ def shorten(config: DictConfig) -> "Short | None":
     if node is None:
         return None
     short = build_part("debug.run", node, Short)
-    say_once(short.shrink(config, given_keys(HydraConfig.get().overrides.task)))
+    print_once(short.shrink(config, override_keys(HydraConfig.get().overrides.task)))
     return short
 
 
@@ -60,7 +60,7 @@ class Short:
             raise UserError(f"debug={self.name} begins anew: leave ckpt_path out")
         horizon = config.trainer.max_steps
         with open_dict(config):
-            freeze(config, horizon)
+            fix_horizon(config, horizon)
             config.callbacks.curriculum.horizon = None  # which is not the end of these steps
             config.trainer.max_steps = config.trainer.val_check_interval = self.steps
             changes = [f"steps 1 to {self.steps * self.rounds} of {horizon:,}", *self.changes(config, given)]
@@ -100,7 +100,7 @@ class Smoke(Short):
         """Batches, stored rollouts, and the metric."""
         if "data.batch_size" not in given:
             was, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
-            config.data.batch_size = self.batch * processes(config.trainer) * parts
+            config.data.batch_size = self.batch * count_processes(config.trainer) * parts
             yield f"batches of {config.data.batch_size:,} in place of {was:,}"
         named = list(config.samplers)
         if not any(name.startswith("samplers") for name in given):
@@ -116,7 +116,7 @@ class Smoke(Short):
             yield f"metric={self.metric}, which needs no download"
 
 
-def freeze(node: Any, horizon: int) -> None:
+def fix_horizon(node: Any, horizon: int) -> None:
     """Replace whatever in a mapping or a list refers to the number of steps by that number."""
     keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
@@ -125,10 +125,10 @@ def freeze(node: Any, horizon: int) -> None:
         if reference_text(node, key) == HORIZON:
             node[key] = horizon
         elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_config(node[key]):
-            freeze(node[key], horizon)
+            fix_horizon(node[key], horizon)
 
 
-def processes(trainer: DictConfig) -> int:
+def count_processes(trainer: DictConfig) -> int:
     """Of a run: devices times machines."""
     devices = trainer.devices
     if isinstance(devices, ListConfig):

@@ -65,10 +65,10 @@ def inpaint(known: Tensor) -> Restore:
     Args:
         known: bool [H, W], true where a pixel stays as it is.
     """
-    return Restore(partial(Inpainting, known=partial(fitting, known)))
+    return Restore(partial(Inpainting, known=partial(check_mask, known)))
 
 
-def fitting(known: Tensor, shape: Sequence[int]) -> Tensor:
+def check_mask(known: Tensor, shape: Sequence[int]) -> Tensor:
     """The mask, if it is one for images (C, H, W).
 
     Raises:
@@ -107,7 +107,7 @@ class Stroke:
         if self.squares and (self.squares < 2 or any(side % self.squares for side in x.shape[-2:])):
             size = "x".join(map(str, x.shape[-2:]))
             raise UserError(f"task.change.squares={self.squares} must be 0, or 2 or more and divide {size}")
-        painting = painted(x, self.squares, plan) if self.squares else x
+        painting = paint(x, self.squares, plan) if self.squares else x
         return Changed(painting, redraw(f, painting, plan.begun_at(self.sigma), draws, c))
 
 
@@ -162,7 +162,7 @@ class Denoise:
         return Changed(noisy, denoise(f, noisy, self.sigma, c))
 
 
-def painted(x: Tensor, squares: int, plan: EditPlan, levels: int = 4) -> Tensor:
+def paint(x: Tensor, squares: int, plan: EditPlan, levels: int = 4) -> Tensor:
     """Images [B, C, H, W] as means over squares, each at the nearest of so many levels of grey."""
     A = BoxSuperResolution(x.shape[1:], squares)
     share = (A.pseudo_inverse(A.forward(x)) - plan.low) / (plan.high - plan.low) * (levels - 1)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from consistency.build import begin, build_part, make
+from consistency.build import build_part, make, set_seed_and_threads
 from consistency.errors import UserError
 from consistency.files.config import checked_config
 from consistency.files.description import described
@@ -41,13 +41,13 @@ def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     path = Path(config.ckpt_path)
     if not path.exists():
         raise absent_path("ckpt_path", path)
-    check_given(config)
-    begin(config.seed, config.threads)
-    fit(config)
+    check_sections(config)
+    set_seed_and_threads(config.seed, config.threads)
+    set_network_shape(config)
     net = build_part("net", config.net, nn.Module)
-    f = taken(config, path, net)
-    check_suits(f, config)
-    content = {name: plain(config[name]) for name in SECTIONS}
+    f = read_map(config, path, net)
+    check_map(f, config)
+    content = {name: to_plain(config[name]) for name in SECTIONS}
     kind = type(f)
     model = {"_target_": f"{kind.__module__}.{kind.__qualname__}", "net": content["net"]}
     content["model"] = {**model, "precond": described(f.precond)}
@@ -61,7 +61,7 @@ def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     }
 
 
-def check_given(config: DictConfig) -> None:
+def check_sections(config: DictConfig) -> None:
     """Refuse a command that has taken away what a file of others does not say.
 
     Raises:
@@ -74,21 +74,21 @@ def check_given(config: DictConfig) -> None:
             )
 
 
-def fit(config: DictConfig) -> None:
+def set_network_shape(config: DictConfig) -> None:
     """Set net.shape and net.classes, where they are not given, to those of the data; read if need be."""
-    absent_ = [name for name in ("shape", "classes") if OmegaConf.is_missing(config.net, name)]
-    if not absent_:
+    missing = [name for name in ("shape", "classes") if OmegaConf.is_missing(config.net, name)]
+    if not missing:
         return
     data = build_part("data", config.data, DataModule)
     with open_dict(config):
-        if "shape" in absent_:
+        if "shape" in missing:
             promised = data.promised
             config.net.shape = list(data.codec.encoded(promised) if promised else data.shape)
-        if "classes" in absent_:
+        if "classes" in missing:
             config.net.classes = data.classes if data.conditional else 0
 
 
-def taken(config: DictConfig, path: Path, net: nn.Module) -> Map:
+def read_map(config: DictConfig, path: Path, net: nn.Module) -> Map:
     """The map in a file, by the reader of `as`; its messages name the file by the key of this command.
 
     Raises:
@@ -106,7 +106,7 @@ def taken(config: DictConfig, path: Path, net: nn.Module) -> Map:
     return f
 
 
-def check_suits(f: Map, config: DictConfig) -> None:
+def check_map(f: Map, config: DictConfig) -> None:
     """Refuse samplers of another role, and noise below what the network has seen."""
     made = make(config.samplers)
     check_samplers({name: sampler for name, sampler in made.items() if sampler is not None}, f)
@@ -118,12 +118,12 @@ def check_suits(f: Map, config: DictConfig) -> None:
         )
 
 
-def plain(node: Any) -> Any:
+def to_plain(node: Any) -> Any:
     """A section as plain data, its references resolved."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def check_said(ckpt_path: str) -> None:
+def check_not_foreign(ckpt_path: str) -> None:
     """Of a file that cannot be read as ours: refuse one of others, where `as` does not say what it is.
 
     Raises:

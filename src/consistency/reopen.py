@@ -23,7 +23,7 @@ USED = frozenset(["data", "model", "metric", "module", "sigma", "seed", "threads
 Changes = Mapping[str, Any]
 
 
-def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Changes]:
+def apply_override(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Changes]:
     """A file's config with the command line's `override`, checked again; and that override as plain data.
 
     Args:
@@ -45,7 +45,7 @@ def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Change
     return checked_config(content, brought.source, packages(config.trust), targets(changes)), changes
 
 
-def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileConfig:
+def redirect_cache(written: FileConfig, changes: Changes, config: DictConfig) -> FileConfig:
     """The config as an evaluation builds it: its caches in ours.
 
     Args:
@@ -55,7 +55,7 @@ def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileCo
     """
     content = written.to_plain()
     metric = content.get("metric")
-    if isinstance(metric, dict) and "cache" in metric and "cache" not in named(changes, "metric"):
+    if isinstance(metric, dict) and "cache" in metric and "cache" not in overridden_keys(changes, "metric"):
         metric["cache"] = None if config.cache is None else str(Path(config.cache) / "reference")
     return checked_config(content, written.source, packages(config.trust), targets(changes))
 
@@ -72,8 +72,8 @@ def data_of(brought: FileConfig, changes: Changes, model: Model, directory: Path
     Raises:
         UserError: the config describes none, or networks would see something else than in training.
     """
-    data = expected(brought.source, "data", brought.build("data"), DataModule)
-    data.write_below(directory, named(changes, "data"))
+    data = check_kind(brought.source, "data", brought.build("data"), DataModule)
+    data.write_below(directory, overridden_keys(changes, "data"))
     data.expect(model.shape, model.classes)
     if codec_digest(model.codec) != codec_digest(data.codec):
         raise UserError(
@@ -84,7 +84,7 @@ def data_of(brought: FileConfig, changes: Changes, model: Model, directory: Path
     return data
 
 
-def judge(brought: FileConfig) -> Judge:
+def build_judge(brought: FileConfig) -> Judge:
     """The judge of its samples.
 
     Raises:
@@ -100,7 +100,7 @@ def judge(brought: FileConfig) -> Judge:
     return built
 
 
-def expected(source: str, section: str, built: Any, kind: type) -> Any:
+def check_kind(source: str, section: str, built: Any, kind: type) -> Any:
     """What was built, if it is of this kind."""
     if not isinstance(built, kind):
         raise UserError(
@@ -109,7 +109,7 @@ def expected(source: str, section: str, built: Any, kind: type) -> Any:
     return built
 
 
-def number(brought: FileConfig, key: str, default: int | None) -> Any:
+def whole_number(brought: FileConfig, key: str, default: int | None) -> Any:
     """A whole number of the config."""
     value = brought.content.get(key, default)
     if value is not None and type(value) is not int:
@@ -117,12 +117,12 @@ def number(brought: FileConfig, key: str, default: int | None) -> Any:
     return value
 
 
-def named(changes: Changes, section: str) -> Mapping[str, Any]:
+def overridden_keys(changes: Changes, section: str) -> Mapping[str, Any]:
     """The keys of a section that the command line names."""
     node = changes.get(section)
     return node if isinstance(node, Mapping) else {}
 
 
-def without(content: dict[str, Any], *sections: str) -> dict[str, Any]:
+def without_sections(content: dict[str, Any], *sections: str) -> dict[str, Any]:
     """The content but for some sections."""
     return {name: node for name, node in content.items() if name not in sections}

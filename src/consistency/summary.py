@@ -11,7 +11,7 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from consistency.build import callbacks_of, experiment, of_type, plain_config
+from consistency.build import callbacks_of, experiment_name, of_type, plain_config
 from consistency.errors import Spoiled, UserError
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs
@@ -51,7 +51,7 @@ def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: P
     picture = directory / "samples" / f"{next(iter(module.samplers))}.png"
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
     return {
-        "experiment": experiment(),
+        "experiment": experiment_name(),
         **({"debug": said.removeprefix("debug=")} if (said := debug_of(config)) else {}),
         "role": module.model.role,
         "overrides": list(HydraConfig.get().overrides.task),
@@ -68,7 +68,7 @@ def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: P
         "validation": validation_cost(trainer),
         "segments": segments,
         "parameters": count_parameters(module.model),
-        **costs(trainer, module),
+        **step_costs(trainer, module),
         "weights_sha256": hashes,
         "device": device_name(module.device),
         "precision": str(config.trainer.precision),
@@ -93,7 +93,7 @@ def judged_numbers(
     data = data_of(trainer)
     ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
     meaning = plain_config(config)["model"]
-    what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], meaning, data.codec)
+    what = model(experiment_name(), module.model.role, trainer.global_step, hashes[ema], meaning, data.codec)
     program, found = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
         for name, sampler in module.samplers.items():
@@ -106,10 +106,10 @@ def judged_numbers(
 def validation_cost(trainer: Trainer) -> dict[str, Any] | None:
     """What validations have cost: seconds, in all and by part, and their share of the run."""
     validation = validation_of(trainer)
-    return None if validation is None else validation.pace.to_plain()
+    return None if validation is None else validation.times.to_plain()
 
 
-def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
+def step_costs(trainer: Trainer, module: Module) -> dict[str, Any]:
     """Memory of a training step, and network calls of one and of a sample; None where nobody has watched."""
     watched = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
     sampling = {name: sampler.nfe for name, sampler in module.samplers.items()}
@@ -137,7 +137,7 @@ def write_and_print(
     write_result(directory, result)  # last: it says that nothing is left to do
     print(f"{metrics_table(metrics)}{closing_lines(result, directory)}")
     if (validation := validation_of(trainer)) is not None:
-        print(validation.pace.line())
+        print(validation.times.line())
     return pick(config.optimized_metric, result["metrics"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.continuation.differences import ABSENT, Difference, differences, override_text
+from consistency.continuation.differences import ABSENT, Difference, find_differences, override_text
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
 from consistency.quoting import path_argument
@@ -89,7 +89,7 @@ def compare_with_checkpoint(
         raise UserError(
             f"{where} holds a debug run ({cut}), which no ordinary run goes on from: begin in a new run_dir"
         )
-    found = differences(checkpoint["config"], config, given)
+    found = find_differences(checkpoint["config"], config, given)
     refused = [difference for difference in found if not difference.effect.allowed]
     there = checkpoint.get("experiment")
     if refused and there is not None and experiment != there:
@@ -145,7 +145,7 @@ def metric_value(metric: str | None, metrics: dict[str, Any]) -> float | None:
     return pick(metric, numbers) if numbers else None
 
 
-def given_keys(overrides: Sequence[str]) -> list[str]:
+def override_keys(overrides: Sequence[str]) -> list[str]:
     """The keys of a command line."""
     return [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
 

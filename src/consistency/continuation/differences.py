@@ -76,7 +76,7 @@ class Difference:
         return f"{self.name} is {here} here and {there}"
 
 
-def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -> list[Difference]:
+def find_differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -> list[Difference]:
     """All values that differ.
 
     Args:
@@ -88,7 +88,7 @@ def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -
     raw, resolved = OmegaConf.to_container(here), OmegaConf.to_container(here, resolve=True)
     found: dict[str, Difference] = {}
     for path, old, new in walk_differences(there, resolved, (), given):
-        for key, before, after in stands(raw, path, old, new):
+        for key, before, after in locate_difference(raw, path, old, new):
             found.setdefault(key, Difference(key, before, after))
     composed = [
         key for key in found if quoted_key(raw, key) in found
@@ -116,11 +116,11 @@ def walk_differences(
         inner = (*path, str(key))
         if ABSENT not in (old, new):
             yield from walk_differences(old, new, inner, given)
-        elif matters(here.get("_target_"), str(key), new if old is ABSENT else old, inner, given):
+        elif is_significant(here.get("_target_"), str(key), new if old is ABSENT else old, inner, given):
             yield inner, old, new
 
 
-def matters(target: str | None, key: str, value: Any, path: Keys, given: Sequence[str]) -> bool:
+def is_significant(target: str | None, key: str, value: Any, path: Keys, given: Sequence[str]) -> bool:
     """Whether a value that only one of the two has says something."""
     if path[:-1] == (LOGGER,):
         return False  # the list of names says it
@@ -144,7 +144,7 @@ def defaults(target: str) -> dict[str, Any]:
     return found
 
 
-def stands(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+def locate_difference(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     """A difference under the key that the value comes from, which for a list may be several."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]

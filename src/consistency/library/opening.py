@@ -48,10 +48,10 @@ def load(
     """
     file, kept = read_named(path, "path", trust)
     with torch.random.fork_rng(devices=[]):  # building a network draws its first weights
-        return opened(file, kept, weights=weights, key="path").to(device)
+        return build_model(file, kept, weights=weights, key="path").to(device)
 
 
-def opened(
+def build_model(
     file: Path,
     kept: dict[str, Any],
     config: FileConfig | None = None,
@@ -84,9 +84,9 @@ def opened(
         weights=name,
         weights_sha256=weights_sha256(weights_of(kept, weights)[1]),
         config=used.to_plain(),
-        classes=names_of(kept, classes),
+        classes=class_names_of(kept, classes),
     )
-    samplers = taken_up(own, own, brought, str(file))
+    samplers = replace_sigmas(own, own, brought, str(file))
     return Model(f, shape, classes, samplers, codec, sigma, where, brought)
 
 
@@ -134,10 +134,10 @@ def codec_of(kept: Mapping[str, Any], shape: tuple[int, ...], source: str) -> Co
     """
     config: FileConfig = kept["config"]
     data, recorded = config.section("data"), kept.get("data", {}).get("codec")
-    codec = config.build("data", "codec") if data.get("codec") else units(data, shape)
+    codec = config.build("data", "codec") if data.get("codec") else default_codec(data, shape)
     ours = recorded is None and str(data.get(TARGET)).startswith("consistency.")
     if not (data.get("codec") or ours or recorded == codec_digest(codec)):
-        codec = codec_in(config, shape)
+        codec = codec_of_data(config, shape)
     if recorded not in (None, codec_digest(codec)):
         raise UserError(
             f"{source} was trained with another codec than the one that its config describes, "
@@ -146,7 +146,7 @@ def codec_of(kept: Mapping[str, Any], shape: tuple[int, ...], source: str) -> Co
     return codec
 
 
-def codec_in(config: FileConfig, shape: tuple[int, ...]) -> Codec:
+def codec_of_data(config: FileConfig, shape: tuple[int, ...]) -> Codec:
     """The codec that the class of a data set brings; no data are read.
 
     Raises:
@@ -159,7 +159,7 @@ def codec_in(config: FileConfig, shape: tuple[int, ...]) -> Codec:
     return data.codec
 
 
-def units(data: Mapping[str, Any], shape: tuple[int, ...]) -> Codec:
+def default_codec(data: Mapping[str, Any], shape: tuple[int, ...]) -> Codec:
     """Pixels up to offset and scale, or points: the codec where none is named."""
     return Pixels(data.get("offset", 127.5), data.get("scale", 127.5)) if len(shape) == 3 else Points()
 
@@ -206,7 +206,7 @@ def check_samplers(samplers: Mapping[str, object], f: Any) -> None:
             raise UserError(f"samplers.{name}: {error}") from error
 
 
-def names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+def class_names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
     """Names of the classes, where a file has one for each."""
     names = kept.get("data", {}).get("names")
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(n, str) for n in names):
@@ -214,7 +214,7 @@ def names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
     return tuple(strip_controls(name) for name in names) or None
 
 
-def taken_up(
+def replace_sigmas(
     own: Mapping[str, Sampler],
     before: Mapping[str, Sampler],
     found: Mapping[str, Sampler],
@@ -232,18 +232,18 @@ def taken_up(
         source: the file that brings them.
         remedy: how to get the run's own, behind the line.
     """
-    changed = other_than(own, found)
+    changed = select_changed(own, found)
     after = {name: changed.get(name, own[name]) if name in found else before[name] for name in own}
     lines = [
-        f"{name} {in_digits(after[name])} in place of {in_digits(before[name])}"
-        for name in other_than(before, after)
+        f"{name} {sigma_text(after[name])} in place of {sigma_text(before[name])}"
+        for name in select_changed(before, after)
     ]
     if lines:
         notice(f"samplers use the σ lists of {source}: {'; '.join(lines)}{remedy}")
     return after
 
 
-def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
+def select_changed(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
     """Those of the others whose σ are not those of the sampler of the same name."""
     return {
         name: other
@@ -252,6 +252,6 @@ def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -
     }
 
 
-def in_digits(sampler: Sampler) -> str:
+def sigma_text(sampler: Sampler) -> str:
     """σ of a sampler, in four digits."""
     return ", ".join(f"{sigma:.4g}" for sigma in sampler.sigmas)

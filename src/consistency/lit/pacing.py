@@ -1,4 +1,4 @@
-"""Networks outside training: a few samples at a time, with a look at the clock and at signals between."""
+"""Calls of networks outside training in portions of a batch, with a progress update after each portion."""
 
 from collections.abc import Callable
 
@@ -13,20 +13,20 @@ from consistency.watch import tick
 
 
 def uncounted(samples: int) -> None:
-    """After a network call in a part that does not count samples."""
+    """Update the progress after a network call without counting its samples as pieces."""
     tick()
 
 
 def paced(
     f: Callable[..., Tensor], data: DataModule, done: Callable[[int], None] = tick, most: int | None = None
 ) -> Callable[..., Tensor]:
-    """f, called with no more samples at a time than take seconds on a CPU.
+    """f as a function that splits a batch into portions, each of which takes seconds on a CPU.
 
     Args:
-        f: a denoiser in evaluation mode; what is no network is called with all samples at once.
+        f: a map in evaluation mode, or a closed form, which is called with the whole batch.
         data: of the run, for the shape of samples.
-        done: called after each call with its number of samples.
-        most: samples of a call, where that is known already.
+        done: called after each portion with its number of samples.
+        most: largest number of samples in a portion; None to measure it.
     """
     if most is None:
         most = largest(f, data) if isinstance(f, Map) else 2**31
@@ -34,7 +34,7 @@ def paced(
 
 
 def largest(f: Map, data: DataModule) -> int:
-    """Samples that a network takes at a time."""
+    """The number of samples in a portion, measured by a call of the network."""
     like = next(f.parameters())
     x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)
     label = torch.zeros(1, dtype=torch.long, device=like.device) if data.classes else None
