@@ -14,7 +14,7 @@ from consistency.command.explained import explain
 from consistency.console import as_option
 from consistency.continuation import compare_with_checkpoint
 from consistency.data.loader import ArrayData, StepLoader
-from consistency.debug import processes, shorten
+from consistency.debug import count_processes, shorten
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
 from consistency.lit.callbacks.profile import first_lines
@@ -109,7 +109,7 @@ def test_each_process_has_a_batch():
     ways = {"cpu": 1, "ddp_sim": 2, "multi_node": 16}
     for trainer, count in ways.items():
         config = composed("experiment=ict_cifar10", "debug=smoke", f"trainer={trainer}")
-        assert processes(config.trainer) == count
+        assert count_processes(config.trainer) == count
         shorten(config)
         assert config.data.batch_size == 2 * count
 

@@ -380,7 +380,7 @@ def test_samples_that_are_not_finite_pass_no_validation(monkeypatch):
     guard = Guard(0.01, 100.0)
     monkeypatch.setattr("consistency.lit.callbacks.guard.data_of", lambda _: None)
     monkeypatch.setattr("consistency.lit.callbacks.guard.many_samples", lambda _: torch.randn(9, 2))
-    monkeypatch.setattr("consistency.lit.callbacks.guard.summed", lambda x, _: x)
+    monkeypatch.setattr("consistency.lit.callbacks.guard.sum_over_processes", lambda x, _: x)
     for value, passed in ((math.nan, None), (1.0, 20)):
         guard.moments = {"1step": torch.tensor([0.0, 0.0, value, 9.0])}
         guard.on_validation_epoch_end(trainer, module)

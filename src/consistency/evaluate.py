@@ -1,4 +1,4 @@
-"""From a checkpoint to an answer: open it, hand it to a task, write result.json."""
+"""An evaluation: open a checkpoint, do a task with it, write result.json."""
 
 import time
 from functools import cache, partial
@@ -45,9 +45,12 @@ from consistency.teachers.debugged import debug_of
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Do a task; result.json stands in the run directory of the evaluation.
+    """Do the task of a config, and write result.json to the run directory of the evaluation.
 
-    Every process runs this; the first one speaks and writes.
+    All processes run this; only the first one prints and writes.
+
+    Returns:
+        The content of result.json.
     """
     check_composed(config, "eval")
     check_hardware(config.fabric)
@@ -59,11 +62,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def run_task(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """The same in a directory that no other run works in."""
+    """Do the task; the caller holds the lock of the directory."""
     fabric: Fabric = make(config.fabric)
     fabric.launch()
     memo = Memo(None if config.cache is None else Path(config.cache) / "numbers")
-    asked = None if config.ckpt_path is None else Path(config.ckpt_path)
+    path = None if config.ckpt_path is None else Path(config.ckpt_path)
     session = Session(
         directory,
         fabric,
@@ -71,7 +74,7 @@ def run_task(config: DictConfig, directory: Path) -> dict[str, Any]:
         memo,
         commit(),
         lambda: open_checkpoint(config, fabric),
-        asked,
+        path,
     )
     since = time.monotonic()
     plain = OmegaConf.to_container(config, resolve=True)
@@ -85,10 +88,10 @@ def run_task(config: DictConfig, directory: Path) -> dict[str, Any]:
 
 
 def open_checkpoint(config: DictConfig, fabric: Fabric) -> Trained:
-    """The checkpoint that was asked for, with its data and its network.
+    """Open the checkpoint in `ckpt_path`, with its data and its network.
 
     Raises:
-        UserError: there is none, or it cannot be used.
+        UserError: there is none, or it is refused.
     """
     if config.ckpt_path is None:
         raise UserError("ckpt_path has no value: give one with ckpt_path=PATH, a run or a .ckpt of it")
@@ -121,7 +124,7 @@ def open_checkpoint(config: DictConfig, fabric: Fabric) -> Trained:
 
 
 def read_content(config: DictConfig) -> tuple[Path, dict[str, Any]]:
-    """The file that is evaluated, and what it says: a checkpoint, or a file of others with what `as` adds.
+    """Path and content of the file in `ckpt_path`: a checkpoint, or a foreign file completed by `as`.
 
     Raises:
         UserError: the file is refused.
@@ -136,7 +139,7 @@ def read_content(config: DictConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def write_report(session: Session, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """Write and print what came of it."""
+    """Write and print the result of a task; returns the content of result.json."""
     overrides = list(HydraConfig.get().overrides.task)
     result: dict[str, Any] = {"metrics": outcome.metrics, "overrides": overrides}
     paths = outcome.paths
@@ -144,7 +147,7 @@ def write_report(session: Session, outcome: Outcome, seconds: float) -> dict[str
         t, where = session.trained, session.trained.provenance
         result |= {
             "experiment": where.experiment,
-            **({"debug": said.removeprefix("debug=")} if (said := debug_of(where.config)) else {}),
+            **({"debug": option.removeprefix("debug=")} if (option := debug_of(where.config)) else {}),
             "role": t.role,
             "steps": where.step,
             "images": outcome.images,

@@ -1,7 +1,7 @@
-"""Files of others, opened as what the command line says they are: `ckpt_path=FILE as=NAME` (configs/as/).
+"""Foreign files of weights, read by the option of the group `as`: `ckpt_path=FILE as=NAME` (configs/as/).
 
-What such a file does not say is named by the group `as` and by net, data, samplers, metric and sigma beside
-it. Together they are what a checkpoint of ours would hold, without a training run.
+The group `as` and the sections net, data, samplers, metric and sigma of the command provide what such a file
+lacks. Together they give the content of a checkpoint of this project, without a training run.
 """
 
 from pathlib import Path
@@ -22,21 +22,21 @@ from consistency.lit.data.module import DataModule
 from consistency.model.maps import Map
 
 GROUP = "as"
-SECTIONS = ("net", "data", "samplers", "metric", "sigma", "seed")  # of its config, beside `model`
-WEIGHTS = "published"  # the name of its only weights
-FOREIGN = (".pkl", ".pt", ".pth")  # how such files end; and folders of diffusers have these
-INDICES = ("model_index.json", "config.json")
+SECTIONS = ("net", "data", "samplers", "metric", "sigma", "seed")  # of the resulting config, beside `model`
+WEIGHTS = "published"  # name of the weights
+FOREIGN = (".pkl", ".pt", ".pth")  # suffixes of foreign files
+INDICES = ("model_index.json", "config.json")  # files in folders of diffusers
 
 
 def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
-    """A file of others with its content, as `teachers.checkpoint.read_named` gives it.
+    """Path and content of a foreign file, in the form that `teachers.checkpoint.read_named` returns.
 
     Args:
-        config: of the evaluation, composed with a choice of `as`; net.shape and net.classes follow from the
-            data where they are not given.
+        config: of the evaluation, with a choice of `as`; net.shape and net.classes are set from the data
+            where they have no value.
 
     Raises:
-        UserError: the file is missing, damaged or of something else; or what it does not say is not given.
+        UserError: the file is missing, damaged or of another kind; or a section that it needs is missing.
     """
     path = Path(config.ckpt_path)
     if not path.exists():
@@ -62,7 +62,7 @@ def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def check_sections(config: DictConfig) -> None:
-    """Refuse a command that has taken away what a file of others does not say.
+    """Refuse a command without a section that a foreign file lacks.
 
     Raises:
         UserError: names the section.
@@ -75,7 +75,7 @@ def check_sections(config: DictConfig) -> None:
 
 
 def set_network_shape(config: DictConfig) -> None:
-    """Set net.shape and net.classes, where they are not given, to those of the data; read if need be."""
+    """Set net.shape and net.classes, where they have no value, from the data, which may be loaded for it."""
     missing = [name for name in ("shape", "classes") if OmegaConf.is_missing(config.net, name)]
     if not missing:
         return
@@ -89,10 +89,10 @@ def set_network_shape(config: DictConfig) -> None:
 
 
 def read_map(config: DictConfig, path: Path, net: nn.Module) -> Map:
-    """The map in a file, by the reader of `as`; its messages name the file by the key of this command.
+    """The map in a foreign file, by the reader of `as`; its errors are rewritten to name `ckpt_path`.
 
     Raises:
-        UserError: the file is refused, or brings a network of its own.
+        UserError: the file is refused, or contains a network of this project.
     """
     try:
         f = make(config[GROUP])(path=path, net=net)
@@ -107,7 +107,7 @@ def read_map(config: DictConfig, path: Path, net: nn.Module) -> Map:
 
 
 def check_map(f: Map, config: DictConfig) -> None:
-    """Refuse samplers of another role, and noise below what the network has seen."""
+    """Refuse samplers for another role, and a σ_min below the levels that the network was trained on."""
     made = make(config.samplers)
     check_samplers({name: sampler for name, sampler in made.items() if sampler is not None}, f)
     lowest = f.precond.lowest
@@ -124,10 +124,10 @@ def to_plain(node: Any) -> Any:
 
 
 def check_not_foreign(ckpt_path: str) -> None:
-    """Of a file that cannot be read as ours: refuse one of others, where `as` does not say what it is.
+    """Refuse a foreign file, where no option of `as` is chosen.
 
     Raises:
-        UserError: names a choice for such a file.
+        UserError: the path looks like one; names an option for it.
     """
     path = Path(ckpt_path)
     folder = path.is_dir() and any((path / name).is_file() for name in INDICES)

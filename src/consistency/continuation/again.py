@@ -1,4 +1,4 @@
-"""The command that goes on with a run."""
+"""The command that resumes a run, with the overrides of its result.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from consistency.process.entry import typed_entry
 from consistency.quoting import for_shell
 from consistency.schema.recipes import overrides_of
 
-OWN_KEYS = ("run_dir", "ckpt_path")  # of this command, never of the run's
-LONGEST = 2000  # characters
+OWN_KEYS = ("run_dir", "ckpt_path")  # taken from this command, never from the run's
+LONGEST = 2000  # characters of a command
 
 
 def command_of(run: Path, given: Sequence[str]) -> str | None:
-    """The overrides of a run, as its result.json has them, with those of this command in their place.
+    """The command with the overrides in a run's result.json, those of this command taking precedence.
 
     Args:
-        run: its directory.
-        given: overrides of this command, of which the experiment is left out.
+        run: directory of the run.
+        given: overrides of this command; its experiment is ignored.
 
     Returns:
-        The whole command; None where result.json is missing or damaged, or its overrides are no short text.
+        The command; None where result.json is missing or damaged, or the command would be too long.
     """
     try:
         there = read_outcome(run).get("overrides")
@@ -38,6 +38,6 @@ def command_of(run: Path, given: Sequence[str]) -> str | None:
 
 
 def update_override(word: str) -> list[str]:
-    """An override, where it names an experiment that has no file any more, as it is written today."""
+    """An override as this version writes it: an experiment that has no file any more as its parts."""
     key, _, name = word.partition("=")
     return overrides_of(name) if (key, name in options("experiment")) == ("experiment", False) else [word]

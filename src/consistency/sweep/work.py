@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, strip_controls
 from consistency.files.atomic import dispensable
-from consistency.files.directory import alone_in, holder
+from consistency.files.directory import alone_in, lock_holder
 from consistency.files.owned import check_inside
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
@@ -194,7 +194,7 @@ def awaited(run: Run) -> Run:
     """The run once no process works in its directory: its sweep may have been killed a moment ago."""
     if not is_at_work(run.directory):
         return run
-    by = strip_controls(holder(run.directory))
+    by = strip_controls(lock_holder(run.directory))
     print(f"run {run.name:<8} is at work still: waiting for {by} to end", flush=True)
     while is_at_work(run.directory):
         time.sleep(0.2)
