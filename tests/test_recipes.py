@@ -11,7 +11,7 @@ from consistency.errors import UserError
 from consistency.files.configs import options
 from consistency.schema.check import check_composed
 from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, overrides_of, without_file
-from consistency.sweep.cases import in_cases, left_of
+from consistency.sweep.cases import in_cases, remaining_cases
 from consistency.tasks.show.variation import variation
 from consistency.teach import compose_teacher as first_run
 from tests.conftest import ROOT
@@ -130,11 +130,11 @@ def test_a_teacher_is_named_as_its_runs_are(tmp_path):
 
 def test_cases_give_way_to_what_the_command_line_says():
     cases = [["experiment=ect_ring", "flow.size=2"], ["method=ct", "data=ring"]]
-    assert left_of(cases, ["seed=1", "++flow.size=3"]) == [
+    assert remaining_cases(cases, ["seed=1", "++flow.size=3"]) == [
         ["experiment=ect_ring"],
         ["method=ct", "data=ring"],
     ]
     for key in ("experiment", "method", "data", "budget"):
-        assert left_of(cases, [f"{key}=x"]) == []
+        assert remaining_cases(cases, [f"{key}=x"]) == []
     assert in_cases(cases, [["seed=0"]]) == [[*case, "seed=0"] for case in cases]
     assert in_cases([], [["seed=0"]]) == [["seed=0"]]

@@ -50,7 +50,7 @@ class Clock:
 def time(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(watch.time, "monotonic", clock)
-    monkeypatch.setattr(watch, "_open", watch._Open())
+    monkeypatch.setattr(watch, "_state", watch._State())
     return clock
 
 
@@ -132,7 +132,7 @@ class TestParts:
                 watch.tick(2)
                 assert [(task.description, task.completed) for task in bar.tasks][1] == ("samples", 2)
             assert [task.description for task in bar.tasks] == ["training"]
-        assert watch._open.bar is None
+        assert watch._state.bar is None
 
 
 class TestPieces:
@@ -243,7 +243,7 @@ class TestPace:
         clock.passes(10)
         first.validated()
         second = RunTimes(clock, lambda: {"samples": clock.now})
-        second.take(first.state())
+        second.load_state_dict(first.state_dict())
         clock.passes(10)
         second.validated()
         assert second.to_plain() == {"count": 2, "seconds": 20, "share": 0.4, "parts": {"samples": 20}}
@@ -277,7 +277,7 @@ class TestTheLine:
         clock.passes(seconds_of_100_steps)
         callback.times.trained(100)
         callback.work = 100
-        now = watch.Work("samples", 100, clock.now, watch.unseen)
+        now = watch.Work("samples", 100, clock.now, watch.do_nothing)
         clock.passes(seconds_of_a_tenth)
         now.done = 10
         callback._estimate(trainer, now)
@@ -311,13 +311,13 @@ class TestTheLine:
         trainer.callbacks, clock = [callback], Clock()
         callback.times = RunTimes(clock)
         shown = RunProgress()
-        assert shown._left(trainer) == "unknown time"
+        assert shown._time_left(trainer) == "unknown time"
         clock.passes(50)
         callback.times.trained(100)
-        assert shown._left(trainer) == "0:07:30 and validations"
+        assert shown._time_left(trainer) == "0:07:30 and validations"
         clock.passes(10)
         callback.times.validated()
-        assert shown._left(trainer) == "0:09:00"
+        assert shown._time_left(trainer) == "0:09:00"
         assert remaining_steps(trainer).validations == 9
 
 

@@ -18,7 +18,7 @@ from consistency.command.usage import asks_for_help, show_help
 from consistency.errors import UserError, strip_controls
 from consistency.files.configs import config_groups, options
 from consistency.process.entry import current_entry
-from consistency.process.lifeline import follow_parent, hold, send_report
+from consistency.process.lifeline import follow_parent, open_lifeline, send_report
 from consistency.process.naming import name_run
 from consistency.process.rank import is_first
 from consistency.process.stops import (
@@ -62,7 +62,7 @@ def guarded(main: Callable[[], Any]) -> None:
         if asks_for_help(sys.argv[1:]):
             show_help()
             return
-        hold()
+        open_lifeline()
         sys.argv[1:] = arguments(sys.argv[1:])
         with heard(waits=True):  # until Hydra has composed the config
             run_whole(main)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from consistency.process.lifeline import held
+from consistency.process.lifeline import is_sweep_run
 from consistency.quoting import path_argument
 from consistency.teachers.checkpoint import newest
 
@@ -21,7 +21,7 @@ def training_progress(directory: Path, user_directory: Path) -> str:
 
 def resume_instruction(user_directory: Path) -> str:
     """How to resume the run; one of a sweep is resumed by the sweep."""
-    if held():
+    if is_sweep_run():
         return "the sweep goes on with it"
     return f"go on with the same command, {path_argument('run_dir', user_directory)} and ckpt_path=last"
 

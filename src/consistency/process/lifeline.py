@@ -23,7 +23,7 @@ VARIABLE = "CONSISTENCY_LIFELINE"  # environment variable with the file descript
 _held: list[socket.socket] = []
 
 
-def hold() -> None:
+def open_lifeline() -> None:
     """Open the socket, if the process was given one; processes that this one starts do not inherit it."""
     number = os.environ.pop(VARIABLE, None)
     if number is None or not number.isdecimal():
@@ -37,7 +37,7 @@ def hold() -> None:
     threading.Thread(target=watch, args=[line], daemon=True).start()
 
 
-def held() -> bool:
+def is_sweep_run() -> bool:
     """Whether this process is a run of a sweep."""
     return bool(_held)
 

@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from consistency.errors import UserError, nearest
 from consistency.lit.module import Module
 from consistency.metrics.choice import pick
-from consistency.process.lifeline import held, send_report
+from consistency.process.lifeline import is_sweep_run, send_report
 
 
 class Reports(Callback):
@@ -28,12 +28,12 @@ class Reports(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
         """Send the last report again."""
-        if self.last and held() and trainer.is_global_zero:
+        if self.last and is_sweep_run() and trainer.is_global_zero:
             self._send(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Send the metric; None in place of a number that is not finite."""
-        if not (held() and self.metric and trainer.is_global_zero and trainer.state.fn == "fit"):
+        if not (is_sweep_run() and self.metric and trainer.is_global_zero and trainer.state.fn == "fit"):
             return
         value = pick(self.metric, trainer.callback_metrics)
         finite = value is not None and math.isfinite(value)
