@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from lightning import Callback
 
-from consistency.lit.callbacks.guard import guard_of
+from consistency.lit.divergence import guard_of
 from tests.conftest import SMALL
 
 TINY = [*SMALL, "threads=1", "net.width=16", "data.batch_size=16", "trainer.log_every_n_steps=5"]

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from consistency.errors import UserError
+from consistency.files.checkpoints import newest
 from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.result import closing_lines, finite_or_none, metrics_line, write_result
 from consistency.table import Table
-from consistency.teachers.checkpoint import check_fits, newest, read_checkpoint, weights_of
+from consistency.teachers.checkpoint import check_fits, read_checkpoint, weights_of
 from consistency.tensor import weights_sha256
 
 GOOD = {"state_dict": {"model.w": torch.ones(2)}, "config": {}, "callbacks": {}, "global_step": 3}

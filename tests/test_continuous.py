@@ -18,7 +18,7 @@ from consistency.objectives.continuous import Continuous
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.distance import SquaredL2
-from consistency.objectives.flow import DataFlow, ExactFlow, TeacherFlow
+from consistency.objectives.flow import DataFlow, TeacherFlow
 from consistency.objectives.limit import PseudoObjective, SlopeNorm
 from consistency.objectives.target import EMATarget, StopGradient
 from consistency.objectives.weighting import InverseGap, Uniform
@@ -26,6 +26,7 @@ from consistency.schedule.decay import Constant as ConstantDecay
 from consistency.schedule.draws import StepDraws
 from consistency.schedule.noise import LogNormal
 from consistency.tensor import Terms, expand
+from consistency.truth.flow import ExactFlow
 from consistency.truth.oracle import Mixture
 from tests.reference.trigflow import tangent
 

@@ -24,9 +24,10 @@ from consistency.metrics.degradations import (
     there_and_back,
     truncated,
 )
+from consistency.metrics.features import features
 from consistency.metrics.features.cifar10 import WEIGHTS, Cifar10Features
 from consistency.metrics.features.random import RandomConvFeatures
-from consistency.metrics.fidelity import between_halves, features
+from consistency.metrics.fidelity import between_halves
 from consistency.metrics.training import cifar10
 
 CLASSES = ("bird", "cat", "dog")

@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from consistency.files import atomic
 from consistency.files.atomic import Unwritable, dispensable, replacing, write_text
 from consistency.lit.callbacks.checkpoints import Checkpoints, KeepConfig
-from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.callbacks.samples import SampleGrid
 from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.lit.loggers.tensorboard import Board, Quiet
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.reference import write_reference
+from consistency.process.stops import Interrupted
 from consistency.result import write_result
 from consistency.tasks.make.files import Array
 from consistency.tasks.measure.schedule_file import Listed

@@ -15,10 +15,10 @@ from consistency.errors import UserError
 from consistency.lit.data.digits import Digits
 from consistency.metrics import reference as reference_module
 from consistency.metrics.card import Card, Memo
-from consistency.metrics.features import Seen
+from consistency.metrics.features import Seen, features
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.features.random import RandomConvFeatures
-from consistency.metrics.fidelity import features, frechet
+from consistency.metrics.fidelity import frechet
 from consistency.metrics.judge import Fidelity
 from consistency.metrics.processes import everybodys, from_first, undeal
 from consistency.metrics.scores import InceptionScore

@@ -6,8 +6,9 @@ import torch
 from safetensors import safe_open
 
 from consistency.errors import UserError
+from consistency.metrics.features import features
 from consistency.metrics.features.fashion import WEIGHTS, FashionFeatures
-from consistency.metrics.fidelity import between_halves, features, frechet
+from consistency.metrics.fidelity import between_halves, frechet
 from consistency.metrics.training import fashion
 from tests.test_data import idx
 

@@ -13,15 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from consistency.errors import UserError
-from consistency.lit.callbacks.guard import (
-    BINS,
-    Collapsed,
-    Diverged,
-    Guard,
-    gradient_norm,
-    sample_moments,
-    variance,
-)
+from consistency.lit.callbacks.guard import BINS, Guard, gradient_norm, sample_moments, variance
+from consistency.lit.divergence import Collapsed, Diverged
 from consistency.lit.training import ConsistencyTraining
 from consistency.metrics.spikes import PATIENCE, Spikes
 from consistency.tensor import Terms

@@ -29,7 +29,7 @@ from consistency.lit.data.folder import ImageFolder
 from consistency.lit.data.identity import check_identity
 from consistency.lit.data.points import Ring
 from consistency.lit.data.rollouts import Store
-from consistency.lit.restored import check_restorable
+from consistency.lit.restored import MisfitError, check_restorable
 from consistency.metrics import reference
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.features import Extractor, classifier
@@ -579,9 +579,21 @@ def test_what_a_run_cannot_take_up_is_one_line(resumable, keys, to, words):
         del node[keys[-1]]
     else:
         node[keys[-1]] = to
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(MisfitError, match=words) as error:
         check_restorable(trainer, module, kept)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_run_cannot_take_up_is_refused_with_the_name_of_the_file(resumable, tmp_path):
+    from tests.conftest import SMALL, run
+
+    shutil.copytree(resumable[2], tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    sessions.save_edited(read_checkpoint(last) | {"optimizer_states": []}, last)
+    words = ["trainer.max_steps=40", "trainer.val_check_interval=20", "callbacks.checkpoints.keep_every=10"]
+    again = run("train.py", tmp_path / "run", *SMALL, *words, "ckpt_path=last")
+    assert again.status == 1, again.err
+    assert f"ckpt_path={last} is malformed: optimizer_states are of 0 optimizers; use the older" in again.err
 
 
 @pytest.mark.parametrize("version", ["x", 5, None, "1.0.0"])

@@ -17,7 +17,6 @@ from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
 from consistency.sampling.search import CostMemo, search_levels, widened
 from consistency.schedule.sigma import Sigma
-from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure import schedules, timing
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import (
@@ -29,6 +28,7 @@ from consistency.tasks.measure.ladder_lists import (
     spaced,
 )
 from consistency.tasks.measure.schedule_file import Listed, read_lists
+from consistency.tasks.measure.schedules import chosen_samplers
 from tests.sessions import checkpoint, session
 
 SIZE = 40

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from consistency.lit.callbacks import interruption
-from consistency.lit.callbacks.interruption import Interrupted, Interruption
+from consistency.lit.callbacks.interruption import Interruption
 from consistency.process.late import Late
+from consistency.process.stops import Interrupted
 
 LINE = "SIGTERM: stopping when the work at hand is done; a second signal stops at once\n"
 

@@ -1,6 +1,8 @@
-"""Arrows point down only: what each floor of the house may import."""
+"""Arrows point down only: what each floor of the house may import, and how far down a chain may go."""
 
 import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ FLOORS = [  # from the ground up; a floor may use itself and all below
 ]
 ABOVE_TORCH = {"lightning", "hydra", "omegaconf", "tensorboard", "torchmetrics"}
 LIGHTNING = {"lit", "build", "fit", "summary", "run", "evaluate", "tasks"}
+LONGEST = 10  # modules of a chain of imports
 NETS = {"consistency", "torch", "einops"}
 
 
@@ -80,3 +83,35 @@ def test_no_room_is_too_large_and_no_method_is_chosen_by_a_string(path):
             )
             methods = {"method", "mode", "kind", "objective", "loss_type", "schedule", "distance", "solver"}
             assert not (strings and names & methods), f"line {node.lineno}"
+
+
+MODULES = {
+    ".".join(path.relative_to(SRC.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in SRC.rglob("*.py")
+}
+
+
+def imported_at_once(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Modules of ours that are imported when a module is: not in functions, and not for types alone."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test):
+            yield from imported_at_once([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            yield from imported_at_once(node.body)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            inside = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in MODULES else node.module for name in inside)
+
+
+@cache
+def longest_chain(module: str) -> tuple[str, ...]:
+    """The longest chain of imports that begins with a module."""
+    below = {*imported_at_once(ast.parse(MODULES[module].read_text()).body)} - {module}
+    return (module, *max((longest_chain(name) for name in sorted(below)), key=len, default=()))
+
+
+def test_no_chain_of_imports_is_long():
+    chain = max((longest_chain(module) for module in MODULES), key=len)
+    assert len(chain) <= LONGEST, f"{len(chain)} modules import each other in a row:\n" + "\n".join(chain)

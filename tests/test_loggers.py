@@ -110,7 +110,8 @@ def test_a_run_without_a_logger_learns_the_same_and_goes_on(run, tmp_path, capsy
 
 
 def test_a_run_that_goes_back_has_each_step_once(tmp_path, monkeypatch):
-    from consistency.lit.callbacks.guard import Diverged, Guard
+    from consistency.lit.callbacks.guard import Guard
+    from consistency.lit.divergence import Diverged
 
     check, tried = Guard.on_train_batch_end, []
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from consistency.errors import UserError
 from consistency.metrics import fidelity
-from consistency.metrics.features import Extractor
+from consistency.metrics.features import Extractor, features, see
 from consistency.metrics.features.digits import WEIGHTS, DigitsFeatures
 from consistency.metrics.features.inception import INCEPTION, InceptionFeatures
 from consistency.metrics.features.random import RandomConvFeatures
-from consistency.metrics.fidelity import between_halves, feature_moments, features, frechet, see
+from consistency.metrics.fidelity import between_halves, feature_moments, frechet
 from consistency.metrics.judge import Fidelity, Transport
 from consistency.metrics.training import digits as digits_module
 from consistency.metrics.training.digits import digits

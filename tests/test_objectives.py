@@ -14,15 +14,17 @@ from consistency.model.precond import EDM, Boundary, Epsilon, Velocity
 from consistency.objectives.denoising import Denoising
 from consistency.objectives.discrete import Discrete
 from consistency.objectives.distance import L1, PseudoHuber, SquaredL2
-from consistency.objectives.flow import DataFlow, ExactFlow
+from consistency.objectives.flow import DataFlow
 from consistency.objectives.target import EMATarget, StopGradient
 from consistency.objectives.weighting import InverseGap, Uniform, UnitOutput
 from consistency.schedule import decay
 from consistency.schedule.curriculum import Constant
 from consistency.schedule.draws import StepDraws
 from consistency.schedule.noise import LogNormal, UniformCells
-from consistency.schedule.pairs import GridPairs, karras_grid
+from consistency.schedule.pairs import GridPairs
+from consistency.schedule.sigma import karras_grid
 from consistency.tensor import expand, perturb, same_dropout
+from consistency.truth.flow import ExactFlow
 from tests.reference import golden
 
 CPU = torch.device("cpu")

@@ -38,3 +38,12 @@ def test_a_command_of_the_readme_composes(line):
     script, overrides = parsed(line)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         assert compose(script.removesuffix(".py"), overrides, return_hydra_config=True)
+
+
+def test_what_is_read_first_is_short():
+    """The files named before "two hundred lines" have about as many together."""
+    first = README[README.index("Read, in this order:") : README.index("two hundred lines")]
+    files = re.findall(r"\]\(([^)]+)\)", first)
+    lines = {name: (ROOT / name).read_text().count("\n") for name in files}
+    assert 2 <= len(files) <= 4
+    assert sum(lines.values()) <= 220, lines

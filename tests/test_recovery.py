@@ -12,12 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from consistency.errors import Spoiled, UserError
 from consistency.files import atomic
 from consistency.files.atomic import keep_as, replacing
+from consistency.files.checkpoints import newest, set_aside
 from consistency.lit.callbacks.checkpoints import Checkpoints
-from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard
+from consistency.lit.callbacks.guard import Guard
 from consistency.lit.callbacks.recovery import rollback_points
+from consistency.lit.divergence import Collapsed, Diverged
 from consistency.lit.rollback_record import Rollback, RollbackRecord
-from consistency.lit.states import BEGINNING, newest_passed, set_aside, state_before
-from consistency.teachers.checkpoint import newest, read_checkpoint
+from consistency.lit.states import BEGINNING, newest_passed, state_before
+from consistency.teachers.checkpoint import read_checkpoint
 from tests.conftest import run
 from tests.faults import TINY, faults
 from tests.kills import begin, curves, differing, left

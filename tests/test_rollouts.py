@@ -19,7 +19,6 @@ from consistency.data.lock import locked
 from consistency.data.origin import describe_origin, first_difference
 from consistency.errors import UserError
 from consistency.lit.cached import CachedDistillation
-from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data import rollouts
 from consistency.lit.data.chunks import Maker
 from consistency.lit.data.digits import Digits
@@ -35,6 +34,7 @@ from consistency.objectives.distance import SquaredL2
 from consistency.objectives.flow import TeacherFlow
 from consistency.objectives.target import StopGradient
 from consistency.objectives.weighting import InverseGap
+from consistency.process.stops import Interrupted
 from consistency.schedule.curriculum import Constant, Doubling, SquareRoot
 from consistency.schedule.draws import StepDraws
 from consistency.schedule.noise import LogNormal, UniformCells

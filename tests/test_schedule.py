@@ -11,7 +11,8 @@ from consistency.schedule import decay, rate
 from consistency.schedule.curriculum import Constant, Doubling, SquareRoot, Stages
 from consistency.schedule.draws import StepDraws
 from consistency.schedule.noise import Levels, LogNormal, UniformCells, UniformTime
-from consistency.schedule.pairs import GridPairs, MappedPairs, karras_grid
+from consistency.schedule.pairs import GridPairs, MappedPairs
+from consistency.schedule.sigma import karras_grid
 from tests.reference import golden
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from consistency.export.web.description import lists as page_lists
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
-from consistency.tasks.make.sample import chosen_samplers
 from consistency.tasks.measure import schedules
 from consistency.tasks.measure.fidelity import Fidelity
 from consistency.tasks.measure.ladder import Ladder, Search
 from consistency.tasks.measure.schedule_file import MOST, Listed, Origin, alone, read_lists
+from consistency.tasks.measure.schedules import chosen_samplers
 from consistency.tasks.show.report import Report
 from tests.sessions import Watched, checkpoint
 from tests.sessions import session as session_of

@@ -16,8 +16,9 @@ from consistency.lit.callbacks.progress import RunProgress
 from consistency.lit.callbacks.validation import Validation, remaining_steps
 from consistency.lit.pacing import paced
 from consistency.lit.run_times import Forecast, RemainingSteps, RunTimes
+from consistency.metrics.features import see
 from consistency.metrics.features.digits import DigitsFeatures
-from consistency.metrics.fidelity import between_halves, see
+from consistency.metrics.fidelity import between_halves
 from consistency.metrics.reference import reference
 from consistency.metrics.signals import Probe, ProbeData
 from consistency.model.condition import Condition

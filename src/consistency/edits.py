@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -12,29 +10,9 @@ from torch import Tensor
 from consistency.errors import UserError, at_least, call_configured, positive
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
-from consistency.sampling.editing import EditPlan, denoise, redraw, restore
+from consistency.sampling.editing import Changed, EditPlan, denoise, redraw, restore
 from consistency.sampling.operators import BoxSuperResolution, Inpainting, Maker, measure
 from consistency.schedule.draws import Draws
-
-
-class Changed(NamedTuple):
-    """Images [B, C, H, W] in units of the data."""
-
-    before: Tensor  # the input of the model, such as the known pixels
-    after: Tensor  # the edited images
-
-
-class Change(Protocol):
-    """(f, x, plan, draws, c) -> before, after."""
-
-    @property
-    def of_pixels(self) -> bool:
-        """Whether the edit is defined for pixels only, and not for images of another codec."""
-        ...
-
-    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
-        """Change images x [B, C, H, W]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -180,8 +158,3 @@ def check_sigma(sigma: float, plan: EditPlan) -> None:
             f"task.change.sigma={sigma} must lie above {plan.sigma_min} and at most at {plan.sigma_max}, "
             "the levels of this model"
         )
-
-
-def image_mark(image: Tensor) -> int:
-    """CRC-32 of a uint8 image [C, H, W], which seeds its noise: equal images get equal noise."""
-    return crc32(image.numpy().tobytes())

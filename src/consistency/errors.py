@@ -67,6 +67,16 @@ def fraction(section: str, **values: float) -> None:
             raise UserError(f"{section}.{name}={value} must be at least 0 and below 1")
 
 
+def check_option(name: str, value: float, least: float, most: float) -> None:
+    """Refuse an option outside [least, most], NaN among them.
+
+    Raises:
+        ArgumentError: it is.
+    """
+    if not isinstance(value, int | float) or not least <= value <= most:
+        raise ArgumentError(f"{name}={value} must be at least {least:g} and at most {most:g}")
+
+
 def check_seed(key: str, seed: int) -> None:
     """Refuse a seed that no generator takes."""
     if not 0 <= seed <= LARGEST_SEED:

@@ -12,15 +12,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from consistency.build import build, build_recorders, build_trainer, callbacks_of, of_type
+from consistency.errors import UserError
 from consistency.lit.callbacks.evaluation import Evaluation
-from consistency.lit.callbacks.guard import Diverged
 from consistency.lit.callbacks.history import Clock
-from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
+from consistency.lit.divergence import Diverged
 from consistency.lit.module import Module
+from consistency.lit.restored import MisfitError
 from consistency.lit.rollback import go_back, hand_over
 from consistency.lit.standing import resume_instruction
+from consistency.process.stops import Interrupted
+from consistency.teachers.checkpoint import remedy
 
 
 class Training:
@@ -83,6 +86,9 @@ def fit_once(training: Training, checkpoint: Path | None, user_directory: Path) 
     """Train to the last step, where None is returned, or to a divergence, which is returned.
 
     After a signal the step is finished and saved, and the process exits with the signal's status.
+
+    Raises:
+        UserError: the checkpoint does not fit the run.
     """
     trainer = training.trainer
     try:
@@ -94,6 +100,9 @@ def fit_once(training: Training, checkpoint: Path | None, user_directory: Path) 
             line = f"stopped by {signal} at step {signal.step}, saved; {resume_instruction(user_directory)}"
             print(line, file=sys.stderr)
         sys.exit(signal.status if trainer.is_global_zero else 0)  # or Lightning would kill the first process
+    except MisfitError as fault:
+        assert checkpoint is not None  # only a checkpoint can fail to fit
+        raise UserError(f"ckpt_path={checkpoint} {fault}; {remedy(checkpoint)}") from fault
     except Diverged as fault:
         return fault.with_traceback(None)  # the frames of a traceback would keep the old weights in memory
 
@@ -107,9 +116,8 @@ def library_advice_hidden() -> Iterator[None]:
             "ignore", message=".*does not have many workers.*"
         )  # batches are array slices
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings(
-            "ignore", message=".*callbacks used to create the checkpoint.*"
-        )  # all are reported
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # a line of
+        # `consistency.continuation` reports changed callbacks
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # by torch, at its first derivative
         warnings.filterwarnings(
             "ignore", message=".*sync_dist=True.*"

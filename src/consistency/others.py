@@ -17,9 +17,9 @@ from consistency.files.description import described
 from consistency.files.paths import absent_path
 from consistency.files.registry import packages
 from consistency.files.upgrade import PREFIX
-from consistency.library.opening import check_samplers
 from consistency.lit.data.module import DataModule
 from consistency.model.maps import Map
+from consistency.sampling.samplers import check_samplers
 
 GROUP = "as"
 SECTIONS = ("net", "data", "samplers", "metric", "sigma", "seed")  # of the resulting config, beside `model`

@@ -12,6 +12,7 @@ from consistency.command.checks import holds_a_run
 from consistency.continuation import Continuation, checkpoint_override, compare_with_checkpoint, override_keys
 from consistency.continuation.again import command_of
 from consistency.continuation.differences import START
+from consistency.files.checkpoints import LAST, newest
 from consistency.lit.callbacks.history import Clock, segments_of, total_seconds
 from consistency.lit.data.identity import Identity, check_identity
 from consistency.lit.loggers.base import LOG, Positions
@@ -19,7 +20,7 @@ from consistency.lit.module import Module
 from consistency.lit.rollback import check_allowed, rollback_line
 from consistency.sweep.single import check_single
 from consistency.teach import print_once
-from consistency.teachers.checkpoint import LAST, check_fits, newest, of_run, read_checkpoint, whole_of
+from consistency.teachers.checkpoint import check_fits, of_run, read_checkpoint, whole_of
 
 
 class Checkpoint(NamedTuple):

@@ -13,6 +13,7 @@ from torch import nn
 
 from consistency.build import callbacks_of, experiment_name, of_type, plain_config
 from consistency.errors import Spoiled, UserError
+from consistency.files.checkpoints import newest
 from consistency.lit.callbacks.averages import EMA
 from consistency.lit.callbacks.costs import Costs
 from consistency.lit.callbacks.evaluation import Evaluation
@@ -36,7 +37,6 @@ from consistency.result import (
     versions_and_commit,
     write_result,
 )
-from consistency.teachers.checkpoint import newest
 from consistency.teachers.debugged import debug_of
 from consistency.tensor import weights_sha256
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.command.paths import expand_homes, literal_arguments
 from consistency.errors import UserError, printable
+from consistency.files.checkpoints import newest
 from consistency.files.configs import options
 from consistency.files.paths import absent_path
 from consistency.lit.consistency import check_same_scaling
@@ -24,7 +25,6 @@ from consistency.result import read_result
 from consistency.schema.recipes import BUDGETS, overrides_of
 from consistency.schema.swaps import given_in
 from consistency.sweep.single import check_single
-from consistency.teachers.checkpoint import newest
 
 SHARED = ("trust", "seed", "threads", "compile", "data_dir", "sigma", "data", "metric", "net")  # of both runs
 

@@ -24,6 +24,11 @@ def expand(scalar: Tensor, x: Tensor) -> Tensor:
     return scalar.to(device=x.device, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def level(sigma: float, x: Tensor) -> Tensor:
+    """σ for each sample of x, float64 [B]."""
+    return torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+
+
 def perturb(x: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
     """x_σ = x + σ z: the variance-exploding perturbation, in σ [B], for unit noise z shaped like x."""
     return x + expand(sigma, x) * z

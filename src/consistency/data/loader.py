@@ -38,6 +38,14 @@ class Batch(NamedTuple):
     c: Condition = NONE  # of each
 
 
+class Excerpt(NamedTuple):
+    """Samples as training serves them: encoded, mirrored where it mirrors."""
+
+    x: Tensor  # [n, ...]
+    c: Condition  # of each
+    whole: bool  # whether these are all there are, each once; else drawn independently
+
+
 class Request(NamedTuple):
     """Samples to make: sample i has its own numbers, whatever the batch size and the number of processes."""
 

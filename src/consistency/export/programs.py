@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from consistency.model.coefficients import Precond
 from consistency.model.condition import given_label
 from consistency.model.maps import FlowMap, Map
-from consistency.model.precond import Precond
 
 
 class RawNetwork(nn.Module):

@@ -12,10 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from consistency.errors import ArgumentError, UserError
+from consistency.files.configs import PARTIAL, TARGET
 from consistency.files.paths import printable_path
 from consistency.files.registry import (
-    PARTIAL,
-    TARGET,
     TEACHER,
     TEACHERS,
     UNBUILT,

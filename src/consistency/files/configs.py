@@ -13,6 +13,7 @@ from pathlib import Path
 from consistency.errors import UserError
 
 NAME = "configs"  # of the folder, in every package
+TARGET, PARTIAL = "_target_", "_partial_"  # keys of a node: what is called, and whether later
 INSIDE = Path(__file__).parents[1] / NAME
 CHECKOUT = None if INSIDE.is_dir() else Path(__file__).parents[3]
 CONFIGS = INSIDE if CHECKOUT is None else CHECKOUT / NAME

@@ -12,9 +12,8 @@ from typing import Any
 
 from consistency.errors import UserError
 from consistency.files.config import thawed
-from consistency.files.configs import folders
+from consistency.files.configs import TARGET, folders
 from consistency.files.paths import printable_path
-from consistency.files.registry import TARGET
 
 Keys = tuple[str | int, ...]
 Leaves = list[tuple[Keys, Any]]

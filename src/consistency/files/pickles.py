@@ -24,6 +24,11 @@ VALUES = 10_000_000  # largest number of values in a pickle, each counted as oft
 PICKLE = 2**28  # largest size in bytes of the pickle in an archive
 TEXT = 1000  # characters or bytes of text that count as one value
 
+DAMAGE = (  # what readers raise when bytes make no sense
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, AssertionError),
+)
+
 MUTATE = frozenset(["APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"])
 STORE = frozenset(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"])
 FETCH = frozenset(["GET", "BINGET", "LONG_BINGET"])

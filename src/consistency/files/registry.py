@@ -24,7 +24,6 @@ TEACHER = "teacher"  # the group whose functions read other files
 TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # the places of these functions
 MODEL = "model"  # the section of the map
 MAPS = frozenset(f"consistency.model.maps.{role}" for role in ("Denoiser", "Consistency", "FlowMap"))
-TARGET, PARTIAL = "_target_", "_partial_"
 
 Place = tuple[str, ...]  # keys from the root of a config, list indices among them
 

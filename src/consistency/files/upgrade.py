@@ -6,7 +6,7 @@ A file may hold anything: values of an unexpected form are left as they are, for
 from collections.abc import Mapping
 from typing import Any
 
-from consistency.files.registry import PARTIAL, TARGET
+from consistency.files.configs import PARTIAL, TARGET
 
 FORMER_MAP = "consistency.model.denoiser.Denoiser"  # the class of maps of both roles, up to format 2
 DENOISES = "consistency.lit.diffusion.Diffusion"  # the only module that trained denoisers

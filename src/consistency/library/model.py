@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import pixels_of
 from consistency.data.loader import RequestLoader
-from consistency.edits import Change, image_mark
 from consistency.errors import UserError, at_least, check_seed, within
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
-from consistency.sampling.editing import EditPlan
-from consistency.sampling.levels import karras_sigmas, level
+from consistency.sampling.editing import Change, EditPlan, image_mark
+from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.schedule.sigma import Sigma
+from consistency.tensor import level
 
 MOST = 10**8  # largest number of samples in a call of `sample`
 CPU = torch.device("cpu")

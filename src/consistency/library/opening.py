@@ -16,11 +16,11 @@ from consistency.codec.pixels import Pixels, codec_name
 from consistency.codec.points import Points
 from consistency.errors import UserError, strip_controls
 from consistency.files.config import FileConfig
-from consistency.files.registry import TARGET
+from consistency.files.configs import TARGET
 from consistency.library.model import Model, Provenance
 from consistency.process.notices import notice
 from consistency.sampling.families import samplers_of_lists
-from consistency.sampling.samplers import Sampler
+from consistency.sampling.samplers import Sampler, check_samplers
 from consistency.schedule.sigma import Sigma
 from consistency.teachers.checkpoint import map_of, read_named, weights_of
 from consistency.tensor import weights_sha256
@@ -186,24 +186,6 @@ def samplers_of(config: FileConfig) -> dict[str, Sampler]:
     place = ("module", "samplers") if config.names("module", "samplers") else ("samplers",)
     made = config.build(*place) if config.names(*place) else {}
     return {name: each for name, each in made.items() if each is not None}
-
-
-def check_samplers(samplers: Mapping[str, object], f: Any) -> None:
-    """Refuse objects that are no samplers, and samplers for another role than that of the model f.
-
-    Raises:
-        UserError: names the first of them.
-    """
-    for name, sampler in samplers.items():
-        if not isinstance(sampler, Sampler):
-            raise UserError(
-                f"samplers.{name} is no sampler: choose a _target_ of configs/samplers, or a class of your "
-                "own that extends consistency.sampling.samplers.Sampler"
-            )
-        try:
-            sampler.map_of(f)
-        except UserError as error:
-            raise UserError(f"samplers.{name}: {error}") from error
 
 
 def class_names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:

@@ -10,8 +10,8 @@ from consistency.codec.codec import Codec
 from consistency.codec.identity import codec_digest
 from consistency.errors import UserError, check_call
 from consistency.lit.module import Module, RunArguments, freeze_augmentation_labels
+from consistency.model.coefficients import Precond
 from consistency.model.maps import Consistency, DenoiserLike, Map
-from consistency.model.precond import Precond
 from consistency.objectives.discrete import Objective
 from consistency.objectives.target import Target
 from consistency.teachers.weights import load_into

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from consistency.data.loader import Batch, Request
 from consistency.errors import UserError
 from consistency.files.paths import check_names
-from consistency.library.opening import check_samplers
 from consistency.lit.data.module import data_of
 from consistency.lit.pacing import largest, paced
 from consistency.lit.rehearsal import check_optimizer
@@ -20,7 +19,7 @@ from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike, Map, one_time
 from consistency.nets.adm import ADM
 from consistency.nets.unet import UNet
-from consistency.sampling.samplers import Sampler
+from consistency.sampling.samplers import Sampler, check_samplers
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
 from consistency.tensor import Terms, seed_dropout
@@ -153,6 +152,10 @@ class Module(LightningModule):
         data = data_of(self.trainer)
         self.portion_size = self.portion_size or largest(self.model, data)
         return paced(f, data, most=self.portion_size)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the model is."""
+        checkpoint["role"] = self.model.role
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose parts do not fit this run, before any of them is loaded."""

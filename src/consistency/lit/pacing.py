@@ -1,15 +1,29 @@
 """Calls of networks outside training in portions of a batch, with a progress update after each portion."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
 from consistency.model.maps import Map, one_time
 from consistency.model.portions import Portions, portion
 from consistency.watch import tick
+
+
+class Shaped(Protocol):
+    """Data with the shape of one encoded sample and a number of classes, such as a `DataModule`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one encoded sample: (C, H, W) or (D,)."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 for none."""
+        ...
 
 
 def uncounted(samples: int) -> None:
@@ -18,7 +32,7 @@ def uncounted(samples: int) -> None:
 
 
 def paced(
-    f: Callable[..., Tensor], data: DataModule, done: Callable[[int], None] = tick, most: int | None = None
+    f: Callable[..., Tensor], data: Shaped, done: Callable[[int], None] = tick, most: int | None = None
 ) -> Callable[..., Tensor]:
     """f as a function that splits a batch into portions, each of which takes seconds on a CPU.
 
@@ -33,7 +47,7 @@ def paced(
     return Portions(f, most, done)
 
 
-def largest(f: Map, data: DataModule) -> int:
+def largest(f: Map, data: Shaped) -> int:
     """The number of samples in a portion, measured by a call of the network."""
     like = next(f.parameters())
     x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)

@@ -1,41 +1,42 @@
 """Checks whether the loops, callbacks and optimiser in a checkpoint fit the run that resumes from it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from consistency.errors import UserError
-from consistency.teachers.checkpoint import check_averages, remedy
+from consistency.teachers.counted import absent_average
 from consistency.teachers.moments import check_moments
 
 AVERAGES = "EMA"  # key of the averages among the states of callbacks
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 
 
+class MisfitError(ValueError):
+    """A checkpoint does not fit the run. The message follows the name of the file."""
+
+
 def check_restorable(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
     """Refuse averages, loop counters, states of callbacks and an optimizer state that do not fit this run.
 
     Args:
-        trainer: of the run; its `ckpt_path` is the file.
+        trainer: of the run.
         module: of the run, with a `model`.
         checkpoint: content of the file, whose types `teachers.contents` has checked.
 
     Raises:
-        UserError: names the first part that does not fit.
+        MisfitError: names the first part that does not fit.
     """
-    path = Path(trainer.ckpt_path or "checkpoint")
-    check_averages(path, dict(checkpoint), module.get_submodule("model"))
     fault = (
-        _find_loop_fault(trainer, checkpoint)
+        absent_average(checkpoint, module.get_submodule("model"))
+        or _find_loop_fault(trainer, checkpoint)
         or _find_callback_fault(trainer, checkpoint["callbacks"])
         or _find_optimizer_fault(trainer, module, checkpoint)
     )
     if fault:
-        raise UserError(f"ckpt_path={path} is malformed: {fault}; {remedy(path)}")
+        raise MisfitError(f"is malformed: {fault}")
 
 
 def find_type_mismatch(found: Any, fresh: Any, name: str) -> str | None:

@@ -10,8 +10,8 @@ from lightning import Trainer
 
 from consistency.errors import Spoiled, UserError, printable
 from consistency.lit.callbacks.curves import keep_log, rewind
-from consistency.lit.callbacks.guard import Collapsed, Diverged, Guard, guard_of
 from consistency.lit.callbacks.recovery import Recovery, checkpoints_of
+from consistency.lit.divergence import AbstractGuard, Collapsed, Diverged, guard_of
 from consistency.lit.module import Module
 from consistency.lit.rollback_record import Rollback, RollbackRecord
 from consistency.lit.states import RestartState, state_before
@@ -133,7 +133,7 @@ def describe_state(fault: Diverged, state: RestartState) -> str:
     return f"{state.name} ({newest if state.step else none})"
 
 
-def remedy_for_divergence(state: RestartState, guard: Guard) -> str:
+def remedy_for_divergence(state: RestartState, guard: AbstractGuard) -> str:
     """What the user can do when no rollback is left."""
     more = f"callbacks.guard.rollbacks={guard.record.count + 2}"
     return (

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from consistency.files.checkpoints import newest
 from consistency.process.lifeline import is_sweep_run
 from consistency.quoting import path_argument
-from consistency.teachers.checkpoint import newest
 
 
 def training_progress(directory: Path, user_directory: Path) -> str:

@@ -6,16 +6,10 @@ from pathlib import Path
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.lit.callbacks.guard import Collapsed, Diverged
+from consistency.files.checkpoints import LAST
+from consistency.lit.divergence import Collapsed, Diverged
 from consistency.lit.loggers.base import LOG, Positions
-from consistency.teachers.checkpoint import (
-    LAST,
-    newest_whole,
-    number_of,
-    numbered,
-    read_checkpoint,
-    whole_ones,
-)
+from consistency.teachers.checkpoint import newest_whole, read_checkpoint, whole_ones
 
 
 @dataclass(frozen=True)
@@ -86,13 +80,3 @@ def is_calm(path: Path) -> bool:
 def newest_passed(folder: Path, passed: int | None) -> Path | None:
     """The newest whole checkpoint with a step of at most `passed`; None where there is none."""
     return None if passed is None else next(whole_ones(folder, most=passed), None)
-
-
-def set_aside(folder: Path, step: int) -> None:
-    """Rename the numbered checkpoints of steps that are rolled back, so that no run resumes from them.
-
-    `step=N.ckpt` becomes `undone_step=N.ckpt`; the run writes `step=N.ckpt` anew when it reaches the step.
-    """
-    for path in numbered(folder):
-        if number_of(path) > step:
-            path.replace(path.with_name(f"undone_{path.name}"))

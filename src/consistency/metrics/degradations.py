@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from consistency.errors import UserError
-from consistency.metrics.features import Extractor
+from consistency.metrics.features import Extractor, features
 from consistency.metrics.features.cifar10 import Cifar10Features
 from consistency.metrics.features.random import RandomConvFeatures
-from consistency.metrics.fidelity import features, frechet
+from consistency.metrics.fidelity import frechet
 from consistency.metrics.training.cifar10 import folder
 from consistency.table import Table, tables_markdown
 from consistency.watch import progress

@@ -4,16 +4,13 @@ FD = ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^{1/2}) of the features
 It is FID in Inception's features only; in others it is called FD(name of the features).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from consistency.errors import UserError
-from consistency.metrics.features import Extractor, Seen
 from consistency.watch import tick
 
 BLOCK = 4096  # samples in float64 at a time
@@ -28,6 +25,26 @@ class Moments(NamedTuple):
     def to(self, device: torch.device | str) -> "Moments":
         """The same on another device."""
         return Moments(self.mean.to(device), self.cov.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureReference:
+    """The data, as seen by an extractor.
+
+    Args:
+        features: float32 [n, d], of all images.
+        moments: of the features.
+        floor: Fréchet distance between random halves of the features.
+        sha256: of the images.
+    """
+
+    features: Tensor
+    moments: Moments
+    floor: float
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 def feature_moments(features: Tensor) -> Moments:
@@ -71,39 +88,3 @@ def between_halves(features: Tensor, repeats: int = 5, seed: int = 0) -> tuple[f
         tick(1)
     spread = torch.tensor(values, dtype=torch.float64)
     return spread.mean().item(), spread.std(correction=0).item()
-
-
-def see(images: Tensor, extractor: Extractor) -> Seen:
-    """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
-    device = device_of(extractor)
-    with plainly(device):
-        images = images.to(device)
-        parts = []
-        for some in images.split(extractor.largest(images)):
-            seen = extractor.see(some)
-            parts.append(Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu()))
-            tick()
-    return parts[0] if len(parts) == 1 else merge_moments(parts)
-
-
-def merge_moments(parts: list[Seen]) -> Seen:
-    """One after the other."""
-    logits = [part.logits for part in parts if part.logits is not None]
-    return Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
-
-
-def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
-    """Features of uint8 images [n, C, H, W]: float32 [n, d]."""
-    return merge_moments([see(part, extractor) for part in images.split(batch)]).features
-
-
-def device_of(extractor: Extractor) -> torch.device:
-    """Where it computes."""
-    return next(chain(extractor.parameters(), extractor.buffers()), torch.empty(0)).device
-
-
-@contextmanager
-def plainly(device: torch.device) -> Iterator[None]:
-    """No autocast, which moves distances by 1e-3, no gradients, and no inference tensors that outlive us."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from consistency.errors import UserError, within
-from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import merge_moments, see
+from consistency.metrics.features import Extractor, Seen, merge_seen, see
+from consistency.metrics.fidelity import FeatureReference
 from consistency.metrics.processes import everybodys, from_first, undeal
-from consistency.metrics.reference import FeatureReference, reference
+from consistency.metrics.reference import reference
 from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
 from consistency.tensor import weights_sha256
@@ -145,9 +145,7 @@ class Fidelity:
         assert self.real is not None
         values: dict[str, float] = {}
         for name in list(dict.fromkeys(name for of_process in dealt for name in of_process)):
-            made = merge_moments(
-                undeal([of_process.pop(name, []) for of_process in dealt])
-            )  # not there twice
+            made = merge_seen(undeal([of_process.pop(name, []) for of_process in dealt]))  # not there twice
             for score in self.scores:
                 found = score(self.extractor, made, self.real)
                 values |= {f"{metric}/{name}": value for metric, value in found.items()}

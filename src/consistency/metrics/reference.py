@@ -6,7 +6,6 @@ flipped bit of a mean would move every distance. At 1.8 GB/s the check takes a q
 """
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from consistency.files.atomic import dispensable, replacing
 from consistency.files.checksum import content_sha256
-from consistency.metrics.features import Extractor
-from consistency.metrics.fidelity import Moments, between_halves, feature_moments, see
+from consistency.metrics.features import Extractor, see
+from consistency.metrics.fidelity import FeatureReference, Moments, between_halves, feature_moments
 from consistency.metrics.processes import everybodys, from_first, rank, world
 from consistency.process.notices import notice
 from consistency.tensor import weights_sha256
@@ -28,26 +27,6 @@ BATCH = 500
 HALVED = 5  # times that the data are halved for the floor
 CHECKSUM = "sha256"  # of the metadata
 KEPT = ("features", "mean", "cov", "floor")
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureReference:
-    """The data, as seen by an extractor.
-
-    Args:
-        features: float32 [n, d], of all images.
-        moments: of the features.
-        floor: Fréchet distance between random halves of the features.
-        sha256: of the images.
-    """
-
-    features: Tensor
-    moments: Moments
-    floor: float
-    sha256: str
-
-    def __len__(self) -> int:
-        return len(self.features)
 
 
 def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> FeatureReference:

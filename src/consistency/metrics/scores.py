@@ -12,8 +12,7 @@ import torch
 
 from consistency.errors import UserError
 from consistency.metrics.features import Extractor, Seen
-from consistency.metrics.fidelity import feature_moments, frechet_distance
-from consistency.metrics.reference import FeatureReference
+from consistency.metrics.fidelity import FeatureReference, feature_moments, frechet_distance
 
 Plain = str | int | float | bool | None
 

@@ -21,9 +21,8 @@ from consistency.model.maps import DenoiserLike
 from consistency.model.portions import Portions
 from consistency.objectives.reference import ReferenceFlow
 from consistency.process.notices import notice
-from consistency.sampling.levels import level
 from consistency.schedule.sigma import Sigma
-from consistency.tensor import geometric, perturb
+from consistency.tensor import geometric, level, perturb
 from consistency.truth.oracle import Mixture
 from consistency.watch import in_pieces, tick
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.model.coefficients import Coefficients, Precond
 from consistency.model.condition import NONE, Condition, check_takes
-from consistency.model.precond import Coefficients, Precond
-from consistency.tensor import expand
+from consistency.tensor import expand, level
 
 Note = Callable[["Map", Tensor], None]
 _notes: list[Note] = []  # of `observed`
@@ -194,6 +194,37 @@ def as_denoiser(f: Any, what: str) -> DenoiserLike:
 def one_time(f: Any) -> Any:
     """f as a function of one level (x, σ, c): of a flow map, its consistency function at s = 0."""
     return f.at_zero if isinstance(f, FlowMap) else f
+
+
+def denoise_at(f: DenoiserLike, x: Tensor, sigma: float, c: Condition) -> Tensor:
+    """f(x, σ, c) at one σ for all samples."""
+    return f(x, sigma, c) if isinstance(f, Denoiser | Consistency) else f(x, level(sigma, x), c)
+
+
+def suited_map(f: Any, role: type[Map], what: str) -> Any:
+    """f, if it is of a role or a function; the slice of a flow map that is of that role.
+
+    Args:
+        f: anything that is called as a map.
+        role: that is needed.
+        what: needs it, for the message.
+
+    Raises:
+        UserError: a map of another role.
+    """
+    if not isinstance(f, Map) or isinstance(f, role):
+        return f
+    if isinstance(f, FlowMap):
+        return f.at_zero if role is Consistency else f.diagonal
+    group = {Denoiser: "teacher", Consistency: "consistency", FlowMap: "flow_map"}
+    raise UserError(
+        f"{what} samples from a {role.role}, and this model is a {f.role}: use samplers={group[type(f)]}"
+    )
+
+
+def preconditioned(f: Map, precond: Precond) -> Map:
+    """A map of the same role and weights, with another preconditioner."""
+    return FlowMap(f.net, precond, f.has_diagonal) if isinstance(f, FlowMap) else type(f)(f.net, precond)
 
 
 @contextmanager

@@ -4,35 +4,13 @@ D(x, σ) = c_skip(σ) x + c_out(σ) F(c_in(σ) x, c_noise(σ))      (2206.00364,
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from consistency.errors import positive, within
+from consistency.model.coefficients import Coefficients, Precond
 from consistency.model.coordinates import Coordinate
-
-
-class Coefficients(NamedTuple):
-    """The four functions of σ, each [B] in float64."""
-
-    skip: Tensor
-    out: Tensor
-    inp: Tensor
-    noise: Tensor
-
-
-class Precond(Protocol):
-    """σ [B] -> Coefficients."""
-
-    @property
-    def lowest(self) -> float:
-        """The least σ at which the network means something."""
-        ...
-
-    def __call__(self, sigma: Tensor) -> Coefficients:
-        """Coefficients at σ [B]."""
-        ...
 
 
 def c_noise(sigma: Tensor, scale: float = 0.25) -> Tensor:

@@ -6,14 +6,15 @@ A flow knows the velocity dx/dσ of the probability-flow ODE at x_t, or an estim
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from consistency.data.loader import Excerpt
 from consistency.errors import within
 from consistency.model import solvers
-from consistency.model.condition import NONE, Condition
+from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
 from consistency.model.solvers import Solver
 from consistency.tensor import expand
@@ -29,14 +30,6 @@ class Flow(Protocol):
     def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
         """x_r [B, ...] for r [B] below t."""
         ...
-
-
-class Excerpt(NamedTuple):
-    """Samples as training serves them: encoded, mirrored where it mirrors."""
-
-    x: Tensor  # [n, ...]
-    c: Condition  # of each
-    whole: bool  # whether these are all there are, each once; else drawn independently
 
 
 class TrainingFlow(Protocol):
@@ -100,34 +93,3 @@ def substep_times(t: Tensor, r: Tensor, substeps: int, rho: float = 7.0) -> list
     """Start and end of each of so many steps from t to r [B], evenly spaced in σ^(1/rho)."""
     inner = [torch.lerp(t ** (1 / rho), r ** (1 / rho), i / substeps) ** rho for i in range(1, substeps)]
     return list(pairwise([t, *inner, r]))
-
-
-class Solution(Protocol):
-    """A density whose probability-flow ODE is known, such as `truth.oracle.Mixture`."""
-
-    def denoise(self, x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
-        """E[x_0 | x_σ = x]."""
-        ...
-
-    def solve(self, x: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """The point at noise level `end` of the trajectory that passes through x at `start`."""
-        ...
-
-
-@dataclass(frozen=True)
-class ExactFlow:
-    """The closed-form flow of a known density: what the others are estimates of. For tests and figures.
-
-    Args:
-        density: the distribution of the data.
-    """
-
-    density: Solution
-
-    def velocity(self, x_t: Tensor, t: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
-        """(x_t - D(x_t, t)) / t."""
-        return solvers.slope(self.density.denoise, x_t, t, c)
-
-    def step(self, x_t: Tensor, t: Tensor, r: Tensor, x: Tensor, z: Tensor, c: Condition) -> Tensor:
-        """The exact solution at r."""
-        return self.density.solve(x_t, t, r)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from consistency.data.loader import Excerpt
 from consistency.errors import at_least
 from consistency.model.condition import Condition
-from consistency.objectives.flow import Excerpt
 from consistency.tensor import expand, squared_norm
 
 BLOCK = 2**20  # entries of a block of the reference, or of its table of weights: 8 MB, reused by the next

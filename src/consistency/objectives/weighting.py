@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistency.model.precond import Precond
+from consistency.model.coefficients import Precond
 
 
 class Weight(Protocol):

@@ -82,6 +82,19 @@ class Stopped(BaseException):
         return f"stopped by {self}: {self.account()}"
 
 
+class Interrupted(Stopped):
+    """A signal has stopped the run between two steps, or between two pieces of other work.
+
+    Args:
+        signum: number of the signal.
+        step: optimiser steps made, all of them saved; None outside training.
+    """
+
+    def __init__(self, signum: int, step: int | None = None) -> None:
+        super().__init__(signum)
+        self.step = step
+
+
 @contextmanager
 def account(now: Account) -> Iterator[None]:
     """Set the account for signals inside the block; that of the outermost block also holds after it."""

@@ -7,14 +7,15 @@ images that come back are [B, C, H, W] in units of the data, f any denoiser. No 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple, Protocol
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import DenoiserLike
+from consistency.model.maps import DenoiserLike, denoise_at
 from consistency.sampling.levels import fresh
-from consistency.sampling.maps import denoise_at
 from consistency.sampling.operators import LinearOperator, consistent
 from consistency.schedule.draws import Draws
 from consistency.tensor import expand
@@ -47,6 +48,26 @@ class EditPlan:
     def spread(self, tau: float) -> float:
         """How far a guess made at level τ may be off: the posterior's deviation, were the data Gaussian."""
         return self.sigma_data * tau / (self.sigma_data**2 + tau**2) ** 0.5
+
+
+class Changed(NamedTuple):
+    """Images [B, C, H, W] in units of the data."""
+
+    before: Tensor  # the input of the model, such as the known pixels
+    after: Tensor
+
+
+class Change(Protocol):
+    """(f, x, plan, draws, c) -> before, after."""
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether it means something for pixels alone, and not for what another codec makes of images."""
+        ...
+
+    def __call__(self, f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Condition) -> Changed:
+        """Change images x [B, C, H, W]."""
+        ...
 
 
 @torch.no_grad()
@@ -126,3 +147,8 @@ def walk_noise(
     """
     path = [slerp(a, b, i / frames) for a, b in pairwise(stops) for i in range(frames)]
     return [denoise(f, sigma * z, sigma, c) for z in [*path, stops[-1]]]
+
+
+def image_mark(image: Tensor) -> int:
+    """A number of a uint8 image [C, H, W], from its content: images that are alike have noise that is."""
+    return crc32(image.numpy().tobytes())

@@ -6,12 +6,10 @@ The last step of every sampler, to σ = 0, is no part of a list.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from consistency.errors import ArgumentError, within
 from consistency.model.coordinates import Coordinate, times
-from consistency.schedule.pairs import karras_grid
-from consistency.schedule.sigma import Sigma
+from consistency.schedule.sigma import Sigma, karras_grid
 
 MOST_CALLS = 10_000  # of the network, for a sample
 
@@ -85,11 +83,6 @@ def few(sigmas: Sequence[float]) -> str:
 def steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     """Neighbouring levels, the last step going to 0."""
     return list(zip(sigmas, [*sigmas[1:], 0.0], strict=True))
-
-
-def level(sigma: float, x: Tensor) -> Tensor:
-    """σ for each sample of x, float64 [B]."""
-    return torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
 
 
 def fresh(sigma: float, sigma_min: float) -> tuple[float, float]:

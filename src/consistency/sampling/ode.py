@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from consistency.errors import ArgumentError
+from consistency.errors import ArgumentError, check_option
 from consistency.model import solvers
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike
-from consistency.sampling.levels import check_falling, level, steps
-from consistency.sampling.samplers import Sampler, check_option
+from consistency.sampling.levels import check_falling, steps
+from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import Draws
+from consistency.tensor import level
 
 Noise = Callable[[], Tensor]  # fresh unit noise like the state
 

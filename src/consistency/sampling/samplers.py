@@ -6,21 +6,29 @@ of diffusers in `consistency.sampling.scheduled`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from consistency.errors import ArgumentError, UserError
+from consistency.errors import ArgumentError, UserError, check_option
+from consistency.model.coefficients import Precond
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import Consistency, DenoiserLike, FlowMap, Map
+from consistency.model.maps import (
+    Consistency,
+    DenoiserLike,
+    FlowMap,
+    Map,
+    denoise_at,
+    preconditioned,
+    suited_map,
+)
 from consistency.model.portions import Portions
-from consistency.model.precond import Precond
-from consistency.sampling.levels import check_falling, checked_sigmas, fresh, level, steps, visits
-from consistency.sampling.maps import denoise_at, preconditioned, suited_map
+from consistency.sampling.levels import check_falling, checked_sigmas, fresh, steps, visits
 from consistency.schedule.draws import Draws
+from consistency.tensor import level
 
 if TYPE_CHECKING:
     from consistency.sampling.programs import Program
@@ -273,11 +281,19 @@ class Jumps(Sampler):
         return x.to(z.dtype)
 
 
-def check_option(name: str, value: float, least: float, most: float) -> None:
-    """Refuse an option outside [least, most], NaN among them.
+def check_samplers(samplers: Mapping[str, object], f: Any) -> None:
+    """Refuse what is no sampler, and samplers of another role than the model's.
 
     Raises:
-        ArgumentError: it is.
+        UserError: names the first.
     """
-    if not isinstance(value, int | float) or not least <= value <= most:
-        raise ArgumentError(f"{name}={value} must be at least {least:g} and at most {most:g}")
+    for name, sampler in samplers.items():
+        if not isinstance(sampler, Sampler):
+            raise UserError(
+                f"samplers.{name} is no sampler: choose a _target_ of configs/samplers, or a class of your "
+                "own that extends consistency.sampling.samplers.Sampler"
+            )
+        try:
+            sampler.map_of(f)
+        except UserError as error:
+            raise UserError(f"samplers.{name}: {error}") from error

@@ -19,8 +19,8 @@ from torch import Tensor
 from consistency.errors import ArgumentError, UserError
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike
-from consistency.sampling.levels import level
 from consistency.sampling.ode import Noise, Solver
+from consistency.tensor import level
 
 MOST_LEVELS = 1000  # of a scheduler
 

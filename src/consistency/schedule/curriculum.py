@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from consistency.errors import UserError, within
+from consistency.schedule.sigma import MOST_POINTS
 
-MOST_POINTS = 2**20  # of a grid; the papers' finest has 1,281
 MOST_STAGES = 100  # each divides the gap by q, and the hundredth power of q is near the end of float64
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from consistency.errors import UserError, at_least, within
 from consistency.model.coordinates import Coordinate, times
-from consistency.schedule.curriculum import MOST_POINTS, GridSize, Stages
+from consistency.schedule.curriculum import GridSize, Stages
 from consistency.schedule.draws import Draws
 from consistency.schedule.noise import NoiseLaw, normalised
-from consistency.schedule.sigma import Sigma
+from consistency.schedule.sigma import karras_grid
 
 
 class Pairs(Protocol):
@@ -34,19 +34,6 @@ class Pairs(Protocol):
     def progress(self, k: int) -> dict[str, float]:
         """What of the law changes with the step, by name, for the logger."""
         ...
-
-
-def karras_grid(N: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
-    """N noise levels ascending from sigma_min to sigma_max, equally spaced in σ^(1/rho) (2206.00364, eq. 5).
-
-    Float64: in float32 the gaps of a fine grid are off by 1e-4 (facts gathered in tests/test_schedule.py).
-    """
-    Sigma(sigma_min, sigma_max, rho)
-    within("sigma", 1, MOST_POINTS, levels=N)
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    grid = torch.linspace(low, high, N, dtype=torch.float64) ** rho
-    grid[0], grid[-1] = sigma_min, sigma_max  # the boundary condition is met bitwise
-    return grid
 
 
 @dataclass(frozen=True)

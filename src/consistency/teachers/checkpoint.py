@@ -8,20 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from consistency.errors import UserError
+from consistency.files.checkpoints import BEST, GOOD, LAST, newest, number_of, numbered
 from consistency.files.config import FileConfig
 from consistency.files.paths import A_CHECKPOINT
 from consistency.files.upgrade import PREFIX
 from consistency.model.maps import Map
 from consistency.process.notices import notice
 from consistency.quoting import path_argument
+from consistency.teachers.counted import absent_average
 from consistency.teachers.debugged import debug_of
 from consistency.teachers.exported import SUFFIX, read_exported
 from consistency.teachers.kept import checked_content
 from consistency.teachers.sealed import DamagedError, read_sealed
 from consistency.teachers.weights import outlined
-
-LAST = Path("checkpoints") / "last.ckpt"
-GOOD, BEST = "good.ckpt", "best.ckpt"  # beside it
 
 
 def checkpoint(
@@ -196,19 +195,8 @@ def check_averages(path: str | Path, kept: dict[str, Any], f: nn.Module, key: st
     Raises:
         UserError: names the first parameter that an average lacks.
     """
-    if "exported" in kept:
-        return
-    for name, average in kept["callbacks"].get("EMA", {"averages": {}})["averages"].items():
-        lacks = [parameter for parameter, _ in f.named_parameters() if parameter not in average]
-        if lacks:
-            raise UserError(f"{key}={path}: averages.{name} lacks {lacks[0]}; {remedy(Path(path))}")
-
-
-def newest(directory: str | Path) -> Path | None:
-    """The newest checkpoint of a run directory, which may be damaged, or None where there is none."""
-    last, folder = Path(directory) / LAST, Path(directory) / LAST.parent
-    named = [path for path in (folder / GOOD, folder / BEST) if path.is_file()]
-    return last if last.is_file() else next(iter([*numbered(folder), *named]), None)
+    if fault := absent_average(kept, f):
+        raise UserError(f"{key}={path}: {fault}; {remedy(Path(path))}")
 
 
 def newest_whole(directory: str | Path, key: str = "ckpt_path") -> Path | None:
@@ -270,18 +258,6 @@ def step_of(path: Path) -> int | None:
         return read_sealed(path)["global_step"]
     except DamagedError:
         return None
-
-
-def numbered(folder: Path) -> list[Path]:
-    """`step=….ckpt`, the highest step first."""
-    found = [path for path in folder.glob("step=*.ckpt") if number_of(path) >= 0]
-    return sorted(found, key=number_of, reverse=True)
-
-
-def number_of(path: Path) -> int:
-    """The step in the name of a numbered checkpoint; -1 where there is none."""
-    digits = path.stem.removeprefix("step=")
-    return int(digits) if digits.isascii() and digits.isdigit() else -1
 
 
 def weights_of(checkpoint: dict[str, Any], name: str | None = None) -> tuple[str, dict[str, Tensor]]:

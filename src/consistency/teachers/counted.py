@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from consistency.teachers.values import (
     MalformedError,
     brief_value,
@@ -32,6 +34,22 @@ def check_callbacks(callbacks: Mapping[str, Any]) -> None:
     _guard(callbacks.get("Guard", {}))
     if "History" in callbacks:
         _history(callbacks["History"])
+
+
+def absent_average(content: Mapping[str, Any], f: nn.Module) -> str | None:
+    """The first parameter of a map that an average lacks, in words; None where all are of all parameters.
+
+    Args:
+        content: of a checkpoint; exported weights hold one average alone, which is complete.
+        f: the map.
+    """
+    if "exported" in content:
+        return None
+    for name, average in content["callbacks"].get("EMA", {"averages": {}})["averages"].items():
+        lacks = [parameter for parameter, _ in f.named_parameters() if parameter not in average]
+        if lacks:
+            return f"averages.{name} lacks {lacks[0]}"
+    return None
 
 
 def _best(state: Mapping[str, Any]) -> None:

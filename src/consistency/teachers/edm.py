@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.files.paths import printable_path
+from consistency.files.pickles import DAMAGE
+from consistency.model.coefficients import Precond
 from consistency.model.coordinates import DDPM, VP, Nearest
 from consistency.model.maps import Consistency, Denoiser
-from consistency.model.precond import EDM, VE, Boundary, Epsilon, Precond
+from consistency.model.precond import EDM, VE, Boundary, Epsilon
 from consistency.nets.adm import ADM
 from consistency.nets.resampling import Down, Resample, Up
 from consistency.nets.unet import UNet
 from consistency.teachers.unpickle import ModuleRecord, read_pkl
 from consistency.teachers.untold import by_width, check_groups, check_records
-from consistency.teachers.weights import DAMAGE, REMEDY, damaged_weights, load_into, rename_tensors, spelled
+from consistency.teachers.weights import REMEDY, damaged_weights, load_into, rename_tensors, spelled
 
 Pairs = Iterator[tuple[str, str]]  # modules: our name, the file's
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.files.atomic import replacing
 from consistency.files.checksum import content_sha256
+from consistency.files.pickles import DAMAGE
 from consistency.files.upgrade import PREFIX, upgraded_config
 from consistency.teachers.contents import check_role, check_weights
 from consistency.teachers.values import MalformedError, check_count, check_levels, check_plain
-from consistency.teachers.weights import DAMAGE
 
 SUFFIX = ".safetensors"
 KEY = "consistency"  # key of the metadata

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from consistency.errors import UserError, nearest
 from consistency.files.paths import printable_path
+from consistency.model.coefficients import Precond
 from consistency.model.coordinates import DDPM
-from consistency.model.precond import Boundary, Epsilon, Precond, Velocity
+from consistency.model.precond import Boundary, Epsilon, Velocity
 from consistency.teachers.values import brief_value
 
 Config = dict[str, Any]

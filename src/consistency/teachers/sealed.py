@@ -10,13 +10,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 from consistency.files.checksum import content_sha256
-from consistency.files.pickles import is_zip, load_tensors
+from consistency.files.pickles import DAMAGE, is_zip, load_tensors
 from consistency.files.upgrade import upgraded
 from consistency.process.notices import notice
 from consistency.teachers import archive
 from consistency.teachers.contents import check_content
 from consistency.teachers.values import MalformedError
-from consistency.teachers.weights import DAMAGE
 
 FORMAT = 3  # 2 did not say its role; 1, without a checksum, did not say its number
 READABLE = (2, 3)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.files.paths import is_name, printable_path, regular
+from consistency.files.pickles import DAMAGE
 from consistency.process.notices import notice
 from consistency.teachers.exported import SUFFIX
-from consistency.teachers.weights import DAMAGE, damaged_weights
+from consistency.teachers.weights import damaged_weights
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}{SUFFIX}"

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.files.paths import printable_path
-from consistency.files.pickles import check_pickle, is_zip, load_tensors
+from consistency.files.pickles import DAMAGE, check_pickle, is_zip, load_tensors
 from consistency.teachers import archive
-from consistency.teachers.weights import DAMAGE, damaged_weights, existing_file
+from consistency.teachers.weights import damaged_weights, existing_file
 
 SCALARS = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"])
 

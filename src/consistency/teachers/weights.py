@@ -10,17 +10,13 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.files.paths import printable_path
-from consistency.files.pickles import is_zip, load_tensors
+from consistency.files.pickles import DAMAGE, is_zip, load_tensors
 from consistency.teachers import archive
 from consistency.teachers.contents import check_weights
 from consistency.teachers.values import MalformedError
 
 Module = TypeVar("Module", bound=nn.Module)
 REMEDY = "choose the network it was trained with: net=..."
-DAMAGE = (  # what readers raise when bytes make no sense
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
-    *(OverflowError, MemoryError, AssertionError),
-)
 
 
 def existing_file(path: str | Path) -> Path:

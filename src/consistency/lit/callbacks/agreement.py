@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
-from consistency.lit.module import Module
 from consistency.lit.peers import Peers, check_same_facts, exit_after_loss, is_lost
 from consistency.process.rank import is_first
 
@@ -26,7 +25,7 @@ class Agreement(Callback):
         self.config, self.directory, self.commit = config, directory, commit
         self.peers: Peers | None = None
 
-    def setup(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare all but the step, and begin to watch the other processes."""
         if trainer.world_size == 1:
             return
@@ -36,12 +35,12 @@ class Agreement(Callback):
         self.peers = Peers(self.directory)
         self.peers.watch()
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the step, which is known now that a checkpoint has been loaded."""
         if trainer.world_size > 1:
             check_same_facts({"the step to go on from": trainer.global_step})
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End this process if another one has died: any collective operation would wait for it."""
         if self.peers is None:
             if is_lost(exception) and not is_first():
@@ -51,7 +50,7 @@ class Agreement(Callback):
             self.peers.end()
         self.peers.close()
 
-    def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop watching, before the first process ends."""
         if self.peers is not None:
             self.peers.close()

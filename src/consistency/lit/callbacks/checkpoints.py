@@ -5,20 +5,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from consistency.errors import at_least
 from consistency.files.atomic import Unwritable, dispensable, keep_as, write_text
-from consistency.lit.callbacks.guard import Diverged, guard_of
-from consistency.lit.callbacks.interruption import Interrupted
+from consistency.files.checkpoints import BEST, GOOD, LAST
+from consistency.lit.divergence import Diverged, guard_of
 from consistency.lit.loggers.base import log_code
 from consistency.lit.loop_counters import rewrite_counters, was_validated
-from consistency.lit.module import Module
 from consistency.metrics.choice import pick
-from consistency.process.stops import Stopped
-from consistency.teachers.checkpoint import BEST, GOOD, LAST
+from consistency.process.stops import Interrupted, Stopped
 
 
 class Checkpoints(Checkpoint):
@@ -67,7 +65,9 @@ class Checkpoints(Checkpoint):
         """Path of best.ckpt."""
         return self.directory / BEST
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Set Lightning's counters so that the run resumes after this step, with its missing validation."""
         k, kept = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {})
         if k == 0:  # written after a rollback to the beginning: Lightning starts with counters of zero
@@ -81,16 +81,16 @@ class Checkpoints(Checkpoint):
         )
         self.owed = k if end and due and not validated else None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Allow one step more than there are, so that Lightning makes the missing validation of the last."""
         if self.owed is not None:
             trainer.fit_loop.epoch_loop.max_steps = self.owed + 1
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that a resumed run has this step on disk already."""
         self.saved = self.step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save when the step is due, once per optimiser step."""
         k = trainer.global_step
         if k == self.step:
@@ -102,7 +102,7 @@ class Checkpoints(Checkpoint):
         if k >= trainer.max_steps or (due and no_spike(trainer)):
             self.save_last(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write good.ckpt and best.ckpt; the raw weights are in place again."""
         if trainer.state.fn != "fit":
             return
@@ -117,12 +117,12 @@ class Checkpoints(Checkpoint):
             self.best = value
             trainer.save_checkpoint(self.lowest)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, unless that has been done."""
         if self.saved != trainer.global_step or not self.last.exists():
             self.save_last(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the steps since the last checkpoint, unless the run has diverged.
 
         Nothing is saved either after a second signal, which may interrupt a step halfway, or where the disk
@@ -169,7 +169,7 @@ def may_be_saved(exception: BaseException) -> bool:
 def no_spike(trainer: Trainer) -> bool:
     """Whether no loss of the last step was so high that a spike may have begun."""
     guard = guard_of(trainer)
-    return guard is None or guard.spikes.calm
+    return guard is None or guard.calm
 
 
 def null_missing(node: Any) -> Any:
@@ -214,7 +214,7 @@ class KeepConfig(Callback):
         self.experiment, self.data = experiment, data
         self.logged: dict[str, Any] | None = None  # the config in the log of the checkpoint
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write config.yaml, and log the config if it has changed: all checks of the run have passed now."""
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
@@ -228,13 +228,16 @@ class KeepConfig(Callback):
 
         return self.logged is None or rest(self.config) != rest(self.logged)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Add all three, and the role of the model."""
-        checkpoint["role"] = pl_module.model.role
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add all three."""
         checkpoint["config"], checkpoint["experiment"] = self.config, self.experiment
         if self.data is not None:
             checkpoint["data"] = self.data
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Note the config that is in the log already."""
         self.logged = checkpoint["config"]

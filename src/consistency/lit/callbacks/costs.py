@@ -65,7 +65,7 @@ class Costs(Callback):
             self.measurement.close()
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
-        """Stop measuring."""
+        """AbstractGuard no longer."""
         self.measurement.close()
 
     def _count_call(self, module: Module, f: Map, x: Tensor) -> None:

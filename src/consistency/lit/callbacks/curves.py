@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
-from consistency.lit.callbacks.progress import every
-from consistency.lit.loggers.base import LOG, Positions, log, positions, run_loggers
-from consistency.lit.module import Module
+from consistency.lit.loggers.base import LOG, Positions, every, log, positions, run_loggers
 
 
 class Curves(Callback):
@@ -22,11 +20,11 @@ class Curves(Callback):
         self.resumed: Positions = {}  # of the checkpoint: kept for loggers that this run does not use
         self.positions: Positions | None = None  # replaces the lengths of the logs in the next checkpoint
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the step of the checkpoint."""
         self.step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Log every `trainer.log_every_n_steps` optimiser steps, under the step's number counted from 0."""
         k = trainer.global_step
         if k == self.step:
@@ -37,7 +35,9 @@ class Curves(Callback):
             values = {name: float(value) for name, value in found.items() if name.startswith("train/")}
             log(trainer, {**values, "epoch": trainer.current_epoch}, k - 1)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Add the lengths of the logs."""
         if trainer.is_global_zero:
             now = {**self.resumed, **positions(trainer)}
@@ -53,7 +53,7 @@ class Rewind(Callback):
     def __init__(self) -> None:
         self.cuts: list[Callable[[], None]] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the logs, once."""
         for cut in self.cuts if trainer.is_global_zero else ():
             cut()

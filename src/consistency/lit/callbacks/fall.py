@@ -5,10 +5,9 @@ from math import inf, sqrt
 from statistics import fmean
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from consistency.errors import at_least
-from consistency.lit.module import Module
 from consistency.process.rank import is_first
 
 ERRORS = 2.0  # standard errors by which the means must differ: σ and z vary from step to step
@@ -27,12 +26,12 @@ class Fall(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Module, outputs: dict[str, Any], *_: object
+        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Any], *_: object
     ) -> None:
         """Keep the loss."""
         self.losses.append(float(outputs["loss"].detach()))
 
-    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print both means."""
         if self.losses and is_first():
             print(self.line(), flush=True)

@@ -8,15 +8,15 @@ import math
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from consistency.errors import UserError, positive, within
 from consistency.lit.data.module import DataModule, data_of
+from consistency.lit.divergence import AbstractGuard, Collapsed, Diverged
 from consistency.lit.module import Module
-from consistency.lit.rollback_record import RollbackRecord, sigma_range
 from consistency.metrics.spikes import Spikes
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
@@ -26,26 +26,7 @@ ENOUGH = 1024  # samples from which the variance of the data is computed
 MOST = 1000  # the largest number of rollbacks that may be configured
 
 
-class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
-    """Raised when a run has diverged. The weights are still those after the last optimiser step.
-
-    Args:
-        reason: what was detected.
-        step: k, of the optimiser.
-        low: lowest σ concerned.
-        high: highest σ concerned.
-    """
-
-    def __init__(self, reason: str, step: int, low: float, high: float) -> None:
-        super().__init__(f"{reason} at step {step}, {sigma_range(low, high)}")
-        self.reason, self.step, self.low, self.high = reason, step, low, high
-
-
-class Collapsed(Diverged):
-    """Raised when samples have lost their variance. The fault began some steps before this validation."""
-
-
-class Guard(Callback):
+class Guard(AbstractGuard):
     """Raises `Diverged`, and lowers the learning rate of a run that was rolled back because of it.
 
     It detects losses and gradients that are not finite, a spike of the loss in a bin of σ, and a collapse of
@@ -78,18 +59,17 @@ class Guard(Callback):
         positive("callbacks.guard", spike=spike)
         if not 0 <= collapse < 0.5:
             raise UserError(f"callbacks.guard.collapse={collapse} must be at least 0, and less than 0.5")
-        self.rollbacks, self.slower, self.collapse = rollbacks, slower, collapse
+        super().__init__(rollbacks, slower)
+        self.collapse = collapse
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
-        self.record = RollbackRecord()
-        self.passed: int | None = None  # step of the last validation whose samples were finite and varied
         self.varied: list[str] = []  # samplers that have had half of the data's variance
         self.moments: dict[str, Tensor] = {}  # of the samples of this validation, by sampler
 
     @property
-    def factor(self) -> float:
-        """Factor on the learning rate, of all rollbacks so far."""
-        return self.slower**self.record.count
+    def calm(self) -> bool:
+        """See `AbstractGuard`."""
+        return self.spikes.calm
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
         """In a checkpoint of an older version, the last completed validation counts as passed."""
@@ -191,11 +171,6 @@ class Guard(Callback):
         """The exception, with the range of σ of the marked bins (bool [BINS])."""
         index = bins.nonzero()[:, 0].tolist()
         return Diverged(reason, step, self.edges[index[0]].item(), self.edges[index[-1] + 1].item())
-
-
-def guard_of(trainer: Trainer) -> Guard | None:
-    """The guard of a run, if it has one."""
-    return next((c for c in trainer.callbacks if isinstance(c, Guard)), None)  # type: ignore[attr-defined]
 
 
 def gradient_norm(trainer: Trainer, optimizer: Optimizer) -> Tensor:

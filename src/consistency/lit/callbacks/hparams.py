@@ -2,11 +2,10 @@
 
 from contextlib import suppress
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from consistency.files.atomic import Unwritable
 from consistency.lit.loggers.base import Row, RunLogger, writing
-from consistency.lit.module import Module
 
 
 class HParams(Callback):
@@ -19,7 +18,7 @@ class HParams(Callback):
     def __init__(self, row: Row) -> None:
         self.row, self.written = row, False
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row."""
         self.written = True
         for logger in writing(trainer):
@@ -28,7 +27,7 @@ class HParams(Callback):
             if not isinstance(logger, RunLogger):
                 logger.log_hyperparams(dict(self.row))
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the status, unless the run was stopped by a signal. A rollback writes the row anew.
 
         A command that was refused before training changes nothing.

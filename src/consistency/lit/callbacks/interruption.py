@@ -3,27 +3,13 @@
 import signal
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
-from consistency.lit.module import Module
 from consistency.lit.peers import Flag
 from consistency.process.late import Late
-from consistency.process.stops import STOPPING, Stopped, listen, mark_signal, stop
+from consistency.process.stops import STOPPING, Interrupted, listen, mark_signal, stop
 
 EVERY = 10  # steps between two synchronisations with the other processes
-
-
-class Interrupted(Stopped):
-    """A signal has stopped the run between two steps, or between two pieces of other work.
-
-    Args:
-        signum: number of the signal.
-        step: optimiser steps made, all of them saved; None outside training.
-    """
-
-    def __init__(self, signum: int, step: int | None = None) -> None:
-        super().__init__(signum)
-        self.step = step
 
 
 class Interruption(Callback):
@@ -41,31 +27,31 @@ class Interruption(Callback):
         self.flag: Flag | None = None  # of several processes
         self.late: Late | None = None  # while signals are handled here
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers, in place of Lightning's."""
         self._listen(trainer)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop all processes at the same step. They synchronise every `EVERY` steps, as that takes time."""
         if trainer.world_size > 1 and trainer.global_step % EVERY:
             return
         self._stop_together(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers for a validation after training, where there are several processes."""
         if trainer.world_size > 1 and trainer.state.fn != "fit":
             self._listen(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after such a validation, if a signal has arrived."""
         if trainer.world_size > 1 and trainer.state.fn != "fit":
             self._stop_together(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Handle no signals any more: nothing after an exception checks for them."""
         self._leave()
 
-    def teardown(self, trainer: Trainer, pl_module: Module, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the former handlers, unless Lightning has replaced them after an exception.
 
         A signal that arrived after the last step takes effect here.

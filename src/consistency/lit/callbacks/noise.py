@@ -7,8 +7,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from consistency.errors import within
-from consistency.lit.callbacks.progress import every
-from consistency.lit.loggers.base import log, log_picture
+from consistency.lit.loggers.base import every, log, log_picture
 from consistency.lit.module import Module
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric

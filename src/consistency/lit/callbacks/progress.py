@@ -5,14 +5,14 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import Progress
 
 from consistency import watch
 from consistency.errors import at_least
 from consistency.lit.callbacks.validation import remaining_steps, validation_of
-from consistency.lit.module import Module
+from consistency.lit.loggers.base import every
 
 
 class Throughput(Callback):
@@ -26,11 +26,11 @@ class Throughput(Callback):
         at_least("callbacks.throughput", batch_size=batch_size)
         self.batch_size, self.since, self.step = batch_size, 0.0, 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.since, self.step = time.monotonic(), trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Log the rate, and restart the clock."""
         steps = trainer.global_step - self.step
         if steps and trainer.global_step % every(trainer) == 0:
@@ -39,7 +39,7 @@ class Throughput(Callback):
             pl_module.log("train/images_per_second", rate, logger=False)
             self.since, self.step = now, trainer.global_step
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restart the clock, so that the validation is not counted."""
         self.since, self.step = time.monotonic(), trainer.global_step
 
@@ -64,7 +64,7 @@ class RunProgress(ProgressBar):
         """Called by Lightning on every process but the first."""
         self.seconds = float("inf")
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the present step."""
         if not sys.stderr.isatty() or self.seconds == float("inf"):
             return
@@ -73,7 +73,7 @@ class RunProgress(ProgressBar):
         now = {"completed": trainer.global_step, "left": "unknown time", "news": ""}
         self.task = self.bar.add_task("training", total=total, **now)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Update the bar or write a line; not at every step, because reading the loss synchronises."""
         if self.bar is not None and time.monotonic() - self.updated >= 0.2:
             self.updated, left = time.monotonic(), self._time_left(trainer)
@@ -83,14 +83,14 @@ class RunProgress(ProgressBar):
             done = f"step {trainer.global_step}/{trainer.max_steps}"
             watch.write_line(f"{done}, {self._time_left(trainer)} left, {self._scalars(trainer)}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, left="0:00:00")
         self.bar = None
         self.open.close()
 
-    def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the bar before the error is printed."""
         self.on_train_end(trainer, pl_module)
 
@@ -104,8 +104,3 @@ class RunProgress(ProgressBar):
     def _scalars(self, trainer: Trainer) -> str:
         scalars = {k.removeprefix("train/"): float(v) for k, v in trainer.progress_bar_metrics.items()}
         return ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-
-
-def every(trainer: Trainer) -> int:
-    """Steps between two logged scalars."""
-    return trainer.log_every_n_steps  # type: ignore[attr-defined]

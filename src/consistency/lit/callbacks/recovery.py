@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from consistency.errors import UserError
+from consistency.files.checkpoints import set_aside
 from consistency.lit.callbacks.checkpoints import Checkpoints
-from consistency.lit.callbacks.guard import Guard, guard_of
+from consistency.lit.divergence import AbstractGuard, guard_of
 from consistency.lit.loggers.base import log, log_text
-from consistency.lit.module import Module
 from consistency.lit.rollback_record import Rollback, RollbackRecord
-from consistency.lit.states import set_aside
 from consistency.metrics.processes import from_first
 from consistency.process.notices import notice
 from consistency.teachers.checkpoint import read_checkpoint
@@ -28,7 +27,7 @@ class Recovery(Callback):
     def __init__(self) -> None:
         self.end: UserError | None = None  # raised, once last.ckpt is written, if the run must end
 
-    def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write last.ckpt and the logs.
 
         Raises:
@@ -75,7 +74,7 @@ def resumes_from_other(trainer: Trainer, last: Path) -> bool:
     return beside and from_first(last.exists)
 
 
-def log_rollbacks(trainer: Trainer, guard: Guard) -> None:
+def log_rollbacks(trainer: Trainer, guard: AbstractGuard) -> None:
     """Log the number of rollbacks at the start of a run, and whenever it has changed."""
     record, k = guard.record, trainer.global_step
     new, before, record.logged = record.unlogged(), record.logged, record.count

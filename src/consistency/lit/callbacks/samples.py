@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from consistency.data.loader import Request
 from consistency.errors import within
 from consistency.files.atomic import write_file
 from consistency.lit.data.module import data_of
 from consistency.lit.loggers.base import log_picture
-from consistency.lit.module import Module
 from consistency.metrics.picture import picture
 
 
@@ -30,7 +28,7 @@ class SampleGrid(Callback):
         self.kept: dict[str, list[Tensor]] = {}
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Module, outputs: dict[str, Tensor], batch: Request, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], *_: Any
     ) -> None:
         """Keep the first samples of the first process."""
         if not trainer.is_global_zero:
@@ -41,7 +39,7 @@ class SampleGrid(Callback):
             if not visible or sum(map(len, kept)) < self.count:
                 kept.append(x.detach().cpu())
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the pictures, and write them."""
         data = data_of(trainer)
         for name, batches in self.kept.items():

@@ -1,8 +1,9 @@
 """The gaps of a consistency function at fixed points: how far it is from consistent, which no loss tells."""
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 
+from consistency.lit.callbacks.validation import Extra
 from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.loggers.base import log_picture
@@ -14,7 +15,7 @@ from consistency.model.maps import DenoiserLike
 from consistency.objectives.flow import TeacherFlow
 
 
-class Signals(Callback):
+class Signals(Extra):
     """Logs the gaps of a consistency function, `gap/...`, and a figure of them by σ. Denoisers have none.
 
     The gaps are computed at each validation with the weights that it uses, on trajectories that are computed
@@ -45,6 +46,16 @@ class Signals(Callback):
         gaps = self.probe.measure(pl_module.paced_one_time(), self.kept)
         pl_module.log_dict(gaps.means(), rank_zero_only=False, sync_dist=True)
         log_picture(trainer, "gap/by_sigma", lambda: figure(gaps))
+
+    def calls(self, trainer: Trainer, module: Module) -> int:
+        """Those of the probe; none with a teacher's training."""
+        consistent = isinstance(module, ConsistencyModule)
+        return self.probe.fitting(data_of(trainer).shape).calls if consistent else 0
+
+    @property
+    def size(self) -> str:
+        """The number of trajectories."""
+        return f"callbacks.signals.count (now {self.probe.count})"
 
     def _trajectories(self, data: DataModule, module: Module) -> Trajectories:
         some = excerpt(data, self.probe, module.device)

@@ -1,5 +1,6 @@
 """Measures validations: their progress, and their share of the time of a run."""
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -7,8 +8,6 @@ from lightning import Callback, Trainer
 
 from consistency.data.loader import Request
 from consistency.errors import UserError
-from consistency.lit.callbacks.signals import Signals
-from consistency.lit.consistency import ConsistencyModule
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
 from consistency.lit.run_times import Forecast, RemainingSteps, RunTimes
@@ -17,6 +16,19 @@ from consistency.watch import Work, clock, in_pieces, seconds_by_part
 
 ENOUGH = 5.0  # seconds of sampling from which the duration of a validation is estimated
 LEAST = 60.0  # seconds of all validations together, below which no notice is printed
+
+
+class Extra(Callback, ABC):
+    """A callback that calls networks in a validation, beside the samples that are made there."""
+
+    @abstractmethod
+    def calls(self, trainer: Trainer, module: Module) -> int:
+        """Samples that go through a network because of it, in each validation."""
+
+    @property
+    @abstractmethod
+    def size(self) -> str:
+        """The key of the config that makes it less, and its value: `callbacks.signals.count (now 256)`."""
 
 
 class Validation(Callback):
@@ -101,10 +113,7 @@ class Validation(Callback):
     def _begin(self, trainer: Trainer, module: Module) -> None:
         calls = sum(sampler.nfe for sampler in module.samplers.values())
         samples = sum(map(len, data_of(trainer).val_dataloader().batches))
-        signals = signals_of(trainer) if isinstance(module, ConsistencyModule) else None
-        self.work = calls * samples
-        if signals is not None:
-            self.work += signals.probe.fitting(data_of(trainer).shape).calls
+        self.work = calls * samples + sum(extra.calls(trainer, module) for extra in extras_of(trainer))
         self.sampling = in_pieces("samples", calls * samples, lambda now: self._estimate(trainer, now))
         self.sampling.__enter__()
 
@@ -121,9 +130,8 @@ class Validation(Callback):
 
     def _cost_notice(self, trainer: Trainer, forecast: Forecast) -> str:
         """The duration of validations, and the settings that would shorten them."""
-        signals, interval = signals_of(trainer), forecast.interval(self.share)
-        sizes = [f"data.samples (now {data_of(trainer).samples})"]
-        sizes += [f"callbacks.signals.count (now {signals.probe.count})"] if signals is not None else []
+        interval, own = forecast.interval(self.share), f"data.samples (now {data_of(trainer).samples})"
+        sizes = [own, *(extra.size for extra in extras_of(trainer))]
         rarer = "" if interval is None else f"trainer.val_check_interval={interval}, or "
         return (
             f"validation: about {clock(forecast.each)} each time, {forecast.count} in all, "
@@ -137,9 +145,9 @@ def remaining_steps(trainer: Trainer) -> RemainingSteps:
     return RemainingSteps(trainer.global_step, trainer.max_steps, max(interval, 1))
 
 
-def signals_of(trainer: Trainer) -> Signals | None:
-    """The callback that measures the gaps of a run, if it has one."""
-    return next((c for c in trainer.callbacks if isinstance(c, Signals)), None)  # type: ignore[attr-defined]
+def extras_of(trainer: Trainer) -> list[Extra]:
+    """What a validation does beside making samples."""
+    return [c for c in trainer.callbacks if isinstance(c, Extra)]  # type: ignore[attr-defined]
 
 
 def validation_of(trainer: Trainer) -> Validation | None:

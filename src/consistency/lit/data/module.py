@@ -14,10 +14,9 @@ from torch import Tensor
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import Pixels, codec_name
 from consistency.codec.points import Points
-from consistency.data.loader import ArrayData, Batch, RequestLoader, StepLoader
+from consistency.data.loader import ArrayData, Batch, Excerpt, RequestLoader, StepLoader
 from consistency.errors import UserError, at_least, positive, within
 from consistency.model.condition import given_label
-from consistency.objectives.flow import Excerpt
 from consistency.process.capacity import check_memory
 from consistency.schedule.draws import REFERENCES, StepDraws
 from consistency.truth.oracle import Mixture

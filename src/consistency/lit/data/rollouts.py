@@ -23,12 +23,12 @@ from consistency.errors import UserError, at_least, positive
 from consistency.files.atomic import create, write_text
 from consistency.files.owned import reopened
 from consistency.files.paths import regular
-from consistency.lit.callbacks.interruption import Interrupted
 from consistency.lit.data.chunks import KINDS, Columns, Maker, check_constant, chunk_digest
 from consistency.lit.data.module import DataModule
 from consistency.model.condition import given_label
 from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
+from consistency.process.stops import Interrupted
 from consistency.schedule.draws import Draws
 from consistency.watch import collect_signals, progress
 

@@ -168,3 +168,8 @@ def logger_library(name: str, installation: str = "pip install 'consistency[logg
         if error.name != name:
             raise
         raise UserError(f"logger={name} needs {name}: {installation}") from error
+
+
+def every(trainer: Trainer) -> int:
+    """Steps between two scalars in the log."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -1,7 +1,10 @@
 """What does a metric look at? Frozen networks from uint8 images to features."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.model.portions import portion
 from consistency.tensor import weights_sha256
+from consistency.watch import tick
 
 
 class Seen(NamedTuple):
@@ -88,3 +92,39 @@ class Extractor(nn.Module, ABC):
         grey = images.ndim == 4 and images.shape[1] == 1
         self.expect(images, 1 if grey else channels, None, None)
         return images.expand(-1, channels, -1, -1)
+
+
+def see(images: Tensor, extractor: Extractor) -> Seen:
+    """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
+    device = device_of(extractor)
+    with plainly(device):
+        images = images.to(device)
+        parts = []
+        for some in images.split(extractor.largest(images)):
+            seen = extractor.see(some)
+            parts.append(Seen(seen.features.cpu(), None if seen.logits is None else seen.logits.cpu()))
+            tick()
+    return parts[0] if len(parts) == 1 else merge_seen(parts)
+
+
+def merge_seen(parts: list[Seen]) -> Seen:
+    """One after the other."""
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
+
+
+def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
+    """Features of uint8 images [n, C, H, W]: float32 [n, d]."""
+    return merge_seen([see(part, extractor) for part in images.split(batch)]).features
+
+
+def device_of(extractor: Extractor) -> torch.device:
+    """Where it computes."""
+    return next(chain(extractor.parameters(), extractor.buffers()), torch.empty(0)).device
+
+
+@contextmanager
+def plainly(device: torch.device) -> Iterator[None]:
+    """No autocast, which moves distances by 1e-3, no gradients, and no inference tensors that outlive us."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield

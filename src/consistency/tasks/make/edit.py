@@ -8,13 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from consistency.edits import Change, Changed, image_mark
 from consistency.errors import within
 from consistency.files.atomic import write_file
 from consistency.metrics.distortion import psnr
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
-from consistency.sampling.editing import EditPlan
+from consistency.sampling.editing import Change, Changed, EditPlan, image_mark
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.make.files import png

@@ -25,7 +25,7 @@ from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
-from consistency.tasks.make.sample import chosen_samplers
+from consistency.tasks.measure.schedules import chosen_samplers
 from consistency.tasks.measure.timing import LONGEST, side_by_side
 from consistency.tasks.requests import bar
 from consistency.tasks.session import Outcome, Session, Trained

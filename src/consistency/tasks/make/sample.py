@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consistency.errors import UserError, at_least, nearest
+from consistency.errors import UserError, at_least
 from consistency.files.atomic import write_file, write_text
 from consistency.metrics.memorisation import Neighbours, neighbours
 from consistency.metrics.picture import beside, picture
@@ -17,7 +17,7 @@ from consistency.metrics.processes import everybodys, from_first, rank, undeal
 from consistency.metrics.protocol import describe_sampler
 from consistency.sampling.samplers import Sampler
 from consistency.tasks.make.files import Array, Files, Keeper
-from consistency.tasks.measure.schedules import path_of
+from consistency.tasks.measure.schedules import chosen_samplers
 from consistency.tasks.requests import check_samples, sampled
 from consistency.tasks.session import Outcome, Session, Trained
 
@@ -120,22 +120,6 @@ class Sample:
             paths[f"{name}-nearest"] = str(session.directory / f"{name}-nearest.png")
             write_file(Path(paths[f"{name}-nearest"]), beside(shown[: self.nearest], real[found.index]).save)
         return {f"memorised/{name}": found.memorised}
-
-
-def chosen_samplers(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
-    """The samplers of these names, or those of the run."""
-    known = {**trained.found, **trained.samplers}
-    for name in names or ():
-        if name not in known:
-            remedy = f"{nearest(name, known)}{other_samplers(trained)}"
-            raise UserError(f"task.samplers={name} is not a sampler of this model: {remedy}")
-    return {name: known[name] for name in names or trained.samplers}
-
-
-def other_samplers(trained: Trained) -> str:
-    """Where more samplers may be found, for a message."""
-    kept = not trained.follows and path_of(trained.provenance.path).is_file()
-    return "; found=true adds those that task=ladder has found" if kept else ""
 
 
 def check_same_samples(session: Session, words: dict[str, object], samplers: dict[str, Sampler]) -> None:

@@ -1,9 +1,10 @@
 """σ lists that were found for a checkpoint: kept beside it, and taken up for these weights and no others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from consistency.errors import UserError, nearest
 from consistency.library.opening import replace_sigmas, select_changed
 from consistency.process.notices import notice
 from consistency.sampling.families import samplers_of_lists
@@ -79,3 +80,19 @@ def distinct(own: Mapping[str, Sampler], name: str, sampler: Sampler, way: str =
         way: how its σ list came about.
     """
     return f"{name}-{way}" if name in own and select_changed(own, {name: sampler}) else name
+
+
+def chosen_samplers(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
+    """The samplers of these names, or those of the run."""
+    known = {**trained.found, **trained.samplers}
+    for name in names or ():
+        if name not in known:
+            remedy = f"{nearest(name, known)}{other_samplers(trained)}"
+            raise UserError(f"task.samplers={name} is not a sampler of this model: {remedy}")
+    return {name: known[name] for name in names or trained.samplers}
+
+
+def other_samplers(trained: Trained) -> str:
+    """Where more samplers may be found, for a message."""
+    kept = not trained.follows and path_of(trained.provenance.path).is_file()
+    return "; found=true adds those that task=ladder has found" if kept else ""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from consistency.errors import UserError
-from consistency.files.registry import TARGET
+from consistency.files.configs import TARGET
 from consistency.lit.consistency import check_teacher_codec
 from consistency.lit.distillation import ConsistencyDistillation, identity
 from consistency.model.maps import DenoiserLike, as_denoiser
