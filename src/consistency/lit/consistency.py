@@ -1,7 +1,7 @@
 """What consistency training and distillation share: a consistency function, its objective and its target."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from torch import Tensor
 from consistency.codec.codec import Codec
 from consistency.codec.identity import codec_digest
 from consistency.errors import UserError, check_call
-from consistency.lit.module import Module, RunArguments, freeze_augmentation_labels
+from consistency.lit.augmented import freeze_augmentation_labels
+from consistency.lit.module import Module, RunArguments
 from consistency.model.coefficients import Precond
 from consistency.model.maps import Consistency, DenoiserLike, Map, Slice
 from consistency.objectives.discrete import Objective
@@ -37,12 +38,14 @@ class ConsistencyModule(Module):
     """
 
     learns = Consistency
+    augments: ClassVar[bool] = False  # whether the objective augments its images
 
     def __init__(
         self, objective: Objective, target: Callable[[Map], Target], **run: Unpack[RunArguments]
     ) -> None:
         super().__init__(**run)
-        freeze_augmentation_labels(self.model.net)
+        if not self.augments:
+            freeze_augmentation_labels(self.model.net)
         self.check_objective(objective)
         check_call("target", target, self.model)
         self.objective, self.target = objective, target(self.model)

@@ -2,16 +2,15 @@
 
 from typing import Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from consistency.errors import UserError
 from consistency.lit.data.module import data_of
-from consistency.lit.module import Module, RunArguments, freeze_augmentation_labels
+from consistency.lit.augmented import fit_augmentation
+from consistency.lit.module import Module, RunArguments
 from consistency.model.condition import Condition
 from consistency.model.maps import Denoiser
 from consistency.objectives.denoising import Denoising
-from consistency.schedule.draws import Draws, StepDraws
+from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
 from consistency.truth.oracle import Mixture
 
@@ -33,11 +32,7 @@ class Diffusion(Module):
     def setup(self, stage: str) -> None:
         """Refuse an augmentation that does not fit the data or the network, before anything is written."""
         if stage == "fit":
-            x = torch.zeros(1, *data_of(self.trainer).shape)
-            labels = self.objective.augmentation(x, StepDraws(0))[1]
-            check_augmentation_labels(labels, self.model.net)
-            if labels is None:
-                freeze_augmentation_labels(self.model.net)
+            fit_augmentation(self.objective.augmentation, self.model.net, data_of(self.trainer).shape)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
         """Loss [B] and σ [B] of each sample of x [B, ...] at step k."""
@@ -54,13 +49,3 @@ class Diffusion(Module):
     def mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability that σ falls between neighbouring edges."""
         return self.objective.mass(edges, k)
-
-
-def check_augmentation_labels(labels: Tensor | None, net: nn.Module) -> None:
-    """Refuse augmentation labels [B, L] where the network has no input of L numbers for them."""
-    drawn, accepted = 0 if labels is None else labels.shape[1], getattr(net, "augment", 0)
-    if drawn not in (0, accepted):
-        raise UserError(
-            f"augmentation labels are {drawn} numbers but net.augment={accepted}: use a U-Net with "
-            f"net.augment={drawn}, or augmentation=none"
-        )

@@ -17,8 +17,6 @@ from consistency.lit.rehearsal import check_optimizer
 from consistency.lit.restored import check_restorable
 from consistency.model.condition import Condition
 from consistency.model.maps import DenoiserLike, Map, one_time
-from consistency.nets.adm import ADM
-from consistency.nets.unet import UNet
 from consistency.sampling.samplers import Sampler, check_samplers
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
@@ -175,12 +173,3 @@ class Module(LightningModule):
         groups = optimizer.param_groups
         self.group_options = [{key: group[key] for key in group if key != "params"} for group in groups]
         return optimizer
-
-
-def freeze_augmentation_labels(net: nn.Module) -> None:
-    """Do not train the parameters of augmentation labels, in a run that has no such labels.
-
-    They get no gradient and keep their values; distributed training would wait for their gradients.
-    """
-    if isinstance(net, UNet | ADM):
-        net.conditioning.of_augmentation().requires_grad_(False)

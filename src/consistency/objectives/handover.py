@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from consistency.model.condition import Condition
 from consistency.model.maps import FlowMap
+from consistency.objectives.augmentation import Augmentation
 from consistency.objectives.discrete_map import DiscreteMap
 from consistency.objectives.eulerian import Eulerian
 from consistency.objectives.flow import Flow
@@ -34,6 +35,11 @@ class Handover(nn.Module):
     def sigma_min(self) -> float:
         """Where f is the identity."""
         return self.limit.sigma_min
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Of the images, in both."""
+        return self.limit.augmentation
 
     def at(self, k: int) -> DiscreteMap | Eulerian:
         """The objective of step k."""
