@@ -28,10 +28,10 @@ from consistency.objectives.weighting import InverseGap, Uniform
 from consistency.schedule import decay
 from consistency.schedule.curriculum import Constant
 from consistency.schedule.draws import StepDraws
-from consistency.schedule.karras import karras_grid
 from consistency.schedule.noise import UniformCells
 from consistency.schedule.pairs import GridPairs, TimePairs
 from consistency.schedule.rate import Flat
+from consistency.schedule.sigma import karras_grid
 from consistency.tensor import expand, perturb
 from consistency.truth.oracle import Mixture
 from tests.conftest import CD_MOONS, run, start

@@ -20,9 +20,9 @@ from consistency.objectives.weighting import InverseGap, Uniform, UnitOutput
 from consistency.schedule import decay
 from consistency.schedule.curriculum import Constant
 from consistency.schedule.draws import StepDraws
-from consistency.schedule.karras import karras_grid
 from consistency.schedule.noise import LogNormal, UniformCells
 from consistency.schedule.pairs import GridPairs
+from consistency.schedule.sigma import karras_grid
 from consistency.tensor import expand, perturb, same_dropout
 from consistency.truth.flow import ExactFlow
 from tests.reference import golden

@@ -10,9 +10,9 @@ from consistency.model.coordinates import DDPM, Linear
 from consistency.schedule import decay, rate
 from consistency.schedule.curriculum import Constant, Doubling, SquareRoot, Stages
 from consistency.schedule.draws import StepDraws
-from consistency.schedule.karras import karras_grid
 from consistency.schedule.noise import Levels, LogNormal, UniformCells, UniformTime
 from consistency.schedule.pairs import GridPairs, MappedPairs
+from consistency.schedule.sigma import karras_grid
 from tests.reference import golden
 
 CPU = torch.device("cpu")

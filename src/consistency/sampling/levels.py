@@ -9,8 +9,7 @@ import torch
 
 from consistency.errors import ArgumentError, within
 from consistency.model.coordinates import Coordinate, times
-from consistency.schedule.karras import karras_grid
-from consistency.schedule.sigma import Sigma
+from consistency.schedule.sigma import Sigma, karras_grid
 
 MOST_CALLS = 10_000  # of the network, for a sample
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from consistency.errors import UserError, within
-from consistency.schedule.karras import MOST_POINTS
+from consistency.schedule.sigma import MOST_POINTS
 
 MOST_STAGES = 100  # each divides the gap by q, and the hundredth power of q is near the end of float64
 

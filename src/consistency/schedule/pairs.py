@@ -11,8 +11,8 @@ from consistency.errors import UserError, at_least, within
 from consistency.model.coordinates import Coordinate, times
 from consistency.schedule.curriculum import GridSize, Stages
 from consistency.schedule.draws import Draws
-from consistency.schedule.karras import karras_grid
 from consistency.schedule.noise import NoiseLaw, normalised
+from consistency.schedule.sigma import karras_grid
 
 
 class Pairs(Protocol):
