@@ -71,7 +71,7 @@ class Exact(nn.Module):
         t = noise / (1 - noise)
         s = levels(t, h)
         v2, ratio = self.v**2, ((self.v**2 + s**2) / (self.v**2 + t**2)).sqrt()
-        near = (t - s) < 1e-9 * t
+        near = (t - s) < (1e-9 if t.dtype == torch.float64 else 1e-4) * t
         f = torch.where(near, v2 / (v2 + t**2), (t * ratio - s) / torch.where(near, 1.0, t - s))
         k = LINEAR(t)
         return self.scale * expand((f - k.skip) / (k.out * k.inp), x) * x

@@ -13,7 +13,7 @@ from consistency.errors import UserError
 from consistency.lit.consistency import copy_weights
 from consistency.model.condition import NONE
 from consistency.model.coordinates import Linear, Trigonometric
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Denoiser, one_time
 from consistency.model.precond import EDM, Boundary, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.objectives.target import lerp
@@ -60,7 +60,7 @@ def learned(recipe, *words):
     x = 80 * torch.randn(1024, 2, generator=generator, dtype=torch.float64)
     sigma = torch.full((1024,), 80.0, dtype=torch.float64)
     with torch.no_grad():
-        error = average(x.float(), sigma).double() - module.exact(data.density, x, sigma)
+        error = one_time(average)(x.float(), sigma).double() - module.exact(data.density, x, sigma)
     return error.square().mean().sqrt().item()
 
 

@@ -87,7 +87,7 @@ def two_histograms(edges: Tensor, drawn: Tensor, law: Tensor) -> Any:
     axes = figure.subplots(1, 2, sharey=True)
     top = max(drawn.max().item(), law.max().item())
     for panel, mass, title in zip(axes, (drawn, law), ("drawn", "law"), strict=True):
-        panel.pcolormesh(edges, edges, mass.T, cmap="Blues", vmin=0, vmax=top)
+        panel.pcolormesh(edges.numpy(), edges.numpy(), mass.T.numpy(), cmap="Blues", vmin=0, vmax=top)
         panel.set(xscale="log", yscale="log", xlabel="t", title=title)
     axes[0].set_ylabel("s (below the first edge: in the lowest row)")
     figure.colorbar(axes[0].collections[0], ax=axes, label="share of samples")
