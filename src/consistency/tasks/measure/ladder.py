@@ -12,7 +12,7 @@ from consistency.errors import UserError, at_least, within
 from consistency.files.atomic import write_file, write_text
 from consistency.metrics.processes import from_first, rank
 from consistency.metrics.protocol import describe_sampler
-from consistency.model.maps import Consistency, Denoiser
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
 from consistency.sampling.families import families_of
@@ -109,7 +109,7 @@ class Ladder:
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Of a student's teacher: its own samplers, and those of their families with as many calls."""
         t = session.trained
-        teacher = teacher_of(t) if self.teacher and t.role == Consistency.role else None
+        teacher = teacher_of(t) if self.teacher and t.role != Denoiser.role else None
         if teacher is None:
             return
         if not teacher.samplers:
