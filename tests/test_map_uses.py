@@ -20,10 +20,15 @@ from consistency.model.maps import FlowMap
 from consistency.model.precond import EDM, VE, Boundary, Epsilon, Jump, Velocity
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import walk_noise
+from consistency.sampling.families import Family, families_of
+from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.ode import Heun
 from consistency.sampling.operators import BoxSuperResolution
 from consistency.sampling.samplers import Jumps, MultiStep
 from consistency.tasks.make.export import Export
 from consistency.tasks.make.invert import Invert
+from consistency.tasks.measure.ladder import Ladder
+from consistency.tasks.measure.ladder_lists import Search, series
 from tests.sessions import checkpoint, outgoing, session
 
 CHAIN = DDPM.linear(40)
@@ -122,6 +127,46 @@ def test_walks_are_those_of_the_consistency_function_in_it(ckpt):
     frames = walk_noise(made.f, stops, 3, 80.0)
     assert len(frames) == 4
     assert torch.equal(frames[-1], made(80.0 * stops[-1], 80.0))
+
+
+def test_steps_are_jumps_and_may_be_as_many_as_one_likes(ckpt):
+    made = cm.load(ckpt)
+    assert made.sampler() is made.samplers["1jump"]
+    assert [made.sampler(n) for n in (1, 2, 4)] == [made.samplers[f"{n}jump"] for n in (1, 2, 4)]
+    eight = made.sampler(8)
+    assert eight == Jumps(karras_sigmas(9)[:-1])
+    assert torch.equal(made.sample(3, steps=8), made.sample(3, sampler=eight))
+    few = replace(made, samplers={"2step": made.samplers["2step"]})
+    assert few.sampler() == made.samplers["2step"]
+    assert isinstance(few.sampler(2), Jumps)
+    with pytest.raises(cm.UserError, match="steps"):
+        made.sample(3, steps=0)
+
+
+def test_a_ladder_shows_jumps_and_fresh_noise(ckpt, tmp_path):
+    few = Search(levels=12, budget=3, scan=2, count=40)
+    ladder = Ladder(calls=(1, 2, 3), count=50, batch=25, search=few, largest=4, patience=0.01)
+    asked = session(tmp_path, ckpt)
+    outcome = ladder(asked)
+    own = ["1jump", "2jump-found", "3jump"]
+    mixed = [f"{n}jump (gamma)" for n in (1, 2, 3)]
+    fresh = ["1step", "2step-found", "3step"]
+    assert [row[0] for row in outcome.tables[0].rows] == [*own, *mixed, *fresh, "floor"]
+    same = {outcome.metrics[f"FD(digits)/{name}"] for name in ("1jump", "1jump (gamma)", "1step")}
+    assert max(same) - min(same) < 1e-3
+    again = session(tmp_path / "again", ckpt, overrides=["found=true"]).trained
+    assert {*mixed, "1jump", "2jump", "3jump", "1step", "2step", "3step"} == again.found.keys()
+    assert again.found["3jump (gamma)"].gamma == 0.5
+    families = families_of(asked.trained.own, 0.002)
+    assert [series(each, "flow map") for each in families] == ["jumps", "jumps (gamma)", "fresh noise"]
+    assert series(Family(Heun([1.0])), "flow map") == "diagonal, heun"
+
+
+def test_a_ladder_has_the_teacher_of_a_map_beside_it(tmp_path):
+    words = ["method=emd", "data=ring", "budget=points", "data.samples=64", "teacher=exact"]
+    student = checkpoint(tmp_path, *words)
+    small = Ladder(calls=(2,), count=50, batch=25, search=None, largest=4, patience=0.01)
+    assert "SW2/teacher heun35" in small(session(tmp_path / "out", student)).metrics
 
 
 def test_inverse_problems_have_a_row_for_each_number_of_calls(ckpt, tmp_path):

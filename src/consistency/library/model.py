@@ -18,6 +18,7 @@ from consistency.codec.codec import Codec
 from consistency.codec.pixels import pixels_of
 from consistency.data.loader import RequestLoader
 from consistency.errors import UserError, at_least, check_seed, within
+from consistency.library.choice import sampler_of_calls
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
@@ -112,7 +113,8 @@ class Model:
 
         Args:
             count: how many.
-            steps: calls of the network for each; None for those of the model's first sampler.
+            steps: calls of the network for each; None for those of the model's first sampler. Of a flow map
+                any number: so many jumps, without fresh noise.
             seed: of their noise.
             labels: classes, one after the other and again; None takes all in turn. Of models with classes.
             sampler: in place of the model's own.
@@ -204,20 +206,13 @@ class Model:
         return replace(self, f=f)
 
     def sampler(self, steps: int | None = None) -> Sampler:
-        """The model's own sampler with so many network calls; None for the first.
+        """The model's own sampler with so many network calls; None for the first. See `sampler_of_calls`.
 
         Raises:
             UserError: it has none, and names those that it has.
         """
         known = {**self.samplers, **{k: each for k, each in self.found.items() if k not in self.samplers}}
-        for each in known.values():
-            if steps in (None, each.nfe):
-                return each
-        has = ", ".join(f"{each.nfe} ({name})" for name, each in known.items()) or "no sampler"
-        raise UserError(
-            f"steps={steps}: this model has samplers of other numbers of network calls, {has}: choose one of "
-            "these, or give a sampler"
-        )
+        return sampler_of_calls(steps, known, self.role, self.sigma)
 
     def batch(
         self, sampler: Sampler, index: Sequence[int], seed: int, labels: Sequence[int] | None = None
