@@ -20,6 +20,7 @@ from consistency.lit.callbacks.checkpoints import KeepConfig
 from consistency.model.condition import NONE
 from consistency.model.maps import Denoiser
 from consistency.model.precond import EDM, Boundary
+from consistency.nets.second import to_one_time
 from consistency.schedule.draws import StepDraws
 from consistency.schema.check import check_config
 from tests.test_perceptual import STATE
@@ -79,7 +80,9 @@ def taught(module, data):
     kind = module.model.precond
     precond = EDM() if isinstance(kind, Boundary) else getattr(kind, "precond", kind)
     for asks in {"teacher", "start"} & {name for name, value in vars(module).items() if value is not None}:
-        setattr(module, asks, partial(Denoiser, copy.deepcopy(module.model.net), precond))
+        net = copy.deepcopy(module.model.net)
+        to_one_time(net)
+        setattr(module, asks, partial(Denoiser, net, precond))
     module.setup("fit")
     return module
 

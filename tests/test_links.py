@@ -12,7 +12,7 @@ from consistency.errors import UserError
 from consistency.files.atomic import Unwritable, create, replacing, write_text
 from consistency.files.directory import FOLDERS, NAME, alone_in
 from consistency.files.owned import reopened
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.lit.data.rollouts import Store
 from consistency.lit.loggers.tensorboard import Board, cut_back, own_files
 from consistency.tasks.make.files import MARKS, Array

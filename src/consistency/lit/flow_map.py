@@ -5,7 +5,9 @@ from typing import Unpack, cast
 
 from torch import Tensor
 
+from consistency.lit.augmented import fit_augmentation
 from consistency.lit.consistency import ConsistencyArguments, ConsistencyModule
+from consistency.lit.data.module import data_of
 from consistency.lit.distillation import ConsistencyDistillation
 from consistency.lit.training import ConsistencyTraining
 from consistency.model.maps import DenoiserLike, FlowMap
@@ -17,6 +19,14 @@ class FlowMapModule(ConsistencyModule):
     """What training and distillation of flow maps share: the law of both levels."""
 
     learns = FlowMap
+    augments = True
+
+    def setup(self, stage: str) -> None:
+        """Refuse an augmentation that does not fit the data or the network, before anything is written."""
+        if stage == "fit":
+            augmentation = cast(MapObjective, self.objective).augmentation
+            fit_augmentation(augmentation, self.model.net, data_of(self.trainer).shape)
+        super().setup(stage)
 
     def check_flow(self, flow: object) -> None:
         """Refuse a flow, or a map, that does not suit the objective."""

@@ -95,8 +95,9 @@ class NonLeaky:
     """EDM's augmentation of CIFAR-10.
 
     Args:
-        p: probability of each part on its own, but of a flip top to bottom it is p/2.
-        mirrored: probability of the flip left to right.
+        p: probability of each part on its own.
+        mirrored: probability of the flip left to right, whatever p is.
+        upside_down: how often an image that is chosen is flipped top to bottom.
         scale_std: of the base-2 logarithm of the enlargement.
         angle_max: of the rotation, in half-turns.
         stretch_std: of the base-2 logarithm of the stretch, by which the other axis shrinks.
@@ -106,6 +107,7 @@ class NonLeaky:
 
     p: float = 0.12
     mirrored: float = 0.5
+    upside_down: float = 0.5
     scale_std: float = 0.2
     angle_max: float = 1.0
     stretch_std: float = 0.2
@@ -133,7 +135,7 @@ class NonLeaky:
         coin_x, coin_y, turned, angle, along = chance[5:]
         return Moves(
             flip_x=(coin_x < self.mirrored).double(),
-            flip_y=happens[0] * (coin_y < 0.5),
+            flip_y=happens[0] * (coin_y < self.upside_down),
             scale=happens[1] * normal[:, 0],
             angle=happens[2] * math.pi * self.angle_max * (2 * angle - 1),
             stretch=happens[3] * normal[:, 1],

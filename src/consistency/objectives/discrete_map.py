@@ -13,11 +13,12 @@ from torch import Tensor
 from consistency.errors import within
 from consistency.model.coordinates import Coordinate
 from consistency.model.maps import FlowMap
+from consistency.objectives.augmentation import Augmentation
 from consistency.objectives.balance import Balance
 from consistency.objectives.flow import Flow
 from consistency.objectives.power import Power
 from consistency.objectives.tangent import Tangent
-from consistency.objectives.two_time import Errors, Points, TwoTime
+from consistency.objectives.two_time import UNCHANGED, Errors, Points, TwoTime
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import Gap, TwoTimes
@@ -37,6 +38,7 @@ class DiscreteMap(TwoTime):
         power: how much large errors count.
         balance: w of t.
         tangent: whose velocity takes x_t to x_r.
+        augmentation: of the images.
         sigma_min: where f is the identity.
     """
 
@@ -51,9 +53,10 @@ class DiscreteMap(TwoTime):
         tangent: Tangent,
         quotient: float = 0.0,
         weight: float = 0.0,
+        augmentation: Augmentation = UNCHANGED,
         sigma_min: float = 0.0,
     ) -> None:
-        super().__init__(times, units, power, balance, tangent, sigma_min)
+        super().__init__(times, units, power, balance, tangent, augmentation, sigma_min)
         within("objective", 0, 2, quotient=quotient, weight=weight)
         self.gap, self.coordinate, self.quotient, self.weight = gap, coordinate, quotient, weight
 

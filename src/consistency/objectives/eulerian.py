@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from consistency.model.maps import FlowMap
+from consistency.objectives.augmentation import Augmentation
 from consistency.objectives.balance import Balance
 from consistency.objectives.bound import Bound
 from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
 from consistency.objectives.power import Power
 from consistency.objectives.tangent import Tangent
-from consistency.objectives.two_time import Errors, Points, TwoTime, UntilS
+from consistency.objectives.two_time import UNCHANGED, Errors, Points, TwoTime, UntilS
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import TwoTimes
@@ -37,6 +38,7 @@ class Eulerian(TwoTime):
         power: how much large errors count.
         balance: w of t.
         tangent: whose velocity the derivative is taken along.
+        augmentation: of the images.
         sigma_min: where f is the identity.
     """
 
@@ -49,9 +51,10 @@ class Eulerian(TwoTime):
         power: Power,
         balance: Balance,
         tangent: Tangent,
+        augmentation: Augmentation = UNCHANGED,
         sigma_min: float = 0.0,
     ) -> None:
-        super().__init__(times, units, power, balance, tangent, sigma_min)
+        super().__init__(times, units, power, balance, tangent, augmentation, sigma_min)
         self.derivative, self.bound = derivative, bound
 
     def errors(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from consistency.model.condition import Condition
 from consistency.model.maps import FlowMap
+from consistency.objectives.augmentation import Augmentation
 from consistency.objectives.discrete_map import DiscreteMap
 from consistency.objectives.eulerian import Eulerian
 from consistency.objectives.flow import Flow
@@ -20,28 +21,33 @@ class Handover(nn.Module):
 
     Args:
         gap: of the pairs at a step.
-        pairs: gap -> the objective until then.
+        discrete: the objective until then, of this gap.
         limit: from then on; of the same times and units.
     """
 
     trains: ClassVar[type[FlowMap]] = FlowMap
 
-    def __init__(self, gap: FallingGap, pairs: DiscreteMap, limit: Eulerian) -> None:
+    def __init__(self, gap: FallingGap, discrete: DiscreteMap, limit: Eulerian) -> None:
         super().__init__()
-        self.gap, self.pairs, self.limit = gap, pairs, limit
+        self.gap, self.discrete, self.limit = gap, discrete, limit
 
     @property
     def sigma_min(self) -> float:
         """Where f is the identity."""
         return self.limit.sigma_min
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """Of the images, in both."""
+        return self.limit.augmentation
+
     def at(self, k: int) -> DiscreteMap | Eulerian:
         """The objective of step k."""
-        return self.pairs if self.gap.fraction(k) > 0 else self.limit
+        return self.discrete if self.gap.fraction(k) > 0 else self.limit
 
     def check(self, f: FlowMap, flow: object) -> None:
         """Refuse what either refuses."""
-        self.pairs.check(f, flow)
+        self.discrete.check(f, flow)
         self.limit.check(f, flow)
 
     def __call__(

@@ -8,12 +8,13 @@
 import torch
 
 from consistency.model.maps import FlowMap
+from consistency.objectives.augmentation import Augmentation
 from consistency.objectives.balance import Balance
 from consistency.objectives.derivative import Derivative
 from consistency.objectives.flow import Flow
 from consistency.objectives.power import Power
 from consistency.objectives.tangent import Tangent
-from consistency.objectives.two_time import Errors, FromT, Points, TwoTime
+from consistency.objectives.two_time import UNCHANGED, Errors, FromT, Points, TwoTime
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import TwoTimes
@@ -33,6 +34,7 @@ class Lagrangian(TwoTime):
         power: how much large errors count.
         balance: w of t.
         tangent: whose D it is; the flow's, if it knows velocities anywhere, or the network's own.
+        augmentation: of the images.
         sigma_min: where f is the identity.
     """
 
@@ -46,9 +48,10 @@ class Lagrangian(TwoTime):
         power: Power,
         balance: Balance,
         tangent: Tangent,
+        augmentation: Augmentation = UNCHANGED,
         sigma_min: float = 0.0,
     ) -> None:
-        super().__init__(times, units, power, balance, tangent, sigma_min)
+        super().__init__(times, units, power, balance, tangent, augmentation, sigma_min)
         self.derivative = derivative
 
     def errors(

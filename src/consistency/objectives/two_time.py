@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from consistency.errors import UserError
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import FlowMap
+from consistency.objectives.augmentation import Augmentation, NoAugmentation
 from consistency.objectives.balance import Balance
 from consistency.objectives.flow import DataFlow, Flow
 from consistency.objectives.power import Power
@@ -21,6 +22,8 @@ from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import TwoTimes
 from consistency.tensor import Terms, expand, perturb
+
+UNCHANGED = NoAugmentation()
 
 
 class Points(NamedTuple):
@@ -51,6 +54,11 @@ class MapObjective(Protocol):
 
     trains: ClassVar[type[FlowMap]]
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """Of the training images."""
+        ...
+
     def check(self, f: FlowMap, flow: object) -> None:
         """Refuse a map or a flow that does not suit it."""
         ...
@@ -69,6 +77,7 @@ class TwoTime(nn.Module, ABC):
         power: how much large errors count.
         balance: w of t in e^w d - w; its parameters, if any, are trained too.
         tangent: whose velocity moves points below the diagonal; the target at s = t is always the flow's.
+        augmentation: x -> what is learned instead, and the label that tells the network so.
         sigma_min: where f is the identity: 0 unless the preconditioner has another.
     """
 
@@ -82,9 +91,11 @@ class TwoTime(nn.Module, ABC):
         power: Power,
         balance: Balance,
         tangent: Tangent,
+        augmentation: Augmentation = UNCHANGED,
         sigma_min: float = 0.0,
     ) -> None:
         super().__init__()
+        self.augmentation = augmentation
         self.times, self.units, self.power, self.balance = times, units, power, balance
         self.tangent, self.sigma_min = tangent, sigma_min
 
@@ -120,6 +131,8 @@ class TwoTime(nn.Module, ABC):
     ) -> Terms:
         """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
         t, s = self.times(len(x), k, draws, x.device)
+        x, label = self.augmentation(x, draws)
+        c = c if label is None else c._replace(augment=label)
         z = draws.normal(x)
         points = Points(x, z, perturb(x, z, t), t, s, c)
         stopped: FlowMap = target(f)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The table in Markdown."""
+"""The table of methods in Markdown."""
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
@@ -20,7 +20,7 @@ from consistency.table import Table
 
 
 def rows_markdown(rows: Sequence[MethodRow]) -> str:
-    """A table for every problem, and below them all what is not in it."""
+    """A table for every problem, and a list of the runs without numbers."""
     parts = [problem_section(problem, group) for problem, group in problems(rows).items()]
     absent = [line for row in rows for line in map(absence, row.runs) if line]
     return "\n".join([*parts, *absent]).rstrip() + "\n"
@@ -73,20 +73,20 @@ def cell_text(column: Column, row: MethodRow) -> str:
     return mean + spread + share(len(values), len(row.results))
 
 
-def share(found: int, asked: int) -> str:
-    """How many there are, where some are missing."""
-    return "" if found == asked else f" ({found} of {asked})"
+def share(found: int, total: int) -> str:
+    """The number of runs with a result, where some have none."""
+    return "" if found == total else f" ({found} of {total})"
 
 
 def calls(result: Result) -> str:
-    """How often a sample goes through a network in a training step."""
+    """Network calls per sample in a training step, as text."""
     counted = (result.get("calls") or {}).get("training") or {}
     parts = [(counted.get("forward"), ""), (counted.get("jvp"), " jvp"), (counted.get("teacher"), " teacher")]
     return " + ".join(f"{count:g}{name}" for count, name in parts if count)
 
 
 def conditions(rows: Sequence[MethodRow]) -> str:
-    """What all runs have in common, or should have."""
+    """The conditions that all runs should have in common."""
     results = [result for row in rows for result in row.results]
     steps = either(f"{result['steps']:,}" for result in results)
     batch = either(str(round(result["images"] / max(result["steps"], 1))) for result in results)
@@ -103,12 +103,12 @@ def short_commit(commit: str | None) -> str:
 
 
 def either(values: Iterable[str]) -> str:
-    """What all agree on, or all that occurs."""
+    """The value that all share, or a list of all values."""
     return " or ".join(dict.fromkeys(values))
 
 
 def absence(run: Run) -> str | None:
-    """A run that has no result, or one without numbers; None for the others."""
+    """A line about a run without a result or without numbers; None for any other."""
     name = f"- `{run.recipe}`, seed {run.seed}"
     if run.state is not RunState.FINISHED:
         return f"{name}: {run.state}{f': {strip_controls(run.reason)}' if run.reason else ''}"

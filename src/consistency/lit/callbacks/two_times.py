@@ -7,7 +7,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from consistency.errors import within
-from consistency.lit.callbacks.evaluation import MOST_POINTS, noised, rms
+from consistency.lit.callbacks.evaluation import MOST_POINTS, draw_noised, rms
 from consistency.lit.callbacks.progress import every
 from consistency.lit.data.module import data_of
 from consistency.lit.flow_map import FlowMapModule
@@ -143,5 +143,5 @@ class MapGap(Callback):
 
     def _draw(self, density: Mixture) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.x = noised(density, self.t, generator)
+        self.x = draw_noised(density, self.t, generator)
         self.s = self.t * torch.rand(len(self.t), generator=generator, dtype=torch.float64).square()

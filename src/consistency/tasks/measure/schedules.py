@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from consistency.errors import UserError, nearest
-from consistency.library.opening import other_than, taken_up
+from consistency.library.opening import replace_sigmas, select_changed
 from consistency.process.notices import notice
 from consistency.sampling.families import samplers_of_lists
 from consistency.sampling.samplers import Sampler
@@ -66,7 +66,7 @@ def found_for(
 def with_found(trained: Trained, found: Mapping[str, Sampler]) -> Trained:
     """The same with lists that lie beside the checkpoint, by name; a line says which σ change."""
     path = path_of(trained.provenance.path)
-    samplers = taken_up(trained.own, trained.samplers, found, str(path), REMEDY)
+    samplers = replace_sigmas(trained.own, trained.samplers, found, str(path), REMEDY)
     return replace(trained, samplers=samplers, found={**trained.found, **found})
 
 
@@ -79,7 +79,7 @@ def distinct(own: Mapping[str, Sampler], name: str, sampler: Sampler, way: str =
         sampler: the sampler.
         way: how its σ list came about.
     """
-    return f"{name}-{way}" if name in own and other_than(own, {name: sampler}) else name
+    return f"{name}-{way}" if name in own and select_changed(own, {name: sampler}) else name
 
 
 def chosen_samplers(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
