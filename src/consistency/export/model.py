@@ -16,7 +16,7 @@ from consistency.library.model import CPU, Model
 from consistency.model.condition import given_label
 from consistency.model.maps import Map
 from consistency.sampling.programs import Decoded, Program
-from consistency.sampling.samplers import MultiStep, OneStep, Sampler
+from consistency.sampling.samplers import Jumps, MultiStep, OneStep, Sampler
 from consistency.schedule.draws import ImageDraws
 
 M = TypeVar("M", bound=nn.Module)
@@ -183,8 +183,8 @@ def check_plain(model: Outgoing, name: str) -> None:
     Raises:
         UserError: one clips, or has a preconditioner of its own.
     """
-    for key in model.sigmas:
-        if model.samplers[key].clip or model.samplers[key].precond is not None:
+    for key, each in model.samplers.items():
+        if isinstance(each, OneStep | MultiStep | Jumps) and (each.clip or each.precond is not None):
             raise UserError(
                 f"export={name}: samplers.{key} has clip or precond, and the loop there has neither: leave "
                 "it out with task.samplers"
