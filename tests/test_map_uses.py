@@ -1,5 +1,6 @@
 """What a flow map is used for after its training: samples, edits, exports, the page."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +28,7 @@ from consistency.sampling.operators import BoxSuperResolution
 from consistency.sampling.samplers import Jumps, MultiStep
 from consistency.tasks.make.export import Export
 from consistency.tasks.make.invert import Invert
+from consistency.tasks.measure.gap import Gap, measure_gaps, own_probe
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import Search, series
 from tests.sessions import checkpoint, outgoing, session
@@ -160,6 +162,28 @@ def test_a_ladder_shows_jumps_and_fresh_noise(ckpt, tmp_path):
     families = families_of(asked.trained.own, 0.002)
     assert [series(each, "flow map") for each in families] == ["jumps", "jumps (gamma)", "fresh noise"]
     assert series(Family(Heun([1.0])), "flow map") == "diagonal, heun"
+
+
+def test_gaps_are_those_of_its_consistency_function_on_any_flow(ckpt, tmp_path):
+    """The flow of its own denoiser is one of them."""
+    few = Gap(count=3, levels=3)
+    asked = session(tmp_path, ckpt)
+    own = replace(few, diagonal=True)(asked).metrics
+    data = few(asked).metrics
+    names = [f"gap/{name}" for name in ("self", "trajectory", "reconstruction", "boundary")]
+    assert {*own} == {f"{name} (count=3, levels=3, source=diagonal)" for name in names}
+    assert {*data} == {f"{name} (count=3, levels=3)" for name in names}
+    gaps = json.loads((tmp_path / "gap.json").read_text())
+    assert gaps["source"] == "data"
+    t = asked.trained
+    found, _ = measure_gaps(asked, own_probe(t), diagonal=True)
+    asked.trained = replace(t, f=t.f.at_zero)
+    with pytest.raises(cm.UserError, match=r"task\.diagonal=true is for flow maps"):
+        measure_gaps(asked, own_probe(t), diagonal=True)
+    asked.trained = replace(t, f=FlowMap(t.f.net, t.f.precond, diagonal=False))
+    with pytest.raises(cm.UserError, match=r"task\.diagonal=true: this flow map was trained without s = t"):
+        measure_gaps(asked, own_probe(t), diagonal=True)
+    assert found.source == "diagonal"
 
 
 def test_a_ladder_has_the_teacher_of_a_map_beside_it(tmp_path):
