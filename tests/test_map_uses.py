@@ -28,9 +28,11 @@ from consistency.sampling.operators import BoxSuperResolution
 from consistency.sampling.samplers import Jumps, MultiStep
 from consistency.tasks.make.export import Export
 from consistency.tasks.make.invert import Invert
+from consistency.tasks.make.sample import Sample
 from consistency.tasks.measure.gap import Gap, measure_gaps, own_probe
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import Search, series
+from consistency.tasks.show.report import Report
 from tests.sessions import checkpoint, outgoing, session
 
 CHAIN = DDPM.linear(40)
@@ -184,6 +186,23 @@ def test_gaps_are_those_of_its_consistency_function_on_any_flow(ckpt, tmp_path):
     with pytest.raises(cm.UserError, match=r"task\.diagonal=true: this flow map was trained without s = t"):
         measure_gaps(asked, own_probe(t), diagonal=True)
     assert found.source == "diagonal"
+
+
+def test_a_report_shows_its_gaps(ckpt, tmp_path):
+    small = Ladder(calls=(2,), count=50, batch=25, search=None, largest=4, patience=0.01)
+    parts = {
+        "ladder": small,
+        "fidelity": None,
+        "sample": Sample(count=4, nearest=0),
+        "gap": Gap(count=3, levels=3),
+    }
+    outcome = Report(**parts)(session(tmp_path, ckpt))
+    assert {"FD(digits)/2jump", "FD(digits)/2step"} <= {
+        name.removesuffix("-spaced") for name in outcome.metrics
+    }
+    assert any(name.startswith("gap/trajectory") for name in outcome.metrics)
+    page = (tmp_path / "report.html").read_text()
+    assert "A flow map: step 7" in page
 
 
 def test_a_ladder_has_the_teacher_of_a_map_beside_it(tmp_path):

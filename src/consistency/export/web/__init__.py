@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
 from consistency.export.model import Outgoing, Written, check_plain
-from consistency.export.onnx import save
+from consistency.export.onnx import run_onnx, save
 from consistency.export.parts import NETWORK, optional_library, programs
 from consistency.export.web.beside import expected_samples, read_back
 from consistency.export.web.description import PIXELS, describe_model, offered
@@ -55,7 +55,7 @@ class Web:
         for source in files(__name__).joinpath("page").iterdir():
             made.append(folder / source.name)
             made[-1].write_bytes(source.read_bytes())
-        network, runs = read_back(data)
+        network, runs = read_back(data, run_onnx)
         ways = {each.title: each for each in offered(model).values()}
         own = {name: run for name, run in runs.items() if is_own(model, name, ways[name])}
         return Written(made, own, TOLERANCE, network)

@@ -1,6 +1,6 @@
 """What the page makes, held against Python: images for `#check`, and its formula on its network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import atan, prod
 from pathlib import Path
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from consistency.export.model import Outgoing, Run
-from consistency.export.onnx import run_onnx
 from consistency.export.web.description import Row, edit_levels, offered
 from consistency.export.web.noise import SAMPLES, PageDraws, normals
 from consistency.export.web.packing import constants, floats, unpacked
@@ -60,13 +59,18 @@ def samples(model: Outgoing, sampler: Sampler, count: int) -> Tensor:
     return program(torch.stack(z, 1), model.labels(count))
 
 
-def read_back(path: Path) -> tuple[Run, dict[str, Run]]:
-    """The network in the page's data, and the page's samplers, by name."""
+def read_back(path: Path, opened: Callable[[Path], Run]) -> tuple[Run, dict[str, Run]]:
+    """The network in the page's data, and the page's samplers, by name.
+
+    Args:
+        path: of the script with the data.
+        opened: an ONNX file -> what it does.
+    """
     written = constants(path)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         file.write_bytes(unpacked(written["PACKED"]))
-        network = run_onnx(file)
+        network = opened(file)
     by_calls: dict[str, list[Row]] = written["MODEL"]["steps"]
     jumps: dict[str, float] | None = written["MODEL"]["jumps"]
     if jumps is None:
