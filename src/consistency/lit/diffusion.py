@@ -4,8 +4,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from consistency.lit.data.module import data_of
 from consistency.lit.augmented import fit_augmentation
+from consistency.lit.data.module import data_of
 from consistency.lit.module import Module, RunArguments
 from consistency.model.condition import Condition
 from consistency.model.maps import Denoiser
