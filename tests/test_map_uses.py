@@ -7,6 +7,7 @@ from functools import partial
 import onnxruntime
 import pytest
 import torch
+from hydra import initialize_config_dir
 
 import consistency as cm
 from consistency.codec.pixels import Pixels
@@ -33,6 +34,7 @@ from consistency.tasks.measure.gap import Gap, measure_gaps, own_probe
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import Search, series
 from consistency.tasks.show.report import Report
+from tests.conftest import ROOT
 from tests.sessions import checkpoint, outgoing, session
 
 CHAIN = DDPM.linear(40)
@@ -190,17 +192,13 @@ def test_gaps_are_those_of_its_consistency_function_on_any_flow(ckpt, tmp_path):
 
 def test_a_report_shows_its_gaps(ckpt, tmp_path):
     small = Ladder(calls=(2,), count=50, batch=25, search=None, largest=4, patience=0.01)
-    parts = {
-        "ladder": small,
-        "fidelity": None,
-        "sample": Sample(count=4, nearest=0),
-        "gap": Gap(count=3, levels=3),
-    }
-    outcome = Report(**parts)(session(tmp_path, ckpt))
-    assert {"FD(digits)/2jump", "FD(digits)/2step"} <= {
-        name.removesuffix("-spaced") for name in outcome.metrics
-    }
-    assert any(name.startswith("gap/trajectory") for name in outcome.metrics)
+    report = Report(Sample(count=4, nearest=0), None, small, Gap(count=3, levels=3))
+    asked = session(tmp_path, ckpt)
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        outcome = report(asked)
+    names = {name.removesuffix("-spaced") for name in outcome.metrics}
+    assert {"FD(digits)/2jump", "FD(digits)/2jump (gamma)", "FD(digits)/2step"} <= names
+    assert "gap/trajectory (count=3, levels=3)" in names
     page = (tmp_path / "report.html").read_text()
     assert "A flow map: step 7" in page
 
