@@ -18,7 +18,7 @@ from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.errors import UserError
 from consistency.export import tensorrt
-from consistency.export.model import Outgoing, Written, frozen
+from consistency.export.model import KnownNoise, Outgoing, Written, frozen
 from consistency.export.onnx import Full, Half, Int8, Onnx, run_onnx, save
 from consistency.export.parts import NETWORK, programs
 from consistency.export.programs import coefficients
@@ -34,7 +34,7 @@ from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
 from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
-from consistency.tasks.make.export import Export, KnownNoise
+from consistency.tasks.make.export import Export
 from consistency.tasks.measure.timing import side_by_side
 from tests.conftest import ROOT
 from tests.lists import multisteps

@@ -8,7 +8,7 @@ import pytest
 
 from consistency.errors import UserError
 from consistency.export.model import Outgoing
-from consistency.export.web.description import lists as page_lists
+from consistency.export.web.description import offered
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
@@ -289,5 +289,5 @@ class TestExported:
         assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 0.821)
 
     def test_the_page_of_a_model_uses_them(self, model):
-        lists = page_lists(model)
-        assert (lists[2], lists[4]) == ((80.0, 9.0), (80.0, 9.0, 3.0, 1.0))
+        made = offered(model)
+        assert (made[2].sigmas, made[4].sigmas) == ((80.0, 9.0), (80.0, 9.0, 3.0, 1.0))

@@ -19,19 +19,20 @@ from torch import nn
 from consistency.codec.pixels import Pixels
 from consistency.codec.points import Points
 from consistency.errors import UserError
-from consistency.export.model import frozen
+from consistency.export.model import KnownNoise, frozen
 from consistency.export.web import Web, check_page_size, check_showable, runtime
-from consistency.export.web.beside import expected_samples
-from consistency.export.web.description import describe_model, edit_levels, lists
+from consistency.export.web.beside import expected_samples, jump_rows, page_sampler
+from consistency.export.web.description import describe_model, edit_levels, offered
 from consistency.export.web.noise import EDITS, SAMPLES, PageDraws, normals, philox
 from consistency.export.web.packing import constants, packed, unpacked
 from consistency.export.web.runtime import FILES, Release
 from consistency.model.condition import NONE
-from consistency.model.maps import Consistency, Denoiser
-from consistency.model.precond import Boundary
+from consistency.model.maps import Consistency, Denoiser, FlowMap
+from consistency.model.precond import EDM, Boundary
 from consistency.nets.mlp import MLP
 from consistency.sampling.editing import redraw, slerp
 from consistency.sampling.levels import karras_sigmas
+from consistency.sampling.samplers import Jumps
 from tests.conftest import ROOT
 from tests.lists import multisteps
 from tests.sessions import outgoing
@@ -51,12 +52,22 @@ class Formula(nn.Module):
         return torch.tanh(0.7 * x + shift[:, None, None, None])
 
 
+class TwoTimeFormula(Formula):
+    """The same with a second time."""
+
+    times = 2
+
+    def forward(self, x, noise, c=NONE, h=None):
+        return super().forward(x, noise + 0.5 * h, c)
+
+
 NODE_NETWORK = """
 class Tensor { constructor(type, data, dims) { Object.assign(this, { type, data, dims }); } }
 const session = {
-  async run({ x, noise, label }) {
+  async run({ x, noise, h, label }) {
     const n = x.data.length / x.dims[0];
-    const shift = (i) => noise.data[i] + (label ? 0.3 * Number(label.data[i]) : 0);
+    const second = (i) => (h ? 0.5 * h.data[i] : 0);
+    const shift = (i) => noise.data[i] + second(i) + (label ? 0.3 * Number(label.data[i]) : 0);
     return { F: { data: x.data.map((v, i) => Math.tanh(0.7 * v + shift(Math.floor(i / n)))) } };
   },
 };
@@ -71,6 +82,13 @@ def model(net, shape=(1, 6, 4), classes=0, sigmas=None):
     sigmas = {"1step": [80.0], "2step": [80.0, 0.8]} if sigmas is None else sigmas
     codec = Pixels(100.0, 110.0) if len(shape) == 3 else Points()
     return outgoing(f, shape, classes, multisteps(sigmas), codec, **ABOUT)
+
+
+def two_times(shape=(1, 6, 4), classes=0, samplers=None, net=None):
+    """The same of a flow map; jumps are its own in two calls alone."""
+    f = frozen(FlowMap(net or TwoTimeFormula(), EDM(), diagonal=True))
+    known = {"2jump": Jumps([80.0, 0.8]), "mixed": Jumps([80.0, 5.0, 1.0, 0.3], 0.5)}
+    return outgoing(f, shape, classes, known if samplers is None else samplers, Pixels(100.0, 110.0), **ABOUT)
 
 
 def mlp(shape=(1, 6, 4), classes=0, **more):
@@ -183,6 +201,32 @@ def test_the_pages_samples_and_completions_are_pythons(shape, classes):
     assert float(re.search("max error ([^,]*), 64 images", report)[1]) < 1e-5
 
 
+@pytest.mark.parametrize(("shape", "classes"), [((1, 6, 4), 0), ((3, 4, 6), 3)])
+def test_the_pages_jumps_are_pythons(shape, classes):
+    toy = two_times(shape, classes)
+    report = node(
+        "return check(network(), given.stored)", model=describe_model(toy, 0), stored=expected_samples(toy)
+    )
+    names = re.findall(r"(\d steps|\d mixed|completion) ", report)
+    assert names == ["1 steps", "2 steps", "4 steps", "8 steps", "4 mixed", "completion"]
+    assert float(re.search("max error ([^,]*), 64 images", report)[1]) < 2e-5
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_rows_of_jumps_are_those_of_python(gamma):
+    toy = two_times()
+    described = describe_model(toy, 0)
+    theirs = node("return network().rows(4, given.gamma)", model=described, gamma=gamma)
+    ours = jump_rows(described["steps"]["4"], gamma, 0.5)
+    assert [row.keys() for row in theirs] == [row.keys() for row in ours]
+    for row, expected in zip(theirs, ours, strict=True):
+        assert row == pytest.approx(expected, abs=1e-12)
+    z = torch.randn(3, 4, 1, 6, 4)
+    made = page_sampler(lambda x, noise, h: toy.f.net(x, noise, NONE, h), ours)(z)
+    sampler = Jumps(offered(toy)[4].sigmas, gamma)
+    assert torch.allclose(made, sampler(toy.f, z[:, 0], draws=KnownNoise(z[:, 1:])), atol=2e-5)
+
+
 def test_the_check_sees_a_wrong_image():
     toy = model(Formula())
     stored = expected_samples(toy)
@@ -219,10 +263,10 @@ def test_pixels_are_rounded_as_python_rounds_them():
 
 
 def test_lists_are_the_models_own_or_karras():
-    made = lists(model(Formula()))
+    made = {calls: each.sigmas for calls, each in offered(model(Formula())).items()}
     assert made[1] == (80.0,)
     assert made[2] == (80.0, 0.8)
-    assert made[4] == karras_sigmas(5, 0.002, 80.0, 7.0)[:-1]
+    assert made[4] == tuple(karras_sigmas(5, 0.002, 80.0, 7.0)[:-1])
     rows = describe_model(model(Formula()), 0)
     assert len(rows["levels"]) == 39
     assert rows["steps"]["2"][0]["added"] == 80.0
@@ -251,6 +295,25 @@ def test_the_folder_holds_all_that_the_page_asks_for(web, tmp_path):
     words = constants(folder / "model.data.js")["MODEL"]["about"]
     assert words[:2] == ["ict_none", "7 training steps"]
     assert words[-1] == "ema weights 01234567"
+
+
+def test_the_folder_of_a_flow_map_holds_its_jumps(web, tmp_path):
+    pytest.importorskip("onnxscript")
+    net = MLP((1, 6, 4), 3, width=16, blocks=1, times=2)
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    made = two_times(classes=3, net=net)
+    folder = tmp_path / "page"
+    folder.mkdir()
+    written = web(made, folder)
+    assert written.runs.keys() == {"2jump"}  # what the model has too, without fresh noise
+    inputs = made.inputs(made.programs()["2jump"], 5)
+    with torch.no_grad():
+        ours = made.programs()["2jump"](*inputs)
+    torch.testing.assert_close(written.runs["2jump"](*inputs), ours, atol=1e-5, rtol=0)
+    described = constants(folder / "model.data.js")["MODEL"]
+    assert described["jumps"] == {"data": 0.5}
+    assert [*described["steps"]] == ["1", "2", "4", "8"]
 
 
 def test_the_page_parses():
@@ -318,6 +381,10 @@ def test_a_runtime_that_is_not_the_pinned_one_is_refused(tmp_path, downloads):
 def test_what_the_page_cannot_show_is_refused():
     with pytest.raises(UserError, match=r"1 or 3 channels.*\[2\]"):
         check_showable(mlp(shape=(2,)))
+    check_showable(two_times())
+    check_showable(two_times(samplers={}))
+    with pytest.raises(UserError, match=r"samplers\.2jump has clip or precond"):
+        check_showable(two_times(samplers={"2jump": Jumps([80.0, 0.8], clip=True)}))
     with pytest.raises(UserError, match="needs a sampler of one step"):
         check_showable(mlp(sigmas={}))
     teacher = mlp()

@@ -10,11 +10,13 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from consistency.errors import UserError
 from consistency.export.web import Web
+from consistency.nets.mlp import MLP
 from tests.conftest import ROOT
-from tests.test_web import mlp
+from tests.test_web import mlp, two_times
 
 
 class Browser:
@@ -77,20 +79,34 @@ class Browser:
         raise AssertionError(f"{expression} has no value after {seconds} s")
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """The page of a model with a long name."""
+def page_of(model, folder):
+    """Address of the page of a model, in a folder."""
     pytest.importorskip("onnxscript")
-    folder, model = tmp_path_factory.mktemp("page"), mlp(shape=(1, 8, 8), classes=10)
-    where = replace(model.provenance, experiment="a_name_of_one_word_that_is_wider_than_a_telephone")
     try:
-        written = Web(ROOT / "data" / "cache")(replace(model, provenance=where), folder)
+        written = Web(ROOT / "data" / "cache")(model, folder)
     except UserError as error:
         if "cannot be downloaded" in str(error):
             pytest.skip(str(error))
         raise
     assert sum(path.stat().st_size for path in written.files) < 15e6
     return (folder / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a model with a long name."""
+    model = mlp(shape=(1, 8, 8), classes=10)
+    where = replace(model.provenance, experiment="a_name_of_one_word_that_is_wider_than_a_telephone")
+    return page_of(replace(model, provenance=where), tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def page_of_jumps(tmp_path_factory):
+    """The page of a flow map."""
+    net = MLP((1, 8, 8), 0, width=16, blocks=1, times=2)
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return page_of(two_times((1, 8, 8), net=net), tmp_path_factory.mktemp("jumps"))
 
 
 @pytest.fixture
@@ -142,3 +158,35 @@ def test_a_browser_makes_pythons_images_from_a_disk(browser, page):
     assert errors.keys() == {"1 steps", "2 steps", "4 steps", "completion", "max error"}
     assert all(float(error) < 1e-3 for error in errors.values()), report
     assert "64 images" in report
+
+
+@pytest.mark.slow
+def test_a_browser_jumps_as_python_does(browser, page_of_jumps):
+    browser.call("Page.navigate", url=f"{page_of_jumps}#check")
+    report = browser.until("document.getElementById('check')?.textContent", seconds=200)
+    errors = dict(re.findall(r"(\d steps|\d mixed|completion|max error) ([\d.e+-]+)", report))
+    counts = {"1 steps", "2 steps", "4 steps", "8 steps"}
+    assert errors.keys() == {*counts, "4 mixed", "completion", "max error"}
+    assert all(float(error) < 1e-3 for error in errors.values()), report
+
+
+SLIDE = """{ const slider = document.getElementById(%r); slider.value = %r;
+  slider.dispatchEvent(new Event("input")); location.hash }"""
+
+
+@pytest.mark.slow
+def test_sliders_choose_jumps_and_fresh_noise(browser, page, page_of_jumps):
+    drawn = "/ ms$/.test(document.getElementById('figure')?.textContent)"
+    browser.call("Page.navigate", url=page_of_jumps)
+    browser.until(drawn, seconds=100)
+    assert browser.until("document.getElementById('counts').textContent", seconds=1) == "1248"
+    assert "steps=8" in browser.until(SLIDE % ("steps", "3"), seconds=1)
+    assert "gamma=0.5" in browser.until(SLIDE % ("gamma", "0.5"), seconds=1)
+    browser.until("/8 network calls/.test(document.getElementById('unit').textContent)", seconds=100)
+    narrow(browser, 240)
+    assert browser.until(WIDE, seconds=1) == "none"
+    browser.call("Page.navigate", url="about:blank")
+    browser.call("Page.navigate", url=page)
+    browser.until(drawn, seconds=100)
+    assert browser.until("document.getElementById('counts').textContent", seconds=1) == "124"
+    assert browser.until("document.getElementById('fresh').hidden", seconds=1) is True

@@ -13,9 +13,11 @@ from consistency.codec.pixels import Pixels
 from consistency.codec.program import check_program
 from consistency.errors import UserError
 from consistency.library.model import CPU, Model
+from consistency.model.condition import given_label
 from consistency.model.maps import Map
 from consistency.sampling.programs import Decoded, Program
-from consistency.sampling.samplers import MultiStep, OneStep, Sampler
+from consistency.sampling.samplers import Jumps, MultiStep, OneStep, Sampler
+from consistency.schedule.draws import ImageDraws
 
 M = TypeVar("M", bound=nn.Module)
 Inputs = tuple[Tensor, ...]  # noise z [B, K, *shape], and labels [B] of a conditional model
@@ -91,6 +93,16 @@ class Outgoing(Model):
             name: program if decoder is None else Decoded(program, decoder) for name, program in made.items()
         }
 
+    def sampled(self, name: str) -> Run:
+        """A sampler itself, not its program, as a function of all its noise z [B, K, ...] and labels [B]."""
+        decoder, sampler = self.decoder() or nn.Identity(), self.samplers[name]
+
+        def run(z: Tensor, label: Tensor | None = None) -> Tensor:
+            draws = KnownNoise(z)
+            return decoder(sampler(self.f, draws.normal(z), given_label(label), draws))
+
+        return run
+
     def decoder(self) -> nn.Module | None:
         """What networks see -> images in [-1, 1] or points; None where they see these."""
         made = self.codec.program()
@@ -110,6 +122,22 @@ class Outgoing(Model):
         """Inputs of a batch, and its labels if the model has classes."""
         label = self.labels(len(inputs[0]))
         return inputs if label is None else (*inputs, label)
+
+
+class KnownNoise(ImageDraws):
+    """Fresh noise that is known already, z [B, K, ...]: of the first call, then of the next.
+
+    Args:
+        z: unit noise.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__(0, [])
+        self._left = list(z.unbind(1))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """The next of them."""
+        return self._left.pop(0)
 
 
 class Written(NamedTuple):
@@ -155,8 +183,8 @@ def check_plain(model: Outgoing, name: str) -> None:
     Raises:
         UserError: one clips, or has a preconditioner of its own.
     """
-    for key in model.sigmas:
-        if model.samplers[key].clip or model.samplers[key].precond is not None:
+    for key, each in model.samplers.items():
+        if isinstance(each, OneStep | MultiStep | Jumps) and (each.clip or each.precond is not None):
             raise UserError(
                 f"export={name}: samplers.{key} has clip or precond, and the loop there has neither: leave "
                 "it out with task.samplers"

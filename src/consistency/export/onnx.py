@@ -2,9 +2,10 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import (
     EXAMPLE,
+    JUMP,
     NETWORK,
     ExportProgram,
     describe_program,
@@ -166,8 +168,8 @@ def example_code(file: str, shape: tuple[int, ...], classes: int) -> str:
 
 
 def output_of(program: ExportProgram) -> str:
-    """Name of what a program makes: images x of a sampler, F of the network."""
-    return "F" if program.name == NETWORK else "x"
+    """Name of what a program makes: images x of a sampler, F of the network, X of a jump."""
+    return {NETWORK: "F", JUMP: "X"}.get(program.name, "x")
 
 
 def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
@@ -178,6 +180,7 @@ def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
             program.inputs(EXAMPLE, 0),
             dynamo=True,
             dynamic_shapes=dynamic(program),
+            custom_translation_table=translations(),
             input_names=program.names,
             output_names=[output_of(program)],
             verbose=False,
@@ -188,6 +191,32 @@ def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
     made.model.metadata_props.update(metadata)
     size = sum(p.numel() * p.element_size() for p in program.module.parameters())
     made.save(path, external_data=size > LARGEST)
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of the coefficients of a jump that onnxruntime or the exporter lack, said by others.
+
+    atan of float64 is that of float32 and a step of Newton's method; an index among sorted levels is a count.
+    """
+    op = optional_library("onnxscript").opset18
+    double, single, whole = 11, 1, 7  # onnx.TensorProto
+
+    def atan(x: Any) -> Any:
+        if x.dtype != double:
+            return op.Atan(x)
+        near = op.Cast(op.Atan(op.Cast(x, to=single)), to=double)
+        slope = op.Div(op.Sin(near), op.Cos(near))
+        one = op.Constant(value_floats=[1.0])
+        return op.Add(near, op.Div(op.Sub(x, slope), op.Add(op.CastLike(one, x), op.Mul(x, slope))))
+
+    def searchsorted(levels: Any, x: Any, right: bool = False, **_: Any) -> Any:
+        last = op.Constant(value_ints=[-1])
+        each = op.Unsqueeze(x, last)
+        below = op.LessOrEqual(levels, each) if right else op.Less(levels, each)
+        return op.ReduceSum(op.Cast(below, to=whole), last, keepdims=0)
+
+    aten = torch.ops.aten
+    return {aten.atan.default: atan, aten.searchsorted.Tensor: searchsorted}
 
 
 def run_onnx(path: Path) -> Run:

@@ -1,12 +1,14 @@
 """The programs that a model falls into, each a file of its own: one per sampler, and the bare network.
 
+Of a flow map there is one more, which jumps from any level to any lower one.
+
 Where networks see neither pixels nor points, every sampler ends with the codec's own program, which is also a
 file by itself, for whoever calls the bare network.
 """
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -20,10 +22,11 @@ from torch import nn
 from consistency.codec.pixels import Pixels
 from consistency.errors import UserError
 from consistency.export.model import Inputs, Outgoing, Run, Written
-from consistency.export.programs import describe_second, network
+from consistency.export.programs import AnyJump, describe_second, network
 from consistency.model.maps import FlowMap
+from consistency.tensor import expand
 
-NETWORK, DECODER = "network", "decoder"  # beside the names of samplers
+NETWORK, DECODER, JUMP = "network", "decoder", "jump"  # beside the names of samplers
 EXAMPLE = 2  # samples; a batch of one would be taken for a constant
 
 
@@ -31,7 +34,7 @@ class ExportProgram(NamedTuple):
     """A module to export.
 
     Args:
-        name: of its sampler, `network`, or `decoder` of a codec.
+        name: of its sampler, `network`, `decoder` of a codec, or `jump` of a flow map.
         module: in evaluation mode.
         names: of its inputs.
         inputs: (batch, seed) -> inputs of that batch.
@@ -55,6 +58,9 @@ def programs(model: Outgoing) -> dict[str, ExportProgram]:
         for name, sampler in model.programs().items()
     }
     second = ("h",) if isinstance(model.f, FlowMap) else ()
+    if isinstance(model.f, FlowMap):
+        names = ("x", "t", "s", *label)
+        found[JUMP] = ExportProgram(JUMP, AnyJump(model.f).eval(), names, partial(jumps, model))
     inputs = ("x", "noise", *second, *label)
     bare = ExportProgram(NETWORK, network(model.f).eval(), inputs, partial(states, model))
     decoder = model.decoder()
@@ -78,8 +84,28 @@ def states(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
     return model.labelled(x, noise, *second)
 
 
+def jumps(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
+    """x [B, ...] like noisy data, t [B] from 0.02 to 80, s [B] in [0, min(t, 1)], labels [B] of classes.
+
+    The first s is 0. None is above 1, so that a difference in X is one in units of the data.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, *model.shape, generator=generator)
+    t = 0.02 * 4000 ** torch.rand(batch, generator=generator)
+    s = t.clamp(max=1.0) * torch.rand(batch, generator=generator)
+    s[0] = 0.0
+    return model.labelled(expand((0.25 + t**2).sqrt(), x) * x, t, s)
+
+
 def write_programs(
-    model: Outgoing, folder: Path, ending: str, write: Write, tolerance: float | None, how: How, **more: Any
+    model: Outgoing,
+    folder: Path,
+    ending: str,
+    write: Write,
+    tolerance: float | None,
+    how: How,
+    without: Sequence[str] = (),
+    **more: Any,
 ) -> Written:
     """Every program of a model in a file of its own.
 
@@ -90,11 +116,13 @@ def write_programs(
         write: writes one, and reads it back.
         tolerance: see `Written`.
         how: (file, shape of noise, classes) -> lines of Python that run a program.
+        without: names of programs that are left out.
         **more: see `Written`.
     """
     made = {
         name: (folder / f"{name}{ending}", write(program, folder / f"{name}{ending}"))
         for name, program in programs(model).items()
+        if name not in without
     }
     runs = {name: run for name, (_, run) in made.items()}
     network = runs.pop(NETWORK)

@@ -1,4 +1,7 @@
-"""The bare network, exported beside `consistency.sampling.programs` for those who write their own loop."""
+"""The bare network, and any jump of a flow map, for those who write their own loop.
+
+They are exported beside the samplers of `consistency.sampling.programs`.
+"""
 
 from collections.abc import Sequence
 
@@ -32,6 +35,25 @@ class TwoTimeNetwork(RawNetwork):
     def forward(self, x: Tensor, noise: Tensor, h: Tensor, label: Tensor | None = None) -> Tensor:
         """F, like x, of the scaled x [B, ...], c_noise [B] of t, h [B] in [0, 1] and label [B] or None."""
         return self.net(x, noise, given_label(label), h)
+
+
+class AnyJump(nn.Module):
+    """X = (s/t) x + (1 - s/t) f(x, t, s) of a flow map: all between the levels, coefficients and h included.
+
+    Args:
+        f: a flow map.
+    """
+
+    def __init__(self, f: FlowMap) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None = None) -> Tensor:
+        """X [B, ...] at level s of the trajectory through x [B, ...] at t; t > 0 and 0 <= s <= t are [B].
+
+        Levels are σ, x is x_0 + t z without any scaling, and label is [B] or None.
+        """
+        return self.f.jump(x, t, s, given_label(label))
 
 
 def network(f: Map) -> RawNetwork:

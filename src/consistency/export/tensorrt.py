@@ -16,6 +16,7 @@ from consistency.export import onnx
 from consistency.export.model import Outgoing, Run, Written
 from consistency.export.parts import (
     EXAMPLE,
+    JUMP,
     ExportProgram,
     describe_program,
     optional_library,
@@ -28,6 +29,8 @@ LEAST = 7  # samples that an export is verified with
 @dataclass(frozen=True)
 class TensorRT:
     """`<sampler>.plan` for each sampler and `network.plan`, for batches from 1 to `largest`.
+
+    Not the jump of a flow map between any two levels: its coefficients take float64, which TensorRT lacks.
 
     Args:
         largest: batch.
@@ -64,7 +67,7 @@ class TensorRT:
 
         device = torch.device("cuda")
         return write_programs(
-            model, folder, ".plan", write, self.tolerance, example_code_tensorrt, device=device
+            model, folder, ".plan", write, self.tolerance, example_code_tensorrt, (JUMP,), device=device
         )
 
     def profile(self, program: ExportProgram) -> dict[str, list[tuple[int, ...]]]:

@@ -50,7 +50,8 @@ class Safetensors:
         write_exported(path, state, portable({**model.about, "step": model.provenance.step or 0, **known}))
         f = deepcopy(model.f)
         f.load_state_dict(weights_of(read_exported(path, "export"))[1])
-        return Written([path], model.with_map(f).programs(), tolerance)
+        read_back = model.with_map(f)
+        return Written([path], {name: read_back.sampled(name) for name in model.samplers}, tolerance)
 
 
 def portable(node: Any) -> Any:

@@ -18,6 +18,7 @@ from consistency.codec.codec import Codec
 from consistency.codec.pixels import pixels_of
 from consistency.data.loader import RequestLoader
 from consistency.errors import UserError, at_least, check_seed, within
+from consistency.library.choice import sampler_of_calls
 from consistency.model.condition import NONE, Condition
 from consistency.model.maps import Denoiser, DenoiserLike, one_time
 from consistency.process.capacity import check_memory
@@ -112,7 +113,8 @@ class Model:
 
         Args:
             count: number of samples.
-            steps: network calls for each sample; None for those of the model's first sampler.
+            steps: network calls for each sample; None for those of the model's first sampler. A
+                flow map takes any number, as so many jumps without fresh noise.
             seed: of the noise.
             labels: class of each sample, a list that is repeated; None for all classes in turn.
             sampler: replaces that of the model.
@@ -203,20 +205,13 @@ class Model:
         return replace(self, f=f)
 
     def sampler(self, steps: int | None = None) -> Sampler:
-        """The sampler of the model with so many network calls; None for the first.
+        """The sampler of the model with so many network calls; None for the first. See `sampler_of_calls`.
 
         Raises:
             UserError: it has none; lists those that it has.
         """
         known = {**self.samplers, **{k: each for k, each in self.found.items() if k not in self.samplers}}
-        for each in known.values():
-            if steps in (None, each.nfe):
-                return each
-        has = ", ".join(f"{each.nfe} ({name})" for name, each in known.items()) or "no sampler"
-        raise UserError(
-            f"steps={steps}: this model has samplers of other numbers of network calls, {has}: choose one of "
-            "these, or give a sampler"
-        )
+        return sampler_of_calls(steps, known, self.role, self.sigma)
 
     def batch(
         self, sampler: Sampler, index: Sequence[int], seed: int, labels: Sequence[int] | None = None

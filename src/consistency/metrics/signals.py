@@ -41,6 +41,7 @@ ENDS = {
     "exact": "of the exact flow",
     "teacher": "of the teacher's flow",
     "data": "of the training samples' flow",
+    "diagonal": "of the map's own flow",
 }
 
 
@@ -52,7 +53,7 @@ class ProbeData(NamedTuple):
 
 
 class TrajectorySource(NamedTuple):
-    """Whose trajectories they are: exact, teacher or data."""
+    """Whose trajectories they are: exact, teacher, data, or diagonal, those of a flow map's own denoiser."""
 
     name: str
     solve: Callable[[Tensor, float, float, Condition], Tensor]  # (x at t, t, r, c) -> x at r

@@ -113,7 +113,8 @@ class Consistency(Map):
 class FlowMap(Map):
     """f(x, t, s, c), with which the trajectory through x at t passes X = (s/t) x + (1 - s/t) f at s.
 
-    At s = t it is a denoiser, at s = 0 a consistency function (2406.07507, 2506.14603, in σ).
+    At s = t it is a denoiser, at s = 0 a consistency function (2406.07507, 2506.14603, in σ). It leads
+    from t to s <= t alone: from data back to noise leads only the flow of its denoiser, solved upwards.
 
     Args:
         net: F, called as net(x, c_noise [B], c, h [B]) with h of `consistency.model.second`; `times` is 2.

@@ -1,7 +1,9 @@
 """What one network call per level can do to an image: complete it, redraw it, walk between two.
 
 The editor of 2303.01469 (algorithm 4): denoise, put back what is known, re-noise to the next level. x and the
-images that come back are [B, C, H, W] in units of the data, f any denoiser. No gradient is kept.
+images that come back are [B, C, H, W] in units of the data, f any denoiser or consistency function. Of a flow
+map it is f(x, t, 0): each level gets fresh noise here, so that there is no trajectory to follow to s > 0. No
+gradient is kept.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from consistency.model.condition import NONE, Condition
-from consistency.model.maps import DenoiserLike, denoise_at
+from consistency.model.maps import DenoiserLike, denoise_at, one_time
 from consistency.sampling.levels import fresh
 from consistency.sampling.operators import LinearOperator, consistent
 from consistency.schedule.draws import Draws
@@ -104,13 +106,13 @@ def redraw(f: DenoiserLike, x: Tensor, plan: EditPlan, draws: Draws, c: Conditio
 def renoised(f: DenoiserLike, x: Tensor, tau: float, plan: EditPlan, draws: Draws, c: Condition) -> Tensor:
     """f of x re-noised to level τ, inside the range of pixels."""
     tau, added = fresh(tau, plan.sigma_min)
-    return denoise_at(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
+    return denoise(f, x + added * draws.normal(x), tau, c).clamp(plan.low, plan.high)
 
 
 @torch.no_grad()
 def denoise(f: DenoiserLike, x: Tensor, sigma: float, c: Condition = NONE) -> Tensor:
     """f(x, σ) of images that carry noise of the true level σ already: one call."""
-    return denoise_at(f, x, sigma, c)
+    return denoise_at(one_time(f), x, sigma, c)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

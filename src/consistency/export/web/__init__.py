@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 from consistency.codec.pixels import pixels_of
 from consistency.errors import UserError
 from consistency.export.model import Outgoing, Written, check_plain
-from consistency.export.onnx import save
+from consistency.export.onnx import run_onnx, save
 from consistency.export.parts import NETWORK, optional_library, programs
 from consistency.export.web.beside import expected_samples, read_back
-from consistency.export.web.description import PIXELS, describe_model
+from consistency.export.web.description import PIXELS, describe_model, offered
 from consistency.export.web.packing import packed, script
 from consistency.export.web.runtime import PINNED, Release
-from consistency.model.maps import Consistency
+from consistency.model.maps import Consistency, Denoiser
+from consistency.sampling.samplers import Sampler
 
 TOLERANCE = 1e-3  # of images in [-1, 1]: an eighth of a grey level
 LARGEST = 15e6  # bytes that people wait for
@@ -54,9 +55,16 @@ class Web:
         for source in files(__name__).joinpath("page").iterdir():
             made.append(folder / source.name)
             made[-1].write_bytes(source.read_bytes())
-        network, runs = read_back(data)
-        own = {name: run for name, run in runs.items() if name in model.sigmas}  # Karras's lists are not
+        network, runs = read_back(data, run_onnx)
+        ways = {each.title: each for each in offered(model).values()}
+        own = {name: run for name, run in runs.items() if is_own(model, name, ways[name])}
         return Written(made, own, TOLERANCE, network)
+
+
+def is_own(model: Outgoing, name: str, way: Sampler) -> bool:
+    """Whether the model has a sampler of this name that the page has too; Karras's lists are none."""
+    own = model.samplers.get(name)
+    return own is not None and way.role is own.role and own.sigmas == way.sigmas
 
 
 def check_showable(model: Outgoing) -> None:
@@ -73,12 +81,12 @@ def check_showable(model: Outgoing) -> None:
         )
     pixels_of(model.codec, *PIXELS)
     check_plain(model, "web")
-    if not isinstance(model.f, Consistency):
+    if isinstance(model.f, Denoiser):
         raise UserError(
-            f"export=web makes images by a few calls of a consistency function, not of a {model.f.role}: "
-            "choose export=onnx, or distil a denoiser first, as experiment=cd_digits does"
+            "export=web makes images by a few calls of a consistency function or of a flow map, not of a "
+            f"{model.f.role}: choose export=onnx, or distil a denoiser first, as experiment=cd_digits does"
         )
-    if not model.sigmas:
+    if not model.sigmas and isinstance(model.f, Consistency):
         raise UserError("export=web needs a sampler of one step or more: name one with task.samplers")
 
 

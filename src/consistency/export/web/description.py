@@ -6,13 +6,16 @@ from typing import Any
 from consistency.codec.pixels import pixels_of
 from consistency.export.model import Outgoing
 from consistency.export.programs import coefficients
+from consistency.model.maps import FlowMap
 from consistency.sampling.editing import EditPlan
 from consistency.sampling.levels import fresh, karras_sigmas, visits
+from consistency.sampling.samplers import Jumps, MultiStep
 
-CALLS = (1, 2, 4)  # that the page offers
+CALLS = (1, 2, 4)  # that the page offers of a consistency function
+JUMPS = (1, 2, 4, 8)  # and of a flow map
 LEVELS = 40  # of an edit, ε included
 PIXELS = "export=web draws", "choose another format, such as export=onnx, which decodes"
-Row = dict[str, float]  # coefficients of a level, and how much noise is added before its call
+Row = dict[str, float]  # coefficients of a level, how much noise is added before its call, see `jump_rows`
 
 
 def describe_model(model: Outgoing, size: int) -> dict[str, Any]:
@@ -24,18 +27,29 @@ def describe_model(model: Outgoing, size: int) -> dict[str, Any]:
         "offset": codec.offset,
         "scale": codec.scale,
         "range": [edit.low, edit.high],
-        "steps": {str(calls): level_rows(model, sigmas) for calls, sigmas in lists(model).items()},
+        "steps": {str(calls): level_rows(model, each.sigmas) for calls, each in offered(model).items()},
+        "jumps": {"data": model.f.sigma_data} if isinstance(model.f, FlowMap) else None,
         "levels": level_rows(model, edit.sigmas, blank=False),
         "about": describe_lines(model, size),
     }
 
 
-def lists(model: Outgoing) -> dict[int, Sequence[float]]:
-    """σ of 1, 2 and 4 calls: the model's own lists, or else Karras's."""
-    sigma = noise_settings(model)
-    return {
-        calls: model.lists.get(f"{calls}step") or karras_sigmas(calls + 1, **sigma)[:-1] for calls in CALLS
-    }
+def offered(model: Outgoing) -> dict[int, MultiStep | Jumps]:
+    """The samplers of the page by network calls, at the model's own σ, or else Karras's.
+
+    Of a flow map they are jumps; how much fresh noise is mixed in (γ) is chosen on the page.
+    """
+    sigma, known = noise_settings(model), model.lists
+    if isinstance(model.f, FlowMap):
+        every = {**model.found, **model.samplers}.values()
+        known = {each.title: each.sigmas for each in every if isinstance(each, Jumps) and not each.gamma}
+        made = [Jumps(known.get(f"{n}jump") or karras_sigmas(n + 1, **sigma)[:-1]) for n in JUMPS]
+    else:
+        made = [
+            MultiStep(known.get(f"{n}step") or karras_sigmas(n + 1, **sigma)[:-1], model.sigma_min)
+            for n in CALLS
+        ]
+    return {each.nfe: each for each in made}
 
 
 def noise_settings(model: Outgoing) -> dict[str, float]:

@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError, within
 from consistency.export.model import Format, Inputs, Outgoing, Run, Written
-from consistency.export.parts import DECODER, NETWORK, ExportProgram, programs
-from consistency.export.programs import network
+from consistency.export.parts import DECODER, JUMP, NETWORK, ExportProgram, programs
+from consistency.export.programs import AnyJump, network
 from consistency.files.atomic import explain_write, write_text
 from consistency.files.paths import check_names
 from consistency.metrics.processes import from_first
-from consistency.model.condition import given_label
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Denoiser, FlowMap
 from consistency.process.notices import notice
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
-from consistency.schedule.draws import ImageDraws
 from consistency.table import Table
 from consistency.tasks.measure.schedules import chosen_samplers
 from consistency.tasks.measure.timing import LONGEST, side_by_side
@@ -147,22 +145,6 @@ class Export:
         return Outcome(metrics=metrics, paths={**folders, "table": str(path)}, tables=[shown])
 
 
-class KnownNoise(ImageDraws):
-    """Fresh noise that is known already, z [B, K, ...]: of the first call, then of the next.
-
-    Args:
-        z: unit noise.
-    """
-
-    def __init__(self, z: Tensor) -> None:
-        super().__init__(0, [])
-        self._left = list(z.unbind(1))
-
-    def normal(self, x: Tensor) -> Tensor:
-        """The next of them."""
-        return self._left.pop(0)
-
-
 def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
     """The samplers of these names. Solvers, whose programs repeat the network for each call, must be named.
 
@@ -174,18 +156,12 @@ def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
 
 
 def model_output(model: Outgoing, name: str) -> Expected:
-    """What the model itself makes of a program's inputs: by a sampler, by its codec, or by its network."""
-    decoder = model.decoder() or nn.Identity()
+    """What the model itself makes of a program's inputs: by a sampler, its codec, its map or its network."""
     if name == DECODER:
-        return decoder
-    if name not in model.samplers:
-        return network(model.f)
-
-    def samples(z: Tensor, label: Tensor | None = None) -> Tensor:
-        draws = KnownNoise(z)
-        return decoder(model.samplers[name](model.f, draws.normal(z), given_label(label), draws))
-
-    return samples
+        return model.decoder() or nn.Identity()
+    if name == JUMP and isinstance(model.f, FlowMap):
+        return AnyJump(model.f)
+    return network(model.f) if name == NETWORK else model.sampled(name)
 
 
 def check_programs(

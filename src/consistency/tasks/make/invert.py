@@ -16,7 +16,7 @@ from consistency.metrics.distortion import psnr, ssim
 from consistency.metrics.judge import Judge
 from consistency.metrics.picture import beside
 from consistency.metrics.processes import rank
-from consistency.model.maps import Consistency
+from consistency.model.maps import Denoiser
 from consistency.sampling.classical import Baseline
 from consistency.sampling.editing import restore
 from consistency.sampling.levels import MOST_CALLS, karras_sigmas
@@ -67,7 +67,7 @@ class Invert:
         count: images, at most.
         batch: images a forward.
         seed: of all noise.
-        calls: numbers of network calls of the consistency function.
+        calls: numbers of network calls of the consistency function, or of a flow map's f(x, t, 0).
         mean_of: so many restorations are averaged in a row of their own, for a sample of what may have been
             costs up to 3 dB against the mean of all that may; 1 for no such row.
         mean_calls: of each of them.
@@ -147,7 +147,7 @@ class Invert:
 
     def _learned(self, session: Session, A: LinearOperator) -> Iterable[Method]:
         """The model with every number of calls, and its teacher; a checkpoint that is a teacher, once."""
-        student = session.trained.role == Consistency.role
+        student = session.trained.role != Denoiser.role
         teacher = teacher_of(session.trained) if student else session.trained
         for calls in self.calls if student else ():
             yield self._walk(session, A, f"{calls}step", calls)

@@ -11,8 +11,8 @@ from consistency.files.atomic import write_file, write_text
 from consistency.lit.callbacks.signals import excerpt
 from consistency.metrics.card import Card, Number, in_range
 from consistency.metrics.processes import rank
-from consistency.metrics.signals import Gaps, Probe, figure
-from consistency.model.maps import Denoiser, one_time
+from consistency.metrics.signals import Gaps, Probe, TrajectorySource, by_parts, figure, followed
+from consistency.model.maps import Denoiser, FlowMap, as_denoiser, one_time
 from consistency.tasks.measure.teacher import config_section, follows_teacher, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tensor import weights_sha256
@@ -34,6 +34,7 @@ class Gap:
             for `count`.
         seed: which training samples, and which noise.
         batch: samples a forward.
+        diagonal: on the trajectories of a flow map's own denoiser f(x, σ, σ), as if that were its teacher.
     """
 
     count: int | None = None
@@ -41,6 +42,7 @@ class Gap:
     substeps: int | None = None
     seed: int = 0
     batch: int = 512
+    diagonal: bool = False
 
     def __post_init__(self) -> None:
         self._probe(OWN)
@@ -55,7 +57,7 @@ class Gap:
             )
         own = own_probe(t)
         probe = self._probe(own)
-        gaps, card = measure_gaps(session, probe)
+        gaps, card = measure_gaps(session, probe, self.diagonal)
         how = differences_from_run(probe, own, gaps.source, source_of(t))
         means = {f"{name} ({how})" if how else name: value for name, value in gaps.means().items()}
         picture, numbers = session.directory / "gap.png", session.directory / "gap.json"
@@ -69,7 +71,8 @@ class Gap:
         )
 
     def _probe(self, own: Probe) -> Probe:
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        points = {name: value for name, value in asdict(self).items() if name != "diagonal"}
+        given = {name: value for name, value in points.items() if value is not None}
         return replace(own, **given).checked("task")
 
 
@@ -95,12 +98,31 @@ def differences_from_run(probe: Probe, own: Probe, source: str, own_source: str)
     return ", ".join([*differs, *([] if source == own_source else [f"source={source}"])])
 
 
-def measure_gaps(session: Session, probe: Probe) -> tuple[Gaps, Card]:
-    """The gaps of the checkpoint, with their card; known already where the card is."""
+def own_flow(t: Trained, probe: Probe) -> TrajectorySource:
+    """The trajectories of a flow map's own denoiser.
+
+    Raises:
+        UserError: it is no flow map, or has no denoiser.
+    """
+    if t.role != FlowMap.role:
+        raise UserError(f"task.diagonal=true is for flow maps, and this is a {t.role}: leave it out")
+    D = as_denoiser(t.f, "task.diagonal=true")
+    return followed("diagonal", by_parts(D, probe.batch), probe.substeps)
+
+
+def measure_gaps(session: Session, probe: Probe, diagonal: bool = False) -> tuple[Gaps, Card]:
+    """The gaps of the checkpoint, with their card; known already where the card is.
+
+    Args:
+        session: about the checkpoint.
+        probe: where it is looked at.
+        diagonal: see `Gap`.
+    """
     t = session.trained
     some = excerpt(t.data, probe, t.device)
-    teacher = teacher_of(t) if source_of(t) == "teacher" else None
-    source = probe.source(t.data.density, teacher and teacher.f, some)
+    teacher = teacher_of(t) if source_of(t) == "teacher" and not diagonal else None
+    known = partial(probe.source, t.data.density, teacher and teacher.f, some)
+    source = own_flow(t, probe) if diagonal else known()
     how = {
         "measured": "gap",
         "source": source.name,

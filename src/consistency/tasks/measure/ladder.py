@@ -12,7 +12,7 @@ from consistency.errors import UserError, at_least, within
 from consistency.files.atomic import write_file, write_text
 from consistency.metrics.processes import from_first, rank
 from consistency.metrics.protocol import describe_sampler
-from consistency.model.maps import Consistency, Denoiser
+from consistency.model.maps import Denoiser
 from consistency.process.notices import notice
 from consistency.result import device_name
 from consistency.sampling.families import families_of
@@ -34,7 +34,7 @@ from consistency.watch import Outlook
 class Ladder:
     """The families that a run samples with by their number of calls, with the best σ lists for these weights.
 
-    The teacher of a student stands beside it.
+    The teacher of a student stands beside it. Jumps of a flow map are a family, and so is fresh noise.
 
     Args:
         calls: numbers of network calls.
@@ -101,15 +101,15 @@ class Ladder:
                 sampler = family.like.with_sigmas(listed.sigmas)
                 if family.title(sampler) == title:
                     name = schedules.distinct(t.own, title, sampler, way)
-                    yield self._rung(session, series(family), name, sampler)
+                    yield self._rung(session, series(family, t.role), name, sampler)
             for name, sampler in other_calls(family, t.samplers, self.calls, t.sigma.min).items():
                 own = schedules.distinct(t.own, name, sampler)
-                yield self._rung(session, series(family), own, sampler)
+                yield self._rung(session, series(family, t.role), own, sampler)
 
     def _teachers(self, session: Session) -> Iterable[Rung]:
         """Of a student's teacher: its own samplers, and those of their families with as many calls."""
         t = session.trained
-        teacher = teacher_of(t) if self.teacher and t.role == Consistency.role else None
+        teacher = teacher_of(t) if self.teacher and t.role != Denoiser.role else None
         if teacher is None:
             return
         if not teacher.samplers:

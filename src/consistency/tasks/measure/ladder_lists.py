@@ -7,7 +7,7 @@ import torch
 
 from consistency.errors import check_seed, within
 from consistency.library.model import MOST
-from consistency.model.maps import Denoiser
+from consistency.model.maps import Consistency, Denoiser, FlowMap
 from consistency.sampling.families import Family, multistep
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import MultiStep, Sampler
@@ -111,8 +111,16 @@ def own_lists(samplers: Iterable[Sampler], grid: Sequence[float]) -> dict[int, L
     return found
 
 
-def series(family: Family) -> str:
-    """What a line of the chart is called."""
-    like = family.like
+def series(family: Family, role: str = Consistency.role) -> str:
+    """What a line of the chart is called.
+
+    Args:
+        family: whose samplers it connects.
+        role: of the map that they sample from.
+    """
+    like, suffix = family.like, family.suffix
+    kind = "fresh noise" if isinstance(like, MultiStep) else like.name
+    if role == FlowMap.role:
+        return f"diagonal, {kind}{suffix}" if like.role is Denoiser else f"{kind}{suffix}"
     who = "teacher" if like.role is Denoiser else "student"
-    return f"{who}{family.suffix}" if isinstance(like, MultiStep) else f"{who}, {like.name}{family.suffix}"
+    return f"{who}{suffix}" if isinstance(like, MultiStep) else f"{who}, {kind}{suffix}"

@@ -21,7 +21,7 @@ from consistency.teachers.values import check_count, check_levels, check_number,
 MOST = 16  # weights of a file, whose checkpoint may be replaced many times
 LARGEST = 2**26  # bytes of a file that is read
 NAME = re.compile(r"[0-9]{1,5}|[0-9A-Za-z_]{1,40}( \([^\x00-\x1f]{1,200}\))?")  # of a sampler, or of calls
-MULTISTEP = re.compile(r"([0-9]{1,5})(?:step)?(?: \(.*\))?")
+BY_LEVEL = re.compile(r"([0-9]{1,5})(?:step|jump)?(?: \(.*\))?")  # which have a call for each level
 PATIENCE = 60.0  # seconds to wait for another process that writes the same file
 
 
@@ -111,7 +111,7 @@ def check_list(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) 
     if not NAME.fullmatch(name):
         raise ValueError("no name of a sampler")
     found = check_levels(f"sigmas.{name}", sigmas)
-    several = MULTISTEP.fullmatch(name)
+    several = BY_LEVEL.fullmatch(name)
     if several is not None and len(found) != int(several[1]):
         raise ValueError(f"{len(found)} levels for {name}")
     known = Listed(found, None if origin is None else check_origin(Origin(**origin)))

@@ -10,7 +10,7 @@ from consistency.errors import UserError
 from consistency.files.configs import TARGET
 from consistency.lit.consistency import check_teacher_codec
 from consistency.lit.distillation import ConsistencyDistillation, identity
-from consistency.model.maps import DenoiserLike, as_denoiser
+from consistency.model.maps import Denoiser, DenoiserLike, as_denoiser
 from consistency.objectives.flow import TeacherFlow
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.ode import Euler, Heun
@@ -78,6 +78,7 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
     """How a student's teacher is sampled: as its own file says, else by the solver that the student follows.
 
     The latter takes the 18 levels of Karras et al. between the student's own. Nothing where neither is said.
+    Jumps of a flow map, whose denoiser is the teacher, are no samplers of that.
     """
     module = config_section(trained.provenance.config, "module")
     node = config_section(module, "teacher") or config_section(module, "start")
@@ -86,7 +87,9 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
         config = read_named(node["path"], "teacher.path", trust)[1]["config"]
         place = ("samplers",) if config.names("samplers") else ("module", "samplers")
         built = config.build(*place) if config.names(*place) else {}
-        return {name: each for name, each in built.items() if isinstance(each, Sampler)}
+        found = {name: each for name, each in built.items() if isinstance(each, Sampler)}
+        if own := {name: each for name, each in found.items() if each.role is Denoiser}:
+            return own
     kind = SOLVERS.get(
         config_section(trained.provenance.config, "module", "flow", "solver").get("_target_", "")
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from consistency.export.model import Outgoing, Written
-from consistency.export.parts import DECODER, NETWORK, programs, sigmas_of
+from consistency.export.parts import DECODER, JUMP, NETWORK, programs, sigmas_of
 from consistency.export.programs import coefficients, describe_second
 from consistency.markup import code_span, fenced, literal_text
 from consistency.table import Table
 
 OTHERS = {  # what programs make that are no samplers
     NETWORK: "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x",
+    JUMP: "x at noise level t -> the point of its trajectory at s, 0 <= s <= t, both σ; clean data at s = 0",
     DECODER: "the denoised x of the network -> images in [-1, 1], or points, as samplers end with them",
 }
 

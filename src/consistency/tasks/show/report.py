@@ -7,7 +7,7 @@ from typing import Any
 
 from consistency.files.atomic import write_text
 from consistency.metrics.processes import rank
-from consistency.model.maps import Consistency
+from consistency.model.maps import Denoiser
 from consistency.result import read_result, versions_and_commit
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
@@ -56,7 +56,7 @@ class Report:
     def _parts(self, session: Session) -> dict[str, Task]:
         """Those that were asked for, and that suit what was trained: the ladder's σ lists come first."""
         found = {"ladder": self.ladder, "fidelity": self.fidelity, "sample": self.sample, "gap": self.gap}
-        student = session.trained.role == Consistency.role
+        student = session.trained.role != Denoiser.role
         return {name: part for name, part in found.items() if part and (student or name != "gap")}
 
     def _page(self, session: Session, said: dict[str, Outcome]) -> str:

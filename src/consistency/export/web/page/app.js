@@ -1,7 +1,7 @@
 "use strict";
 // The page itself: what is asked for, kept in the address so that a picture can be shared, and who answers.
 
-const FIRST = { mode: "samples", seed: 1, steps: "1", one: false, label: null };
+const FIRST = { mode: "samples", seed: 1, steps: "1", gamma: 0, one: false, label: null };
 
 class App {
   constructor(network) {
@@ -18,6 +18,7 @@ class App {
     this.brush = new Brush(this.paper, 1, (under) => (this.mode.paint(under), this.soon()));
     $("paper").ariaLabel = "Paint with the pointer, or with the arrow keys and the space bar";
     this.listen();
+    this.calls();
     this.classes();
     this.about();
     this.read();
@@ -28,7 +29,7 @@ class App {
   }
 
   get rows() {
-    return this.network.model.steps[this.state.steps];
+    return this.network.rows(this.state.steps, this.state.gamma);
   }
 
   /** A class for each image: the one that was chosen, or all in turn. */
@@ -56,7 +57,7 @@ class App {
     });
   }
 
-  /** State from the address: #seed=7&steps=2&mode=walk&one=1&class=3. */
+  /** State from the address: #seed=7&steps=2&gamma=0.5&mode=walk&one=1&class=3. */
   read() {
     const said = new URLSearchParams(location.hash.slice(1)),
       { model } = this.network;
@@ -66,6 +67,7 @@ class App {
       mode: Object.hasOwn(this.modes, said.get("mode")) ? said.get("mode") : FIRST.mode,
       seed: whole("seed", 2 ** 32) ?? FIRST.seed,
       steps: Object.hasOwn(model.steps, said.get("steps")) ? said.get("steps") : FIRST.steps,
+      gamma: model.jumps && /^(0?\.\d+|1)$/.test(said.get("gamma")) ? Number(said.get("gamma")) : FIRST.gamma,
       one: said.get("one") === "1",
       label: whole("class", model.classes),
     };
@@ -77,9 +79,10 @@ class App {
   set(change) {
     Object.assign(this.state, change);
     if (!("mode" in change)) this.modes.complete.y = null; // that image is of the state before
-    const { mode, seed, steps, one, label } = this.state;
+    const { mode, seed, steps, gamma, one, label } = this.state;
     const said = new URLSearchParams({ seed, steps });
     if (mode !== FIRST.mode) said.set("mode", mode);
+    if (gamma) said.set("gamma", gamma);
     if (one) said.set("one", 1);
     if (label !== null) said.set("class", label);
     history.replaceState(null, "", `#${said}`);
@@ -87,7 +90,7 @@ class App {
   }
 
   show() {
-    const { mode, steps, one, label } = this.state;
+    const { mode, steps, gamma, one, label } = this.state;
     document.querySelector("main").dataset.mode = mode;
     for (const part of document.querySelectorAll("[data-for]")) {
       part.toggleAttribute("data-off", !part.dataset.for.split(" ").includes(mode));
@@ -98,6 +101,7 @@ class App {
     }
     $("steps").value = Object.keys(this.network.model.steps).indexOf(steps);
     $("steps").ariaValueText = steps;
+    $("gamma").value = gamma;
     $("one").textContent = one ? "All 64" : "One, large";
     $("one").ariaPressed = String(one);
     $("new").textContent = mode === "samples" && !one ? "New images" : "New image";
@@ -142,6 +146,7 @@ class App {
     $("steps").addEventListener("input", () =>
       this.set({ steps: Object.keys(this.network.model.steps)[$("steps").value] }),
     );
+    $("gamma").addEventListener("input", () => this.set({ gamma: Number($("gamma").value) }));
     $("again").addEventListener("click", () => (this.mode.variant++, this.refresh()));
     $("clear").addEventListener("click", () => (this.mode.clear(), this.refresh()));
     $("hand").addEventListener("click", () => {
@@ -165,6 +170,16 @@ class App {
     event.preventDefault();
     if (this.state.mode === "draw") (this.mode.variant++, this.refresh());
     else this.fresh();
+  }
+
+  /** The numbers of calls on the slider; jumps of a flow map may take fresh noise. */
+  calls() {
+    const { steps, jumps } = this.network.model,
+      counts = Object.keys(steps);
+    $("steps").max = counts.length - 1;
+    for (const count of counts)
+      $("counts").appendChild(document.createElement("span")).textContent = count;
+    $("fresh").hidden = !jumps;
   }
 
   classes() {

@@ -20,12 +20,18 @@ async function check(network, stored) {
   const labels = some.map((i) => (model.classes ? i % model.classes : 0));
   const found = {};
   let milliseconds = NaN;
-  for (const [steps, rows] of Object.entries(model.steps)) {
+  for (const steps of Object.keys(model.steps)) {
+    const rows = network.rows(steps, 0);
     const noise = noiseOf(network, stored.seed, SAMPLES, some, rows.length);
     const since = performance.now();
     const x = await network.sample(noise, rows, labels);
     if (rows.length === 1) milliseconds = (performance.now() - since) / some.length;
     found[`${steps} steps`] = furthest(x, await floats(stored.samples[steps]));
+  }
+  for (const [steps, images] of Object.entries(stored.mixed)) {
+    const noise = noiseOf(network, stored.seed, SAMPLES, some, Number(steps));
+    const x = await network.sample(noise, network.rows(steps, stored.gamma), labels);
+    found[`${steps} mixed`] = furthest(x, await floats(images));
   }
   const few = some.slice(0, stored.completed.count);
   const noise = noiseOf(network, stored.seed, EDITS, few, model.levels.length);

@@ -1,6 +1,7 @@
 "use strict";
 // The network and what its output means: f(x, σ) = skip x + out F(inp x, noise), coefficients by level standing
-// in model.data.js. Images are Float32Arrays in units of the data, one behind another.
+// in model.data.js. A flow map has F(inp x, noise, h) and leads to level s: keep x + (1 - keep) f with keep = s/σ.
+// Images are Float32Arrays in units of the data, one behind another.
 
 /** Lets the browser draw and listen. */
 const pause = () => new Promise((done) => setTimeout(done));
@@ -35,6 +36,12 @@ class Network {
     this.turn = Promise.resolve(); // a session runs one call at a time
   }
 
+  /** Coefficients of each call; gamma is the share of fresh noise between the jumps of a flow map. */
+  rows(steps, gamma) {
+    const { jumps } = this.model;
+    return jumps ? jumpRows(this.model.steps[steps], gamma, jumps.data) : this.model.steps[steps];
+  }
+
   /** f(x, σ) of a batch; row holds the coefficients of σ, labels a class for each image. */
   async denoise(x, row, labels) {
     const batch = x.length / this.size;
@@ -47,6 +54,7 @@ class Network {
       ),
       noise: new Tensor("float32", new Float32Array(batch).fill(row.noise), [batch]),
     };
+    if (this.model.jumps) feeds.h = new Tensor("float32", new Float32Array(batch).fill(row.h ?? 0), [batch]);
     if (this.model.classes) feeds.label = new Tensor("int64", BigInt64Array.from(labels, BigInt), [batch]);
     this.turn = this.turn.catch(() => {}).then(() => this.run(feeds, batch));
     const F = await this.turn;
@@ -60,15 +68,14 @@ class Network {
     return F.data;
   }
 
-  /** Images from unit noise, one array of noise for each row (2303.01469, algorithm 1). */
+  /** Images from unit noise, one array of noise for each row (2303.01469, algorithm 1; 2310.02279, γ-sampling). */
   async sample(noise, rows, labels) {
     let x = new Float32Array(noise[0].length);
     for (const [k, row] of rows.entries()) {
-      x = await this.denoise(
-        x.map((value, i) => value + row.added * noise[k][i]),
-        row,
-        labels,
-      );
+      const noisy = row.added ? x.map((value, i) => value + row.added * noise[k][i]) : x,
+        keep = row.keep ?? 0;
+      const y = await this.denoise(noisy, row, labels);
+      x = keep ? y.map((value, i) => keep * noisy[i] + (1 - keep) * value) : y;
     }
     return x;
   }
@@ -77,6 +84,16 @@ class Network {
   get handful() {
     return Math.min(64, Math.max(1, Math.floor(25 / this.pace)));
   }
+}
+
+/** Rows of a flow map: each call leads to s √(1 - γ²) below its level, where the next begins with γ s of noise. */
+function jumpRows(rows, gamma, data) {
+  return rows.map((row, k) => {
+    const s = rows[k + 1]?.sigma ?? 0,
+      end = s * Math.sqrt(1 - gamma ** 2);
+    const added = k ? gamma * row.sigma : row.sigma;
+    return { ...row, added, keep: end / row.sigma, h: Math.atan(end / data) / Math.atan(row.sigma / data) };
+  });
 }
 
 /** The noise of some images of a seed, one array for each of `calls`. */
