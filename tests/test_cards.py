@@ -26,7 +26,7 @@ from consistency.model.coordinates import Linear
 from consistency.model.precond import Velocity
 from consistency.sampling.ode import Heun
 from consistency.sampling.samplers import MultiStep, OneStep
-from consistency.tasks.measure.cards import card_tables
+from consistency.tasks.show.card_tables import card_tables
 
 TWO = MultiStep([80.0, 0.821])
 SHA, OTHER = "a" * 64, "b" * 64

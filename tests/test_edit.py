@@ -20,7 +20,7 @@ from consistency.sampling.operators import BoxSuperResolution, Grey, Inpainting
 from consistency.schedule.draws import ImageDraws
 from consistency.schema.check import check_config
 from consistency.tasks.make.edit import Edit
-from consistency.tasks.make.inputs import MaskFile, inputs, read_mask
+from consistency.tasks.make.inputs import MaskFile, inputs, read_mask_file
 from consistency.tasks.make.interpolate import Interpolate
 from consistency.tasks.make.invert import Invert
 from consistency.tasks.make.sample import Sample
@@ -195,7 +195,7 @@ class TestEdit:
         assert sorted(Path(outcome.paths["images"]).glob("*.png"))[0].name == "000-held-out000-0.png"
 
     def test_training_images_stand_in_for_a_users(self, ckpt, tmp_path, capsys):
-        read_mask.cache_clear()
+        read_mask_file.cache_clear()
         outcome = Edit(inpainting(None), rows=3, **SMALL)(session(tmp_path, ckpt))
         assert outcome.images == 6
         said = capsys.readouterr().err

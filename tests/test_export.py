@@ -34,8 +34,8 @@ from consistency.nets.modulation import DoublyNormalised
 from consistency.nets.unet import UNet
 from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
-from consistency.tasks.make.export import Export, KnownNoise
-from consistency.tasks.measure.timing import side_by_side
+from consistency.tasks.make.export import Export, GivenNoise
+from consistency.tasks.timing import time_side_by_side
 from tests.conftest import ROOT
 from tests.lists import multisteps
 from tests.sessions import checkpoint, composed, outgoing, session
@@ -148,7 +148,7 @@ class TestTask:
     def test_files_make_the_samples_of_the_run(self, exported):
         z = torch.randn(5, 2, *exported.t.data.shape, generator=torch.Generator().manual_seed(3))
         run = onnxruntime.InferenceSession(exported.folder / "2step.onnx")
-        truth = exported.sampler(exported.t.f, z[:, 0], draws=KnownNoise(z[:, 1:]))
+        truth = exported.sampler(exported.t.f, z[:, 0], draws=GivenNoise(z[:, 1:]))
         made = torch.from_numpy(run.run(None, {"z": z.numpy()})[0])
         torch.testing.assert_close(made, truth, atol=1e-5, rtol=0)
         assert truth.std() > 0.1
@@ -377,13 +377,13 @@ class TestTiming:
     def test_calls_take_turns(self):
         order = []
         calls = [partial(order.append, name) for name in "ab"]
-        first, second = side_by_side(calls, torch.device("cpu"), 3, 60.0)
+        first, second = time_side_by_side(calls, torch.device("cpu"), 3, 60.0)
         assert "".join(order) == "ab" * 4  # one to warm up
         assert first > 0 < second
 
     def test_time_is_limited(self):
         order = []
-        side_by_side([partial(order.append, 0)], torch.device("cpu"), 1000, 0.0)
+        time_side_by_side([partial(order.append, 0)], torch.device("cpu"), 1000, 0.0)
         assert len(order) == 2
 
 

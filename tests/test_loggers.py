@@ -22,7 +22,7 @@ from consistency.lit.callbacks.noise import histogram
 from consistency.lit.loggers.base import LOG, log_picture, rendered
 from consistency.lit.loggers.csv import CSV
 from consistency.lit.loggers.tensorboard import Board
-from consistency.tasks.show.curves import curves_in
+from consistency.tasks.show.curves import read_curves
 from consistency.tasks.show.report import NO_LOG, section_of_training
 from consistency.tasks.show.sweep_curves import curves_of
 from consistency.teach import find_teacher, teach
@@ -225,7 +225,7 @@ def test_a_report_of_a_sweep_takes_the_tables_too(run, tmp_path):
     section = curves_of(swept, ["one", "two"])
     assert section.notes == ["Run 1 has no log in its directory."]
     assert "train/loss" in {picture.caption for picture in section.pictures}
-    assert curves_in(tmp_path / "1") == {}
+    assert read_curves(tmp_path / "1") == {}
 
 
 def made(*words):

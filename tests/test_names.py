@@ -29,7 +29,7 @@ from consistency.result import metrics_line, metrics_table, path_lines
 from consistency.table import Table
 from consistency.tasks.show import curves
 from consistency.tasks.show.curves import MOST, charts
-from consistency.tasks.show.export_page import Measured, facts_of, readme
+from consistency.tasks.show.export_page import Deviation, model_facts, readme_text
 from consistency.tasks.show.page import Section, html_page
 from consistency.tasks.show.variation import variation
 from consistency.teach import say_once
@@ -196,9 +196,9 @@ def test_the_page_of_a_diffusers_folder_takes_names_as_text(hostile):
 
 def test_the_page_of_an_export_takes_names_as_text(hostile):
     (name, _) = hostile.sigmas
-    errors = {name: Measured(0.0, 0.0, 1.0)}
+    errors = {name: Deviation(0.0, 0.0, 1.0)}
     out = Written([], {}, None, how=f"run('{strip_controls(name)}```')\n")
-    harmless(readme(hostile, out, facts_of(hostile, errors, [80.0])))
+    harmless(readme_text(hostile, out, model_facts(hostile, errors, [80.0])))
 
 
 class Named:

@@ -21,8 +21,8 @@ from consistency.metrics.card import Memo
 from consistency.metrics.signals import Gaps, Probe, ProbeData, figure, posterior
 from consistency.model.condition import Condition
 from consistency.tasks.measure.gap import Gap
-from consistency.tasks.measure.teacher import follows_teacher
 from consistency.tasks.session import Session
+from consistency.tasks.teacher import uses_teacher_flow
 from consistency.tensor import expand
 from consistency.truth.oracle import Mixture
 from tests.conftest import CD_MOONS, ROOT, SMALL, run
@@ -343,7 +343,7 @@ def test_a_student_is_held_against_its_teacher_for_as_long_as_there_is_one(stude
 )
 def test_a_task_measures_on_the_trajectories_of_the_run(overrides, follows, tmp_path):
     trained = session(tmp_path / "eval", checkpoint(tmp_path, *overrides)).trained
-    assert follows_teacher(trained) is follows
+    assert uses_teacher_flow(trained) is follows
 
 
 def test_numbers_that_a_task_cannot_use_are_refused_by_their_key(digits, tmp_path, hydra):

@@ -81,7 +81,7 @@ def finished(value, **more):
 def reported(sweep, directory):
     """What the task says of a sweep, and its page."""
     directory.mkdir(exist_ok=True)
-    outcome = Report()(SimpleNamespace(asked=sweep, directory=directory))
+    outcome = Report()(SimpleNamespace(ckpt_path=sweep, directory=directory))
     text = (directory / "report.html").read_text(encoding="utf-8")
     read = Reader(text)
     assert read.open == []

@@ -23,7 +23,7 @@ CHAOS = 1000.0  # times the median of a chart: what lies beyond is of a run that
 Curve = tuple[list[int], list[float]]  # steps, values
 
 
-def curves_in(run: Path) -> dict[str, Curve]:
+def read_curves(run: Path) -> dict[str, Curve]:
     """All curves of a run by name; none where it has left neither of the two logs in its directory.
 
     Args:
@@ -33,10 +33,10 @@ def curves_in(run: Path) -> dict[str, Curve]:
         UserError: a log is damaged.
         OSError: it cannot be read, or something in it is no file.
     """
-    return scalars(run / "tensorboard") or log_columns(run / "csv" / "metrics.csv")
+    return scalars(run / "tensorboard") or read_csv_log(run / "csv" / "metrics.csv")
 
 
-def log_columns(path: Path) -> dict[str, Curve]:
+def read_csv_log(path: Path) -> dict[str, Curve]:
     """All curves of a CSV log by name; none where there is no log. Raises what `scalars` does."""
     found: dict[str, Curve] = {}
     for step, values in read_steps(path)[1].items():

@@ -17,7 +17,7 @@ OTHERS = {  # what programs make that are no samplers
 }
 
 
-class Measured(NamedTuple):
+class Deviation(NamedTuple):
     """How far an export is from the model, in units of x."""
 
     error: float  # greatest difference
@@ -31,7 +31,7 @@ class ProgramRow(NamedTuple):
     format: str
     part: str  # a sampler, or `network`; empty where only weights were written
     sizes: Mapping[Path, int]  # bytes of the files of its format
-    measured: Measured | None
+    measured: Deviation | None
     seconds: Mapping[int, tuple[float, float]]  # by batch: of the export, and in eager mode
 
     @property
@@ -68,8 +68,8 @@ def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
     return Table([*head, *times], lines, "Errors are in units of x, as is the spread of the model's samples")
 
 
-def describe(
-    model: Outgoing, out: Written, errors: Mapping[str, Measured], folder: Path, sigmas: Sequence[float]
+def write_description(
+    model: Outgoing, out: Written, errors: Mapping[str, Deviation], folder: Path, sigmas: Sequence[float]
 ) -> None:
     """Write `model.json` and `README.md`, unless the format has its own.
 
@@ -80,16 +80,16 @@ def describe(
         folder: where to.
         sigmas: levels at which coefficients are listed, besides those of samplers.
     """
-    facts = facts_of(model, errors, sigmas)
+    facts = model_facts(model, errors, sigmas)
     for name, text in (
         ("model.json", json.dumps(facts, indent=1) + "\n"),
-        ("README.md", readme(model, out, facts)),
+        ("README.md", readme_text(model, out, facts)),
     ):
         if not (folder / name).exists():
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
+def model_facts(model: Outgoing, errors: Mapping[str, Deviation], sigmas: Sequence[float]) -> dict[str, Any]:
     """All that one needs to know to use a model, as plain data."""
     parts, means = {n: program for n, program in programs(model).items() if n in errors}, model.pixels
     inputs = {
@@ -117,7 +117,7 @@ def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[f
     }
 
 
-def readme(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
+def readme_text(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
     """The same for people, and the lines that run it."""
     what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
     lines = [

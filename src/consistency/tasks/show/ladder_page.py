@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consistency.metrics.card import Number, plausible
 from consistency.table import Table
-from consistency.tasks.measure.cards import card_tables, card_text
+from consistency.tasks.show.card_tables import card_tables, card_text
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis

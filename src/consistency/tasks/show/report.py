@@ -12,7 +12,7 @@ from consistency.result import read_result, versions_and_commit
 from consistency.sweep.runs import is_sweep
 from consistency.table import Table
 from consistency.tasks.session import Outcome, Session, Task
-from consistency.tasks.show.curves import charts, curves_in
+from consistency.tasks.show.curves import charts, read_curves
 from consistency.tasks.show.page import Picture, Section, html_page
 from consistency.tasks.show.sweep_report import sweep_report
 from consistency.tasks.show.variation import variation
@@ -39,8 +39,8 @@ class Report:
 
     def __call__(self, session: Session) -> Outcome:
         """`report.html`, with all metrics of its parts; of a sweep, a page of all its runs."""
-        if session.asked is not None and is_sweep(session.asked):
-            return sweep_report(session.asked, session.directory)
+        if session.ckpt_path is not None and is_sweep(session.ckpt_path):
+            return sweep_report(session.ckpt_path, session.directory)
         said = {name: part(session) for name, part in self._parts(session).items()}
         path = session.directory / "report.html"
         if rank() == 0:
@@ -119,7 +119,7 @@ def section_of_training(session: Session) -> Iterator[Section]:
         yield Section("Config", ["What differs from the experiment's own config:"], tables=[changed])
     else:
         yield Section("Config", [f"As {where.experiment} says, nothing changed."])
-    curves = curves_in(where.run)
+    curves = read_curves(where.run)
     pictures, notes = charts(curves) if curves else ([], [NO_LOG])
     if pictures or notes:
         yield Section("Curves", notes, pictures)

@@ -5,7 +5,7 @@ from itertools import islice
 
 from consistency.errors import UserError, strip_controls
 from consistency.sweep.runs import Run
-from consistency.tasks.show.curves import MOST, Curve, curve_scale, curves_in, svg, thinned
+from consistency.tasks.show.curves import MOST, Curve, curve_scale, read_curves, svg, thinned
 from consistency.tasks.show.page import Line, Picture, Section
 
 LOSS = "train/loss"
@@ -43,7 +43,7 @@ def logs(runs: Sequence[Run]) -> tuple[dict[int, Curves], list[str]]:
     found, notes = {}, []
     for place, run in enumerate(islice(runs, MOST)):
         try:
-            found[place] = curves_in(run.directory)
+            found[place] = read_curves(run.directory)
             if run.result is not None and not found[place]:
                 notes.append(strip_controls(f"Run {run.name} has no log in its directory."))
         except (UserError, OSError) as error:
