@@ -17,7 +17,7 @@ from consistency.metrics.card import (
     code_version,
     forbidding_differences,
     hash_or_text,
-    of_plain,
+    number_from_plain,
     source_sha256,
 )
 from consistency.metrics.features.digits import DigitsFeatures
@@ -130,7 +130,7 @@ class TestDifferences:
         assert forbidding_differences(card, replace(card, model={"experiment": "cd_digits"})) == []
         assert (
             forbidding_differences(
-                card, of_plain(json.loads(json.dumps(Number({}, card).to_plain("2step")))).card
+                card, number_from_plain(json.loads(json.dumps(Number({}, card).to_plain("2step")))).card
             )
             == []
         )

@@ -69,7 +69,7 @@ class Number(NamedTuple):
         return {"name": name, "values": self.values, "card": asdict(self.card)}
 
 
-def of_plain(kept: dict[str, Any]) -> Number:
+def number_from_plain(kept: dict[str, Any]) -> Number:
     """A number of a result.json."""
     return Number(kept["values"], Card(**kept["card"]))
 

@@ -12,8 +12,8 @@ from consistency.files.config import FileConfig
 from consistency.library.model import Model
 from consistency.lit.data.module import DataModule
 from consistency.metrics import protocol
+from consistency.metrics.card import Card, Memo, code_version
 from consistency.metrics.judge import Judge
-from consistency.metrics.sampler_card import Card, Memo, code_version
 from consistency.sampling.samplers import Sampler
 from consistency.table import Table
 

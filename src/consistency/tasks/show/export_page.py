@@ -1,4 +1,4 @@
-"""What is said of an export: a table for people, and beside the files how they are used."""
+"""The description of an export: a table of all programs, and in each folder `model.json` and `README.md`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,32 +11,32 @@ from consistency.export.programs import coefficients
 from consistency.markup import code_span, fenced, literal_text
 from consistency.table import Table
 
-OTHERS = {  # what programs make that are no samplers
+OTHERS = {  # the outputs of the programs that are not samplers
     NETWORK: "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x",
     DECODER: "the denoised x of the network -> images in [-1, 1], or points, as samplers end with them",
 }
 
 
 class Deviation(NamedTuple):
-    """How far an export is from the model, in units of x."""
+    """The deviation of an exported program from the model, in units of x."""
 
-    error: float  # greatest difference
-    rms: float
-    spread: float  # standard deviation of what the model itself makes
+    error: float  # greatest absolute difference
+    rms: float  # root mean square difference
+    spread: float  # standard deviation of the model's own output
 
 
 class ProgramRow(NamedTuple):
-    """One program of one format."""
+    """A row of the table: one program of one format."""
 
     format: str
-    part: str  # a sampler, or `network`; empty where only weights were written
-    sizes: Mapping[Path, int]  # bytes of the files of its format
+    part: str  # a sampler, or `network`; empty if only weights were written
+    sizes: Mapping[Path, int]  # bytes of each file of its format
     measured: Deviation | None
-    seconds: Mapping[int, tuple[float, float]]  # by batch: of the export, and in eager mode
+    seconds: Mapping[int, tuple[float, float]]  # by batch size: of the program, of the PyTorch module
 
     @property
     def size(self) -> int:
-        """Bytes of its own file, or of all where files are not by sampler."""
+        """Bytes of the program's own file; of all files of the format if no file has its name."""
         own = sum(size for path, size in self.sizes.items() if path.stem == self.part)
         return own or sum(self.sizes.values())
 
@@ -54,7 +54,7 @@ class ProgramRow(NamedTuple):
 
 
 def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
-    """A row per program: size, errors, and milliseconds of a call, those of the eager module behind them."""
+    """A row per program: size, errors, and milliseconds per call (of the PyTorch module in brackets)."""
     head = ["format", "sampler", "MB", "max error", "RMS error", "spread"]
     lines = []
     for row in rows:
@@ -71,14 +71,14 @@ def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
 def write_description(
     model: Outgoing, out: Written, errors: Mapping[str, Deviation], folder: Path, sigmas: Sequence[float]
 ) -> None:
-    """Write `model.json` and `README.md`, unless the format has its own.
+    """Write `model.json` and `README.md` to an export's folder, unless the format has written its own.
 
     Args:
-        model: that was exported.
-        out: what was written.
-        errors: by program.
-        folder: where to.
-        sigmas: levels at which coefficients are listed, besides those of samplers.
+        model: the exported model.
+        out: the files and programs of the format.
+        errors: deviations by program.
+        folder: of the export.
+        sigmas: noise levels whose coefficients are listed, besides those of the samplers.
     """
     facts = model_facts(model, errors, sigmas)
     for name, text in (
@@ -90,7 +90,7 @@ def write_description(
 
 
 def model_facts(model: Outgoing, errors: Mapping[str, Deviation], sigmas: Sequence[float]) -> dict[str, Any]:
-    """All that one needs to know to use a model, as plain data."""
+    """The content of `model.json`: inputs of the programs, noise levels, coefficients, deviations."""
     parts, means = {n: program for n, program in programs(model).items() if n in errors}, model.pixels
     inputs = {
         name: {key: ["batch", *x.shape[1:]] for key, x in zip(p.names, p.inputs(2, 0), strict=True)}
@@ -118,7 +118,13 @@ def model_facts(model: Outgoing, errors: Mapping[str, Deviation], sigmas: Sequen
 
 
 def readme_text(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
-    """The same for people, and the lines that run it."""
+    """The content of `README.md`: the programs with their inputs, and code that runs one of them.
+
+    Args:
+        model: the exported model.
+        out: the files and programs of the format.
+        facts: the content of `model.json`.
+    """
     what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
     lines = [
         f"# {literal_text(what)}, {model.provenance.step or 0:,} steps\n".lstrip(),
@@ -138,7 +144,7 @@ def readme_text(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
 
 
 def pixel_formula(model: Outgoing) -> str:
-    """A line from x to pixels; none for points."""
+    """A line of Python that converts x to pixels u; empty for points."""
     means = model.pixels
     if means is None:
         return ""
