@@ -71,7 +71,7 @@ def run(script, directory, *overrides, **env):
 @pytest.fixture(autouse=True)
 def begins_silent(monkeypatch):
     """Lines of progress wait for ten seconds of this test, as they do in a process of its own."""
-    monkeypatch.setattr("consistency.watch._open.shown", None)
+    monkeypatch.setattr("consistency.watch._state.shown", None)
 
 
 @pytest.fixture

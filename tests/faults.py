@@ -24,7 +24,7 @@ class Faults(Callback):
         collapse: steps at whose validation all samples are alike; they follow those of `poison` in the count.
         kill: moments at which the process kills itself, once each: 2i before rollback i is written down,
             2i+1 after that and before the first step.
-        marks: a folder where kills are noted.
+        marks: a folder where kills are collect_signals.
     """
 
     def __init__(

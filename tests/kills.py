@@ -65,7 +65,7 @@ class StopsIn(Callback):
             between = stops.stop_between
 
             def struck():
-                now = watch._open.part
+                now = watch._state.part
                 if self.mark.exists():
                     self.mark.write_text(f"{self.mark.read_text()}piece\n")
                 elif now is not None and now.name == self.part and trainer.global_step == self.step:

@@ -12,11 +12,11 @@ from lightning import Fabric
 from omegaconf import OmegaConf, open_dict
 
 from consistency.build import build
-from consistency.evaluate import opened
+from consistency.evaluate import open_checkpoint
 from consistency.export.model import Outgoing
 from consistency.files.checksum import content_sha256
 from consistency.library.model import Provenance
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.metrics.card import Memo
 from consistency.model.condition import NONE
 from consistency.run import train
@@ -69,7 +69,7 @@ def session(directory, ckpt, cache=None, precision="32-true", weights=None, over
     config = composed("eval", *words)
     config.weights = weights
     fabric = Fabric(accelerator="cpu", devices=1)
-    return Session(directory, fabric, precision, Memo(cache), None, lambda: opened(config, fabric))
+    return Session(directory, fabric, precision, Memo(cache), None, lambda: open_checkpoint(config, fabric))
 
 
 def outgoing(f, shape, classes, samplers, codec, sigma_min=0.002, **provenance):

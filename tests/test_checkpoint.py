@@ -9,7 +9,7 @@ from torch import nn
 
 from consistency.errors import UserError
 from consistency.files.checkpoints import newest
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.result import closing_lines, finite_or_none, metrics_line, write_result
 from consistency.table import Table
 from consistency.teachers.checkpoint import check_fits, read_checkpoint, weights_of

@@ -11,19 +11,19 @@ from consistency.continuation import (
     Continuation,
     checkpoint_override,
     compare_with_checkpoint,
-    given_keys,
     metric_value,
     nothing_left,
+    override_keys,
 )
 from consistency.continuation.again import command_of
-from consistency.continuation.differences import differences
+from consistency.continuation.differences import find_differences
 from consistency.errors import UserError
 from consistency.lit.callbacks.history import Clock, History, total_images, total_seconds
 from consistency.lit.data.digits import Digits
 from consistency.lit.data.folder import ImageFolder
 from consistency.lit.data.identity import check_identity, identity_of, point_sums
 from consistency.lit.data.points import Ring
-from consistency.lit.restart import rewrite, was_validated
+from consistency.lit.loop_counters import rewrite_counters, was_validated
 from consistency.schema.rules import FREE, PLACE, RECORDED, REFUSED, RULES, effect
 from tests.sessions import composed
 
@@ -72,7 +72,7 @@ def test_no_command_is_made_of_what_is_none(tmp_path, overrides):
 
 def go_on(there, *words, experiment="ict_digits", base=BASE):
     return compare_with_checkpoint(
-        config(*base, *words), experiment, there, "run_dir=X", given_keys([*base, *words])
+        config(*base, *words), experiment, there, "run_dir=X", override_keys([*base, *words])
     )
 
 
@@ -318,7 +318,7 @@ def test_every_section_is_compared(old, section):
             break
         node, path = node[key], (*path, key)
     node[key] = "changed"
-    found = differences(there, config(*BASE), [])
+    found = find_differences(there, config(*BASE), [])
     assert len(found) == 1
     assert found[0].there == "changed"
 
@@ -500,7 +500,7 @@ def test_a_checkpoint_of_an_older_version_says_by_its_counters_whether_it_was_va
 )
 def test_counters_are_those_of_the_parts_that_a_step_has_now(due, validated, completed, begun):
     loops = counters(10, 9, 9)
-    rewrite(loops, 10, 2, due, validated, last=False)
+    rewrite_counters(loops, 10, 2, due, validated, last=False)
     fit = loops["fit_loop"]
     batches = fit["epoch_loop.batch_progress"]["total"]
     assert (batches["ready"], batches["completed"]) == (20, completed)

@@ -14,10 +14,10 @@ from consistency.command.explained import explain
 from consistency.console import as_option
 from consistency.continuation import compare_with_checkpoint
 from consistency.data.loader import ArrayData, StepLoader
-from consistency.debug import processes, shorten
+from consistency.debug import count_processes, shorten
 from consistency.errors import UserError
 from consistency.lit.callbacks.fall import Fall
-from consistency.lit.callbacks.profile import top
+from consistency.lit.callbacks.profile import first_lines
 from consistency.schema.check import check_composed
 from consistency.tasks.show.compare import read_numbers
 from consistency.teachers.debugged import debug_of
@@ -109,7 +109,7 @@ def test_each_process_has_a_batch():
     ways = {"cpu": 1, "ddp_sim": 2, "multi_node": 16}
     for trainer, count in ways.items():
         config = composed("experiment=ict_cifar10", "debug=smoke", f"trainer={trainer}")
-        assert processes(config.trainer) == count
+        assert count_processes(config.trainer) == count
         shorten(config)
         assert config.data.batch_size == 2 * count
 
@@ -172,8 +172,8 @@ def test_profile_ends_with_the_profilers_table(tmp_path, capsys):
 
 
 def test_a_long_table_is_cut():
-    assert top("----\na\n\nb\nc\n", 2) == "a\nb\n1 more lines are in fit-profile.txt"
-    assert top("a\nb", 2) == "a\nb"
+    assert first_lines("----\na\n\nb\nc\n", 2) == "a\nb\n1 more lines are in fit-profile.txt"
+    assert first_lines("a\nb", 2) == "a\nb"
 
 
 def test_nan_is_the_name_of_an_option_and_detects_anomalies():

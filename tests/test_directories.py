@@ -14,7 +14,7 @@ from consistency.files import directory as directories
 from consistency.files.directory import NAME, alone_in
 from consistency.lit.peers import check_same_facts, is_alive, is_lost, missing
 from consistency.process import rank
-from consistency.process.naming import VARIABLE, name, name_run, started_by_lightning
+from consistency.process.naming import VARIABLE, make_name, name_run, started_by_lightning
 from tests.conftest import CD_MOONS, ROOT, SMALL, run
 from tests.sessions import composed
 from tests.waits import ended, until
@@ -103,12 +103,12 @@ def test_a_name_left_in_the_environment_is_not_taken(monkeypatch):
 def test_under_slurm_the_name_follows_from_job_and_step(monkeypatch):
     for variable, value in {"JOB_ID": "12", "STEP_ID": "3", "NTASKS": "4", "PROCID": "1"}.items():
         monkeypatch.setenv(f"SLURM_{variable}", value)
-    assert name() == "slurm-12.3"
+    assert make_name() == "slurm-12.3"
     assert not rank.is_first()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert name() == "slurm-12.3-2"
+    assert make_name() == "slurm-12.3-2"
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert not name().startswith("slurm")
+    assert not make_name().startswith("slurm")
 
 
 @pytest.mark.parametrize(

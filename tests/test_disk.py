@@ -15,7 +15,7 @@ from consistency.files import atomic
 from consistency.files.atomic import Unwritable, dispensable, replacing, write_text
 from consistency.lit.callbacks.checkpoints import Checkpoints, KeepConfig
 from consistency.lit.callbacks.samples import SampleGrid
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.lit.loggers.tensorboard import Board, Quiet
 from consistency.metrics.card import Card, Memo
 from consistency.metrics.reference import write_reference

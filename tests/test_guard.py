@@ -198,7 +198,7 @@ def test_slower_twice_is_as_slow_as_once():
     watched.record.count = 1
     for _ in range(2):
         watched.on_train_start(trainer, module)
-        assert module.slower == 0.5
+        assert module.rate_factor == 0.5
 
 
 @pytest.mark.parametrize(

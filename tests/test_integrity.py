@@ -23,7 +23,7 @@ from consistency.build import build, build_trainer
 from consistency.data import cache
 from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.lit.data import folder
 from consistency.lit.data.folder import ImageFolder
 from consistency.lit.data.identity import check_identity

@@ -25,7 +25,7 @@ from consistency.process.stops import (
     settle_account,
 )
 from consistency.tasks.session import Outcome
-from consistency.watch import noted
+from consistency.watch import collect_signals
 from tests.conftest import SMALL, run, start
 from tests.sessions import composed
 from tests.waits import ended, until
@@ -165,7 +165,7 @@ def test_signals_are_put_off_while_libraries_load():
 
 
 def test_a_second_signal_is_not_put_off_until_the_next_piece():
-    with pytest.raises(Stopped), noted() as signals:  # noqa: PT012
+    with pytest.raises(Stopped), collect_signals() as signals:  # noqa: PT012
         signal.raise_signal(signal.SIGTERM)
         assert signals == [signal.SIGTERM]
         signal.raise_signal(signal.SIGTERM)

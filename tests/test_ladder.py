@@ -24,7 +24,7 @@ from consistency.tasks.measure.ladder_lists import (
     level_counts_for,
     run_levels,
     samplers_of_other_calls,
-    series,
+    series_name,
     spaced_samplers,
 )
 from consistency.tasks.schedule_file import SigmaList, read_lists
@@ -287,7 +287,11 @@ class TestFamilies:
         found = families_of(own, 0.002)
         assert found == [Family(own["2step"]), Family(HEUN), Family(CHURNED, " (churned)")]
         assert [each.title(each.like) for each in found] == ["2step", "heun3", "heun3 (churned)"]
-        assert [series(each) for each in found] == ["student", "teacher, heun", "teacher, heun (churned)"]
+        assert [series_name(each) for each in found] == [
+            "student",
+            "teacher, heun",
+            "teacher, heun (churned)",
+        ]
         assert families_of({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
         clipped = families_of({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
         assert clipped == [Family(own["2step"]), Family(MultiStep([80.0], clip=True), " (clipped)")]

@@ -19,7 +19,7 @@ from consistency.files.steps import read_steps
 from consistency.files.upgrade import upgraded_config
 from consistency.lit.callbacks.curves import Curves
 from consistency.lit.callbacks.noise import histogram
-from consistency.lit.loggers.base import LOG, log_picture, rendered
+from consistency.lit.loggers.base import LOG, log_picture, render
 from consistency.lit.loggers.csv import CSV
 from consistency.lit.loggers.tensorboard import Board
 from consistency.tasks.show.curves import read_curves
@@ -351,7 +351,7 @@ def test_a_figure_is_the_picture_that_tensorboard_draws():
     edges = linspace(0.1, 1, 6)
     figure = histogram(edges, edges[:-1], edges[:-1])
     theirs = np.moveaxis(figure_to_image(figure), 0, 2)
-    assert np.array_equal(np.asarray(rendered(figure)), theirs)
+    assert np.array_equal(np.asarray(render(figure)), theirs)
 
 
 def test_a_picture_is_drawn_only_where_somebody_takes_it(tmp_path):

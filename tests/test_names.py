@@ -32,7 +32,7 @@ from consistency.tasks.show.curves import MOST, draw_charts
 from consistency.tasks.show.export_page import Deviation, model_facts, readme_text
 from consistency.tasks.show.page import Section, html_page
 from consistency.tasks.show.variation import config_changes
-from consistency.teach import say_once
+from consistency.teach import print_once
 from consistency.watch import progress
 from tests.lists import multisteps
 from tests.test_web import mlp
@@ -42,7 +42,7 @@ PLAIN = "a ]0;title red b c d"
 CURVE = ([0, 1], [1.0, 2.0])
 
 
-@pytest.mark.parametrize("say", [notice, tell, say_once])
+@pytest.mark.parametrize("say", [notice, tell, print_once])
 def test_a_line_for_the_terminal_has_no_control_characters(say, capsys):
     say(HOSTILE)
     shown = "".join(capsys.readouterr())

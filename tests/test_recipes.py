@@ -4,14 +4,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from consistency.build import experiment
+from consistency.build import experiment_name
 from consistency.continuation import compare_with_checkpoint
 from consistency.continuation.again import command_of
 from consistency.errors import UserError
 from consistency.files.configs import options
 from consistency.schema.check import check_composed
 from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, overrides_of, without_file
-from consistency.sweep.cases import in_cases, left_of
+from consistency.sweep.cases import in_cases, remaining_cases
 from consistency.tasks.show.variation import config_changes
 from consistency.teach import compose_teacher as first_run
 from tests.conftest import ROOT
@@ -37,7 +37,7 @@ def composed(*overrides):
 @pytest.mark.parametrize(("method", "data"), PAIRS)
 def test_every_method_composes_with_the_budget_of_some_data(method, data):
     config = composed(f"method={method}", f"data={data}", f"budget={BUDGETS[data]}")
-    assert experiment() == f"{method}_{data}"
+    assert experiment_name() == f"{method}_{data}"
     small = {"points": (128, 8000, 3e-3), "minute": (256, 6000, 2e-3), "half_hour": (32, 5000, 5e-4)}
     size = config.net.get("width") or config.net.channels
     assert (size, config.trainer.max_steps, config.optimizer.lr) == small[BUDGETS[data]]
@@ -79,7 +79,7 @@ def test_what_a_name_stands_for(name, expected):
 def test_a_budget_gives_an_experiment_another_size():
     config = composed("experiment=flow_digits", "data=ring", "budget=points")
     assert (config.precond.time_scale, config.net.width, config.optimizer.lr) == (4.0, 128, 3e-3)
-    assert experiment() == "flow_digits"
+    assert experiment_name() == "flow_digits"
 
 
 def test_the_metric_of_the_ring_is_that_of_its_data():
@@ -100,10 +100,10 @@ def test_directories_are_named_by_experiment_or_by_method_and_data():
 def test_a_run_of_an_older_version_goes_on_with_the_command_of_today(name):
     config = composed(*overrides_of(name))
     there = {"config": OmegaConf.to_container(config, resolve=True), "experiment": name, "global_step": 5}
-    assert compare_with_checkpoint(config, experiment(), there, "run_dir=x", []).step == 5
+    assert compare_with_checkpoint(config, experiment_name(), there, "run_dir=x", []).step == 5
     other = composed("experiment=ict_digits", "net.width=8")
     with pytest.raises(UserError, match=f"give {' '.join(overrides_of(name))} to go on"):
-        compare_with_checkpoint(other, experiment(), there, "run_dir=x", [])
+        compare_with_checkpoint(other, experiment_name(), there, "run_dir=x", [])
 
 
 def test_the_command_that_goes_on_with_a_run_of_an_older_version_is_of_today(tmp_path):
@@ -122,19 +122,19 @@ def test_a_teacher_is_named_as_its_runs_are(tmp_path):
     composed(*overrides_of("cd_moons"), "net.width=16", "hydra.run.dir=nowhere")
     words = ["data=moons", "net.width=16", "trainer.max_steps=7"]
     with first_run("edm_moons", tmp_path / "teacher", words) as config:
-        assert experiment() == "edm_moons"
+        assert experiment_name() == "edm_moons"
         assert (config.net.width, config.trainer.max_steps, config.optimizer.lr) == (16, 7, 3e-3)
         assert config.objective._target_.endswith("Denoising")
-    assert experiment() == "cd_moons"
+    assert experiment_name() == "cd_moons"
 
 
 def test_cases_give_way_to_what_the_command_line_says():
     cases = [["experiment=ect_ring", "flow.size=2"], ["method=ct", "data=ring"]]
-    assert left_of(cases, ["seed=1", "++flow.size=3"]) == [
+    assert remaining_cases(cases, ["seed=1", "++flow.size=3"]) == [
         ["experiment=ect_ring"],
         ["method=ct", "data=ring"],
     ]
     for key in ("experiment", "method", "data", "budget"):
-        assert left_of(cases, [f"{key}=x"]) == []
+        assert remaining_cases(cases, [f"{key}=x"]) == []
     assert in_cases(cases, [["seed=0"]]) == [[*case, "seed=0"] for case in cases]
     assert in_cases([], [["seed=0"]]) == [["seed=0"]]

@@ -15,9 +15,9 @@ from consistency.files.atomic import keep_as, replacing
 from consistency.files.checkpoints import newest, set_aside
 from consistency.lit.callbacks.checkpoints import Checkpoints
 from consistency.lit.callbacks.guard import Guard
-from consistency.lit.callbacks.recovery import points
+from consistency.lit.callbacks.recovery import rollback_points
 from consistency.lit.divergence import Collapsed, Diverged
-from consistency.lit.record import Rollback, RollbackRecord
+from consistency.lit.rollback_record import Rollback, RollbackRecord
 from consistency.lit.states import BEGINNING, newest_passed, state_before
 from consistency.teachers.checkpoint import read_checkpoint
 from tests.conftest import run
@@ -382,7 +382,7 @@ def test_samples_that_are_not_finite_pass_no_validation(monkeypatch):
     guard = Guard(0.01, 100.0)
     monkeypatch.setattr("consistency.lit.callbacks.guard.data_of", lambda _: None)
     monkeypatch.setattr("consistency.lit.callbacks.guard.many_samples", lambda _: torch.randn(9, 2))
-    monkeypatch.setattr("consistency.lit.callbacks.guard.summed", lambda x, _: x)
+    monkeypatch.setattr("consistency.lit.callbacks.guard.sum_over_processes", lambda x, _: x)
     for value, passed in ((math.nan, None), (1.0, 20)):
         guard.moments = {"1step": torch.tensor([0.0, 0.0, value, 9.0])}
         guard.on_validation_epoch_end(trainer, module)
@@ -413,7 +413,7 @@ def test_a_record_survives_a_checkpoint_and_is_not_shortened_by_an_older_one():
     ],
 )
 def test_a_rollback_is_a_step_in_the_curve(before, now, step, expected):
-    assert points(before, now, step) == expected
+    assert rollback_points(before, now, step) == expected
 
 
 EVENT = {"step": 47, "reason": "bad", "low": 0.1, "high": 2.0, "checkpoint": None, "back_to": 0}

@@ -41,7 +41,7 @@ from consistency.schedule.noise import LogNormal, UniformCells
 from consistency.schedule.pairs import GridPairs
 from consistency.schedule.rate import Flat
 from consistency.truth.oracle import Mixture
-from consistency.watch import lines
+from consistency.watch import line_writer
 from tests.conftest import run, start
 from tests.waits import LIMIT, ended, until
 
@@ -164,10 +164,10 @@ def hold(path, beats):
 
 
 def test_lines_say_how_far_and_how_long_still(capsys):
-    advance = lines("rollouts", 100, 20, seconds=0.0)
+    advance = line_writer("rollouts", 100, 20, seconds=0.0)
     time.sleep(0.1)
     advance(60)
-    lines("quiet", 100, 0, seconds=60)(50)
+    line_writer("quiet", 100, 0, seconds=60)(50)
     assert capsys.readouterr().err == "rollouts: 60/100, 0:00:00 left\n"
 
 

@@ -119,7 +119,7 @@ class Runs:
             leave(run.directory, self.end(run.overrides))
         return Ended(run_in(run.directory))
 
-    def let_go(self, run):
+    def stop_run(self, run):
         self.let.append(run)
 
 
@@ -723,7 +723,7 @@ class TestCommand:
 class TestReports:
     def test_the_last_one_is_sent_again_when_the_run_goes_on(self, monkeypatch):
         sent = []
-        monkeypatch.setattr(reports, "held", lambda: True)
+        monkeypatch.setattr(reports, "is_sweep_run", lambda: True)
         monkeypatch.setattr(reports, "send_report", lambda **facts: sent.append(facts))
         metrics = {"SW2/1step": 0.5}
         state = SimpleNamespace(fn="fit")

@@ -12,7 +12,7 @@ from lightning import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from consistency.errors import UserError
-from consistency.evaluate import opened
+from consistency.evaluate import open_checkpoint
 from consistency.files.checksum import content_sha256
 from consistency.lit.callbacks.reports import check_metric
 from consistency.lit.callbacks.signals import Signals, excerpt
@@ -233,7 +233,7 @@ def asked(directory, checkpoint, memo=None, **options):
     directory.mkdir()
     fabric = Fabric(accelerator="cpu", devices=1)
     config = composed(f"ckpt_path={checkpoint}", name="eval")
-    session = Session(directory, fabric, "32-true", Memo(memo), None, lambda: opened(config, fabric))
+    session = Session(directory, fabric, "32-true", Memo(memo), None, lambda: open_checkpoint(config, fabric))
     outcome = Gap(**options)(session)
     return outcome, json.loads((directory / "gap.json").read_text())
 

@@ -22,7 +22,7 @@ from consistency.metrics.judge import Transport
 from consistency.model import maps
 from consistency.model.condition import NONE
 from consistency.schedule.draws import StepDraws
-from consistency.sweep.cases import in_cases, left_of
+from consistency.sweep.cases import in_cases, remaining_cases
 from consistency.sweep.chart import method_chart
 from consistency.sweep.markdown import rows_markdown
 from consistency.sweep.oracle import show_oracle
@@ -150,7 +150,7 @@ def oracle(*words):
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
     parsed = OverridesParser.create().parse_overrides([*params, *arguments])
     (batch,) = BasicSweeper.split_arguments(parsed, None)
-    cases = left_of([list(case) for named in sweeper.cases.values() for case in named], arguments)
+    cases = remaining_cases([list(case) for named in sweeper.cases.values() for case in named], arguments)
     return [Run(Path(str(i)), tuple(each)) for i, each in enumerate(in_cases(cases, batch))]
 
 

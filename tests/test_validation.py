@@ -13,9 +13,9 @@ from consistency import watch
 from consistency.errors import UserError
 from consistency.lit.callbacks.agreement import Agreement
 from consistency.lit.callbacks.progress import RunProgress
-from consistency.lit.callbacks.validation import Validation, pace_plan
-from consistency.lit.pace import Forecast, Pace, RemainingSteps
+from consistency.lit.callbacks.validation import Validation, remaining_steps
 from consistency.lit.pacing import paced
+from consistency.lit.run_times import Forecast, RemainingSteps, RunTimes
 from consistency.metrics.features import see
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.fidelity import between_halves
@@ -51,7 +51,7 @@ class Clock:
 def time(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(watch.time, "monotonic", clock)
-    monkeypatch.setattr(watch, "_open", watch._Open())
+    monkeypatch.setattr(watch, "_state", watch._State())
     return clock
 
 
@@ -133,7 +133,7 @@ class TestParts:
                 watch.tick(2)
                 assert [(task.description, task.completed) for task in bar.tasks][1] == ("samples", 2)
             assert [task.description for task in bar.tasks] == ["training"]
-        assert watch._open.bar is None
+        assert watch._state.bar is None
 
 
 class TestPieces:
@@ -220,7 +220,7 @@ class TestSizes:
 class TestPace:
     def test_the_time_left_counts_validations_once_one_is_known(self):
         clock, parts = Clock(), {}
-        pace = Pace(clock, lambda: dict(parts))
+        pace = RunTimes(clock, lambda: dict(parts))
         clock.passes(100)
         pace.trained(50)
         assert pace.left(RemainingSteps(50, 150, 50)) == (200, False)
@@ -238,13 +238,13 @@ class TestPace:
 
     def test_what_was_spent_goes_on_with_the_run(self):
         clock = Clock()
-        first = Pace(clock, lambda: {"samples": clock.now})
+        first = RunTimes(clock, lambda: {"samples": clock.now})
         clock.passes(30)
         first.trained(10)
         clock.passes(10)
         first.validated()
-        second = Pace(clock, lambda: {"samples": clock.now})
-        second.take(first.state())
+        second = RunTimes(clock, lambda: {"samples": clock.now})
+        second.load_state_dict(first.state_dict())
         clock.passes(10)
         second.validated()
         assert second.to_plain() == {"count": 2, "seconds": 20, "share": 0.4, "parts": {"samples": 20}}
@@ -274,11 +274,11 @@ class TestTheLine:
     def estimated(self, capsys, seconds_of_100_steps, seconds_of_a_tenth, **how):
         clock, trainer = Clock(), a_run(**how)
         callback = Validation(0.1)
-        callback.pace = Pace(clock)
+        callback.times = RunTimes(clock)
         clock.passes(seconds_of_100_steps)
-        callback.pace.trained(100)
+        callback.times.trained(100)
         callback.work = 100
-        now = watch.Work("samples", 100, clock.now, watch.unseen)
+        now = watch.Work("samples", 100, clock.now, watch.do_nothing)
         clock.passes(seconds_of_a_tenth)
         now.done = 10
         callback._estimate(trainer, now)
@@ -310,16 +310,16 @@ class TestTheLine:
     def test_the_training_line_says_whether_validations_are_counted(self):
         trainer, callback = a_run(), Validation()
         trainer.callbacks, clock = [callback], Clock()
-        callback.pace = Pace(clock)
+        callback.times = RunTimes(clock)
         shown = RunProgress()
-        assert shown._left(trainer) == "unknown time"
+        assert shown._time_left(trainer) == "unknown time"
         clock.passes(50)
-        callback.pace.trained(100)
-        assert shown._left(trainer) == "0:07:30 and validations"
+        callback.times.trained(100)
+        assert shown._time_left(trainer) == "0:07:30 and validations"
         clock.passes(10)
-        callback.pace.validated()
-        assert shown._left(trainer) == "0:09:00"
-        assert pace_plan(trainer).validations == 9
+        callback.times.validated()
+        assert shown._time_left(trainer) == "0:09:00"
+        assert remaining_steps(trainer).validations == 9
 
 
 # --- runs -------------------------------------------------------------------------------------------------

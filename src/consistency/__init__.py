@@ -5,7 +5,7 @@
     model = cm.load("data/weights/digits.safetensors")
     model.sample(16, steps=2, seed=0)  # uint8 [16, 1, 8, 8]
 
-The names in `__all__` are the library; each is imported when it is first asked for.
+The names in `__all__` are the public library; each is imported when it is first used.
 """
 
 from importlib import import_module
@@ -48,7 +48,7 @@ _PLACES = {  # module and name of each
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first asked for."""
+    """A public name, imported when it is first used."""
     if name == "edits":
         return import_module("consistency.edits")  # which makes it an attribute
     if name not in _PLACES:

@@ -14,7 +14,7 @@ from torch import nn
 
 from consistency.codec.codec import Codec
 from consistency.codec.pixels import pixels_of
-from consistency.continuation import given_keys
+from consistency.continuation import override_keys
 from consistency.continuation.differences import override_text
 from consistency.errors import UserError, check_seed
 from consistency.lit.callbacks.agreement import Agreement
@@ -25,7 +25,7 @@ from consistency.lit.callbacks.hparams import HParams
 from consistency.lit.callbacks.interruption import Interruption
 from consistency.lit.callbacks.recovery import Recovery
 from consistency.lit.callbacks.reports import Reports
-from consistency.lit.checkpoint import AtomicCheckpointIO
+from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.lit.data.identity import Identity
 from consistency.lit.data.module import DataModule
 from consistency.lit.footprint import TRAINING, check_network
@@ -42,21 +42,21 @@ COLUMNS = ("seed", "trainer.max_steps", "data.batch_size", "optimizer.lr")  # of
 
 
 def make(node: Any, **extra: Any) -> Any:
-    """What a config describes. Containers become plain ones: OmegaConf would take dataclasses for configs."""
+    """Instantiate a node of the config; its dicts and lists are handed on as plain dicts and lists."""
     return instantiate(node, **extra, _convert_="all")
 
 
 def build_part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
-    """What a section of the config describes, if it is what stands there.
+    """Instantiate a section of the config and check its type.
 
     Args:
-        key: of the section.
+        key: of the section, for messages.
         node: the section.
-        kind: class that it must be of.
-        extra: arguments that no config knows.
+        kind: class that the result must be an instance of.
+        extra: further arguments, which are not in the config.
 
     Raises:
-        UserError: it is something else.
+        UserError: the result is of another class.
     """
     made = make(node, **extra)
     if not isinstance(made, kind):
@@ -65,12 +65,12 @@ def build_part(key: str, node: Any, kind: type[T], **extra: Any) -> T:
 
 
 def build(config: DictConfig) -> tuple[DataModule, Module]:
-    """Data and module of a composed config. The same config builds the same weights."""
-    begin(config.seed, config.threads)
+    """Data and module of a composed config; the same config gives the same initial weights."""
+    set_seed_and_threads(config.seed, config.threads)
     data = build_part("data", config.data, DataModule)
-    if data.promised is not None:  # refused before a folder is converted
-        seen = data.codec.encoded(data.promised)
-        check_network(lambda: build_part("net", config.net, nn.Module, shape=seen, classes=0), TRAINING)
+    if data.promised is not None:  # a network that is too large is refused before a folder is converted
+        shape = data.codec.encoded(data.promised)
+        check_network(lambda: build_part("net", config.net, nn.Module, shape=shape, classes=0), TRAINING)
     with open_dict(config):
         config.net.shape, config.net.classes = list(data.shape), data.classes
     check_network(lambda: build_part("net", config.net, nn.Module), TRAINING)
@@ -83,16 +83,16 @@ def build(config: DictConfig) -> tuple[DataModule, Module]:
 
 
 def check_laws(module: Module, codec: Codec) -> None:
-    """Refuse parts of an objective that are made for pixels, where networks see something else."""
+    """Refuse an augmentation or a distance for pixels, where the codec encodes images as something else."""
     for name in ("augmentation", "distance"):
-        law = getattr(getattr(module, "objective", None), name, None)
-        if codec.visible and getattr(law, "of_pixels", False):
-            what, remedy = f"{name}: {type(law).__name__} is made for", f"choose another with {name}=NAME"
+        part = getattr(getattr(module, "objective", None), name, None)
+        if codec.visible and getattr(part, "of_pixels", False):
+            what, remedy = f"{name}: {type(part).__name__} is made for", f"choose another with {name}=NAME"
             pixels_of(codec, what, remedy)
 
 
-def begin(seed: int, threads: int | None) -> None:
-    """Seed the weights to come, and set the number of CPU threads."""
+def set_seed_and_threads(seed: int, threads: int | None) -> None:
+    """Seed torch, for the initial weights, and set the number of CPU threads; None leaves the number."""
     check_seed("seed", seed)
     check_threads(threads)
     torch.manual_seed(seed)
@@ -101,20 +101,20 @@ def begin(seed: int, threads: int | None) -> None:
 
 
 def compile_if_wanted(model: Map, wanted: bool) -> Map:
-    """The model, its network compiled in place if wanted: checkpoint keys stay what they are."""
+    """The model, its network compiled in place if wanted, so that keys of checkpoints stay the same."""
     if wanted:
         model.net.compile()
     return model
 
 
-def build_trainer(config: DictConfig, directory: Path, keepers: list[Callback]) -> Trainer:
+def build_trainer(config: DictConfig, directory: Path, recorders: list[Callback]) -> Trainer:
     """The trainer with its callbacks, its loggers and atomic checkpoints."""
     options = {
-        "callbacks": build_callbacks(config, directory, keepers),
+        "callbacks": build_callbacks(config, directory, recorders),
         "logger": build_loggers(config),
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": str(directory),
-        # Lightning counts batches here, the config optimiser steps.
+        # Lightning counts batches here; the config counts optimiser steps.
         "val_check_interval": config.trainer.val_check_interval * config.trainer.accumulate_grad_batches,
     }
     return build_part("trainer", config.trainer, Trainer, **options)
@@ -126,53 +126,54 @@ def build_loggers(config: DictConfig) -> list[Logger]:
     return [build_part(f"logger.{name}", node, Logger) for name, node in named]
 
 
-def build_callbacks(config: DictConfig, directory: Path, keepers: list[Callback]) -> list[Callback]:
-    """The callbacks of the config, in its order, without those set to null; and what every run has.
+def build_callbacks(config: DictConfig, directory: Path, recorders: list[Callback]) -> list[Callback]:
+    """The callbacks of the config, in its order, without those set to null, and those of every run.
 
-    What compares processes comes first, and what is reported before it is saved; what writes a rollback down
-    after all that is written; what stops the run last, so that all others have seen the step.
+    The order matters: `Agreement` compares the processes before any other callback acts; `Reports` sends a
+    metric before it is saved; `Recovery` writes a rollback to disk after all callbacks that add to a
+    checkpoint; `Interruption` stops the run last, when all others have seen the step.
     """
     named = [(name, node) for name, node in config.callbacks.items() if node is not None]
     built = [build_part(f"callbacks.{name}", node, Callback) for name, node in named]
     stops = of_type(built, Interruption)
     others = [callback for callback in built if callback not in stops]
     first = [Agreement(plain_config(config), directory, commit), Rewind(), Reports(config.optimized_metric)]
-    return [*first, *others, *keepers, Recovery(), *stops]
+    return [*first, *others, *recorders, Recovery(), *stops]
 
 
-def build_keepers(
-    config: DictConfig, about: Identity, changed: dict[str, list[Any]], clock: Clock
+def build_recorders(
+    config: DictConfig, identity: Identity, changed: dict[str, list[Any]], clock: Clock
 ) -> list[Callback]:
-    """What keeps the config, the curves of training and the history of a run in its checkpoints."""
+    """The callbacks that add config, lengths of logs and the run's history to its checkpoints."""
     facts = {"commit": commit(), "batch_size": config.data.batch_size}
     return [
-        HParams(hyperparameters(config)),  # first: Trackio takes them with the first thing that is logged
-        KeepConfig(plain_config(config), experiment(), about),
+        HParams(hyperparameter_row(config)),  # first: Trackio reads them when the first value is logged
+        KeepConfig(plain_config(config), experiment_name(), identity),
         Curves(),
         History(facts | {"precision": str(config.trainer.precision)}, changed, device_name, clock),
     ]
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
-    """A config as plain data, resolved."""
+    """A config as a dict of plain containers, its references resolved."""
     found = OmegaConf.to_container(config, resolve=True)
     assert isinstance(found, dict)
     return {str(name): value for name, value in found.items()}
 
 
-def experiment() -> str:
-    """Name of the run's experiment, or of its method and data."""
+def experiment_name() -> str:
+    """Name of the run's experiment; without one, that of its method and data, such as ict_digits."""
     return recipe(HydraConfig.get().runtime.choices)
 
 
-def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
-    """The row of a run in the HParams tab: what every run has, and whatever the command line changed.
+def hyperparameter_row(config: DictConfig) -> dict[str, str | float | bool]:
+    """Hyperparameters of a run, for its logs: `COLUMNS`, and the keys that the command line changed.
 
-    A part that was chosen by its name, such as solver=heun, is that name.
+    The value of a group of the config, such as solver=heun, is the name of the chosen option.
     """
-    given, choices = given_keys(HydraConfig.get().overrides.task), HydraConfig.get().runtime.choices
-    row: dict[str, str | float | bool] = {"experiment": experiment()}
-    for key in [*COLUMNS, *(key for key in given if key != "sweep" and effect(key) != PLACE)]:
+    overridden, choices = override_keys(HydraConfig.get().overrides.task), HydraConfig.get().runtime.choices
+    row: dict[str, str | float | bool] = {"experiment": experiment_name()}
+    for key in [*COLUMNS, *(key for key in overridden if key != "sweep" and effect(key) != PLACE)]:
         value = choices[key] if key in choices else OmegaConf.select(config, key)
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         row[key] = plain if isinstance(plain, str | int | float | bool) else override_text(plain)
@@ -180,7 +181,7 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float | bool]:
 
 
 def run_directory() -> Path:
-    """The one directory a run works in, which Hydra has made."""
+    """The directory of this run, which Hydra has made."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
@@ -190,5 +191,5 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def of_type(items: Iterable[Any], kind: type) -> list[Any]:
-    """Those of a kind."""
+    """The items that are instances of a class."""
     return [item for item in items if isinstance(item, kind)]

@@ -1,4 +1,4 @@
-"""The edge to the shell: what went wrong in one line, and an exit status."""
+"""The entry points as shell commands: errors as one line, exit statuses, and signals."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from consistency.command.usage import asks_for_help, show_help
 from consistency.errors import UserError, strip_controls
 from consistency.files.configs import config_groups, options
 from consistency.process.entry import current_entry
-from consistency.process.lifeline import follow_parent, hold, send_report
+from consistency.process.lifeline import follow_parent, open_lifeline, send_report
 from consistency.process.naming import name_run
 from consistency.process.rank import is_first
 from consistency.process.stops import (
@@ -45,14 +45,14 @@ FLAGS = {  # of Hydra
     ),
 }
 PATIENCE = 10.0  # seconds for libraries to close after a signal
-LONGEST = 1000  # characters of a line that a library may fill
+LONGEST = 1000  # characters of a line of output
 
 
 def guarded(main: Callable[[], Any]) -> None:
-    """Run an entry point. A user's mistake ends in one line and status 1; a bug keeps its traceback."""
+    """Run an entry point. A `UserError` is printed as one line, with status 1; a bug keeps its traceback."""
     ignore_at_exit()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
-    if not is_first():  # which writes what torch has to say of lost connections
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
+    if not is_first():  # only the first process prints torch's messages about lost connections
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         never_fail_to_print()
@@ -62,9 +62,9 @@ def guarded(main: Callable[[], Any]) -> None:
         if asks_for_help(sys.argv[1:]):
             show_help()
             return
-        hold()
+        open_lifeline()
         sys.argv[1:] = arguments(sys.argv[1:])
-        with heard(waits=True):  # for Hydra to compose the config
+        with heard(waits=True):  # until Hydra has composed the config
             run_whole(main)
     except Stopped as stopped:
         say_stopped(stopped)
@@ -75,21 +75,21 @@ def guarded(main: Callable[[], Any]) -> None:
 
 
 def never_fail_to_print() -> None:
-    """Print what the encoding of the terminal lacks as an escape: σ must not end a run that has measured."""
+    """Print characters that the terminal cannot encode as escapes, so that σ raises no error at the end."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """The arguments of a command as Hydra is to read them."""
+    """The arguments of a command, rewritten for Hydra."""
     check_added(given)
     paths = literal_arguments(map(as_option, given))
     return named_last(paths) if current_entry() == "eval" else paths
 
 
 def check_flags(arguments: Sequence[str]) -> None:
-    """Refuse options with dashes that Hydra does not have: it would take them for short forms of its own."""
+    """Refuse unknown options with dashes, which Hydra would read as abbreviations of its own."""
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name.startswith("--") and name not in FLAGS:
@@ -99,7 +99,7 @@ def check_flags(arguments: Sequence[str]) -> None:
 
 
 def as_option(argument: str) -> str:
-    """An override as Hydra should read it, to which `nan` is a number and `null` no choice of a group."""
+    """An override for Hydra, which reads `nan` as a number and does not accept `null` for a group."""
     group, _, name = argument.partition("=")
     known = options(group) if name in ("nan", "null") and group in config_groups() else ()
     if name == "null" and "none" in known:
@@ -108,7 +108,7 @@ def as_option(argument: str) -> str:
 
 
 def run_whole(main: Callable[[], Any]) -> None:
-    """Run an entry point under a name of its own; a signal stays one, whatever a library has made of it."""
+    """Run an entry point under the name of a run; a signal that a library has swallowed is raised again."""
     try:
         with name_run():
             main()
@@ -123,14 +123,14 @@ def run_whole(main: Callable[[], Any]) -> None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """A signal while libraries are imported waits for them: some swallow it, and the run would go on."""
+    """Defer signals while libraries are imported: some swallow them, and the run would go on."""
     with put_off():
         yield
 
 
 @contextmanager
 def explain_errors() -> Iterator[None]:
-    """The same inside Hydra, which would add a line of its own; in a sweep Hydra decides what goes on."""
+    """Print errors inside Hydra, which would add its own line; in a sweep they are left to the launcher."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -147,7 +147,7 @@ def explain_errors() -> Iterator[None]:
 
 @contextmanager
 def in_a_worker() -> Iterator[None]:
-    """In a process of another launcher, such as joblib's: save and end when told to, or with that process."""
+    """In a worker of another launcher, such as joblib's: stop on a signal, or when the parent has ended."""
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -157,11 +157,11 @@ def in_a_worker() -> Iterator[None]:
             yield
         except Stopped as stopped:
             say_stopped(stopped)
-            sys.exit(stopped.status)  # which can be handed on to the launcher
+            sys.exit(stopped.status)  # an exception that can be passed to the launcher
 
 
 def end(error: Exception) -> None:
-    """Say what went wrong, to the sweep of the run as well, and exit; or let a fault of ours through."""
+    """Print an error, report it to the sweep of the run, and exit; a bug of this project is raised."""
     line = explain(error)
     state = next((cause.state for cause in causes(error) if isinstance(cause, UserError)), UserError.state)
     send_report(failed=one_line(line or f"{type(error).__name__}: {error}"), state=state)
@@ -173,6 +173,6 @@ def end(error: Exception) -> None:
 
 
 def one_line(text: str) -> str:
-    """Whatever a library says, without line breaks, colours and other control characters, and not endless."""
-    shown = strip_controls(text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    """A message of a library on one line of at most `LONGEST` characters, without control characters."""
+    line = strip_controls(text)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

@@ -1,4 +1,4 @@
-"""`debug=`: a few steps of an experiment, to see that it works before it is run."""
+"""`debug=`: runs a few steps of an experiment, to see that it works."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,32 +8,32 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from consistency.build import build_part
-from consistency.continuation import given_keys
+from consistency.continuation import override_keys
 from consistency.errors import UserError, at_least
 from consistency.files.configs import file_of
 from consistency.schema.check import reference_text
-from consistency.teach import say_once
+from consistency.teach import print_once
 
 HORIZON = "${trainer.max_steps}"
 DOWNLOADED = ("consistency.metrics.features.inception.InceptionFeatures",)
 
 
 def shorten(config: DictConfig) -> "Short | None":
-    """Cut a config with `debug.run` to its few steps, in place; None for any other run."""
+    """Apply the object in `debug.run` to a config, in place; None for a run without one."""
     node = OmegaConf.select(config, "debug.run")
     if node is None:
         return None
-    short = build_part("debug.run", node, Short)
-    say_once(short.shrink(config, given_keys(HydraConfig.get().overrides.task)))
-    return short
+    debug_run = build_part("debug.run", node, Short)
+    print_once(debug_run.shrink(config, override_keys(HydraConfig.get().overrides.task)))
+    return debug_run
 
 
 class Short:
-    """The first steps of an experiment: curriculum and learning rate keep its horizon.
+    """Runs the first steps of an experiment; curriculum and learning rate keep its horizon.
 
     Args:
-        steps: of a round, 1 or greater; a validation and a checkpoint follow each round.
-        rounds: 1 or greater; each but the first goes on from the checkpoint of the one before.
+        steps: number of steps in a round, 1 or greater; a validation and a checkpoint follow each round.
+        rounds: number of rounds, 1 or greater; each but the first resumes from the checkpoint before.
         name: of the option, for messages.
     """
 
@@ -42,14 +42,14 @@ class Short:
         self.steps, self.rounds, self.name = steps, rounds, name
 
     def shrink(self, config: DictConfig, given: Sequence[str]) -> str:
-        """Change a config in place; a line that says how.
+        """Shorten a config in place, and return a line about the changes.
 
         Args:
             config: as composed.
-            given: keys of the command line, which stay what they are.
+            given: keys of the command line, whose values are kept.
 
         Raises:
-            UserError: the command line says how many steps, or that the run goes on from a checkpoint.
+            UserError: the command line sets trainer.max_steps or ckpt_path.
         """
         if "trainer.max_steps" in given:
             raise UserError(
@@ -60,18 +60,18 @@ class Short:
             raise UserError(f"debug={self.name} begins anew: leave ckpt_path out")
         horizon = config.trainer.max_steps
         with open_dict(config):
-            freeze(config, horizon)
-            config.callbacks.curriculum.horizon = None  # which is not the end of these steps
+            fix_horizon(config, horizon)
+            config.callbacks.curriculum.horizon = None  # the horizon is not the length of this run
             config.trainer.max_steps = config.trainer.val_check_interval = self.steps
             changes = [f"steps 1 to {self.steps * self.rounds} of {horizon:,}", *self.changes(config, given)]
         return f"debug={self.name}: {', '.join(changes)}; no result to compare"
 
     def changes(self, config: DictConfig, given: Sequence[str]) -> Iterator[str]:
-        """Change what else has to change, and say so."""
+        """Make further changes of the config, and yield a text on each."""
         yield from ()
 
     def rounds_left(self, config: DictConfig) -> Iterator[str]:
-        """Once for each round but the first: have the config go on from its checkpoint, and say so."""
+        """For each round but the first, set the config to resume for more steps, and yield a line."""
         for _ in range(self.rounds - 1):
             config.ckpt_path = "last"
             config.trainer.max_steps += self.steps
@@ -79,13 +79,13 @@ class Short:
 
 
 class Smoke(Short):
-    """Two rounds on small batches, which fit a minute: network, data and laws are those of the experiment.
+    """Runs rounds on small batches within a minute; network, data and noise laws are those of the experiment.
 
     Args:
-        steps: of a round, 1 or greater.
-        rounds: 1 or greater.
-        batch: samples of an optimiser step, on each process and for each accumulated part, 1 or greater.
-        metric: option of the group that stands in for one whose features would be downloaded.
+        steps: number of steps in a round, 1 or greater.
+        rounds: number of rounds, 1 or greater.
+        batch: number of samples on each process in each accumulated part of a step, 1 or greater.
+        metric: option of the group `metric` that replaces one whose features would be downloaded.
         name: of the option, for messages.
     """
 
@@ -97,27 +97,27 @@ class Smoke(Short):
         self.batch, self.metric = batch, metric
 
     def changes(self, config: DictConfig, given: Sequence[str]) -> Iterator[str]:
-        """Batches, stored rollouts, and the metric."""
+        """Reduce batches, samplers and stores, and replace a metric that needs a download."""
         if "data.batch_size" not in given:
-            was, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
-            config.data.batch_size = self.batch * processes(config.trainer) * parts
-            yield f"batches of {config.data.batch_size:,} in place of {was:,}"
-        named = list(config.samplers)
+            former, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
+            config.data.batch_size = self.batch * count_processes(config.trainer) * parts
+            yield f"batches of {config.data.batch_size:,} in place of {former:,}"
+        names = list(config.samplers)
         if not any(name.startswith("samplers") for name in given):
-            kept = next((n for n in named if n == config.optimized_metric), named[0])
-            config.samplers = {name: config.samplers[name] if name == kept else None for name in named}
+            kept = next((n for n in names if n == config.optimized_metric), names[0])
+            config.samplers = {name: config.samplers[name] if name == kept else None for name in names}
             yield f"samples by {kept} alone"
         if "store" in config and "store.count" not in given:
             config.store.chunk, config.store.count = config.data.batch_size, 2 * config.data.batch_size
             yield f"a store of {config.store.count:,} rollouts"
-        mine = any(name == "metric" or name.startswith("metric.extractor") for name in given)
-        if not mine and OmegaConf.select(config, "metric.extractor._target_") in DOWNLOADED:
+        chosen = any(name == "metric" or name.startswith("metric.extractor") for name in given)
+        if not chosen and OmegaConf.select(config, "metric.extractor._target_") in DOWNLOADED:
             config.metric = OmegaConf.load(file_of(f"metric/{self.metric}"))
             yield f"metric={self.metric}, which needs no download"
 
 
-def freeze(node: Any, horizon: int) -> None:
-    """Replace whatever in a mapping or a list refers to the number of steps by that number."""
+def fix_horizon(node: Any, horizon: int) -> None:
+    """Replace references to `trainer.max_steps` in a mapping or a list by the number, at any depth."""
     keys: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
         if OmegaConf.is_missing(node, key):
@@ -125,11 +125,11 @@ def freeze(node: Any, horizon: int) -> None:
         if reference_text(node, key) == HORIZON:
             node[key] = horizon
         elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_config(node[key]):
-            freeze(node[key], horizon)
+            fix_horizon(node[key], horizon)
 
 
-def processes(trainer: DictConfig) -> int:
-    """Of a run: devices times machines."""
+def count_processes(trainer: DictConfig) -> int:
+    """Number of processes of a run: devices times machines."""
     devices = trainer.devices
     if isinstance(devices, ListConfig):
         each = len(devices)

@@ -1,4 +1,4 @@
-"""What a user can mend, said in one line."""
+"""Errors that the user can fix, and checks of numbers that raise them."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,34 +13,34 @@ LARGEST_SEED = 2**63 - 1
 
 
 class UserError(ValueError):
-    """A mistake outside this code. The message names the key or file, and what to do about it."""
+    """An error that the user can fix. The message is one line, and names the key or file and the remedy."""
 
-    state = "failed"  # of a run of a sweep that ends so
+    state = "failed"  # state of a run of a sweep that ends with this error
 
 
 class ArgumentError(UserError):
-    """A wrong argument, named without its section of the config: what builds the section adds that."""
+    """A wrong argument, named without its section of the config, which the builder of the section adds."""
 
 
 class Spoiled(UserError):  # noqa: N818 - what happened to the run
-    """A run that training has spoiled: as legal as any other, but with these settings it leads nowhere."""
+    """Training with these settings, which are valid, has led to a useless model."""
 
     state = "diverged"
 
 
 def strip_controls(text: str) -> str:
-    """Text on one line, without colours and other control characters, which a terminal would obey."""
+    """Text on one line, without control characters such as colours, which a terminal would interpret."""
     return " ".join(printable(text).split())
 
 
 def printable(text: str) -> str:
-    """The same with the spaces left as they are."""
+    """Text without control characters, each replaced by a space; other spaces are kept."""
     colourless = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     return "".join(c if c.isprintable() else " " for c in colourless)
 
 
 def at_least(section: str, least: float = 1, **values: float) -> None:
-    """Refuse numbers that are too small, or not finite, by their keys in a section of the config."""
+    """Refuse numbers below `least` or not finite; their names are keys of a section of the config."""
     for name, value in values.items():
         if not least <= value < inf:
             raise UserError(f"{section}.{name}={value} must be at least {least}")
@@ -84,7 +84,7 @@ def check_seed(key: str, seed: int) -> None:
 
 
 def check_call(section: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """Refuse a section of the config that leaves out an argument without which it cannot be called."""
+    """Refuse a function of the config that cannot be called with these arguments."""
     try:
         signature(function).bind(*arguments)
     except TypeError as error:
@@ -92,7 +92,11 @@ def check_call(section: str, function: Callable[..., Any], *arguments: Any) -> N
 
 
 def call_configured(section: str, function: Callable[..., Made], *arguments: Any) -> Made:
-    """What a function of the config makes; refused if it, or a part of it, lacks an argument."""
+    """Call a function of the config.
+
+    Raises:
+        UserError: it, or a part of it, lacks an argument.
+    """
     try:
         return function(*arguments)
     except TypeError as error:
@@ -102,12 +106,12 @@ def call_configured(section: str, function: Callable[..., Made], *arguments: Any
 
 
 def close(name: str, known: Iterable[str]) -> str | None:
-    """The closest known name, None where none is close."""
+    """The known name closest to `name`; None where none is close."""
     return next(iter(get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`name` completed to a remedy: the closest known name, or the list of all of them."""
+    """The remedy for a wrong name: the closest known name, or the list of all of them."""
     known = sorted(set(known))
     found = close(name, known)
     return f"did you mean '{found}'?" if found else f"choose one of: {', '.join(known)}"

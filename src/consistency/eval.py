@@ -1,6 +1,6 @@
-"""`consistency-eval`, `python -m consistency.eval` and eval.py: ask something of a trained checkpoint.
+"""The command `consistency-eval`, `python -m consistency.eval` or eval.py: do a task with a checkpoint.
 
-configs/task/ lists the questions.
+configs/task/ lists the tasks.
 """
 
 import hydra
@@ -18,7 +18,7 @@ def configured(config: DictConfig) -> None:
     with explain_errors():
         trust_as_configured(config)
         check_command(config, "eval")
-        with loading():  # torch, only once the config stands
+        with loading():  # torch is imported only after the config has been checked
             from consistency.evaluate import evaluate
 
         evaluate(config)

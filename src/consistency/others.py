@@ -1,7 +1,7 @@
-"""Files of others, opened as what the command line says they are: `ckpt_path=FILE as=NAME` (configs/as/).
+"""Foreign files of weights, read by the option of the group `as`: `ckpt_path=FILE as=NAME` (configs/as/).
 
-What such a file does not say is named by the group `as` and by net, data, samplers, metric and sigma beside
-it. Together they are what a checkpoint of ours would hold, without a training run.
+The group `as` and the sections net, data, samplers, metric and sigma of the command provide what such a file
+lacks. Together they give the content of a checkpoint of this project, without a training run.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from consistency.build import begin, build_part, make
+from consistency.build import build_part, make, set_seed_and_threads
 from consistency.errors import UserError
 from consistency.files.config import checked_config
 from consistency.files.description import described
@@ -22,32 +22,32 @@ from consistency.model.maps import Map
 from consistency.sampling.samplers import check_samplers
 
 GROUP = "as"
-SECTIONS = ("net", "data", "samplers", "metric", "sigma", "seed")  # of its config, beside `model`
-WEIGHTS = "published"  # the name of its only weights
-FOREIGN = (".pkl", ".pt", ".pth")  # how such files end; and folders of diffusers have these
-INDICES = ("model_index.json", "config.json")
+SECTIONS = ("net", "data", "samplers", "metric", "sigma", "seed")  # of the resulting config, beside `model`
+WEIGHTS = "published"  # name of the weights
+FOREIGN = (".pkl", ".pt", ".pth")  # suffixes of foreign files
+INDICES = ("model_index.json", "config.json")  # files in folders of diffusers
 
 
 def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
-    """A file of others with its content, as `teachers.checkpoint.read_named` gives it.
+    """Path and content of a foreign file, in the form that `teachers.checkpoint.read_named` returns.
 
     Args:
-        config: of the evaluation, composed with a choice of `as`; net.shape and net.classes follow from the
-            data where they are not given.
+        config: of the evaluation, with a choice of `as`; net.shape and net.classes are set from the data
+            where they have no value.
 
     Raises:
-        UserError: the file is missing, damaged or of something else; or what it does not say is not given.
+        UserError: the file is missing, damaged or of another kind; or a section that it needs is missing.
     """
     path = Path(config.ckpt_path)
     if not path.exists():
         raise absent_path("ckpt_path", path)
-    check_given(config)
-    begin(config.seed, config.threads)
-    fit(config)
+    check_sections(config)
+    set_seed_and_threads(config.seed, config.threads)
+    set_network_shape(config)
     net = build_part("net", config.net, nn.Module)
-    f = taken(config, path, net)
-    check_suits(f, config)
-    content = {name: plain(config[name]) for name in SECTIONS}
+    f = read_map(config, path, net)
+    check_map(f, config)
+    content = {name: to_plain(config[name]) for name in SECTIONS}
     kind = type(f)
     model = {"_target_": f"{kind.__module__}.{kind.__qualname__}", "net": content["net"]}
     content["model"] = {**model, "precond": described(f.precond)}
@@ -61,8 +61,8 @@ def read_other(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     }
 
 
-def check_given(config: DictConfig) -> None:
-    """Refuse a command that has taken away what a file of others does not say.
+def check_sections(config: DictConfig) -> None:
+    """Refuse a command without a section that a foreign file lacks.
 
     Raises:
         UserError: names the section.
@@ -74,25 +74,25 @@ def check_given(config: DictConfig) -> None:
             )
 
 
-def fit(config: DictConfig) -> None:
-    """Set net.shape and net.classes, where they are not given, to those of the data; read if need be."""
-    absent_ = [name for name in ("shape", "classes") if OmegaConf.is_missing(config.net, name)]
-    if not absent_:
+def set_network_shape(config: DictConfig) -> None:
+    """Set net.shape and net.classes, where they have no value, from the data, which may be loaded for it."""
+    missing = [name for name in ("shape", "classes") if OmegaConf.is_missing(config.net, name)]
+    if not missing:
         return
     data = build_part("data", config.data, DataModule)
     with open_dict(config):
-        if "shape" in absent_:
+        if "shape" in missing:
             promised = data.promised
             config.net.shape = list(data.codec.encoded(promised) if promised else data.shape)
-        if "classes" in absent_:
+        if "classes" in missing:
             config.net.classes = data.classes if data.conditional else 0
 
 
-def taken(config: DictConfig, path: Path, net: nn.Module) -> Map:
-    """The map in a file, by the reader of `as`; its messages name the file by the key of this command.
+def read_map(config: DictConfig, path: Path, net: nn.Module) -> Map:
+    """The map in a foreign file, by the reader of `as`; its errors are rewritten to name `ckpt_path`.
 
     Raises:
-        UserError: the file is refused, or brings a network of its own.
+        UserError: the file is refused, or contains a network of this project.
     """
     try:
         f = make(config[GROUP])(path=path, net=net)
@@ -106,8 +106,8 @@ def taken(config: DictConfig, path: Path, net: nn.Module) -> Map:
     return f
 
 
-def check_suits(f: Map, config: DictConfig) -> None:
-    """Refuse samplers of another role, and noise below what the network has seen."""
+def check_map(f: Map, config: DictConfig) -> None:
+    """Refuse samplers for another role, and a σ_min below the levels that the network was trained on."""
     made = make(config.samplers)
     check_samplers({name: sampler for name, sampler in made.items() if sampler is not None}, f)
     lowest = f.precond.lowest
@@ -118,16 +118,16 @@ def check_suits(f: Map, config: DictConfig) -> None:
         )
 
 
-def plain(node: Any) -> Any:
+def to_plain(node: Any) -> Any:
     """A section as plain data, its references resolved."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def check_said(ckpt_path: str) -> None:
-    """Of a file that cannot be read as ours: refuse one of others, where `as` does not say what it is.
+def check_not_foreign(ckpt_path: str) -> None:
+    """Refuse a foreign file, where no option of `as` is chosen.
 
     Raises:
-        UserError: names a choice for such a file.
+        UserError: the path looks like one; names an option for it.
     """
     path = Path(ckpt_path)
     folder = path.is_dir() and any((path / name).is_file() for name in INDICES)

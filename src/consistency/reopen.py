@@ -1,6 +1,6 @@
-"""A run built again from the config in its checkpoint, with the changes of the command line.
+"""Rebuilds the data and the judge of a run from the config in its checkpoint, for an evaluation.
 
-It writes only where the settings of the evaluation say, whatever paths that config has.
+They write only to the directories of the evaluation, whatever paths that config has.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,18 @@ USED = frozenset(["data", "model", "metric", "module", "sigma", "seed", "threads
 Changes = Mapping[str, Any]
 
 
-def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Changes]:
-    """A file's config with the command line's `override`, checked again; and that override as plain data.
+def apply_override(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Changes]:
+    """Apply `override` of the command line to the config of a file, and check it again.
 
     Args:
-        brought: of the file.
+        brought: config of the file.
         config: of the evaluation.
 
+    Returns:
+        The changed config, and the override as plain data.
+
     Raises:
-        UserError: a change has no effect, or makes no plain data.
+        UserError: an override has no effect, or is no plain data.
     """
     if not OmegaConf.is_dict(config.override):
         raise UserError(f"override={config.override} must hold keys: +override.data.root=PATH")
@@ -45,35 +48,35 @@ def changed(brought: FileConfig, config: DictConfig) -> tuple[FileConfig, Change
     return checked_config(content, brought.source, packages(config.trust), targets(changes)), changes
 
 
-def adapted(written: FileConfig, changes: Changes, config: DictConfig) -> FileConfig:
-    """The config as an evaluation builds it: its caches in ours.
+def redirect_cache(written: FileConfig, changes: Changes, config: DictConfig) -> FileConfig:
+    """The config of a file with the cache of its metric in that of the evaluation.
 
     Args:
-        written: of the run.
-        changes: of the command line.
+        written: config of the file, after `apply_override`.
+        changes: overrides of the command line, whose cache is kept.
         config: of the evaluation.
     """
     content = written.to_plain()
     metric = content.get("metric")
-    if isinstance(metric, dict) and "cache" in metric and "cache" not in named(changes, "metric"):
+    if isinstance(metric, dict) and "cache" in metric and "cache" not in overridden_keys(changes, "metric"):
         metric["cache"] = None if config.cache is None else str(Path(config.cache) / "reference")
     return checked_config(content, written.source, packages(config.trust), targets(changes))
 
 
 def data_of(brought: FileConfig, changes: Changes, model: Model, directory: Path) -> DataModule:
-    """The data of a run. They are read when they are asked for; until then they are what the network is for.
+    """The data of a run, which are loaded when they are first used; shape and classes follow from the model.
 
     Args:
         brought: config of the file.
-        changes: of the command line.
+        changes: overrides of the command line.
         model: that was trained on them.
         directory: for downloads and caches.
 
     Raises:
-        UserError: the config describes none, or networks would see something else than in training.
+        UserError: the config describes no data, or another codec than that of the model.
     """
-    data = expected(brought.source, "data", brought.build("data"), DataModule)
-    data.write_below(directory, named(changes, "data"))
+    data = check_kind(brought.source, "data", brought.build("data"), DataModule)
+    data.write_below(directory, overridden_keys(changes, "data"))
     data.expect(model.shape, model.classes)
     if codec_digest(model.codec) != codec_digest(data.codec):
         raise UserError(
@@ -84,8 +87,8 @@ def data_of(brought: FileConfig, changes: Changes, model: Model, directory: Path
     return data
 
 
-def judge(brought: FileConfig) -> Judge:
-    """The judge of its samples.
+def build_judge(brought: FileConfig) -> Judge:
+    """Build the judge of samples that the config of a file describes.
 
     Raises:
         UserError: the config does not describe one.
@@ -100,8 +103,8 @@ def judge(brought: FileConfig) -> Judge:
     return built
 
 
-def expected(source: str, section: str, built: Any, kind: type) -> Any:
-    """What was built, if it is of this kind."""
+def check_kind(source: str, section: str, built: Any, kind: type) -> Any:
+    """Refuse an object that a config of a file has built if it is of another class."""
     if not isinstance(built, kind):
         raise UserError(
             f"{source}: {section} in its config is no {kind.__name__}; use the checkpoint as it was written"
@@ -109,20 +112,20 @@ def expected(source: str, section: str, built: Any, kind: type) -> Any:
     return built
 
 
-def number(brought: FileConfig, key: str, default: int | None) -> Any:
-    """A whole number of the config."""
+def whole_number(brought: FileConfig, key: str, default: int | None) -> Any:
+    """An integer of the config of a file."""
     value = brought.content.get(key, default)
     if value is not None and type(value) is not int:
         raise UserError(f"{brought.source}: {key} in its config is no whole number")
     return value
 
 
-def named(changes: Changes, section: str) -> Mapping[str, Any]:
-    """The keys of a section that the command line names."""
+def overridden_keys(changes: Changes, section: str) -> Mapping[str, Any]:
+    """The overrides of a section, by key."""
     node = changes.get(section)
     return node if isinstance(node, Mapping) else {}
 
 
-def without(content: dict[str, Any], *sections: str) -> dict[str, Any]:
-    """The content but for some sections."""
+def without_sections(content: dict[str, Any], *sections: str) -> dict[str, Any]:
+    """A config without some sections."""
     return {name: node for name, node in content.items() if name not in sections}

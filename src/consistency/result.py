@@ -1,4 +1,4 @@
-"""What a run leaves behind for scripts (result.json) and for people (a few lines)."""
+"""The result of a run: result.json for scripts, and the lines that are printed at its end."""
 
 import json
 import math
@@ -20,9 +20,9 @@ VERSIONS = ("torch", "lightning", "torchmetrics", "hydra-core")
 
 
 def commit() -> str | None:
-    """The checked-out commit, with + when files differ from it; None outside a repository.
+    """The hash of the checked-out commit, with + if files differ from it; None outside a repository.
 
-    An installed package has none: a repository around its environment is somebody else's.
+    An installed package has none: a repository around its environment belongs to another project.
     """
     if CHECKOUT is None:
         return None
@@ -37,14 +37,14 @@ def commit() -> str | None:
 
 
 def device_name(device: "torch.device") -> str:
-    """The device in words."""
-    import torch  # not by whoever reads results only
+    """Name of a GPU; of the CPU with its number of threads, such as `cpu x 8`."""
+    import torch  # not needed by those who only read results
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}"
 
 
 def versions_and_commit() -> dict[str, Any]:
-    """Versions of what computed, and the commit."""
+    """Versions of the libraries that compute, and the commit, for result.json."""
     return {"versions": {name: version(name) for name in VERSIONS}, "commit": commit()}
 
 
@@ -56,13 +56,13 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result.json, with `metrics` by name; its other keys are whatever they are.
+    """The content of a result.json. Its `metrics` are numbers or None by name; no other key is checked.
 
     Args:
-        path: the file.
+        path: of the file.
 
     Raises:
-        UserError: it cannot be read, is no JSON object, or has metrics that are no numbers.
+        UserError: the file cannot be read, is no JSON object, or has metrics that are no numbers.
     """
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -80,34 +80,34 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number that fits into float64; true and false are none."""
+    """Whether a value of JSON is a number that fits into float64; a boolean is not."""
     if isinstance(value, bool):
         return False
     return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
 
 
 def finite_or_none(value: Any) -> Any:
-    """The same, with NaN and infinities replaced by None: JSON has no such numbers."""
+    """A value, or a mapping at any depth, with None in place of NaN and infinities, which JSON lacks."""
     if isinstance(value, Mapping):
         return {key: finite_or_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def closing_lines(result: Mapping[str, Any], directory: Path, tables: str = "") -> str:
-    """What is printed at the end: numbers, where files are, and what was spent.
+    """The text printed at the end of a run: metrics, paths of files, and the time spent.
 
     Args:
-        result: as in result.json, which has everything.
+        result: content of result.json.
         directory: of result.json.
-        tables: that show the metrics; empty to print those in lines.
+        tables: a table of the metrics, in place of the line of metrics; empty for that line.
     """
     paths = {**result["paths"], "result": str(directory / "result.json")}
-    shown = {**result, "metrics": {}} if tables else result
-    return "\n".join(part for part in (tables, path_lines({"paths": paths}), metrics_line(shown)) if part)
+    rest = {**result, "metrics": {}} if tables else result
+    return "\n".join(part for part in (tables, path_lines({"paths": paths}), metrics_line(rest)) if part)
 
 
 def metrics_line(result: Mapping[str, Any]) -> str:
-    """Metrics, and what they have cost, in lines that fit a terminal."""
+    """Metrics, and the samples, steps and seconds that they took, in lines that fit a terminal."""
     metrics = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
     counts = [f"{result[what]:,} {what}" for what in ("steps", "images") if result.get(what)]
     spent = ", ".join([*judged_counts(result), *counts, f"{result['seconds']:.0f} s"])
@@ -115,14 +115,14 @@ def metrics_line(result: Mapping[str, Any]) -> str:
 
 
 def judged_counts(result: Mapping[str, Any]) -> list[str]:
-    """How many samples of each sampler the metrics are of, if all are of as many."""
+    """The number of samples that the metrics were computed from, if it is the same for all of them."""
     protocols = [number["card"]["protocol"] for number in result.get("numbers", ())]
-    counts = {how.get("count") for how in protocols if "sampler" in how}
+    counts = {protocol.get("count") for protocol in protocols if "sampler" in protocol}
     return [f"{count:,} samples judged" for count in counts if count is not None and len(counts) == 1]
 
 
 def wrap_parts(parts: Sequence[str], columns: int = 100) -> list[str]:
-    """Lines of parts, each whole, two spaces between them."""
+    """Parts joined by two spaces into lines of at most `columns` characters; no part is broken."""
     lines = [""]
     for part in parts:
         if lines[-1] and len(lines[-1]) + 2 + len(part) > columns:
@@ -132,13 +132,16 @@ def wrap_parts(parts: Sequence[str], columns: int = 100) -> list[str]:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    """A row per sampler, the teacher's first, and a column per metric; empty without a teacher's."""
+    """A table with a row per sampler, the teacher's first, and a column per metric.
+
+    Empty where no metric is a teacher's (`teacher/...`).
+    """
     if not any(name.startswith("teacher/") for name in metrics):
         return ""
     cells: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         metric, _, sampler = name.removeprefix("teacher/").rpartition("/")
-        if metric == "gap":  # of the function, not of a sampler
+        if metric == "gap":  # a metric of the function, not of a sampler
             continue
         row = f"teacher {sampler}" if name.startswith("teacher/") else sampler
         cells.setdefault(row if metric else "", {})[metric or name] = value
@@ -149,12 +152,12 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
         ["", *columns],
         *([row, *(f"{cells[row].get(c, math.nan):.4g}" for c in columns)] for row in teachers_first),
     ]
-    shown = [[printable(cell) for cell in line] for line in lines]
-    return "\n".join(f"{name:<18}" + "".join(f"{cell:>14}" for cell in rest) for name, *rest in shown) + "\n"
+    rows = [[printable(cell) for cell in line] for line in lines]
+    return "\n".join(f"{name:<18}" + "".join(f"{cell:>14}" for cell in rest) for name, *rest in rows) + "\n"
 
 
 def path_lines(result: Mapping[str, Any]) -> str:
-    """The paths a person opens next, a line each."""
+    """The paths of a result, one a line."""
     paths = {printable(name): printable(path) for name, path in result["paths"].items() if path}
     width = max([12, *map(len, paths)])
     return "\n".join(f"{name:<{width}} {path}" for name, path in paths.items())

@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: where it is, and whether it may go on from it."""
+"""The checkpoint that a run resumes from: finding it, and checking that the run may resume from it."""
 
 from functools import partial
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.build import experiment
+from consistency.build import experiment_name
 from consistency.command.checks import holds_a_run
-from consistency.continuation import Continuation, checkpoint_override, compare_with_checkpoint, given_keys
+from consistency.continuation import Continuation, checkpoint_override, compare_with_checkpoint, override_keys
 from consistency.continuation.again import command_of
 from consistency.continuation.differences import START
 from consistency.files.checkpoints import LAST, newest
@@ -19,7 +19,7 @@ from consistency.lit.loggers.base import LOG, Positions
 from consistency.lit.module import Module
 from consistency.lit.rollback import check_allowed, rollback_line
 from consistency.sweep.single import check_single
-from consistency.teach import say_once
+from consistency.teach import print_once
 from consistency.teachers.checkpoint import check_fits, of_run, read_checkpoint, whole_of
 
 
@@ -27,8 +27,8 @@ class Checkpoint(NamedTuple):
     """A checkpoint that was read and verified.
 
     Args:
-        path: the file.
-        content: what it holds, weights included.
+        path: of the file.
+        content: of the file, weights included.
     """
 
     path: Path
@@ -36,52 +36,61 @@ class Checkpoint(NamedTuple):
 
 
 def find_checkpoint(ckpt_path: str | None, directory: Path) -> Checkpoint | None:
-    """The checkpoint to go on from; None for a run that begins.
+    """The checkpoint to resume from; None for a new run.
 
     Args:
-        ckpt_path: of the config: a file, the directory of a run, or `last` for the newest of `directory`.
-        directory: of the run.
+        ckpt_path: of the config: a file, a run directory, or `last` for the newest checkpoint of `directory`.
+        directory: of this run.
 
     Raises:
-        UserError: the directory holds a run that was not named, or the checkpoint cannot be used.
+        UserError: the directory holds a run, and ckpt_path does not name it; or the checkpoint is damaged.
     """
     found = newest(directory)
     if ckpt_path == "last":
         whole = whole_of(directory, "ckpt_path")
-        say_once(
+        print_once(
             f"resuming from {whole[0]}" if whole else f"no checkpoint in {directory} yet: starting afresh"
         )
         return Checkpoint(*whole) if whole else None
-    given = Path(ckpt_path) if ckpt_path else None
-    if found is not None and (given is None or folder_of(given) != found.resolve().parent):
+    path = Path(ckpt_path) if ckpt_path else None
+    if found is not None and (path is None or checkpoint_folder(path) != found.resolve().parent):
         raise holds_a_run(directory)
-    if given is None:
+    if path is None:
         return None
-    check_single(given, "ckpt_path")
-    if given.is_dir():
-        return Checkpoint(*of_run(given, "ckpt_path"))
-    return Checkpoint(given, read_checkpoint(given))
+    check_single(path, "ckpt_path")
+    if path.is_dir():
+        return Checkpoint(*of_run(path, "ckpt_path"))
+    return Checkpoint(path, read_checkpoint(path))
 
 
-def folder_of(given: Path) -> Path:
-    """The folder of a checkpoint that is named by its file, or by the directory of its run."""
-    return (given / LAST.parent if given.is_dir() else given.parent).resolve()
+def checkpoint_folder(path: Path) -> Path:
+    """The folder of checkpoints that a path leads to: the path of a checkpoint, or of a run directory."""
+    return (path / LAST.parent if path.is_dir() else path.parent).resolve()
 
 
 def compare(config: DictConfig, checkpoint: Checkpoint | None, directory: Path) -> Continuation:
-    """How this run differs from that of the checkpoint; refuses what would be another run."""
+    """The differences between this run and that of the checkpoint.
+
+    Raises:
+        UserError: a value differs that makes it another run.
+    """
     if checkpoint is None:
         return Continuation()
     path, content = checkpoint
     overrides = list(HydraConfig.get().overrides.task)
-    command = partial(command_of, folder_of(path).parent, overrides)
+    command = partial(command_of, checkpoint_folder(path).parent, overrides)
     return compare_with_checkpoint(
-        config, experiment(), content, checkpoint_override(path, directory), given_keys(overrides), command
+        config,
+        experiment_name(),
+        content,
+        checkpoint_override(path, directory),
+        override_keys(overrides),
+        command,
     )
 
 
 def check_rollbacks(config: DictConfig, checkpoint: Checkpoint | None, directory: Path) -> str | None:
-    """Refuse a run that has diverged too often; a line for one that has gone back before."""
+    """Refuse a run that has no rollback left; a line about its earlier rollbacks, None without any."""
     if checkpoint is None:
         return None
     check_allowed(checkpoint.content, OmegaConf.select(config, "callbacks.guard.rollbacks"), directory)
@@ -92,10 +101,10 @@ def check_checkpoint(checkpoint: Checkpoint | None, module: Module, data: Identi
     """Refuse weights of another network, and a checkpoint that was trained on other data.
 
     Args:
-        checkpoint: to go on from, if any.
-        module: that is to be trained.
-        data: that it is to be trained on.
-        where: the checkpoint is, for messages.
+        checkpoint: to resume from; None for a new run.
+        module: the module of this run.
+        data: identity of the data of this run.
+        where: the checkpoint, as messages call it.
     """
     if checkpoint is not None:
         check_fits(checkpoint.path, checkpoint.content["state_dict"], module)
@@ -108,16 +117,16 @@ def clock_of(checkpoint: Checkpoint | None) -> Clock:
 
 
 def log_positions(checkpoint: Checkpoint | None) -> tuple[Positions | None, int]:
-    """How far each log was at the checkpoint, None where an old one does not say; and its step."""
+    """The length of each log at the checkpoint, None where an older version has not noted it; its step."""
     if checkpoint is None:
         return {}, 0
     return checkpoint.content.get(LOG), checkpoint.content["global_step"]
 
 
 def fallback_of(checkpoint: Checkpoint | None, continuation: Continuation, directory: Path) -> Path | None:
-    """A checkpoint that is no state of this run itself: what to go back to before it has saved one.
+    """The checkpoint, if this run has to roll back to it as long as it has saved no state of its own.
 
-    It lies in another directory, or was given in place of the teacher's weights that the run began with.
+    That is so if it lies in another directory, or if it replaced the teacher's weights (`start=teacher`).
     """
     if checkpoint is None:
         return None

@@ -1,4 +1,4 @@
-"""What came of a training run: result.json, the lines on the terminal, the end of its log."""
+"""The result of a training run: its result.json, the lines on the terminal, and the end of its logs."""
 
 import sys
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from consistency.build import callbacks_of, experiment, of_type, plain_config
+from consistency.build import callbacks_of, experiment_name, of_type, plain_config
 from consistency.errors import Spoiled, UserError
 from consistency.files.checkpoints import newest
 from consistency.lit.callbacks.averages import EMA
@@ -42,7 +42,7 @@ from consistency.tensor import weights_sha256
 
 
 def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: Path) -> dict[str, Any]:
-    """What the run was and what came of it."""
+    """The content of result.json."""
     segments = next(iter(of_type(callbacks_of(trainer), History))).segments()
     raw = module.model.state_dict()
     hashes = {"raw": weights_sha256(raw)}
@@ -51,8 +51,8 @@ def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: P
     picture = directory / "samples" / f"{next(iter(module.samplers))}.png"
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
     return {
-        "experiment": experiment(),
-        **({"debug": said.removeprefix("debug=")} if (said := debug_of(config)) else {}),
+        "experiment": experiment_name(),
+        **({"debug": option.removeprefix("debug=")} if (option := debug_of(config)) else {}),
         "role": module.model.role,
         "overrides": list(HydraConfig.get().overrides.task),
         "metrics": metrics,
@@ -68,7 +68,7 @@ def summarise(config: DictConfig, trainer: Trainer, module: Module, directory: P
         "validation": validation_cost(trainer),
         "segments": segments,
         "parameters": count_parameters(module.model),
-        **costs(trainer, module),
+        **step_costs(trainer, module),
         "weights_sha256": hashes,
         "device": device_name(module.device),
         "precision": str(config.trainer.precision),
@@ -89,63 +89,70 @@ def judged_numbers(
     metrics: Mapping[str, float],
     hashes: Mapping[str, str],
 ) -> dict[str, Number]:
-    """The judge's numbers with their cards, by sampler; none where nobody judges."""
+    """Metrics of the judge with their cards, by sampler; empty for a run without a judge."""
     data = data_of(trainer)
     ema = next((ema.evaluate for ema in of_type(callbacks_of(trainer), EMA)), "raw")
     meaning = plain_config(config)["model"]
-    what = model(experiment(), module.model.role, trainer.global_step, hashes[ema], meaning, data.codec)
-    program, found = commit(), dict[str, Number]()
+    subject = model(
+        experiment_name(), module.model.role, trainer.global_step, hashes[ema], meaning, data.codec
+    )
+    program, numbers = commit(), dict[str, Number]()
     for judge in (callback.judge for callback in of_type(callbacks_of(trainer), Evaluation)):
         for name, sampler in module.samplers.items():
             how = protocol(sampler, judge, data, data.samples, data.seed, str(config.trainer.precision), ema)
-            named = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
-            found[name] = Number(named, Card(what, how, code_version(), program))
-    return found
+            values = {k.removesuffix(f"/{name}"): v for k, v in metrics.items() if k.endswith(f"/{name}")}
+            numbers[name] = Number(values, Card(subject, how, code_version(), program))
+    return numbers
 
 
 def validation_cost(trainer: Trainer) -> dict[str, Any] | None:
-    """What validations have cost: seconds, in all and by part, and their share of the run."""
+    """Seconds of validations, in total and by work, and their share of the run; None if not measured."""
     validation = validation_of(trainer)
-    return None if validation is None else validation.pace.to_plain()
+    return None if validation is None else validation.times.to_plain()
 
 
-def costs(trainer: Trainer, module: Module) -> dict[str, Any]:
-    """Memory of a training step, and network calls of one and of a sample; None where nobody has watched."""
-    watched = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
+def step_costs(trainer: Trainer, module: Module) -> dict[str, Any]:
+    """Peak memory of a training step, and network calls of a step and of a sample; None if not measured."""
+    measured = next(iter(of_type(callbacks_of(trainer), Costs)), Costs())
     sampling = {name: sampler.nfe for name, sampler in module.samplers.items()}
-    return {"memory_mib": watched.memory_mib, "calls": {"training": watched.calls, "sampling": sampling}}
+    return {"memory_mib": measured.memory_mib, "calls": {"training": measured.calls, "sampling": sampling}}
 
 
 def count_parameters(f: object) -> int:
-    """Parameters of a network; none of a closed form."""
+    """Number of parameters of a network; 0 for a closed form."""
     return sum(p.numel() for p in f.parameters()) if isinstance(f, nn.Module) else 0
 
 
 def write_and_print(
     config: DictConfig, trainer: Trainer, result: dict[str, Any], directory: Path
 ) -> float | None:
-    """Write and print the result, and log what the logs lack of it."""
+    """Write and print the result, log metrics that are not logged yet, and close the logs.
+
+    Returns:
+        The metric that a sweep optimises; None on all processes but the first.
+    """
     if not trainer.is_global_zero:
         return None
     metrics = result["metrics"]
-    unlogged = [name for name in metrics if name not in trainer.logged_metrics]  # such as the teacher's
+    unlogged = [name for name in metrics if name not in trainer.logged_metrics]  # those of the teacher
     log(trainer, {name: metrics[name] for name in unlogged}, trainer.global_step)
     for logger in trainer.loggers:
         logger.save()
     verdict = verdict_of(trainer)
     end_rows(trainer, failed=verdict is not None and verdict.fault() is not None)
-    write_result(directory, result)  # last: it says that nothing is left to do
+    write_result(directory, result)  # last: a run with a result is complete
     print(f"{metrics_table(metrics)}{closing_lines(result, directory)}")
     if (validation := validation_of(trainer)) is not None:
-        print(validation.pace.line())
+        print(validation.times.line())
     return pick(config.optimized_metric, result["metrics"])
 
 
 def conclude_run(trainer: Trainer, lr: float | None, directory: Path) -> None:
-    """Say that a run has been spoiled, once everything is written.
+    """Report a fault that the verdict has found, once everything is written.
 
     Raises:
-        UserError: it has, and is no run of a sweep, which goes on; or debug=overfit has learned nothing.
+        UserError: it has found one, and the run is not part of a sweep, where a line is printed; or the loss
+            does not fall with debug=overfit.
     """
     for fall in of_type(callbacks_of(trainer), Fall):
         if trainer.is_global_zero and not fall.falls():

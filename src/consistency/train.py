@@ -1,4 +1,4 @@
-"""`consistency-train`, `python -m consistency.train` and train.py: train, resume, sweep.
+"""The command `consistency-train`, `python -m consistency.train` or train.py: train, resume, sweep.
 
 configs/train.yaml lists the choices.
 """
@@ -15,12 +15,12 @@ from consistency.schema.swaps import drop_replaced
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def configured(config: DictConfig) -> float | None:
-    """Train as configured; the value a sweep optimises comes back."""
+    """Train as configured; returns the metric that a sweep optimises."""
     with explain_errors():
         trust_as_configured(config)
         drop_replaced(config)
         check_command(config, "train")
-        with loading():  # torch and lightning, only once the config stands
+        with loading():  # torch and lightning are imported only after the config has been checked
             from consistency.run import train
 
         return train(config)

@@ -1,4 +1,4 @@
-"""Long work outside training: how far it is, and a stop between two pieces."""
+"""Progress of long work outside training: bars or lines, the time left, and stops between its pieces."""
 
 import signal
 import sys
@@ -18,134 +18,134 @@ from consistency.process.rank import is_first
 from consistency.process.stops import STOPPING, mark_signal, stop
 
 Advance = Callable[[int], None]  # pieces that are done
-LONG = 300.0  # seconds ahead that are worth a line on what makes them less
-SECONDS = 10.0  # between two lines where there is no terminal: with the longest piece, less than 20
+LONG = 300.0  # seconds left above which a line says what would shorten the work
+SECONDS = 10.0  # between two lines where there is no terminal; a piece should take no longer
 
 
 @dataclass
 class Work:
-    """Long work in pieces.
+    """Work that is done in pieces.
 
     Args:
         name: of the work.
-        total: number of pieces, in whatever unit.
-        begun: when, by the clock of `time.monotonic`.
-        seen: looks at it after every piece.
-        done: pieces so far.
+        total: number of pieces, such as samples or network calls.
+        begun: start of the work, in seconds of `time.monotonic`.
+        on_piece: called with this object after every piece.
+        done: number of pieces so far.
     """
 
     name: str
     total: int
     begun: float
-    seen: Callable[["Work"], None]
+    on_piece: Callable[["Work"], None]
     done: int = 0
 
     def left(self, now: float) -> str:
-        """The time left, by the pieces that are done."""
+        """The time left at `now` (in seconds of `time.monotonic`) as text, estimated from the pieces done."""
         if not self.done:
             return "unknown time"
         return clock((now - self.begun) / self.done * max(self.total - self.done, 0))
 
 
-class _Open:
-    """The part that is at work, where it is shown, and what parts have taken so far."""
+class _State:
+    """The state of this module: the work in progress, its display, and the seconds of finished work."""
 
     def __init__(self) -> None:
         self.part: Work | None = None
         self.bar: Progress | None = None  # on the terminal
         self.task: TaskID | None = None
-        self.shown: float | None = None  # when the last line was written, of any part or of training
-        self.spent: dict[str, float] = {}  # seconds, by name
+        self.shown: float | None = None  # time of the last line, of any work or of training
+        self.spent: dict[str, float] = {}  # seconds by name of the work
 
 
-_open = _Open()
+_state = _State()
 
 
-def unseen(now: Work) -> None:
-    """Nobody looks."""
+def do_nothing(now: Work) -> None:
+    """Do nothing after a piece."""
 
 
 @contextmanager
-def in_pieces(name: str, total: int, seen: Callable[[Work], None] = unseen) -> Iterator[None]:
-    """Work whose pieces `tick` counts: shown with the time left, and stopped between two of them by a signal.
+def in_pieces(name: str, total: int, on_piece: Callable[[Work], None] = do_nothing) -> Iterator[None]:
+    """Work whose pieces `tick` counts: the time left is displayed, and a signal stops it between two pieces.
 
-    Every process of a group must come to the same parts in the same order. Within one they must not wait for
-    each other: at its end, or as soon as one of them has heard of a signal, they agree whether to go on.
-    Where nobody listens (see `stops.listen`), a signal takes effect at once as elsewhere.
+    All processes of a group must enter the same works in the same order. Within one they must not wait for
+    each other: at its end, or as soon as one of them has received a signal, they agree whether to go on.
+    Where no listener is registered (see `stops.listen`), a signal takes effect at once.
 
     Args:
         name: of the work.
-        total: pieces of this process.
-        seen: looks at it after every piece.
+        total: number of pieces on this process.
+        on_piece: called after every piece.
     """
-    former, now = (_open.part, _open.task), Work(strip_controls(name), total, time.monotonic(), seen)
-    _open.part = now
+    former, now = (_state.part, _state.task), Work(strip_controls(name), total, time.monotonic(), on_piece)
+    _state.part = now
     try:
         with progress_bar(now):
-            due()  # the first part of a process starts the clock
+            line_due()  # the first work of a process starts the clock of lines
             stops.stop_between()
             yield
     finally:
-        _open.part, _open.task = former
-        _open.spent[name] = _open.spent.get(name, 0.0) + time.monotonic() - now.begun
+        _state.part, _state.task = former
+        _state.spent[name] = _state.spent.get(name, 0.0) + time.monotonic() - now.begun
     stops.stop_together()
 
 
 def tick(pieces: int = 0) -> None:
-    """So many pieces more of the part that is at work are done: show it, and stop here if a signal has come.
+    """Count pieces of the work in progress, update its display, and stop here if a signal has arrived.
 
-    Call it with 0 within a piece that may take seconds. Outside any part it does nothing.
+    Call it with 0 within a piece that may take seconds. Outside `in_pieces` it does nothing.
     """
-    now = _open.part
+    now = _state.part
     if now is None:
         return
     now.done += pieces
-    now.seen(now)
-    if _open.bar is not None and _open.task is not None:
-        _open.bar.update(_open.task, completed=now.done, left=now.left(time.monotonic()))
-    elif due():
+    now.on_piece(now)
+    if _state.bar is not None and _state.task is not None:
+        _state.bar.update(_state.task, completed=now.done, left=now.left(time.monotonic()))
+    elif line_due():
         write_line(f"{now.name}: {now.done}/{now.total}, {now.left(time.monotonic())} left")
     stops.stop_between()
 
 
 def seconds_by_part() -> dict[str, float]:
-    """Seconds that parts have taken in this process, by name."""
-    return dict(_open.spent)
+    """Seconds that finished works have taken in this process, by name."""
+    return dict(_state.spent)
 
 
-def due(seconds: float = SECONDS) -> bool:
-    """Whether the last line, or the first question, was so long ago."""
-    if _open.shown is None:
-        _open.shown = time.monotonic()
-    return time.monotonic() - _open.shown >= seconds
+def line_due(seconds: float = SECONDS) -> bool:
+    """Whether at least so many seconds have passed since the last line, or since the first call of this."""
+    if _state.shown is None:
+        _state.shown = time.monotonic()
+    return time.monotonic() - _state.shown >= seconds
 
 
 def write_line(text: str) -> None:
-    """Write a line on how far the work is, on the first process of a group."""
-    _open.shown = time.monotonic()
+    """Write a line of progress to stderr, on the first process of a group only."""
+    _state.shown = time.monotonic()
     if is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress_bar(now: Work) -> Iterator[None]:
-    """On a terminal a bar, below one that is open already."""
+    """A bar on a terminal, below those that are open already; nothing elsewhere."""
     if not (sys.stderr.isatty() and is_first()):
         yield
         return
     with terminal() as bar:
-        _open.task = bar.add_task(now.name, total=now.total, left=now.left(now.begun), news="")
+        _state.task = bar.add_task(now.name, total=now.total, left=now.left(now.begun), news="")
         try:
             yield
         finally:
-            bar.remove_task(_open.task)
+            bar.remove_task(_state.task)
 
 
 @contextmanager
 def terminal() -> Iterator[Progress]:
-    """The display on the terminal, which all bars share."""
-    if _open.bar is not None:
-        yield _open.bar
+    """The display of all bars on the terminal; opened by the first of them, and shared by the others."""
+    if _state.bar is not None:
+        yield _state.bar
         return
     name, left, news = (
         TextColumn(text, markup=False)
@@ -153,22 +153,25 @@ def terminal() -> Iterator[Progress]:
     )
     columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, news)
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        _open.bar = bar
+        _state.bar = bar
         try:
             yield bar
         finally:
-            _open.bar = None
+            _state.bar = None
 
 
 @contextmanager
 def progress(name: str, total: int, done: int, seconds: float = SECONDS) -> Iterator[Advance]:
-    """A bar with the time left; without a terminal a line now and then, and one at the end.
+    """A bar with the time left; without a terminal, a line every few seconds and one at the end.
 
     Args:
         name: of the work.
-        total: pieces.
-        done: of them before.
+        total: number of pieces.
+        done: number of pieces that were done before.
         seconds: time between two lines.
+
+    Yields:
+        A function that is called with the number of pieces that are done.
     """
     name = strip_controls(name)
     if sys.stderr.isatty():
@@ -179,11 +182,11 @@ def progress(name: str, total: int, done: int, seconds: float = SECONDS) -> Iter
             task = bar.add_task(name, total=total, completed=done)
             yield lambda now: bar.update(task, completed=now)
     else:
-        yield lines(name, total, done, seconds)
+        yield line_writer(name, total, done, seconds)
 
 
-def lines(name: str, total: int, done: int, seconds: float) -> Advance:
-    """What writes the lines."""
+def line_writer(name: str, total: int, done: int, seconds: float) -> Advance:
+    """A function of the number of pieces done, which writes a line when one is due; see `progress`."""
     begun = shown = time.monotonic()
 
     def advance(now: int) -> None:
@@ -199,34 +202,34 @@ def lines(name: str, total: int, done: int, seconds: float) -> Advance:
 
 
 class Outlook:
-    """Says once what makes long work less, as soon as minutes of it are ahead.
+    """Writes one line on what would shorten long work, as soon as more than `LONG` seconds of it are left.
 
-    The time of the first piece is left out, for it may hold preparations.
+    The first piece is not timed, because it may include preparations.
 
     Args:
         name: of the work.
-        total: pieces.
-        remedy: what makes it less.
+        total: number of pieces.
+        remedy: what the user can do to shorten it.
     """
 
     def __init__(self, name: str, total: int, remedy: str) -> None:
         self.name, self.total, self.remedy = name, total, remedy
-        self.begun, self.said = time.monotonic(), False
+        self.begun, self.written = time.monotonic(), False
 
     def __call__(self, done: int) -> None:
-        """So many pieces are done, at least 1."""
+        """Estimate the time left after `done` pieces, at least 1."""
         if done == 1:
             self.begun = time.monotonic()
-        elif not self.said:
+        elif not self.written:
             left = (time.monotonic() - self.begun) / (done - 1) * (self.total - done)
             if left > LONG:
-                self.said = True
+                self.written = True
                 notice(f"{self.name} may take {clock(left)}: {self.remedy}")
 
 
 @contextmanager
-def noted() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM that have come; a second one takes effect at once."""
+def collect_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list instead of stopping at once; a second signal stops at once."""
     signals: list[int] = []
 
     def note(signum: int, frame: object) -> None:
@@ -243,6 +246,6 @@ def noted() -> Iterator[list[int]]:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """A duration as hours, minutes and seconds, such as 0:05:30."""
     minutes, s = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

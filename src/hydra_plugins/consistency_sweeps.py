@@ -115,13 +115,13 @@ class Grid(BasicSweeper):
         Raises:
             UserError: one of these keys cannot be swept over.
         """
-        from consistency.sweep.cases import in_cases, left_of
+        from consistency.sweep.cases import in_cases, remaining_cases
         from consistency.sweep.single import check_keys
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = parser.parse_overrides([*self._parse_config(), *arguments])
-        cases = left_of(self.cases, arguments)
+        cases = remaining_cases(self.cases, arguments)
         swept = {each.get_key_element() for each in given if each.is_sweep_override()}
         swept |= {each.partition("=")[0] for case in cases for each in case}
         check_keys(swept)

@@ -1,1 +1,1 @@
-"""The command line, before and after Hydra has read it."""
+"""The command line: checks and rewriting before Hydra reads it, and explanations of errors afterwards."""

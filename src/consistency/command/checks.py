@@ -1,4 +1,4 @@
-"""What can be said of a composed command before any large library is imported."""
+"""Checks of a composed command before any large library is imported."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +18,14 @@ from consistency.sweep.single import check_free, check_single
 
 
 def check_command(config: DictConfig, entry: str) -> None:
-    """Refuse a command that cannot be carried out, as far as that is known by now; `~` in paths is expanded.
+    """Refuse a command that cannot run, as far as that is known without large libraries; expand `~` in paths.
 
     Args:
         config: as composed; changed in place.
         entry: name of the file in configs/ that it was composed from.
 
     Raises:
-        UserError: names the key, and what to do about it.
+        UserError: names the key and the remedy.
     """
     expand_homes(config)
     check_options(config, entry)
@@ -43,7 +43,7 @@ def check_command(config: DictConfig, entry: str) -> None:
 
 
 def check_root(config: DictConfig) -> None:
-    """Refuse to train on images of one's own where none are named.
+    """Refuse to train on a folder of images without data.root.
 
     Raises:
         UserError: no folder is given.
@@ -55,7 +55,7 @@ def check_root(config: DictConfig) -> None:
 
 
 def check_run_place(directory: Path, ckpt_path: str | None, entry: str) -> None:
-    """Refuse the directory of another run, as far as its last checkpoint shows it."""
+    """Refuse a directory that holds another run, which its last checkpoint shows."""
     check_free(directory)
     if entry == "eval":
         check_no_training(directory)
@@ -64,7 +64,7 @@ def check_run_place(directory: Path, ckpt_path: str | None, entry: str) -> None:
 
 
 def holds_a_run(directory: Path) -> UserError:
-    """A run begins where there is one."""
+    """The error for a new run in a directory that holds one."""
     return UserError(f"run_dir={directory} holds a run already: go on with ckpt_path=last, or choose another")
 
 
@@ -82,14 +82,14 @@ def named_paths(config: DictConfig, entry: str) -> Iterator[tuple[str, str]]:
     """The files and folders that a command reads, with their keys."""
     keys = read_by_training(config) if entry == "train" else ("input", "mask", "task.results")
     for key in ("ckpt_path", *keys):
-        given = selected(config, key)
-        for path in given if OmegaConf.is_list(given) else [given]:
+        value = selected(config, key)
+        for path in value if OmegaConf.is_list(value) else [value]:
             if isinstance(path, str) and not (key == "ckpt_path" and path == LAST):
                 yield key, path
 
 
 def read_by_training(config: DictConfig) -> Iterator[str]:
-    """The keys of paths that a training run reads, by what it is made of."""
+    """Yield the keys of paths that a training run reads, which depend on its parts."""
     if any(selected(config, f"module.{role}") is not None for role in ("teacher", "start")):
         yield "teacher.path"
     if reads_images(config):
@@ -102,8 +102,8 @@ def reads_images(config: DictConfig) -> bool:
 
 
 def selected(config: DictConfig, key: str) -> Any:
-    """The value of a key; None where it is missing or refers to nothing, which is said later."""
+    """The value of a key; None where it is missing or its reference is wrong, which later checks report."""
     try:
         return OmegaConf.select(config, key)
-    except Exception:  # an interpolation, of any kind
+    except Exception:  # any error of an interpolation
         return None

@@ -1,4 +1,4 @@
-"""What the user can do about an error, in one line."""
+"""Explains errors of Hydra, OmegaConf and the system in one line with a remedy."""
 
 import sys
 import traceback
@@ -29,37 +29,37 @@ from consistency.files.configs import config_groups, options
 from consistency.schema.recipes import without_file
 
 PACKAGE = Path(__file__).parents[1]
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
-MERGING = "Error merging override "  # as Hydra says it
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of torch
+MERGING = "Error merging override "  # beginning of a message of Hydra
 
 
 def explain(error: BaseException) -> str | None:
-    """What the user can do about it; None for a fault of ours."""
+    """The line for the user; None for a bug of this project."""
     chain = list(causes(error))
     if isinstance(chain[-1], ArgumentError) and isinstance(error, InstantiationException):
         return f"{str(error).rpartition('full_key: ')[2]}: {chain[-1]}"
-    for kind, say in SAYINGS.items():
+    for kind, explain_cause in EXPLANATIONS.items():
         for cause in chain:
             if isinstance(cause, kind):
-                return say(cause)
+                return explain_cause(cause)
     return None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what it was raised from, outermost first."""
+    """Yield the exception and its causes, outermost first."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def missing_config(error: MissingConfigException) -> str:
-    """A group file that is not there: which are."""
+    """An option that does not exist: the nearest one, or all."""
     chosen = error.missing_cfg_file or ""
-    if said := path_as_option(chosen):
-        return said
+    if line := path_as_option(chosen):
+        return line
     group, _, name = chosen.rpartition("/")
-    if group == "experiment" and (said := without_file(name)):
-        return said
+    if group == "experiment" and (line := without_file(name)):
+        return line
     names = error.options or options(group)
     return f"{group or 'config'}={name} is not in configs/{group}: {nearest(name, names)}"
 
@@ -70,20 +70,20 @@ def missing_value(error: MissingMandatoryValue) -> str:
 
 
 def not_composed(error: ConfigCompositionException) -> str:
-    """An override of something that is not there: the nearest key that is."""
+    """An override of a key that does not exist: the nearest key."""
     cause = error.__cause__
-    if said := uncomposed(error):
-        return said
+    if line := uncomposed(error):
+        return line
     if str(error).startswith(MERGING):
-        return f"{str(error).removeprefix(MERGING)} is of another kind than what stands there in configs/"
+        return f"{str(error).removeprefix(MERGING)} is of another kind than the value in configs/"
     if not isinstance(cause, OmegaConfBaseException) or not isinstance(cause.parent_node, DictConfig):
         return str(error)
     key, section = str(cause.full_key), cause.parent_node
-    said = unknown(key, value_among(key, sys.argv[1:]), section)
-    return said or f"unknown key {key}: {near(str(cause.key), section)}"
+    line = unknown(key, value_among(key, sys.argv[1:]), section)
+    return line or f"unknown key {key}: {nearest_key(str(cause.key), section)}"
 
 
-def near(key: str, section: DictConfig) -> str:
+def nearest_key(key: str, section: DictConfig) -> str:
     """The nearest key of a section; else the same key of another section; else all keys of this one."""
     names = [str(name) for name in section if not str(name).startswith("_")]
     names = root_names(section) if section._get_parent() is None else names
@@ -97,19 +97,22 @@ def near(key: str, section: DictConfig) -> str:
 
 
 def paths(section: Any, prefix: str = "") -> Iterator[str]:
-    """The full keys below a section of a plain config."""
+    """Yield the full keys below a section of a config of plain data."""
     for name, node in section.items() if isinstance(section, dict) else ():
         yield f"{prefix}{name}"
         yield from paths(node, f"{prefix}{name}.")
 
 
 def unresolved(error: InterpolationResolutionError) -> str:
-    """An interpolation that leads nowhere."""
+    """An interpolation that cannot be resolved."""
     return f"{error.full_key}: {str(error).splitlines()[0]}; change it or what it refers to"
 
 
 def refused_arguments(error: InstantiationException) -> str | None:
-    """What a library said of its arguments; a fault in our own code, unless it is a value, is a bug."""
+    """An error of a library about its arguments; None for a bug in the code of this project.
+
+    Where the frames after Hydra's include this project, only a `ValueError` raised by a library is no bug.
+    """
     *_, cause = causes(error)
     files = [Path(frame.filename) for frame in traceback.extract_tb(cause.__traceback__)]
     called = max((i for i, file in enumerate(files) if "hydra" in file.parts), default=-1)
@@ -120,7 +123,7 @@ def refused_arguments(error: InstantiationException) -> str | None:
 
 
 def unread(error: OmegaConfBaseException) -> str | None:
-    """A key that is read but has been taken away, or holds what cannot stand there."""
+    """A key that was removed, or whose value is of a wrong kind."""
     if not error.full_key:
         return None
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
@@ -129,19 +132,21 @@ def unread(error: OmegaConfBaseException) -> str | None:
 
 
 def unreachable(error: OSError) -> str | None:
-    """A place that cannot be read or written."""
+    """A path that cannot be read or written."""
     if error.filename is None:
         return None
     return f"{error.filename}: {error.strerror}; check the path, or choose another with run_dir=PATH"
 
 
 def no_name(error: ValueError) -> str | None:
-    """Null or a number where Hydra composes a group, which it says without the group; else a bug."""
+    """Null or a number as the option of a group, which Hydra's message does not name; None for a bug."""
     if not str(error).startswith("Config group override must be"):
         return None
-    given = [word.lstrip("+").partition("=") for word in sys.argv[1:]]
+    overrides = [argument.lstrip("+").partition("=") for argument in sys.argv[1:]]
     wrong = [
-        (group, name) for group, _, name in given if group in config_groups() and name not in options(group)
+        (group, name)
+        for group, _, name in overrides
+        if group in config_groups() and name not in options(group)
     ]
     if not wrong:
         return None
@@ -150,7 +155,7 @@ def no_name(error: ValueError) -> str | None:
 
 
 def no_memory(error: MemoryError | RuntimeError) -> str | None:
-    """More memory than the machine or the GPU has; any other error of a library at work is a bug."""
+    """Too little memory of the machine or the GPU; None for any other error."""
     text = str(error)
     if not isinstance(error, MemoryError) and not any(sign in text for sign in NO_MEMORY):
         return None
@@ -160,7 +165,7 @@ def no_memory(error: MemoryError | RuntimeError) -> str | None:
     )
 
 
-SAYINGS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first that is among the causes
+EXPLANATIONS: dict[type[BaseException], Callable[[Any], str | None]] = {  # the first among the causes is used
     UserError: str,
     MissingConfigException: missing_config,
     MissingMandatoryValue: missing_value,

@@ -1,4 +1,4 @@
-"""What to say of an override that Hydra refuses: the nearest name, or a spelling that works when pasted."""
+"""Explains overrides that Hydra refuses: by the nearest name, or by a spelling that can be pasted."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ from consistency.process.entry import ENTRIES, current_entry, entry_name
 from consistency.quoting import for_shell, quoted
 from consistency.schema.sections import known_sections, loaded
 
-AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # these five as Hydra says them
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.M)  # this and four more: messages of Hydra
 UNDELETABLE = re.compile(
     r"Could not delete (?:from config\. )?'([^'=]+)(?:=.*)?'(?: does not exist|\. No match)"
 )
@@ -39,24 +39,24 @@ def misread(error: OverrideParseException) -> str:
 
 
 def bare(value: str) -> str:
-    """A value without the quotes around it."""
+    """A value without its quotes."""
     around = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     return value[1:-1] if around else value
 
 
 def uncomposed(error: ConfigCompositionException) -> str | None:
-    """What Hydra says in several lines, or without a remedy; None for anything else."""
+    """A line for messages of Hydra that have several lines or no remedy; None for any other."""
     text = str(error)
     if found := AMBIGUOUS.search(text):
         return ambiguous(found[1])
     if found := UNDELETABLE.search(text):
-        return f"unknown key {found[1]}: {nearest_to(found[1], kept(sys.argv[1:]))}"
+        return f"unknown key {found[1]}: {nearest_to(found[1], without_deletions(sys.argv[1:]))}"
     if found := ADDED.search(text):
         return f"{found[1]} has a value already: leave the + out: {without_plus(found[1], sys.argv[1:])}"
     if (found := UNNAMED.search(text)) and found[1] in config_groups():
         return f"{found[1]} has no value: give one with {found[1]}=NAME ({', '.join(options(found[1]))})"
     if (found := UNCHOSEN.search(text)) and found[1] in config_groups():
-        return of_the_other(found[1])
+        return wrong_group(found[1])
     return None
 
 
@@ -68,7 +68,7 @@ def without_plus(key: str, arguments: Sequence[str]) -> str:
 
 
 def ambiguous(override: str) -> str:
-    """Several values where there is one run."""
+    """Several values in the override of a single run."""
     key, _, value = override.partition("=")
     one = for_shell(f"{key}={quoted(value)}")
     if is_path(key) and key not in LISTS:
@@ -79,22 +79,22 @@ def ambiguous(override: str) -> str:
     )
 
 
-def of_the_other(group: str) -> str:
-    """A group that this entry point does not have."""
+def wrong_group(group: str) -> str:
+    """The message about a group that this entry point does not have."""
     here = current_entry()
-    if here == "eval" and group in brought("as"):
+    if here == "eval" and group in groups_chosen_by("as"):
         return (
             f"{group}= goes with a file of others: say what it is with as=NAME ({', '.join(options('as'))})"
         )
     if group in added_groups(here):
         return f"{group}= is no choice of an entry point: add it with +{group}=NAME"
-    there = next((name for name in ENTRIES if name != here and group in entry_groups(name)), None)
-    known = f"it is one of {entry_name(there)}" if there else nearest(group, entry_groups(here))
+    other = next((name for name in ENTRIES if name != here and group in entry_groups(name)), None)
+    known = f"it is one of {entry_name(other)}" if other else nearest(group, entry_groups(here))
     return f"{group}= is no choice of {entry_name(here)}: {known}"
 
 
 def check_added(arguments: Sequence[str]) -> None:
-    """Refuse to add what no part reads, before Hydra does: a sweep would begin all its runs.
+    """Refuse to add a key that nothing reads, before Hydra does: a sweep would start all its runs.
 
     Args:
         arguments: of the command line.
@@ -110,31 +110,31 @@ def check_added(arguments: Sequence[str]) -> None:
 
 
 def added_groups(name: str) -> set[str]:
-    """The groups that only trusted packages have, which an entry point of ours does not choose by itself."""
+    """The groups that only trusted packages have, which the entry points of this project do not choose."""
     ours = {path.name for path in CONFIGS.iterdir()}
     return {group for group in config_groups() if group not in ours} - entry_groups(name)
 
 
 def entry_groups(name: str) -> set[str]:
-    """The groups of an entry point, those that its tasks and files of others bring among them."""
-    more = brought("task") | brought("as") if name == "eval" else set[str]()
+    """The groups of an entry point, including those that its tasks and the options of `as` choose from."""
+    more = groups_chosen_by("task") | groups_chosen_by("as") if name == "eval" else set[str]()
     chosen = {key for item in loaded(name)["defaults"] if isinstance(item, dict) for key in map(str, item)}
     return {group for group in config_groups() if group in chosen} | more
 
 
-def brought(by: str) -> set[str]:
-    """The groups that the files of a group choose from."""
-    text = "".join(file.read_text("utf-8") for file in files(by))
+def groups_chosen_by(parent: str) -> set[str]:
+    """The groups that the files of another group choose options of."""
+    text = "".join(file.read_text("utf-8") for file in files(parent))
     return {group for group in config_groups() if f"\n  - /{group}: " in text}
 
 
-def kept(arguments: Sequence[str]) -> list[str]:
-    """The overrides of a command line that change or add something."""
+def without_deletions(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a command line that change or add a value."""
     return [each for each in arguments if "=" in each and each[0] not in "-~"]
 
 
 def nearest_to(key: str, overrides: Sequence[str]) -> str:
-    """The name nearest to a key that no config has, among those of the command's config without it.
+    """The nearest name to an unknown key, in the config of the command without that key.
 
     Args:
         key: with dots.
@@ -151,7 +151,7 @@ def nearest_to(key: str, overrides: Sequence[str]) -> str:
 
 
 def compose_without(name: str, overrides: Sequence[str]) -> DictConfig:
-    """A config by other overrides, or without them where they cannot be composed either."""
+    """A config with other overrides; without any where these cannot be composed either."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS.absolute()), version_base="1.3"):
         try:
@@ -161,6 +161,6 @@ def compose_without(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def root_names(root: DictConfig) -> list[str]:
-    """What may stand first on a command line: keys, and groups whose files are spread over the config."""
+    """The names that overrides may begin with: keys of the config, and groups of the entry point."""
     name = "eval" if "task" in root else "train"
     return sorted({*map(str, root), *entry_groups(name)})

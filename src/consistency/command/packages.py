@@ -1,6 +1,6 @@
-"""`trust=[package]`: packages beside ours, whose configs are added and whose classes a checkpoint may name.
+"""`trust=[package]`: trusted packages, whose configs are added and whose classes a checkpoint may name.
 
-Hydra composes configs of what is in its search path, so the command line is read for this key before.
+Hydra composes configs from its search path, so that this key is read from the command line before.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,30 @@ KEY = "trust"
 
 
 def trust_as_given(arguments: Sequence[str]) -> None:
-    """Trust the packages that a command line names, the last time that it names any.
+    """Trust the packages in the last override of `trust` on the command line.
 
     Args:
-        arguments: of the command line; where Hydra cannot read this one, it will say so itself.
+        arguments: of the command line; an override that Hydra cannot read is left to Hydra.
 
     Raises:
-        UserError: what is named is no list of packages, or none that Python finds.
+        UserError: the value is no list of packages, or a package is not found.
     """
-    given = [each for each in arguments if each.lstrip("+").partition("=")[0] == KEY and "=" in each]
-    if not given:
+    overrides = [each for each in arguments if each.lstrip("+").partition("=")[0] == KEY and "=" in each]
+    if not overrides:
         trust(())
         return
     try:
-        override = OverridesParser.create().parse_override(given[-1])
+        override = OverridesParser.create().parse_override(overrides[-1])
     except HydraException:
         return
-    if not override.is_sweep_override():  # which is refused: a run cannot be what it is by its packages
+    if not override.is_sweep_override():  # sweeps over packages are refused later
         trust(packages(override.value()))
 
 
 def trust_as_configured(config: DictConfig) -> None:
-    """The same by a composed config: a process of another launcher has no command line.
+    """Trust the packages in a composed config, as a process of another launcher has no command line.
 
     Raises:
-        UserError: what is named is no list of packages, or none that Python finds.
+        UserError: the value is no list of packages, or a package is not found.
     """
     trust(packages(config.get(KEY, ())))

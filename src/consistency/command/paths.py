@@ -1,9 +1,9 @@
-"""Paths on the command line, as a user types them.
+"""Paths on the command line, which are quoted for Hydra.
 
-Hydra's grammar refuses `=`, parentheses, quotes, `~` and all but ASCII letters in a value without quotes, and
-so refuses `ckpt_path=RUN/checkpoints/step=00000120.ckpt`. Where a key holds a path, a value that the grammar
-refuses is taken as it stands. What the grammar reads keeps its meaning: `a,b` is a
-sweep, `${key}` a reference.
+Hydra's grammar refuses `=`, parentheses, quotes, `~` and all letters but ASCII in a value without quotes, and
+so refuses `ckpt_path=RUN/checkpoints/step=00000120.ckpt`. For a key that holds a path, a value that the
+grammar refuses is used literally. A value that it accepts keeps its meaning: `a,b` is a sweep, `${key}` a
+reference.
 """
 
 import unicodedata
@@ -20,7 +20,7 @@ from consistency.files.paths import expanded
 from consistency.process.naming import started_by_lightning
 from consistency.quoting import enquoted, for_shell, quoted
 
-LISTS = ("input", "task.input", "task.results", "results")  # that hold one path or a list of them
+LISTS = ("input", "task.input", "task.results", "results")  # keys that hold one path or a list of paths
 SINGLE = ("run_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.sweeper.storage")
 PATHS = (  # every key that holds a path
     *LISTS,
@@ -36,23 +36,23 @@ PATHS = (  # every key that holds a path
         "distance.backbone",
     ),
 )
-NUMBERS = ("data.held_out",)  # that hold a path or a number
+NUMBERS = ("data.held_out",)  # keys that hold a path or a number
 SWEEPING = ("-m", "--multirun", "sweep=", "hydra.mode=")  # beginnings of arguments
 CHANGES = "override."  # eval.py: +override.KEY=VALUE changes the config of the checkpoint
 
 
 def literal_arguments(arguments: Iterable[str]) -> list[str]:
-    """Arguments of a command line in which every path is written so that Hydra reads it as it was typed.
+    """Arguments of a command line in which paths are quoted so that Hydra reads them literally.
 
     Args:
         arguments: of the command line.
 
     Raises:
-        UserError: a path has control characters, or may be one path or several.
+        UserError: a path has control characters, or may mean one path or several.
     """
-    given = list(arguments)
-    single = not any(each.startswith(SWEEPING) for each in given)
-    return [rewritten(each, single) if is_path(each.partition("=")[0]) else each for each in given]
+    arguments = list(arguments)
+    single = not any(each.startswith(SWEEPING) for each in arguments)
+    return [quote_path(each, single) if is_path(each.partition("=")[0]) else each for each in arguments]
 
 
 def is_path(key: str) -> bool:
@@ -61,28 +61,28 @@ def is_path(key: str) -> bool:
 
 
 def config_key(key: str) -> str:
-    """The key that an override is of, in the command's config or in that of its checkpoint."""
+    """The key of an override, in the config of the command or of its checkpoint."""
     return key.lstrip("+").removeprefix(CHANGES)
 
 
-def rewritten(argument: str, single: bool) -> str:
-    """An override of a path, for Hydra; `single` where the command is one run and no sweep."""
+def quote_path(argument: str, single: bool) -> str:
+    """An override of a path, quoted for Hydra; `single` where the command is no sweep."""
     key, sign, value = argument.partition("=")
     name = config_key(key)
     if not sign:
         return argument
     if name == "hydra.run.dir" and value.startswith('"') and started_by_lightning():
-        return f"{key}={quoted(value[1:-1])}"  # which puts quotes around any path
+        return f"{key}={quoted(value[1:-1])}"  # Lightning puts quotes around any path
     check_characters(name, value)
     try:
         parsed = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return f"{key}={as_typed(key, value, single or name in SINGLE)}"
-    return f"{key}={as_parsed(name, value, parsed)}"
+        return f"{key}={quote_literal(key, value, single or name in SINGLE)}"
+    return f"{key}={quote_parsed(name, value, parsed)}"
 
 
 def check_characters(key: str, value: str) -> None:
-    """Refuse what no line of a terminal or a log can hold, and what is not UTF-8."""
+    """Refuse control characters, line breaks, and characters that are not valid UTF-8."""
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
         raise UserError(
             f"{key}={ascii(value)[1:-1]} has a line break, a control character or one that the locale "
@@ -90,8 +90,8 @@ def check_characters(key: str, value: str) -> None:
         )
 
 
-def as_parsed(name: str, text: str, parsed: Override) -> str:
-    """A value that Hydra reads: text as it is, but for a home directory, or a number that names a folder."""
+def quote_parsed(name: str, text: str, parsed: Override) -> str:
+    """A value that Hydra accepts: unchanged, except that `~` is expanded and a number is quoted as a path."""
     value = None if parsed.is_sweep_override() else parsed.value()
     if isinstance(value, int | float) and not isinstance(value, bool) and name not in NUMBERS:
         return quoted(text.strip())
@@ -100,8 +100,8 @@ def as_parsed(name: str, text: str, parsed: Override) -> str:
     return path_text(str(value)) if is_home(value) else text
 
 
-def as_typed(key: str, text: str, single: bool) -> str:
-    """A value that Hydra cannot read, taken as it stands; left to Hydra to refuse where that is a guess."""
+def quote_literal(key: str, text: str, single: bool) -> str:
+    """A value that Hydra does not accept, quoted literally; unchanged, to be refused, if it has quotes."""
     if text[:1] in ("'", '"') or "\\" in text:
         return text
     if config_key(key) in LISTS and text.startswith("[") and text.endswith("]"):
@@ -121,13 +121,13 @@ def as_typed(key: str, text: str, single: bool) -> str:
 
 
 def split_items(text: str) -> list[str] | None:
-    """Items between commas; None where quotes or brackets may hold a comma."""
+    """The items between commas; None where quotes or brackets may contain a comma."""
     items = [item.strip() for item in text.split(",")]
     return items if all(items) and not set("'\"[]{}") & set(text) else None
 
 
 def readable(item: str) -> bool:
-    """Whether Hydra reads an item of a list, but for a home directory at its beginning."""
+    """Whether Hydra accepts an item of a list, apart from `~` at its beginning."""
     try:
         OverridesParser.create().parse_override(f"key={item.removeprefix('~') or '/'}")
     except HydraException:
@@ -136,18 +136,18 @@ def readable(item: str) -> bool:
 
 
 def path_text(path: str) -> str:
-    """A path for Hydra with the home directory in place of `~`; `${key}` in it stays a reference."""
+    """A path quoted for Hydra, with `~` expanded; `${key}` in it remains a reference."""
     full = expanded(path)
     return enquoted(full) if "${" in full else quoted(full)
 
 
 def is_home(value: Any) -> bool:
-    """Whether a value begins with a home directory."""
+    """Whether a value begins with `~`."""
     return isinstance(value, str) and value.startswith("~")
 
 
 def expand_homes(config: DictConfig) -> None:
-    """Put home directories into the paths of a config, in place; references stay what they are."""
+    """Expand `~` in the paths of a config, in place; references are not changed."""
     for key in (*PATHS, *(f"{CHANGES}{path}" for path in PATHS)):
         above, _, name = key.rpartition(".")
         section = OmegaConf.select(config, above) if above else config

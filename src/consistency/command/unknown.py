@@ -1,4 +1,4 @@
-"""What to write in place of a key or an option that the config does not have, where that is known."""
+"""Remedies for keys and options that a config does not have, but older versions had or users expect."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from consistency.quoting import for_shell, path_argument
 from consistency.schema.arguments import check_trainer_arguments
 from consistency.schema.targets import parameters
 
-PATHS = {"data": ("image_folder", "data.root"), "teacher": ("checkpoint", "teacher.path")}  # what takes one
+PATHS = {"data": ("image_folder", "data.root"), "teacher": ("checkpoint", "teacher.path")}
 
 FORMER = {"denoiser.precond": "precond", "denoiser": "precond"}  # keys of older versions, the longest first
 TRAINER = "lightning.Trainer"
 
 
 def path_as_option(chosen: str) -> str | None:
-    """A path that was given in place of an option of data/ or teacher/; None for anything else.
+    """The remedy for a path given as an option of data/ or teacher/; None for anything else.
 
     Args:
-        chosen: group/option, as Hydra says it.
+        chosen: group/option, as in the message of Hydra.
     """
     group, _, given = chosen.partition("/")
     if group not in PATHS or not ("/" in given or given[:1] in ("~", ".") or Path(given).exists()):

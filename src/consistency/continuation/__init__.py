@@ -1,4 +1,4 @@
-"""Is a run that goes on from a checkpoint still the run that the checkpoint is of?"""
+"""Compares the config of a resumed run with that of its checkpoint, and refuses what makes it another run."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from consistency.continuation.differences import ABSENT, Difference, differences, override_text
+from consistency.continuation.differences import ABSENT, Difference, find_differences, override_text
 from consistency.errors import UserError
 from consistency.metrics.choice import pick
 from consistency.quoting import path_argument
@@ -18,17 +18,17 @@ from consistency.schema.rules import PART
 from consistency.schema.targets import parameters
 from consistency.teachers.debugged import debug_of
 
-NETWORK = ("net", "precond", "model", "coordinate", "data")  # other weights fit another value
+NETWORK = ("net", "precond", "model", "coordinate", "data")  # sections that determine the shapes of weights
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """A run that goes on.
+    """How a run continues a checkpoint.
 
     Args:
-        step: of the checkpoint; None for a run that begins.
-        where: the checkpoint is, as an override.
-        changes: what differs from it and takes effect.
+        step: of the checkpoint; None for a new run.
+        where: override that leads to the checkpoint, for messages.
+        changes: values that differ from those in the checkpoint.
     """
 
     step: int | None = None
@@ -37,24 +37,26 @@ class Continuation:
 
     @property
     def changed(self) -> dict[str, list[Any]]:
-        """Key -> [old, new], as plain data."""
+        """Key -> [old, new] as plain data, for changes that are reported."""
         return {
-            c.name: [absent_as_none(c.there), absent_as_none(c.here)] for c in self.changes if c.effect.said
+            c.name: [absent_as_none(c.there), absent_as_none(c.here)]
+            for c in self.changes
+            if c.effect.reported
         }
 
     def line(self, config: DictConfig) -> str | None:
-        """What takes effect from here on; None where nothing has changed."""
-        said = [
+        """A line about the changes from this step on; None where nothing has changed."""
+        reported = [
             f"{key}={override_text(new)} (was {override_text(old)})"
             for key, (old, new) in self.changed.items()
         ]
-        if not said:
+        if not reported:
             return None
-        return f"from step {self.step} on: {', '.join(said)}{''.join(notes(self.changed, config))}"
+        return f"from step {self.step} on: {', '.join(reported)}{''.join(notes(self.changed, config))}"
 
 
 def notes(changed: dict[str, list[Any]], config: DictConfig) -> Iterator[str]:
-    """What follows from some changes."""
+    """Yield remarks on consequences of changes."""
     if "trainer.max_steps" in changed:
         laws = {"the learning rate": config.rate, "N(k)": config.curriculum}
         bent = [name for name, law in laws.items() if "K" in law and OmegaConf.is_interpolation(law, "K")]
@@ -72,15 +74,15 @@ def compare_with_checkpoint(
     given: Sequence[str],
     again: Callable[[], str | None] = lambda: None,
 ) -> Continuation:
-    """What goes on differently; refuses what would be another run.
+    """Compare the config of a run with that in the checkpoint that it resumes from.
 
     Args:
         config: as composed.
-        experiment: name of the run. Another name alone is no difference: a recipe may be written in two ways.
-        checkpoint: to go on from; an old one is compared by what it has.
-        where: it is, as an override, for messages.
+        experiment: name of the run. Another name alone is no difference, as a recipe may have two names.
+        checkpoint: content of the file; keys that an older version lacks are not compared.
+        where: override that leads to the checkpoint, for messages.
         given: keys of the command line.
-        again: the command that goes on with the checkpoint's run, where it is known.
+        again: () -> the command that resumes the checkpoint's run; None where it is not known.
 
     Raises:
         UserError: names the first value that may not change.
@@ -89,7 +91,7 @@ def compare_with_checkpoint(
         raise UserError(
             f"{where} holds a debug run ({cut}), which no ordinary run goes on from: begin in a new run_dir"
         )
-    found = differences(checkpoint["config"], config, given)
+    found = find_differences(checkpoint["config"], config, given)
     refused = [difference for difference in found if not difference.effect.allowed]
     there = checkpoint.get("experiment")
     if refused and there is not None and experiment != there:
@@ -104,7 +106,7 @@ def compare_with_checkpoint(
 
 
 def refusal_of_changes(refused: list[Difference], config: DictConfig, where: str) -> str:
-    """The first difference, the names of the others, and what to do."""
+    """The message about changes that are refused: the first, the names of the others, and the remedy."""
     first, *others = sorted(refused, key=lambda difference: not difference.key.endswith(PART))
     names = ", ".join(dict.fromkeys(other.name for other in others))
     more = f" (these differ as well: {names})" if others else ""
@@ -114,7 +116,7 @@ def refusal_of_changes(refused: list[Difference], config: DictConfig, where: str
 
 
 def how_to_begin_anew(refused: list[Difference], config: DictConfig, where: str) -> str:
-    """How to begin another run, from the weights of this one if they fit."""
+    """How to start a new run, from the weights of the checkpoint if they fit."""
     fit = not any(difference.key.startswith(NETWORK) for difference in refused)
     if fit and "start" in (parameters(config.module._target_) or {}):
         place = path_argument("teacher.path", where.partition("=")[2])
@@ -123,7 +125,7 @@ def how_to_begin_anew(refused: list[Difference], config: DictConfig, where: str)
 
 
 def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) -> str | None:
-    """A line for a run that has made all its steps and has ended; None where something is left to do."""
+    """A line for a run that has ended at its last step; None where steps or its result are missing."""
     step, end = going_on.step, config.trainer.max_steps
     if step is None or step < end or (step == end and read_outcome(directory).get("steps") != step):
         return None
@@ -134,28 +136,28 @@ def nothing_left(config: DictConfig, going_on: Continuation, directory: Path) ->
 
 
 def read_outcome(directory: Path) -> dict[str, Any]:
-    """What result.json says, where there is one."""
+    """The content of result.json; empty where there is none."""
     path = directory / "result.json"
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def metric_value(metric: str | None, metrics: dict[str, Any]) -> float | None:
-    """The value that a sweep optimises, of a run that has ended; NaN is null in a file."""
+    """The metric that a sweep optimises, from a result.json, in which null stands for NaN."""
     numbers = {name: math.nan if value is None else value for name, value in metrics.items()}
     return pick(metric, numbers) if numbers else None
 
 
-def given_keys(overrides: Sequence[str]) -> list[str]:
-    """The keys of a command line."""
+def override_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys of overrides, without signs and packages."""
     return [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
 
 
 def checkpoint_override(ckpt: Path, directory: Path) -> str:
-    """Where a checkpoint is, as an override."""
+    """The override that leads to a checkpoint: run_dir for one of this directory, else ckpt_path."""
     ours = ckpt.resolve().parent == (directory / "checkpoints").resolve()
     return f"run_dir={directory}" if ours else f"ckpt_path={ckpt}"
 
 
 def absent_as_none(value: Any) -> Any:
-    """As a checkpoint and JSON can hold it."""
+    """A value for checkpoints and JSON, with None for `ABSENT`."""
     return None if value is ABSENT else value

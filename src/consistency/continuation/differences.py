@@ -1,4 +1,4 @@
-"""Two resolved configs compared, each difference once, under the key where the value stands."""
+"""The differences between two resolved configs, each listed once, at the key where its value is set."""
 
 import inspect
 import re
@@ -14,16 +14,16 @@ from consistency.schema.kinds import yaml_text
 from consistency.schema.rules import PART, PLACE, Effect, effect
 from consistency.schema.targets import makers
 
-MISSING = "???"  # what is set while a run is built
+MISSING = "???"  # OmegaConf's mark of a mandatory value, which is set when a run is built
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
-LOGGER = "logger"  # a group of which several parts may be chosen: its names are a value
-START = "module.start"  # read at the beginning of a run alone
+LOGGER = "logger"  # a group of which several options may be chosen; their list is compared
+START = "module.start"  # used at the beginning of a run only
 
-Keys = tuple[str, ...]  # a path
+Keys = tuple[str, ...]  # path of keys
 
 
 class Absent:
-    """Of a key that one of the two lacks."""
+    """The value of a key that one of the two configs lacks."""
 
     def __repr__(self) -> str:
         return "absent"
@@ -37,9 +37,9 @@ class Difference:
     """A value that differs.
 
     Args:
-        key: where it stands; what only refers to it differs as well.
-        there: in the checkpoint.
-        here: in the config.
+        key: where the value is set; keys that refer to it differ as well, and are not listed.
+        there: value in the checkpoint.
+        here: value in the config.
     """
 
     key: str
@@ -48,17 +48,17 @@ class Difference:
 
     @property
     def name(self) -> str:
-        """The key, or the part."""
+        """The key; of a part, without `._target_`."""
         return self.key.removesuffix(PART)
 
     @property
     def effect(self) -> Effect:
-        """What follows from it."""
+        """What a change of this key means for a resumed run."""
         return PLACE if self.key == START and self.here is ABSENT else effect(self.key)
 
     @property
     def remedy(self) -> str:
-        """The override that brings the value of the checkpoint back."""
+        """The override that restores the value of the checkpoint."""
         if self.key == START:
             return "leave start=teacher out"
         if self.key.endswith(PART) or isinstance(self.there, dict):
@@ -76,19 +76,19 @@ class Difference:
         return f"{self.name} is {here} here and {there}"
 
 
-def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -> list[Difference]:
-    """All values that differ.
+def find_differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -> list[Difference]:
+    """All differences between two configs.
 
     Args:
-        there: resolved, plain.
-        here: as composed.
-        given: keys of the command line. Another key that only one of the two has says nothing, unless it is
-            an argument with another value than the default: it came or went with a version of the code.
+        there: config of the checkpoint, resolved, plain data.
+        here: config of the run, as composed.
+        given: keys of the command line. A key that only one config has is ignored, unless it is one of these
+            or an argument whose value is not the default: versions of the code add and remove arguments.
     """
     raw, resolved = OmegaConf.to_container(here), OmegaConf.to_container(here, resolve=True)
     found: dict[str, Difference] = {}
     for path, old, new in walk_differences(there, resolved, (), given):
-        for key, before, after in stands(raw, path, old, new):
+        for key, before, after in locate_difference(raw, path, old, new):
             found.setdefault(key, Difference(key, before, after))
     composed = [
         key for key in found if quoted_key(raw, key) in found
@@ -99,7 +99,7 @@ def differences(there: dict[str, Any], here: DictConfig, given: Sequence[str]) -
 def walk_differences(
     there: Any, here: Any, path: Keys, given: Sequence[str]
 ) -> Iterator[tuple[Keys, Any, Any]]:
-    """Paths of values that differ, with both."""
+    """Yield path, old value and new value of each difference."""
     if MISSING in (there, here) or there == here:
         return
     if not (isinstance(there, dict) and isinstance(here, dict)):
@@ -116,12 +116,12 @@ def walk_differences(
         inner = (*path, str(key))
         if ABSENT not in (old, new):
             yield from walk_differences(old, new, inner, given)
-        elif matters(here.get("_target_"), str(key), new if old is ABSENT else old, inner, given):
+        elif is_significant(here.get("_target_"), str(key), new if old is ABSENT else old, inner, given):
             yield inner, old, new
 
 
-def matters(target: str | None, key: str, value: Any, path: Keys, given: Sequence[str]) -> bool:
-    """Whether a value that only one of the two has says something."""
+def is_significant(target: str | None, key: str, value: Any, path: Keys, given: Sequence[str]) -> bool:
+    """Whether a value that only one config has is a difference."""
     if path[:-1] == (LOGGER,):
         return False  # the list of names says it
     if target is not None:
@@ -131,7 +131,7 @@ def matters(target: str | None, key: str, value: Any, path: Keys, given: Sequenc
 
 
 def as_list(value: Any) -> Any:
-    """A default as a config has it: lists alone."""
+    """A default value with lists in place of tuples, as in configs."""
     return [as_list(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -144,8 +144,8 @@ def defaults(target: str) -> dict[str, Any]:
     return found
 
 
-def stands(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """A difference under the key that the value comes from, which for a list may be several."""
+def locate_difference(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield a difference at the key where its value is set; the items of a list may be set at several."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
         keys = [referenced_path(raw, (*path, i)) for i, _, _ in pairs]
@@ -158,7 +158,7 @@ def stands(raw: Any, path: Keys, old: Any, new: Any) -> Iterator[tuple[str, Any,
 
 
 def referenced_path(raw: Any, path: Keys) -> Keys:
-    """Where the value at a path stands, after all references that are simple."""
+    """The path where the value at a path is set, after following references such as `${sigma.min}`."""
     node = raw
     for i, part in enumerate(path):
         if isinstance(node, dict):
@@ -174,7 +174,7 @@ def referenced_path(raw: Any, path: Keys) -> Keys:
 
 
 def quoted_key(raw: Any, key: str) -> str | None:
-    """The key that a text quotes, as `${data_dir}/cache` does; None for any other value."""
+    """The key that a text contains a reference to, as in `${data_dir}/cache`; None for any other value."""
     for part in key.split("."):
         raw = raw.get(part) if isinstance(raw, dict) else None
     found = REFERENCE.search(raw) if isinstance(raw, str) else None
@@ -182,7 +182,7 @@ def quoted_key(raw: Any, key: str) -> str | None:
 
 
 def group_choice(key: str, target: Any) -> str:
-    """The choice of a group that brings a part back."""
+    """The choice of a group that restores a part."""
     group, _, inner = key.partition(".")
     contents = {path.stem: OmegaConf.load(path) for path in files(group)}
     names = [name for name, text in contents.items() if OmegaConf.select(text, inner) == target]
@@ -190,7 +190,7 @@ def group_choice(key: str, target: Any) -> str:
 
 
 def override_text(value: Any) -> str:
-    """A value as on a command line."""
+    """A value as an override has it."""
     if isinstance(value, dict):
         return "{...}"
     if isinstance(value, list):

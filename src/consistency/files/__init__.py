@@ -1,1 +1,1 @@
-"""What may a file bring? Whole files, checksums, bounded pickles, plain configs, a closed registry."""
+"""Files as untrusted input: atomic writes, checksums, bounded pickles, plain configs, a closed registry."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their final name, then renamed."""
+"""Atomic writes: files are written beside their final path, then renamed, so that they are always whole."""
 
 import errno
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 from consistency.errors import UserError
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-REFUSED |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, None}  # None: numpy and Pillow wrote less than all
-_missed: set[Path] = set()  # folders that a line has been said of
-ZIP_WRITER = ("inline_container", "PytorchStreamWriter")  # torch's, which hides the reason
+REFUSED |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, None}  # None: numpy or Pillow wrote only a part
+_missed: set[Path] = set()  # folders for which `dispensable` has printed a line
+ZIP_WRITER = ("inline_container", "PytorchStreamWriter")  # in messages of torch, which omit the reason
 
 
 class Unwritable(UserError):  # noqa: N818 - what happened to the file
-    """A file that cannot be written. What stood in its place is as it was."""
+    """A file cannot be written. A former file at its path is unchanged."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "make room, or choose another place") -> None:
         super().__init__(f"{path} cannot be written ({reason}): {remedy}")
@@ -26,25 +26,25 @@ class Unwritable(UserError):  # noqa: N818 - what happened to the file
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when the block ends well and is removed otherwise.
+    """A temporary path to write to, which replaces `path` at the end of the block and is removed on errors.
 
-    It has the suffix of `path`, by which libraries choose a format. An empty file of this process is
-    there already: libraries would write through a link, and wait for a reader at a pipe.
+    It has the suffix of `path`, by which libraries choose a format. An empty file exists there already:
+    libraries would otherwise write through a link, or wait at a pipe.
 
     Args:
-        path: the file; its folder is made.
-        durable: flush to the device before renaming, for what must outlive a power failure.
-        shared: other processes may write the same file at the same time.
+        path: of the file; its folder is made.
+        durable: flush to the device before renaming, for files that must survive a power failure.
+        shared: whether other processes may write the same file at the same time.
 
     Raises:
-        Unwritable: the system, or a library in its place, refused.
+        Unwritable: the file system, or a library, refused to write.
     """
     owner = f".{os.getpid()}" if shared else ""
     temporary = path.with_name(f".{path.stem}{owner}.tmp{path.suffix}")
     with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # a folder of this name is refused here, and stays
-    with cleaned(temporary), explain_write(path):  # wherever a signal comes from here on, nothing is left
+    with cleaned(temporary), explain_write(path):  # a signal at any point from here on leaves no file
         create(temporary)
         yield temporary
         if durable:
@@ -53,29 +53,29 @@ def replacing(path: Path, *, durable: bool = False, shared: bool = False) -> Ite
 
 
 def write_file(path: Path, save: Callable[[Path], object], *, shared: bool = False) -> None:
-    """Have a file saved by a library, whole or not at all."""
+    """Write a file atomically by a function of a library, called with a temporary path."""
     with replacing(path, shared=shared) as temporary:
         save(temporary)
 
 
 def write_text(path: Path, text: str, *, shared: bool = False) -> None:
-    """Write a text, whole or not at all."""
+    """Write a text atomically, in UTF-8."""
     with replacing(path, shared=shared) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def keep_as(source: Path, path: Path) -> None:
-    """Keep a whole file under a second name as well, in place of what stands there.
+    """Keep a file under a second name, which replaces any former file of that name.
 
-    As a hard link, which costs no room: files that `replacing` writes are never changed in place, and a later
-    version of `source` leaves this one alone. Where the file system has no such links, as a copy.
+    It becomes a hard link, which takes no space: `replacing` never changes a file in place, so that a later
+    version of `source` leaves it as it is. Where the file system has no hard links, it becomes a copy.
 
     Args:
         source: a file that `replacing` has written.
         path: the second name, in the same folder.
 
     Raises:
-        Unwritable: the system refused.
+        Unwritable: the file system refused.
     """
     with replacing(path, durable=True) as temporary:
         temporary.unlink()
@@ -87,12 +87,12 @@ def keep_as(source: Path, path: Path) -> None:
 
 
 def create(path: Path) -> None:
-    """Make an empty file in place of any file, link or pipe; what a link leads to stays as it is.
+    """Create an empty file in place of any file, link or pipe; the target of a link is not changed.
 
     Raises:
-        OSError: a folder has this name, or nothing can be written here.
+        OSError: a folder has this name, or the folder cannot be written.
     """
-    path.unlink(missing_ok=True)  # left by a run that was killed, or planted
+    path.unlink(missing_ok=True)  # left by a run that was killed, or placed there by an attacker
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
 
 
@@ -109,19 +109,19 @@ def cleaned(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_write(path: Path, remedy: str = "make room, or choose another place") -> Iterator[None]:
-    """Turn a refusal of the system to write into a line that names the file."""
+    """Turn an error of writing into `Unwritable`, which names the file."""
     try:
         yield
     except Exception as error:
-        why = write_reason(error)
-        if why is None:
+        reason = write_reason(error)
+        if reason is None:
             raise
-        raise Unwritable(path, why, remedy) from error
+        raise Unwritable(path, reason, remedy) from error
 
 
 @contextmanager
 def dispensable() -> Iterator[None]:
-    """What cannot be written in the block is done without; a line says so, one for each folder."""
+    """Ignore an `Unwritable` of the block, and print it once for each folder."""
     try:
         yield
     except Unwritable as fault:
@@ -131,7 +131,7 @@ def dispensable() -> Iterator[None]:
 
 
 def write_reason(error: BaseException | None) -> str | None:
-    """Why nothing could be written; None if that is not what an error says, or if it says so already."""
+    """The reason why a file could not be written; None for another error, or for a `UserError`."""
     if isinstance(error, UserError):
         return None
     while error is not None:
@@ -147,7 +147,7 @@ def write_reason(error: BaseException | None) -> str | None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file is on its device."""
+    """Flush a file to its device."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -156,7 +156,7 @@ def flush(path: Path) -> None:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file or a folder, if it is there and the system lets us."""
+    """Remove a file or a folder, if it exists and can be removed."""
     try:
         path.unlink(missing_ok=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run lie, by their names alone: nothing is read."""
+"""The paths of the checkpoints in a run directory; no file is read."""
 
 from pathlib import Path
 
@@ -26,9 +26,9 @@ def number_of(path: Path) -> int:
 
 
 def set_aside(folder: Path, step: int) -> None:
-    """Rename the numbered checkpoints of steps that are undone: no run goes on from them by itself.
+    """Rename the numbered checkpoints of steps that are rolled back, so that no run resumes from them.
 
-    `step=N.ckpt` becomes `undone_step=N.ckpt`; the run writes the former anew when it comes by again.
+    `step=N.ckpt` becomes `undone_step=N.ckpt`; the run writes `step=N.ckpt` anew when it reaches the step.
     """
     for path in numbered(folder):
         if number_of(path) > step:

@@ -1,4 +1,4 @@
-"""One hash for the content of a file: plain data and tensors, every type and every bit of them."""
+"""A hash of the content of a checkpoint: nested plain data and tensors."""
 
 import hashlib
 import struct
@@ -9,29 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DEPTH = 64  # of containers within containers; a container that holds itself ends here
-BLOCK = 2**24  # bytes of a tensor that is not contiguous are copied so many at a time
+DEPTH = 64  # largest depth of nested containers, which also stops at a container that holds itself
+BLOCK = 2**24  # bytes that are copied at a time of a tensor that is not contiguous
 
 
 def content_sha256(content: Any, most: float = inf) -> str:
     """SHA-256 of nested dicts, lists, tuples and sets of tensors, strings, bytes, numbers, bools and None.
 
-    Equal for equal content, whatever the order of keys and the device of tensors; 1, 1.0 and True differ, as
-    0.0 and -0.0 do. The attributes of an OrderedDict count, for a state_dict has some. A contiguous tensor on
-    the CPU is hashed where it lies. One core hashes 1.8 GB/s (a Xeon with SHA instructions).
+    The hash does not depend on the order of keys or the device of tensors; 1, 1.0 and True differ, as 0.0 and
+    -0.0 do. The attributes of an OrderedDict are included, because a state_dict has some. A contiguous tensor
+    on the CPU is hashed without a copy. One core hashes 1.8 GB/s (a Xeon with SHA instructions).
 
     Args:
-        content: what is hashed.
-        most: bytes of all tensors together; a small file can describe very many.
+        content: the nested data.
+        most: largest number of bytes of all tensors together; a small file can describe very many.
 
     Raises:
-        ValueError: something of another type, nested deeper than `DEPTH`, or more bytes than `most`.
+        ValueError: a value has another type, containers are nested deeper than `DEPTH`, or the tensors have
+            more bytes than `most`.
     """
     return hashlib.sha256(_Encoder(most).encoded(content, 0)).hexdigest()
 
 
 class _Encoder:
-    """Values as bytes: a tag for the type, then the value, or the hash of what a container holds.
+    """Encodes values as bytes: a tag for the type, then the value, or the hash of a container's content.
 
     Args:
         most: see `content_sha256`.
@@ -42,7 +43,7 @@ class _Encoder:
         self.known: dict[int, bytes] = {}  # containers by identity: shared ones are hashed once
 
     def encoded(self, node: Any, depth: int) -> bytes:
-        """The bytes of a value at this depth."""
+        """The bytes of a value at a depth of nesting."""
         if isinstance(node, Tensor):
             return b"T" + self._tensor(node)
         if isinstance(node, dict | list | tuple | set | frozenset):
@@ -79,7 +80,7 @@ class _Encoder:
 
 
 def _leaf(node: Any) -> bytes:
-    """A value that holds no others."""
+    """The bytes of a value that is no container."""
     match node:
         case None:
             return b"n"
@@ -101,7 +102,7 @@ def _leaf(node: Any) -> bytes:
 
 
 def _joined(parts: Iterable[bytes]) -> bytes:
-    """Hash of parts, each after its length."""
+    """SHA-256 of parts, each preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -109,7 +110,7 @@ def _joined(parts: Iterable[bytes]) -> bytes:
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor on the CPU as contiguous pieces, in order; all of it at once where that needs no copy."""
+    """The tensor as contiguous pieces on the CPU, in order; as one piece where that needs no copy."""
     if tensor.is_contiguous():
         yield tensor.cpu()
         return

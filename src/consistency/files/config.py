@@ -1,4 +1,4 @@
-"""The config that a file brings: plain data, checked once and frozen, and the objects that it describes.
+"""The config in a file: plain data that are checked once and frozen, and the objects built from them.
 
 A checkpoint is untrusted input, and so is its config. Objects are built from the frozen copy itself, without
 OmegaConf and Hydra: nothing in it can be resolved, and nothing can change between check and building.
@@ -28,9 +28,9 @@ from consistency.files.registry import (
 DEPTH = 40
 NODES = 100_000
 TEXT = 10_000  # characters of a string
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file takes
-WHOLE = 2**63  # bound of whole numbers
-CONSTRUCTOR_ERRORS = (  # what constructors raise on arguments that make no sense
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and surrogates
+WHOLE = 2**63  # bound of integers
+CONSTRUCTOR_ERRORS = (  # raised by constructors for wrong arguments
     *(TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError),
     *(AssertionError, MemoryError, OSError),
 )
@@ -43,7 +43,7 @@ class FileConfig:
     Args:
         source: the option and the file, for messages: `ckpt_path=FILE`.
         content: of read-only mappings, tuples, strings, numbers and None.
-        registry: what may be built of it.
+        registry: the targets that may be built.
     """
 
     source: str
@@ -78,14 +78,14 @@ class FileConfig:
         return list(node) if isinstance(node, Mapping) else []
 
     def build(self, *keys: str, **extra: Any) -> Any:
-        """The object that a section describes. Containers become dicts and lists.
+        """Build the object that a section describes. Containers become dicts and lists.
 
         Args:
             *keys: of the section.
             **extra: arguments of its target, in place of those in the config.
 
         Raises:
-            UserError: there is no such section, or its arguments make no object.
+            UserError: there is no such section, or a constructor refuses its arguments.
         """
         if keys[0] in UNBUILT:  # whose targets are not checked
             raise ValueError(f"{keys[0]} of a file is never built")
@@ -130,16 +130,16 @@ class FileConfig:
 def checked_config(
     config: object, source: str, trust: Sequence[str] = (), given: Iterable[str] = ()
 ) -> FileConfig:
-    """The config that a file brought, if it is plain data whose targets are in the registry.
+    """Check the config of a file: it must be plain data whose targets are in the registry.
 
     Args:
         config: anything.
         source: the option and the file, for messages: `ckpt_path=FILE`.
         trust: packages that the user trusts beyond this project.
-        given: targets that the user named on the command line.
+        given: targets that the user gave on the command line.
 
     Raises:
-        UserError: in one line, what is refused, and where in the config it stands.
+        UserError: names the key that is refused, and the reason.
     """
     registry = Registry(packages(trust), frozenset(given))
     content = Checker(source, registry, tuple(trust)).frozen(config, ())
@@ -149,12 +149,12 @@ def checked_config(
 
 
 class Checker:
-    """Checks and freezes a tree of plain data.
+    """Checks and freezes nested plain data.
 
     Args:
         source: of the config, for messages.
         registry: of targets.
-        trust: what the functions of the teacher group are given in place of what the file says.
+        trust: value of the argument `trust` of teachers, which replaces the one in the file.
     """
 
     def __init__(self, source: str, registry: Registry, trust: tuple[str, ...]) -> None:
@@ -182,7 +182,7 @@ class Checker:
             self._check_target(node, place)
         children = {key: self.frozen(child, (*place, key)) for key, child in node.items()}
         if "trust" in children and (place in TEACHERS or node.get(TARGET) in targets_in_groups((TEACHER,))):
-            children["trust"] = self.trust  # whom to trust is for the user to say, not for the file
+            children["trust"] = self.trust  # the user decides which packages to trust, not the file
         return MappingProxyType(children)
 
     def _check_key(self, key: object, node: dict[Any, Any], place: Place) -> None:
@@ -226,7 +226,7 @@ class Checker:
             )
 
     def refused(self, place: Place, what: str) -> UserError:
-        """What to say of a node."""
+        """The error for a node that is refused."""
         return UserError(
             f"{self.source}: {dotted(place)} in its config {what}; use a checkpoint written by this project"
         )
@@ -250,5 +250,5 @@ def targets(node: object) -> Iterator[str]:
 
 
 def dotted(place: Place) -> str:
-    """Where something stands."""
+    """A place in a config as a dotted key."""
     return ".".join(printable_path(key) for key in place)[:200] or "something"

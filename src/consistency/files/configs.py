@@ -1,6 +1,6 @@
-"""Where configs are: our folder, and those of the packages that the command trusts.
+"""The folders of configs: that of this project, and those of the packages that the command trusts.
 
-In a checkout our folder is `configs/` beside `src/`; an installed package has it inside. A package of
+In a checkout it is `configs/` beside `src/`; an installed package contains it. A package of
 `trust=[package]` may have a folder `configs` too, whose files are options of the same groups, or of new ones.
 """
 
@@ -33,28 +33,28 @@ class Package:
 
     @property
     def configs(self) -> tuple[Path, ...]:
-        """Its folders of configs, ours aside; most packages have none."""
-        there = (place / NAME for place in self.places)
-        return tuple(folder for folder in there if folder.is_dir() and folder != CONFIGS)
+        """Its folders of configs, without that of this project; most packages have none."""
+        candidates = (place / NAME for place in self.places)
+        return tuple(folder for folder in candidates if folder.is_dir() and folder != CONFIGS)
 
     def sources(self) -> Iterator[tuple[str, Path]]:
-        """Its Python files with their names inside of it, in one order on every machine."""
+        """Its Python files with their paths inside it, in the same order on every machine."""
         for place in self.places:
             for path in sorted(place.rglob("*.py")) if place.is_dir() else (place,):
                 yield path.relative_to(place if place.is_dir() else place.parent).as_posix(), path
 
 
-_trusted: list[Package] = []  # by the command of this process
+_trusted: list[Package] = []  # set by the command of this process
 
 
 def trust(names: Iterable[str]) -> None:
-    """Add the configs of packages to ours, for as long as this process lives or until another call.
+    """Add the configs of packages to those of this project, until the process ends or this is called again.
 
     Args:
-        names: of packages; those of a former call are forgotten.
+        names: of packages; they replace those of a former call.
 
     Raises:
-        UserError: there is no such package, or a file of its configs has the name of one of ours.
+        UserError: there is no such package, or two configs have the same name.
     """
     found = [located(name) for name in dict.fromkeys(names)]
     check_names_differ(found)
@@ -67,7 +67,7 @@ def trusted() -> tuple[Package, ...]:
 
 
 def located(name: str) -> Package:
-    """A package, found without importing it; of a dotted name, what is before the last dot is imported.
+    """Find a package without importing it; of a dotted name, the part before the last dot is imported.
 
     Raises:
         UserError: there is none.
@@ -86,7 +86,7 @@ def located(name: str) -> Package:
 
 
 def check_names_differ(packages: Iterable[Package]) -> None:
-    """Refuse two files of one name: Hydra would take the first, and nobody would know.
+    """Refuse two configs with the same name, of which Hydra would silently use the first.
 
     Raises:
         UserError: names the second.
@@ -105,12 +105,12 @@ def check_names_differ(packages: Iterable[Package]) -> None:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The files of a folder of configs, as names below it."""
+    """The paths of files in a folder of configs, relative to it."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
 
 
 def folders() -> tuple[Path, ...]:
-    """Every folder of configs, ours first."""
+    """All folders of configs, that of this project first."""
     return (CONFIGS, *(folder for package in _trusted for folder in package.configs))
 
 
@@ -128,27 +128,27 @@ def options(group: str) -> list[str]:
 
 
 def file_of(name: str) -> Path:
-    """A file of configs; where no folder has it, the path that it would have in ours.
+    """The path of a config; where no folder has it, the path that it would have in this project.
 
     Args:
-        name: `group/option`, or that of an entry point.
+        name: `group/option`, or the name of an entry point.
     """
     paths = [folder / f"{name}.yaml" for folder in folders()]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def config_groups() -> tuple[str, ...]:
-    """The groups: the folders in folders of configs, but for hydra/, whose groups are those of sweeps."""
+    """The groups of configs: the folders in folders of configs, without hydra/."""
     return groups_in(folders())
 
 
 @lru_cache(maxsize=8)
-def groups_in(among: tuple[Path, ...]) -> tuple[str, ...]:
-    """The same of some folders."""
-    there = (path for folder in among for path in folder.iterdir())
-    return tuple(dict.fromkeys(path.name for path in there if path.is_dir() and is_group(path.name)))
+def groups_in(parents: tuple[Path, ...]) -> tuple[str, ...]:
+    """The groups of some folders of configs."""
+    paths = (path for folder in parents for path in folder.iterdir())
+    return tuple(dict.fromkeys(path.name for path in paths if path.is_dir() and is_group(path.name)))
 
 
 def is_group(name: str) -> bool:
-    """Whether the name of a folder may be that of a group."""
+    """Whether a folder of this name is a group."""
     return name.isidentifier() and name != "hydra" and not name.startswith("_")

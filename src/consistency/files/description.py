@@ -1,4 +1,4 @@
-"""Laws as the plain data that a config of them would be."""
+"""Dataclasses as the plain data of a config that builds them."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def described(part: Any) -> Any:
-    """What builds an equal value: `_target_` and the fields of a frozen dataclass, and so on within.
+    """The config that builds an equal value: `_target_` and the fields of a dataclass, recursively.
 
     Args:
         part: a dataclass whose fields are its arguments, a container, a number, text or None.
 
     Raises:
-        TypeError: something in it is none of these.
+        TypeError: it contains a value of another type.
     """
     if is_dataclass(part) and not isinstance(part, type):
         kind = type(part)

@@ -1,4 +1,4 @@
-"""One run in a directory at a time."""
+"""The lock of a run directory, in which one run works at a time."""
 
 import errno
 import json
@@ -23,20 +23,20 @@ LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of f
 
 @contextmanager
 def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
-    """Work in a directory that no other run works in meanwhile.
+    """Hold the lock of a run directory inside the block.
 
-    The system lets go of the lock when the process ends, however it does: none is ever stale. The file stays;
-    it says who holds the lock, and is empty when nobody does. A process that is killed leaves it filled.
+    The system releases the lock when the process ends in any way, so that no lock is ever stale. The file
+    remains: it names the holder, and is empty when the lock was released. A killed process leaves it filled.
 
-    A file system may have no locks. The run then goes on, and says so: it is the rule that nobody else works
-    there, for directories have names of their own, and refusing would forbid such a system altogether.
+    Where a file system has no locks, a line is printed and the run goes on without one: two runs rarely have
+    the same directory, and such file systems could not be used otherwise.
 
     Args:
         directory: of the run.
-        first: whether this process is the first of its group; others rely on its lock.
+        first: whether this process is the first of its group, which alone takes the lock.
 
     Raises:
-        UserError: another run works there; or a link in it leads out of it, where a run would write.
+        UserError: another run holds the lock; or a link in the directory leads out of it.
     """
     check_inside(directory, FOLDERS)
     lock = lock_directory(directory) if first else None
@@ -44,7 +44,7 @@ def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
         yield
         return
     try:
-        tell_holder(directory)
+        write_holder(directory)
         yield
     finally:
         with suppress(OSError):
@@ -53,10 +53,10 @@ def alone_in(directory: Path, first: bool = True) -> Iterator[None]:
 
 
 def lock_directory(directory: Path) -> FileLock | None:
-    """The lock of a directory, which is made; None where there are none."""
+    """Take the lock of a directory, which is made; None where the file system has no locks."""
     directory.mkdir(parents=True, exist_ok=True)
     check_own(directory / NAME)
-    by = holder(directory)  # before older versions of filelock empty the file
+    by = lock_holder(directory)  # read first, as older versions of filelock empty the file
     lock = FileLock(directory / NAME, thread_local=False)
     try:
         lock.acquire(blocking=False)
@@ -73,17 +73,17 @@ def lock_directory(directory: Path) -> FileLock | None:
     return lock
 
 
-def tell_holder(directory: Path) -> None:
-    """Write down who works in a directory, for people."""
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    with suppress(OSError):  # of a full disk, which others will report
-        (directory / NAME).write_text(json.dumps(about) + "\n", "utf-8")
+def write_holder(directory: Path) -> None:
+    """Write process, host and time to the file of the lock."""
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    with suppress(OSError):  # of a full disk, which later writes report
+        (directory / NAME).write_text(json.dumps(holder) + "\n", "utf-8")
 
 
-def holder(directory: Path) -> str:
-    """Who works in a directory, in words; empty where nobody says so."""
+def lock_holder(directory: Path) -> str:
+    """The holder of a lock as text; empty where the file has none."""
     try:
-        about = json.loads((directory / NAME).read_text("utf-8"))
-        return f"process {about['pid']} on {about['host']} since {about['since']}"
+        holder = json.loads((directory / NAME).read_text("utf-8"))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return ""

@@ -1,7 +1,7 @@
-"""Changes of the command line to a config that is resolved already, where one value stands in several places.
+"""Overrides of a resolved config, in which a value may occur at several keys.
 
-In configs/ the network stands once, and `denoiser.net: ${net}` refers to it; in a checkpoint it stands twice.
-A change of `net.width` is made in both, wherever the copies still agree.
+In configs/ the network occurs once, and `model.net: ${net}` refers to it; in a checkpoint it occurs twice. An
+override of `net.width` changes both, as long as the copies are equal.
 """
 
 import re
@@ -19,41 +19,41 @@ Keys = tuple[str | int, ...]
 Leaves = list[tuple[Keys, Any]]
 
 ABSENT = object()
-REFERENCE = re.compile(r"^\s*(?:- )?(\w+):.*\$\{([\w.]+)\}", re.M)  # a key, and what its value refers to
+REFERENCE = re.compile(r"^\s*(?:- )?(\w+):.*\$\{([\w.]+)\}", re.M)  # a key and its reference
 
 
 def overridden(
     config: dict[str, Any], changes: Mapping[str, Any], used: Collection[str], key: str = "override"
 ) -> dict[str, Any]:
-    """The config with changes, each made in every copy of what it changes.
+    """The config with overrides, each of which changes every copy of its value as well.
 
-    Copies are equal sections elsewhere, and equal values under keys that configs/ fill by reference.
+    Copies are equal sections at other keys, and equal values at keys that configs/ fill by reference.
 
     Args:
         config: plain data, resolved.
         changes: plain data, merged into it: mappings key by key, lists and other values as a whole.
-        used: sections that anything is built from. A change that reaches none of them is refused.
+        used: sections that objects are built from. An override that changes none of them is refused.
         key: of the command line, for messages.
 
     Raises:
-        UserError: a change would have no effect; it names the key that has.
+        UserError: an override would have no effect; names a key that has one.
     """
     changed, everywhere = thawed(config), list(mapping_leaves(config))
-    asked = list(mapping_leaves(changes))
-    for path, value in asked:
+    overrides = list(mapping_leaves(changes))
+    for path, value in overrides:
         check_whole(config, path, key)
         copies = [*copied_sections(config, path), *copied_values(everywhere, path, value_at(config, path))]
         if not any(place[0] in used for place in (path, *copies)):
             raise without_effect(config, path, value, used, key)
         for place in copies:
             put(changed, place, value)
-    for path, value in asked:  # what was named itself stands above what follows from another
+    for path, value in overrides:  # an override of a key precedes the copy of another override
         put(changed, path, value)
     return changed
 
 
 def mapping_leaves(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Every value below mappings with its keys; a list is one value."""
+    """Yield the path and value of each leaf of nested mappings; a list is one value."""
     if isinstance(node, Mapping) and (node or not path):
         for name, child in node.items():
             yield from mapping_leaves(child, (*path, name))
@@ -62,7 +62,7 @@ def mapping_leaves(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
 
 
 def walk_sections(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict[str, Any]]]:
-    """Every mapping with its keys, those in lists as well."""
+    """Yield the path and content of each mapping, including those in lists."""
     if isinstance(node, dict):
         yield path, node
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -71,7 +71,7 @@ def walk_sections(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict[str, 
 
 
 def copied_sections(config: dict[str, Any], path: Keys) -> Iterator[Keys]:
-    """The same key in every section that equals one around it."""
+    """Yield paths of the same key in sections that are equal to a section around it."""
     for end in range(1, len(path)):
         around = value_at(config, path[:end])
         if isinstance(around, dict) and around and (end == 1 or TARGET in around):
@@ -81,7 +81,7 @@ def copied_sections(config: dict[str, Any], path: Keys) -> Iterator[Keys]:
 
 
 def copied_values(everywhere: Leaves, path: Keys, old: Any) -> Iterator[Keys]:
-    """Places of the same value whose keys are filled from this one in configs/."""
+    """Yield paths of equal values whose keys refer to this one in configs/."""
     names = references(folders()).get(".".join(map(str, path)), frozenset())
     for place, value in everywhere:
         if place == path or place[-1] not in names:
@@ -93,13 +93,13 @@ def copied_values(everywhere: Leaves, path: Keys, old: Any) -> Iterator[Keys]:
 
 
 def same_plain(a: Any, b: Any) -> bool:
-    """Whether two plain values are equal, and neither is a container or nothing."""
+    """Whether two values are equal texts or numbers of the same type."""
     return isinstance(a, str | int | float) and type(a) is type(b) and a == b
 
 
 @lru_cache(maxsize=8)
 def references(among: tuple[Path, ...]) -> dict[str, frozenset[str]]:
-    """By key of a config, the last parts of the keys that configs fill by reference to it.
+    """Key of a config -> the last parts of the keys whose values refer to it in configs/.
 
     Args:
         among: folders of configs.
@@ -112,7 +112,7 @@ def references(among: tuple[Path, ...]) -> dict[str, frozenset[str]]:
 
 
 def value_at(node: Any, path: Keys) -> Any:
-    """The value at these keys of mappings, or ABSENT."""
+    """The value at a path of nested mappings, or ABSENT."""
     for name in path:
         if not isinstance(node, dict) or name not in node:
             return ABSENT
@@ -132,7 +132,7 @@ def check_whole(config: dict[str, Any], path: Keys, key: str) -> None:
 
 
 def put(node: Any, path: Keys, value: Any) -> None:
-    """Set the value at these keys; what stands in the way of a mapping gives way."""
+    """Set the value at a path; values that are no mapping are replaced by mappings along the path."""
     *above, last = path
     for name in above:
         if isinstance(node, dict) and not isinstance(node.get(name), dict | list):
@@ -144,7 +144,7 @@ def put(node: Any, path: Keys, value: Any) -> None:
 def without_effect(
     config: dict[str, Any], path: Keys, value: Any, used: Collection[str], key: str
 ) -> UserError:
-    """What to say of a change that reaches nothing."""
+    """The error for an override that has no effect."""
     alike = [".".join(map(str, place)) for place, _ in mapping_leaves(config) if place[-1] == path[-1]]
     effective = [place for place in alike if place.partition(".")[0] in used]
     instead = f"+{key}.{min(effective, key=len)}" if effective else f"a key of {', '.join(sorted(used))}"

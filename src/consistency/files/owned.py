@@ -1,4 +1,4 @@
-"""Files and folders that lie where their names say, not where a planted link leads."""
+"""Protection against links in a run directory, by which a write would change a file elsewhere."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from consistency.errors import UserError
 
 
 def is_own(path: Path) -> bool:
-    """Whether a regular file with no other name is here: no symbolic or hard link, pipe or device."""
+    """Whether a path is a regular file with one name: no symbolic or hard link, pipe or device."""
     try:
         return _is_own(path.lstat())
     except OSError:
@@ -18,15 +18,17 @@ def is_own(path: Path) -> bool:
 
 
 def reopened(path: Path) -> BinaryIO:
-    """A file that exists, opened to be changed in place.
+    """Open an existing file for changes in place.
 
     Raises:
         UserError: it is a link, has a second name, or is no regular file.
-        OSError: it is not there, or must not be written.
+        OSError: it does not exist, or cannot be written.
     """
     if path.exists() and not is_own(path):
         raise _foreign(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a reader
+    descriptor = os.open(
+        path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    )  # opening a pipe would wait for a reader
     if _is_own(os.fstat(descriptor)):
         return os.fdopen(descriptor, "r+b")
     os.close(descriptor)
@@ -34,7 +36,7 @@ def reopened(path: Path) -> BinaryIO:
 
 
 def check_own(path: Path) -> None:
-    """Refuse a link, a pipe or a device where this program writes a file of its own.
+    """Refuse a link, a pipe or a device at the path of a file that will be written.
 
     Raises:
         UserError: there is one.
@@ -44,12 +46,12 @@ def check_own(path: Path) -> None:
 
 
 def check_inside(directory: Path, names: Iterable[str]) -> None:
-    """Refuse links of these names in a directory that lead out of it.
+    """Refuse links in a directory, of these names, that lead out of it.
 
     Raises:
         UserError: names the first, and where it leads.
     """
-    root = Path(os.path.realpath(directory))  # which, other than Path.resolve, takes a link to itself
+    root = Path(os.path.realpath(directory))  # Path.resolve raises an error for a link to itself
     for name in names:
         path = directory / name
         target = Path(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""Paths from outside: names that become part of one, and what may be opened at one."""
+"""Checks of paths, and of names that become part of a path, from the user or from files."""
 
 import errno
 import re
@@ -13,7 +13,7 @@ A_CHECKPOINT = (
     "give a .ckpt of a run, such as RUN/checkpoints/last.ckpt, the directory of a run, "
     "exported .safetensors, or 'last'"
 )
-EXPECTED = {  # what is said of paths that a command names, by their keys
+EXPECTED = {  # messages about missing paths, by the keys of the command
     "ckpt_path": f": no such file; {A_CHECKPOINT}",
     "teacher.path": ": no such file or directory; give a teacher's",
     "data.root": " does not exist: set it to a folder or a zip archive of images",
@@ -22,16 +22,16 @@ EXPECTED = {  # what is said of paths that a command names, by their keys
     "task.results": ": no such file or directory; give a result.json, or the directory that has one",
 }
 
-MOST = 200  # names of a kind; each sampler is run
+MOST = 200  # largest number of names in a section
 
 
 def printable_path(text: object) -> str:
-    """Text that a file chose, on one line of at most 100 characters, in ASCII."""
+    """Text of a file on one line of at most 100 characters, escaped to ASCII."""
     return str(text)[:100].encode("unicode_escape").decode()
 
 
 def is_name(name: object) -> bool:
-    """Whether a name may become part of a path: 1 to 64 of letters, digits and ._+=-, no dot in front."""
+    """Whether a name may be part of a path: 1 to 64 letters, digits and ._+=-, with no dot in front."""
     return isinstance(name, str) and NAME.fullmatch(name) is not None
 
 
@@ -39,11 +39,11 @@ def check_names(section: str, names: Iterable[object]) -> None:
     """Refuse names that could lead out of a directory.
 
     Args:
-        section: where they stand, for messages: `samplers`, or a file and a section of it.
+        section: of the config, for messages: `samplers`, or a file and a section of it.
         names: any objects.
 
     Raises:
-        UserError: names the first that is refused, or there are too many.
+        UserError: a name is refused, or there are too many.
     """
     listed = list(names)
     if len(listed) > MOST:
@@ -68,7 +68,7 @@ def expanded(path: str) -> str:
 
 
 def absent_path(key: str, path: str | Path) -> UserError:
-    """What to say where nothing is.
+    """The error for a path that does not exist.
 
     Args:
         key: of the config, one of `EXPECTED`.
@@ -78,10 +78,10 @@ def absent_path(key: str, path: str | Path) -> UserError:
 
 
 def regular(path: Path) -> Path:
-    """The same path, unless a pipe, a socket or a device is there, which could be read without end.
+    """The path, unless it is a pipe, a socket or a device, reading which might never end.
 
     Raises:
-        OSError: there is something that is neither a file nor a folder.
+        OSError: it is neither a file nor a folder.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))

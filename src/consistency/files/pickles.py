@@ -1,8 +1,9 @@
-"""The one way to read files of `torch.save`: bounded before it is read, and nothing in them executed.
+"""The only reader of files of `torch.save`: their size is bounded before they are read, and no code is run.
 
-torch's restricted unpickler calls nothing foreign, but it builds what a pickle says. A few hundred bytes say
-a tuple of sixty levels, each holding the level below twice, whose hash takes centuries; a compressed archive
-holds more than memory does. So a pickle is first walked in linear time, without building anything.
+torch's restricted unpickler calls no foreign code, but it builds whatever a pickle describes. A few hundred
+bytes can describe a tuple of sixty levels, each holding the level below twice, whose hash takes centuries; a
+compressed archive can hold more than memory does. A pickle is therefore first walked through in linear time,
+without building its values.
 """
 
 import pickle
@@ -16,12 +17,12 @@ from typing import IO, Any
 
 import torch
 
-ZIP = b"PK\x03\x04"  # how a file begins that torch reads as an archive
-LEGACY = 5  # pickles at the beginning of a file that is none
-OPCODES = 4_000_000  # in a pickle
-VALUES = 10_000_000  # in what a pickle says, each counted as often as it is reached
-PICKLE = 2**28  # bytes of the pickle in an archive
-TEXT = 1000  # characters or bytes that count as one more value
+ZIP = b"PK\x03\x04"  # first bytes of a file that torch reads as an archive
+LEGACY = 5  # number of pickles at the beginning of a file of the format before archives
+OPCODES = 4_000_000  # largest number in a pickle
+VALUES = 10_000_000  # largest number of values in a pickle, each counted as often as it is reached
+PICKLE = 2**28  # largest size in bytes of the pickle in an archive
+TEXT = 1000  # characters or bytes of text that count as one value
 
 DAMAGE = (  # what readers raise when bytes make no sense
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
@@ -34,10 +35,10 @@ FETCH = frozenset(["GET", "BINGET", "LONG_BINGET"])
 
 
 def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
-    """The content of a file of `torch.save`: tensors and plain containers, on the CPU.
+    """Read a file of `torch.save` with tensors and plain containers, on the CPU.
 
     Args:
-        file: its path, or its content.
+        file: path or open file.
         mmap: map storages from disk instead of reading them.
 
     Raises:
@@ -46,15 +47,15 @@ def load_tensors(file: Path | IO[bytes], mmap: bool = False) -> Any:
     """
     check_bounded(file)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch wonders at what it is about to refuse
+        warnings.simplefilter("ignore")  # torch warns before it raises an error
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def is_zip(file: Path | IO[bytes]) -> bool:
-    """Whether a file ends as a zip archive does; one whose end makes no sense is a damaged archive."""
+    """Whether a file ends like a zip archive, damaged or not."""
     try:
         return zipfile.is_zipfile(file)
-    except zipfile.BadZipFile:  # Python raises it for an archive that says it spans several disks
+    except zipfile.BadZipFile:  # raised for an archive that claims to span several disks
         return True
 
 
@@ -82,7 +83,7 @@ def check_bounded(file: Path | IO[bytes]) -> None:
 
 
 def check_legacy(stream: IO[bytes]) -> None:
-    """Refuse a file of the older kind: pickles, of which only the first may be all that there is."""
+    """Check a file of the format before archives: one pickle, or `LEGACY` of them."""
     check_pickle(stream)
     try:
         for _ in range(LEGACY - 1):
@@ -92,11 +93,11 @@ def check_legacy(stream: IO[bytes]) -> None:
 
 
 def check_archive(stream: IO[bytes]) -> None:
-    """Refuse an archive that is larger than its file, as `torch.save` writes none.
+    """Refuse an archive whose content is larger than its file; `torch.save` does not compress.
 
     Raises:
-        UnpicklingError: a member is compressed, or there twice, or its pickle is too large.
-        ValueError: it is cut short.
+        UnpicklingError: a member is compressed or occurs twice, or the pickle is too large.
+        ValueError: the archive is truncated.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -118,8 +119,8 @@ class Node:
     """A value of a pickle that has not been built.
 
     Args:
-        weight: what it counts by itself.
-        children: the values in it.
+        weight: number of values that it counts as, without its children.
+        children: the values that it holds.
     """
 
     __slots__ = ("children", "weight")
@@ -129,7 +130,7 @@ class Node:
 
 
 class Walk:
-    """The stack and the memo of an unpickler that builds nothing."""
+    """The stack and the memo of an unpickler that builds no values."""
 
     def __init__(self) -> None:
         self.stack: list[Node | None] = []  # None is a mark
@@ -137,10 +138,10 @@ class Walk:
         self.made: list[Node] = []
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Do to the stack what an opcode would do.
+        """Apply an opcode to the stack.
 
         Raises:
-            IndexError, KeyError: it takes what is not there.
+            IndexError, KeyError: it needs a value that the stack or the memo lacks.
         """
         if opcode.name in STORE:
             self.memo[len(self.memo) if argument is None else int(argument)] = self.top()
@@ -160,14 +161,14 @@ class Walk:
                 self.stack.append(self.made[-1])
 
     def top(self) -> Node:
-        """The value on top."""
+        """The value on top of the stack."""
         node = self.stack[-1]
         if node is None:
-            raise IndexError("a mark where a value belongs")
+            raise IndexError("a mark in place of a value")
         return node
 
     def taken(self, opcode: pickletools.OpcodeInfo) -> list[Node]:
-        """The values that an opcode takes, in order."""
+        """Remove the values that an opcode takes from the stack; they are returned in order."""
         before, taken = opcode.stack_before, list[Node]()
         below = len(before)
         if pickletools.markobject in before:
@@ -184,7 +185,7 @@ def check_pickle(stream: IO[bytes]) -> None:
     """Walk through the pickle at the beginning of a stream, up to its end.
 
     Raises:
-        UnpicklingError: it says more than a checkpoint does.
+        UnpicklingError: it has more opcodes or values than a checkpoint can have.
         ValueError: it is damaged.
     """
     walk = Walk()
@@ -195,11 +196,11 @@ def check_pickle(stream: IO[bytes]) -> None:
             walk.step(opcode, argument)
     except (LookupError, OverflowError, MemoryError) as error:
         raise ValueError(f"no pickle: {error}") from error
-    check_values(walk.made)  # what was taken off the stack again has been built as well
+    check_values(walk.made)  # all values, as those removed from the stack would be built as well
 
 
 def check_values(roots: list[Node]) -> None:
-    """Refuse values that hold others so often that to visit them all would take too long."""
+    """Refuse values that hold others so often that visiting all of them would take too long."""
     sizes: dict[int, int] = {}
     for root in roots:
         waiting = [(root, False)]
@@ -210,11 +211,11 @@ def check_values(roots: list[Node]) -> None:
                 if sizes[id(node)] > VALUES:
                     raise pickle.UnpicklingError("values that hold one another too often")
             elif id(node) not in sizes:
-                sizes[id(node)] = 0  # what it counts inside itself
+                sizes[id(node)] = 0  # its size inside itself, where a value holds itself
                 waiting.append((node, True))
                 waiting.extend((child, False) for child in node.children)
 
 
 def weight(argument: object) -> int:
-    """What a value counts: one, and more for long text."""
+    """The number of values that an argument counts as: one, and more for long text."""
     return 1 + len(argument) // TEXT if isinstance(argument, str | bytes | bytearray) else 1

@@ -1,6 +1,6 @@
-"""The classes and functions that a config from a file may name: those of our own configs, and no others.
+"""The classes and functions that the config of a file may name: those in configs/ of this project.
 
-Packages that the user trusts come to them, with the names in their configs. Whether a name is allowed is
+Packages that the user trusts add their own, and those that their configs name. Whether a name is allowed is
 decided before anything is imported.
 """
 
@@ -18,11 +18,11 @@ from consistency.files.configs import CONFIGS
 from consistency.files.configs import located as package_of
 from consistency.files.paths import printable_path
 
-UNBUILT = ("callbacks", "logger", "trainer")  # sections of a training run that nothing builds from a file
-SAMPLERS = "samplers"  # a group whose parts have names of their own
+UNBUILT = ("callbacks", "logger", "trainer")  # sections that are never built from a file
+SAMPLERS = "samplers"  # a section whose keys are names chosen by the user
 TEACHER = "teacher"  # the group whose functions read other files
-TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # where such a function may stand
-MODEL = "model"  # a section that holds a map of a network and a preconditioner
+TEACHERS = (("teacher",), ("module", "teacher"), ("module", "start"))  # the places of these functions
+MODEL = "model"  # the section of the map
 MAPS = frozenset(f"consistency.model.maps.{role}" for role in ("Denoiser", "Consistency", "FlowMap"))
 
 Place = tuple[str, ...]  # keys from the root of a config, list indices among them
@@ -34,14 +34,14 @@ class Registry:
 
     Args:
         packages: that the user trusts beyond this project.
-        given: targets that the user named on the command line.
+        given: targets that the user gave on the command line.
     """
 
     packages: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
 
     def allows(self, name: str, place: Place, deferred: bool) -> bool:
-        """Whether a target may stand at a place. Nothing is imported to find out.
+        """Whether a target is allowed at a place; nothing is imported to decide it.
 
         Args:
             name: dotted.
@@ -51,7 +51,7 @@ class Registry:
         if name in self.given or self.trusts(name):
             return True
         if place and place[0] in UNBUILT:
-            return True  # whatever it is: `FileConfig.build` refuses these sections
+            return True  # `FileConfig.build` never builds these sections
         if name in targets_at(place):
             return True
         if deferred and place in TEACHERS and name in targets_in_groups((TEACHER,)):
@@ -59,18 +59,18 @@ class Registry:
         return name in self.configured()
 
     def configured(self) -> frozenset[str]:
-        """The targets in the configs of trusted packages, which may be those of a third; teachers aside."""
+        """The targets in configs of trusted packages, including targets of others, without teachers."""
         folders = [folder for package in self.packages for folder in package_of(package).configs]
         files = (file for folder in folders for file in folder.glob("*/*.yaml"))
         return targets_in(file for file in files if file.parent.name not in (*UNBUILT, TEACHER))
 
     def trusts(self, name: str) -> bool:
-        """Whether a public name lies inside a package that the user trusts."""
+        """Whether a name is public and inside a package that the user trusts."""
         inside = any(name.startswith(f"{package}.") for package in self.packages)
         return inside and all(part.isidentifier() and part[0] != "_" for part in name.split("."))
 
     def find(self, name: str) -> Callable[..., Any]:
-        """The class or function of an allowed name; of a trusted package, only what is defined in it.
+        """Import the class or function of an allowed name; one of a trusted package must be defined in it.
 
         Raises:
             LookupError: there is none.
@@ -84,7 +84,7 @@ class Registry:
 
 
 def targets_at(place: Place) -> frozenset[str]:
-    """The targets that may stand at a place of what is built: under the key of a group, its own."""
+    """The targets allowed at a place: under the key of a group, those of the group; elsewhere all of them."""
     if place == (MODEL,):
         return MAPS
     sampler = SAMPLERS in place[-2:]
@@ -99,7 +99,7 @@ def targets_at(place: Place) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def buildable_targets() -> frozenset[str]:
-    """The targets of configs/ that may be built from a file, teachers aside."""
+    """The targets of configs/ that may be built from a file, without teachers."""
     return targets_in_groups(tuple(group for group in training_groups() if group not in (*UNBUILT, TEACHER)))
 
 
@@ -120,17 +120,17 @@ def targets_in(files: Iterable[Path]) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def training_groups() -> tuple[str, ...]:
-    """The groups of configs/ that a training run is composed of; sweeps are of several runs."""
+    """The groups of configs/ in the defaults of train.yaml, without that of sweeps."""
     text = (CONFIGS / "train.yaml").read_text("utf-8")
     found = re.findall(r"^  - (\w+):", text, re.M)
     return tuple(group for group in found if group != "sweep")
 
 
 def imported(name: str) -> Any:
-    """What a dotted name stands for.
+    """Import the object of a dotted name.
 
     Raises:
-        LookupError: nothing.
+        LookupError: there is none.
     """
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -150,10 +150,10 @@ def imported(name: str) -> Any:
 
 
 def packages(trust: object) -> tuple[str, ...]:
-    """The packages of `trust`.
+    """The names of packages in `trust`.
 
     Raises:
-        UserError: it is no list of names.
+        UserError: it is no list of names of packages.
     """
     listed: list[Any] = [None] if isinstance(trust, str) or not isinstance(trust, Iterable) else [*trust]
     for name in listed:
@@ -165,7 +165,7 @@ def packages(trust: object) -> tuple[str, ...]:
 
 
 def how_to_trust(name: str) -> str:
-    """How a user allows a target of another package; nothing for Python's own and ours."""
+    """A hint how to trust the package of a target; empty for the standard library and this project."""
     package = name.partition(".")[0]
     known = package in sys.stdlib_module_names or package in ("consistency", "builtins")
     if known or not package.isidentifier() or "." not in name:

@@ -1,6 +1,6 @@
-"""What older versions have written, as this version writes it: pure functions of plain data.
+"""Upgrades content of checkpoints from the formats of older versions, by pure functions of plain data.
 
-A file may hold anything: what is not as expected stays as it is, for the checks behind to refuse.
+A file may hold anything: values of an unexpected form are left as they are, for later checks to refuse.
 """
 
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any
 
 from consistency.files.configs import PARTIAL, TARGET
 
-FORMER_MAP = "consistency.model.denoiser.Denoiser"  # of both roles, up to format 2
-DENOISES = "consistency.lit.diffusion.Diffusion"  # the only training whose network was a denoiser
+FORMER_MAP = "consistency.model.denoiser.Denoiser"  # the class of maps of both roles, up to format 2
+DENOISES = "consistency.lit.diffusion.Diffusion"  # the only module that trained denoisers
 BOARDS = {"consistency.lit.boards.Board": "consistency.lit.loggers.tensorboard.Board"}
-FORMER_PREFIX, PREFIX = "denoiser.", "model."  # of its weights among a module's
+FORMER_PREFIX, PREFIX = "denoiser.", "model."  # of the map's weights in the state of a module
 SAMPLING = "consistency.sampling"
-FORMER = f"{SAMPLING}.samplers."  # where all samplers were functions
+FORMER = f"{SAMPLING}.samplers."  # the module in which samplers were functions
 CLASSES = {
     "onestep": f"{SAMPLING}.samplers.OneStep",
     "multistep": f"{SAMPLING}.samplers.MultiStep",
@@ -21,15 +21,15 @@ CLASSES = {
     "heun": f"{SAMPLING}.ode.Heun",
     "ddim": f"{SAMPLING}.ode.DDIM",
 }
-DIGITS = {"offset": 77.8537232192543, "scale": 191.7018151023965}  # which only their class said
+DIGITS = {"offset": 77.8537232192543, "scale": 191.7018151023965}  # formerly not part of the config
 LISTS = {name: f"{SAMPLING}.levels.{name}" for name in ("karras_sigmas", "even_sigmas")}
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint of any former version, in the present format.
+    """The content of a checkpoint of any older version, in the present format.
 
     Args:
-        content: state_dict, config and whatever else it has.
+        content: of the file, with state_dict, config and other keys.
     """
     state, config = content["state_dict"], content["config"]
     return {
@@ -40,12 +40,12 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a run of any former version, as this version composes it."""
+    """The config of a run of any older version, in the present format."""
     return samplers(with_units(with_loggers(with_role(dict(config)))))
 
 
 def with_role(config: dict[str, Any]) -> dict[str, Any]:
-    """`denoiser`, of a network and a preconditioner, is `precond` and a `model` of the role of its method."""
+    """Replace the section `denoiser` by `precond` and a `model`, whose role follows from the method."""
     former = config.get("denoiser")
     if "model" in config or not isinstance(former, dict):
         return config
@@ -57,7 +57,7 @@ def with_role(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_loggers(config: dict[str, Any]) -> dict[str, Any]:
-    """There was one logger, which had no name."""
+    """Name the only logger that older versions had."""
     only = config.get("logger")
     target = only.get(TARGET) if isinstance(only, dict) else None
     if not (isinstance(only, dict) and isinstance(target, str)):
@@ -66,7 +66,7 @@ def with_loggers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_units(config: dict[str, Any]) -> dict[str, Any]:
-    """What networks see of digits was said by the class of the data alone."""
+    """Add offset and scale of the codec of digits, which only the class of the data had."""
     data = config.get("data")
     if not isinstance(data, dict) or data.get(TARGET) != "consistency.lit.data.digits.Digits":
         return config
@@ -74,13 +74,13 @@ def with_units(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_denoiser(former: Mapping[str, Any], role: str) -> dict[str, Any]:
-    """What a `denoiser` of a former version is: a map of a role."""
+    """The section `model` of a former section `denoiser`."""
     known = former.get(TARGET) == FORMER_MAP
     return {**former, **({TARGET: f"consistency.model.maps.{role}"} if known else {})}
 
 
 def rename_weights(state: dict[Any, Any]) -> dict[Any, Any]:
-    """Weights under their present names."""
+    """A state_dict with the present prefix of weights."""
     return {
         PREFIX + name.removeprefix(FORMER_PREFIX)
         if isinstance(name, str) and name.startswith(FORMER_PREFIX)
@@ -90,13 +90,13 @@ def rename_weights(state: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def samplers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Samplers that were deferred functions as the classes that they have become.
+    """Replace samplers that were partial functions by their classes.
 
     Args:
-        config: of a run, plain data; its sections `samplers` and `module.samplers` are looked at.
+        config: of a run, plain data.
 
     Returns:
-        The config with these sections anew; all else is what it was.
+        The config with new sections `samplers` and `module.samplers`; the rest is unchanged.
     """
     module, found = config.get("module"), dict(config)
     if isinstance(module, Mapping):
@@ -105,7 +105,7 @@ def samplers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_sampler(node: Any) -> Any:
-    """One of them; anything else is left as it is."""
+    """Replace the node of one sampler; any other node is left as it is."""
     name = _name(node)
     if name not in CLASSES or node.get(PARTIAL) is not True:
         return node
@@ -115,17 +115,17 @@ def upgrade_sampler(node: Any) -> Any:
         if key != PARTIAL
     }
     if name == "onestep" and isinstance(made.get("sigmas"), list):
-        made["sigmas"] = made["sigmas"][:1]  # it began at the first, and looked at no other
+        made["sigmas"] = made["sigmas"][:1]  # it used the first only
     return {**made, TARGET: CLASSES[name]}
 
 
 def upgrade_sigmas(node: Any) -> Any:
-    """A list of noise levels, or the function that makes it, which has moved."""
+    """A list of noise levels, or the function that makes it at its new place."""
     return {**node, TARGET: LISTS[_name(node)]} if _name(node) in LISTS else node
 
 
 def _name(node: Any) -> str:
-    """Of a function that was in `consistency.sampling.samplers`; empty for anything else."""
+    """Name of a function in the former `consistency.sampling.samplers`; empty for anything else."""
     target = node.get(TARGET) if isinstance(node, Mapping) else None
     return target.removeprefix(FORMER) if isinstance(target, str) and target.startswith(FORMER) else ""
 

@@ -1,7 +1,7 @@
-"""What a checkpoint is to whoever uses it: a map with the codec, the samplers and the σ of its run.
+"""A trained model for use: its map with the codec, the samplers and the noise levels of its run.
 
-Tasks, exports, the page and `consistency.load` know a model as this and nothing else. It needs neither the
-data nor the objective that it was trained with.
+Tasks, exports, the page and `consistency.load` all use this class. It needs neither the data nor the
+objective of training.
 """
 
 import math
@@ -28,22 +28,22 @@ from consistency.schedule.draws import ImageDraws
 from consistency.schedule.sigma import Sigma
 from consistency.tensor import level
 
-MOST = 10**8  # samples of a call
+MOST = 10**8  # largest number of samples in a call of `sample`
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model is from.
+    """The origin of a model.
 
     Args:
         path: of its file.
-        step: optimiser steps that it took; None where the file does not say.
-        experiment: that was trained; None where the file does not say.
-        weights: which of the file's they are: an average by name, or `raw`.
-        weights_sha256: their hash.
+        step: number of optimiser steps; None where the file has none.
+        experiment: its name; None where the file has none.
+        weights: name of the weights in the file: an average, or `raw`.
+        weights_sha256: hash of the weights.
         config: of its run, as plain data; empty where the file has none.
-        classes: their names, by label; None where they have none.
+        classes: names of the classes, by label; None where there are none.
     """
 
     path: Path
@@ -65,14 +65,14 @@ class Model:
     """A trained model, frozen and in evaluation mode.
 
     Args:
-        f: its map, with the weights that were asked for; or a closed form.
-        shape: of one sample as networks see it, (C, H, W) or (D,).
-        classes: how many it knows, 0 of one without labels.
-        samplers: how it is sampled, by name, such as `1step` or `heun35`; the first is the usual one.
-        codec: between samples as people see them, and as networks do.
+        f: its map, or a closed form.
+        shape: of one encoded sample, (C, H, W) or (D,).
+        classes: number of classes; 0 for a model without labels.
+        samplers: by name, such as `1step` or `heun35`; the first is the default.
+        codec: encodes samples for the network, and decodes its output.
         sigma: the noise levels of its training.
-        provenance: where it is from.
-        found: other samplers that are known for these weights, by name.
+        provenance: its origin.
+        found: further samplers for these weights, by name, as `task=schedule` finds them.
     """
 
     f: DenoiserLike
@@ -85,10 +85,10 @@ class Model:
     found: Mapping[str, Sampler] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: Tensor | float, c: Condition = NONE) -> Tensor:
-        """Clean data [B, ...] from x [B, ...] at noise level σ [B], or one σ for all, as networks see them.
+        """Clean data [B, ...] from x [B, ...] at noise level σ [B], or one σ for all; both encoded.
 
-        The posterior mean of a denoiser; the end of the trajectory of a consistency function and of a flow
-        map. Gradients flow to x.
+        A denoiser returns the posterior mean; a consistency function and a flow map return the end of the
+        trajectory through x. Gradients flow to x.
 
         Raises:
             UserError: the network does not take what c gives.
@@ -106,17 +106,17 @@ class Model:
         sampler: Sampler | None = None,
         batch: int = 64,
     ) -> Tensor:
-        """Samples on the CPU: uint8 images [count, C, H, W], or float32 points [count, D].
+        """Make samples, on the CPU: uint8 images [count, C, H, W], or float32 points [count, D].
 
-        Sample i is the same for every count and batch, and the one that `eval.py task=sample` makes.
+        Sample i does not depend on count and batch, and is the one that `eval.py task=sample` makes.
 
         Args:
-            count: how many.
-            steps: calls of the network for each; None for those of the model's first sampler.
-            seed: of their noise.
-            labels: classes, one after the other and again; None takes all in turn. Of models with classes.
-            sampler: in place of the model's own.
-            batch: samples a call.
+            count: number of samples.
+            steps: network calls for each sample; None for those of the model's first sampler.
+            seed: of the noise.
+            labels: class of each sample, a list that is repeated; None for all classes in turn.
+            sampler: replaces that of the model.
+            batch: number of samples in a network call.
 
         Raises:
             UserError: the model has no such sampler or no such classes.
@@ -124,13 +124,13 @@ class Model:
         within("sample()", 1, MOST, count=count)
         at_least("sample()", batch=batch)
         check_seed("seed", seed)
-        wanted = self.checked_labels(f"labels={labels}", labels)
+        classes = self.checked_labels(f"labels={labels}", labels)
         chosen = self.sampler(steps) if sampler is None else sampler
         if sampler is not None and steps not in (None, sampler.nfe):
             raise UserError(f"steps={steps} and a sampler of {sampler.nfe} calls: give one of the two")
         check_memory(f"batch={batch}", 4 * min(batch, count) * math.prod(self.shape))
         parts = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
-        made = (self.batch(chosen, index, seed, wanted) for index in parts)
+        made = (self.batch(chosen, index, seed, classes) for index in parts)
         return torch.cat([self.codec.decode(x).cpu() for x in made])
 
     def edit(
@@ -143,35 +143,34 @@ class Model:
         levels: int = 40,
         batch: int = 64,
     ) -> Tensor:
-        """Images changed by the model, on the CPU, like the images.
+        """Edit images: uint8 [B, C, H, W] -> uint8 [B, C, H, W], on the CPU.
 
-        Each has noise that follows from the seed and from itself; it is what `eval.py task=edit` makes.
+        The noise of an image depends on the seed and on its content. `eval.py task=edit` gives the same.
 
         Args:
             images: uint8 [B, C, H, W], of the size of the model's samples.
-            change: what is done, one of `consistency.edits`.
+            change: an edit of `consistency.edits`.
             seed: of the noise.
-            labels: class of each image, a list one after the other and again. Of models with classes, which
-                need it.
-            levels: of Karras's σ list, which changes of several calls go through.
-            batch: images a call.
+            labels: class of each image, a list that is repeated. Models with classes need it.
+            levels: number of Karras's noise levels, for edits of several network calls.
+            batch: number of images in a network call.
 
         Raises:
-            UserError: the images are not of this model, or the change is none for it.
+            UserError: the images do not fit the model, or the edit is not defined for it.
         """
         self.check_images(images)
         if change.of_pixels:
             pixels_of(self.codec, f"{type(change).__name__} changes", "use edits.Vary or edits.Stroke")
         at_least("edit()", batch=batch)
         check_seed("seed", seed)
-        wanted, plan = self.checked_labels(f"labels={labels}", labels), self.plan(levels)
-        if self.classes and wanted is None:
+        classes, plan = self.checked_labels(f"labels={labels}", labels), self.plan(levels)
+        if self.classes and classes is None:
             raise UserError(f"this model has {self.classes} classes: name those of the images with labels=")
         made = []
         for first in range(0, len(images), batch):
             u = images[first : first + batch].cpu()
             draws = ImageDraws(seed, [image_mark(image) for image in u])
-            c = self.condition(range(first, first + len(u)), wanted)
+            c = self.condition(range(first, first + len(u)), classes)
             x = self.codec.encode(u).to(self.device)
             with torch.no_grad():
                 made.append(self.codec.decode(change(self.f, x, plan, draws, c).after).cpu())
@@ -179,35 +178,35 @@ class Model:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample as people see it, (C, H, W) or (D,)."""
+        """Shape of one decoded sample, (C, H, W) or (D,)."""
         return self.codec.decoded(self.shape)
 
     @property
     def role(self) -> str:
-        """Of f: `denoiser`, `consistency function` or `flow map`; a closed form is a denoiser."""
+        """Role of f: `denoiser`, `consistency function` or `flow map`; a closed form is a denoiser."""
         return getattr(self.f, "role", Denoiser.role)
 
     @property
     def device(self) -> torch.device:
-        """Where f is; a closed form goes wherever x is."""
+        """The device of f; the CPU for a closed form, which follows the device of x."""
         weights = self.f.parameters() if isinstance(self.f, nn.Module) else iter(())
         return next((weight.device for weight in weights), CPU)
 
     def to(self, device: torch.device | str) -> Self:
-        """This model, its network moved to a device."""
+        """Move the network to a device; returns this model."""
         if isinstance(self.f, nn.Module):
             self.f.to(device)
         return self
 
     def with_map(self, f: DenoiserLike) -> Self:
-        """The same model with another map."""
+        """A copy of this model with another map."""
         return replace(self, f=f)
 
     def sampler(self, steps: int | None = None) -> Sampler:
-        """The model's own sampler with so many network calls; None for the first.
+        """The sampler of the model with so many network calls; None for the first.
 
         Raises:
-            UserError: it has none, and names those that it has.
+            UserError: it has none; lists those that it has.
         """
         known = {**self.samplers, **{k: each for k, each in self.found.items() if k not in self.samplers}}
         for each in known.values():
@@ -222,49 +221,49 @@ class Model:
     def batch(
         self, sampler: Sampler, index: Sequence[int], seed: int, labels: Sequence[int] | None = None
     ) -> Tensor:
-        """Samples of these numbers [b, *shape] as networks see them, where the map is.
+        """Encoded samples [b, *shape] of these numbers, on the device of the map.
 
         Args:
-            sampler: makes them.
-            index: their numbers among all of the seed.
-            seed: of their noise.
+            sampler: makes the samples.
+            index: numbers of the samples among all of the seed.
+            seed: of the noise.
             labels: see `condition`.
         """
         draws, z, _ = RequestLoader(0, self.shape, 1, seed).request(index)
         return sampler(self.f, z.to(self.device), self.condition(index, labels), draws.fork())
 
     def condition(self, index: Sequence[int], labels: Sequence[int] | None = None) -> Condition:
-        """Classes of samples by their numbers; nothing of a model without.
+        """The classes of samples; `NONE` for a model without classes.
 
         Args:
             index: numbers of the samples.
-            labels: that are taken in turn; None for all.
+            labels: classes that are used in turn; None for all.
         """
         if not self.classes:
             return NONE
-        asked = range(self.classes) if labels is None else labels
-        return Condition(torch.tensor([asked[i % len(asked)] for i in index], device=self.device))
+        cycle = range(self.classes) if labels is None else labels
+        return Condition(torch.tensor([cycle[i % len(cycle)] for i in index], device=self.device))
 
     def checked_labels(self, key: str, labels: int | Sequence[int] | None) -> list[int] | None:
-        """The classes that were asked for as a list; None for all.
+        """Classes as a list; None for all.
 
         Args:
             key: with its value, for the message.
             labels: a class, or several.
 
         Raises:
-            UserError: the model does not know one of them, or there is none.
+            UserError: the list is empty, or the model does not have one of them.
         """
         if labels is None:
             return None
-        asked = [labels] if isinstance(labels, int) else list(labels)
-        if not asked or not all(0 <= label < self.classes for label in asked):
+        classes = [labels] if isinstance(labels, int) else list(labels)
+        if not classes or not all(0 <= label < self.classes for label in classes):
             there = f"0 to {self.classes - 1}" if self.classes else "none: it was trained without labels"
             raise UserError(f"{key}: the classes of this model are {there}")
-        return asked
+        return classes
 
     def check_images(self, images: Tensor) -> None:
-        """Refuse what are no images of this model.
+        """Refuse images that do not fit this model.
 
         Raises:
             UserError: the model is of points, or the images have another shape or type.
@@ -279,13 +278,13 @@ class Model:
             )
 
     def plan(self, levels: int = 40, sigmas: Sequence[float] | None = None) -> EditPlan:
-        """The levels of an edit: Karras's of the run, or those given.
+        """The noise levels of an edit: Karras's between those of the run, or a given list.
 
-        The last of Karras's is ε, where f(x, ε) = x needs no call.
+        The last of Karras's is ε, where f(x, ε) = x needs no network call.
 
         Args:
-            levels: of Karras's, ε included; at least 2.
-            sigmas: in their place, falling.
+            levels: number of Karras's levels, ε included; at least 2.
+            sigmas: a descending list, in their place.
 
         Raises:
             UserError: the levels do not fall, or leave the range of the run.

@@ -1,7 +1,7 @@
-"""From a file of this project to a model: its map, codec and samplers are built, and no training module.
+"""Opens a file of this project as a model: its map, codec and samplers are built, and no training module.
 
-The config of a file is untrusted: it has been checked by `consistency.files.config`, and only its sections
-model, data.codec and module.samplers are built here.
+The config of a file is untrusted. `consistency.files.config` has checked it, and only its sections model,
+data.codec and module.samplers are built here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,42 +33,42 @@ def load(
     trust: Sequence[str] = (),
     device: torch.device | str = "cpu",
 ) -> Model:
-    """The model of a checkpoint, of exported weights, or of the newest checkpoint of a run directory.
+    """Open a checkpoint, a file of exported weights, or the newest checkpoint of a run directory.
 
-    Neither its data nor Lightning are needed.
+    Neither the data nor Lightning is needed.
 
     Args:
         path: of the file or directory.
-        weights: an average by name, `raw`, or None for the one that validation saw.
-        trust: packages whose classes its config may name beside those of this one.
-        device: where its network is put.
+        weights: name of an average, `raw`, or None for the average that validations used.
+        trust: packages whose classes the config of the file may name, beside this one.
+        device: of the network.
 
     Raises:
-        UserError: there is none, it is damaged, or would call something foreign.
+        UserError: there is no file, it is damaged, or its config names code of another package.
     """
     file, kept = read_named(path, "path", trust)
-    with torch.random.fork_rng(devices=[]):  # building a network draws its first weights
-        return opened(file, kept, weights=weights, key="path").to(device)
+    with torch.random.fork_rng(devices=[]):  # building a network draws initial weights
+        return build_model(file, kept, weights=weights, key="path").to(device)
 
 
-def opened(
+def build_model(
     file: Path,
     kept: dict[str, Any],
     config: FileConfig | None = None,
     weights: str | None = None,
     key: str = "ckpt_path",
 ) -> Model:
-    """The model of a file's content.
+    """Build the model that the content of a file describes.
 
     Args:
-        file: where it is from.
-        kept: its content, as `read_named` has read it.
-        config: in place of the file's own: the same with values that the user has overridden.
+        file: its path.
+        kept: its content, as returned by `read_named`.
+        config: that of the file with overrides of the user; None for that of the file.
         weights: see `load`.
         key: of the config that names the file, for messages.
 
     Raises:
-        UserError: the content makes no model.
+        UserError: the content describes no model.
     """
     used = config or kept["config"]
     shape, classes = network_of(used)
@@ -84,17 +84,17 @@ def opened(
         weights=name,
         weights_sha256=weights_sha256(weights_of(kept, weights)[1]),
         config=used.to_plain(),
-        classes=names_of(kept, classes),
+        classes=class_names_of(kept, classes),
     )
-    samplers = taken_up(own, own, brought, str(file))
+    samplers = replace_sigmas(own, own, brought, str(file))
     return Model(f, shape, classes, samplers, codec, sigma, where, brought)
 
 
 def network_of(config: FileConfig) -> tuple[tuple[int, ...], int]:
-    """The shape of what a network sees, and its number of classes.
+    """The shape of an encoded sample, and the number of classes.
 
     Raises:
-        UserError: the config does not say them, or says two things.
+        UserError: the config lacks them, or contradicts itself.
     """
     net = config.section("net")
     shape, classes = net.get("shape"), net.get("classes")
@@ -120,24 +120,24 @@ def is_shape(shape: Any) -> bool:
 
 
 def codec_of(kept: Mapping[str, Any], shape: tuple[int, ...], source: str) -> Codec:
-    """The codec that a network was trained with, as the config of its file describes it.
+    """The codec that a network was trained with, according to the config of its file.
 
-    Data sets of other packages may say it in their code alone: such a one is built, without its data.
+    Data sets of other packages may set their codec in code: such a data set is built, without loading data.
 
     Args:
-        kept: content of the file; older ones do not have the codec's hash.
-        shape: of what the network sees.
+        kept: content of the file; files of older versions lack the hash of the codec.
+        shape: of an encoded sample.
         source: the file with its key, for messages.
 
     Raises:
-        UserError: it is none, or not the one that the hash is of.
+        UserError: the config describes no codec, or one with another hash.
     """
     config: FileConfig = kept["config"]
     data, recorded = config.section("data"), kept.get("data", {}).get("codec")
-    codec = config.build("data", "codec") if data.get("codec") else units(data, shape)
+    codec = config.build("data", "codec") if data.get("codec") else default_codec(data, shape)
     ours = recorded is None and str(data.get(TARGET)).startswith("consistency.")
     if not (data.get("codec") or ours or recorded == codec_digest(codec)):
-        codec = codec_in(config, shape)
+        codec = codec_of_data(config, shape)
     if recorded not in (None, codec_digest(codec)):
         raise UserError(
             f"{source} was trained with another codec than the one that its config describes, "
@@ -146,11 +146,11 @@ def codec_of(kept: Mapping[str, Any], shape: tuple[int, ...], source: str) -> Co
     return codec
 
 
-def codec_in(config: FileConfig, shape: tuple[int, ...]) -> Codec:
-    """The codec that the class of a data set brings; no data are read.
+def codec_of_data(config: FileConfig, shape: tuple[int, ...]) -> Codec:
+    """The codec that the class of a data set defines; no data are loaded.
 
     Raises:
-        UserError: the class is that of no data set, or its codec makes something else.
+        UserError: the class is no `DataModule`, or its codec does not encode to this shape.
     """
     data = config.build("data")
     if not (hasattr(data, "expect") and hasattr(data, "codec")):
@@ -159,8 +159,8 @@ def codec_in(config: FileConfig, shape: tuple[int, ...]) -> Codec:
     return data.codec
 
 
-def units(data: Mapping[str, Any], shape: tuple[int, ...]) -> Codec:
-    """Pixels up to offset and scale, or points: the codec where none is named."""
+def default_codec(data: Mapping[str, Any], shape: tuple[int, ...]) -> Codec:
+    """The codec of a config that names none: `Pixels` for images, `Points` for points."""
     return Pixels(data.get("offset", 127.5), data.get("scale", 127.5)) if len(shape) == 3 else Points()
 
 
@@ -168,7 +168,7 @@ def sigma_of(config: FileConfig) -> Sigma:
     """The noise levels of a run.
 
     Raises:
-        UserError: they make no sense.
+        UserError: a value is no number, or out of range.
     """
     node = config.section("sigma")
     known = {name: node[name] for name in ("min", "max", "rho", "data") if name in node}
@@ -181,52 +181,52 @@ def samplers_of(config: FileConfig) -> dict[str, Sampler]:
     """The samplers of a run, by name.
 
     Raises:
-        UserError: one of them is none.
+        UserError: one of them cannot be built.
     """
     place = ("module", "samplers") if config.names("module", "samplers") else ("samplers",)
     made = config.build(*place) if config.names(*place) else {}
     return {name: each for name, each in made.items() if each is not None}
 
 
-def names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
-    """Names of the classes, where a file has one for each."""
+def class_names_of(kept: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
+    """Names of the classes; None where a file does not have one for each."""
     names = kept.get("data", {}).get("names")
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(n, str) for n in names):
         return None
     return tuple(strip_controls(name) for name in names) or None
 
 
-def taken_up(
+def replace_sigmas(
     own: Mapping[str, Sampler],
     before: Mapping[str, Sampler],
     found: Mapping[str, Sampler],
     source: str,
     remedy: str = "",
 ) -> dict[str, Sampler]:
-    """The samplers of a run, those of `found` in place of their namesakes; a line says which σ change.
+    """Replace samplers of a run by those of `found` with the same names; a notice lists the σ that change.
 
-    A sampler whose σ are the run's own stays the run's own.
+    A sampler of `found` with the σ of the run's config is not used.
 
     Args:
-        own: as the config of the run has them.
-        before: as they have been used so far.
-        found: samplers at other σ, by name; the run names but some.
-        source: the file that brings them.
-        remedy: how to get the run's own, behind the line.
+        own: samplers in the config of the run.
+        before: samplers used so far.
+        found: samplers at other σ, by name; those that the run does not have are ignored.
+        source: the file with `found`, for the notice.
+        remedy: end of the notice, on how to use those of the run.
     """
-    changed = other_than(own, found)
+    changed = select_changed(own, found)
     after = {name: changed.get(name, own[name]) if name in found else before[name] for name in own}
     lines = [
-        f"{name} {in_digits(after[name])} in place of {in_digits(before[name])}"
-        for name in other_than(before, after)
+        f"{name} {sigma_text(after[name])} in place of {sigma_text(before[name])}"
+        for name in select_changed(before, after)
     ]
     if lines:
         notice(f"samplers use the σ lists of {source}: {'; '.join(lines)}{remedy}")
     return after
 
 
-def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
-    """Those of the others whose σ are not those of the sampler of the same name."""
+def select_changed(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -> dict[str, Sampler]:
+    """Those of `others` that have no namesake in `samplers`, or one with different σ."""
     return {
         name: other
         for name, other in others.items()
@@ -234,6 +234,6 @@ def other_than(samplers: Mapping[str, Sampler], others: Mapping[str, Sampler]) -
     }
 
 
-def in_digits(sampler: Sampler) -> str:
-    """σ of a sampler, in four digits."""
+def sigma_text(sampler: Sampler) -> str:
+    """The σ of a sampler as text, with four digits."""
     return ", ".join(f"{sigma:.4g}" for sigma in sampler.sigmas)

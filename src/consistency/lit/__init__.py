@@ -1,1 +1,1 @@
-"""How is it run? The only floor that knows Lightning."""
+"""Training with Lightning, which no other package imports: modules, data, callbacks, loggers, rollbacks."""

@@ -1,4 +1,4 @@
-"""Consistency distillation from rollouts on disk: the teacher works once, then goes."""
+"""Consistency distillation from pairs on disk, which the teacher computes once before training."""
 
 import sys
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
 from consistency.schedule.draws import Draws
 from consistency.tensor import Terms
-from consistency.watch import noted
+from consistency.watch import collect_signals
 
-WORKING, FULL, STOPPED = range(3)  # what the first process says to the others while it fills the store
+WORKING, FULL, STOPPED = range(3)  # status of the store, which the first process broadcasts while it fills it
 
 
 class CachedArguments(RunArguments):
-    """The arguments of `Distillation` without its objective, which must have pairs here."""
+    """The arguments of `Distillation` but for the objective, which must be `Discrete` here."""
 
     target: Callable[[Map], Target]
     teacher: Callable[[], DenoiserLike]
@@ -34,13 +34,14 @@ class CachedArguments(RunArguments):
 
 
 class CachedDistillation(Distillation):
-    """CD (2303.01469, algorithm 2) over pairs that were rolled out beforehand.
+    """CD (2303.01469, algorithm 2) over pairs (x_t, x_r) of teacher trajectories that were computed before.
 
-    A finite sample of what `ConsistencyDistillation` draws afresh: of a large store, the same loss.
+    They are a finite sample of those that `ConsistencyDistillation` draws at every step; a large store gives
+    the same expected loss.
 
     Args:
-        store: the rollouts.
-        objective: what their ends are compared by.
+        store: the pairs on disk.
+        objective: compares the two ends of a pair.
         **run: the other arguments of `Distillation`: teacher, flow, initialise, target and those of `Module`.
     """
 
@@ -53,7 +54,7 @@ class CachedDistillation(Distillation):
         self.store, self.discrete = store, objective
 
     def follow(self, flow: Flow) -> None:
-        """Have the store filled by the first process, and keep nothing of the teacher."""
+        """Fill the store on the first process, which the others wait for; the teacher is not kept."""
         if self.trainer.is_global_zero:
             self._fill(flow)
         else:
@@ -61,25 +62,25 @@ class CachedDistillation(Distillation):
         self.store.open(verify=self.trainer.is_global_zero)
 
     def _fill(self, flow: Flow) -> None:
-        """Fill the store. A word at every chunk to those who wait: no collective may last half an hour."""
-        strategy, data, news = self.trainer.strategy, data_of(self.trainer), STOPPED
+        """Fill the store, and broadcast after every chunk: a collective times out after half an hour."""
+        strategy, data, status = self.trainer.strategy, data_of(self.trainer), STOPPED
         try:
             self.store.fill(
                 flow, self.discrete, data, strategy.root_device, beat=lambda: strategy.broadcast(WORKING)
             )
-            news = FULL
+            status = FULL
         finally:
-            strategy.broadcast(news)
+            strategy.broadcast(status)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
-        """Loss and t of each of as many rollouts as x has samples."""
+        """Loss [B] and t [B] of B pairs of the store; of x only their number B is used."""
         return self.discrete.compare(self.model, self.target, self.store.draw(len(x), draws, x.device))
 
 
 def wait_for_first(strategy: Strategy) -> None:
-    """Return when the store is full; leave quietly if it will not be, for the first process says why."""
-    with noted():  # it decides what Ctrl-C means
-        while (news := strategy.broadcast(WORKING)) == WORKING:
+    """Return when the store is full. If it will not be, exit: the first process prints the reason."""
+    with collect_signals():  # the first process decides whether to stop
+        while (status := strategy.broadcast(WORKING)) == WORKING:
             pass
-    if news == STOPPED:
+    if status == STOPPED:
         sys.exit(0)  # any other status would have Lightning kill the first process

@@ -1,4 +1,4 @@
-"""What training and distillation share: all points of a trajectory must map to one."""
+"""What consistency training and distillation share: a consistency function, its objective and its target."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -9,7 +9,7 @@ from torch import Tensor
 from consistency.codec.codec import Codec
 from consistency.codec.identity import codec_digest
 from consistency.errors import UserError, check_call
-from consistency.lit.module import Module, RunArguments, without_augmentation
+from consistency.lit.module import Module, RunArguments, freeze_augmentation_labels
 from consistency.model.coefficients import Precond
 from consistency.model.maps import Consistency, DenoiserLike, Map
 from consistency.objectives.discrete import Objective
@@ -28,11 +28,11 @@ class ConsistencyArguments(RunArguments):
 
 
 class ConsistencyModule(Module):
-    """A consistency function f with its target; one hole left, `terms`.
+    """Trains a consistency function f by an objective with a target. Subclasses define `terms`.
 
     Args:
         objective: what is minimised.
-        target: f -> whose output is the target.
+        target: f -> the function whose output is the target, such as an average of f's weights.
         **run: arguments of `Module`: model, optimizer, rate, samplers and seed.
     """
 
@@ -42,28 +42,28 @@ class ConsistencyModule(Module):
         self, objective: Objective, target: Callable[[Map], Target], **run: Unpack[RunArguments]
     ) -> None:
         super().__init__(**run)
-        without_augmentation(self.model.net)
+        freeze_augmentation_labels(self.model.net)
         check_call("target", target, self.model)
         self.objective, self.target = objective, target(self.model)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
-        """The consistency function, down to the least noise of the objective."""
+        """f(x, σ) [B, ...] of the density: the end of the trajectory at the objective's lowest σ."""
         return density.consistency(x, sigma, self.objective.sigma_min)
 
     def start_from(self, D: DenoiserLike) -> None:
-        """Begin with the weights of a teacher, where it has any."""
+        """Copy the weights of a teacher to the model and its target; a closed form has none to copy."""
         if isinstance(D, Map):
             copy_weights(self.model, D)
             self.target.restart(self.model)
 
     def optimizer_step(self, *step: Any, **more: Any) -> None:
-        """The optimiser's step, then the target's: here, so that no checkpoint falls between the two."""
+        """Update the model, then the target, in one hook: no checkpoint is written between the two."""
         k = self.global_step
         super().optimizer_step(*step, **more)
         self.target.update(self.model, k)
 
     def progress(self, k: int) -> dict[str, float]:
-        """N(k), the stage or r(k), and μ(k)."""
+        """Quantities of the objective (N, the stage or r) and of the target (μ) at step k, by name."""
         return {**self.objective.progress(k), **self.target.progress(k)}
 
     def mass(self, edges: Tensor, k: int) -> Tensor:
@@ -72,14 +72,14 @@ class ConsistencyModule(Module):
 
 
 def check_teacher_codec(teacher: DenoiserLike, codec: Codec) -> None:
-    """Refuse a teacher whose network saw the data in another space.
+    """Refuse a teacher that was trained with another codec.
 
     Args:
-        teacher: whose file may say what it saw.
-        codec: of the data.
+        teacher: its `codec_sha256`, if its file had one, is compared.
+        codec: of the data of this run.
 
     Raises:
-        UserError: it says something else.
+        UserError: the hashes differ.
     """
     if getattr(teacher, "codec_sha256", None) not in (None, codec_digest(codec)):
         raise UserError(
@@ -89,20 +89,22 @@ def check_teacher_codec(teacher: DenoiserLike, codec: Codec) -> None:
 
 
 def copy_weights(student: Map, teacher: Map) -> None:
-    """Copy the teacher's weights, if they mean to the student what they mean to the teacher.
+    """Copy the weights of the teacher's network to the student's.
 
     Raises:
-        UserError: the networks differ, or see and say different things.
+        UserError: the networks differ, or their preconditioners scale inputs and outputs differently.
     """
-    check_same_meaning(student.precond, teacher.precond)
+    check_same_scaling(student.precond, teacher.precond)
     load_into(student.net, teacher.net.state_dict(), None)
 
 
-def check_same_meaning(student: Precond, teacher: Precond) -> None:
-    """Refuse to begin with weights whose inputs and outputs mean something else to the student.
+def check_same_scaling(student: Precond, teacher: Precond) -> None:
+    """Refuse to copy weights between networks whose inputs and outputs are scaled differently.
+
+    c_in and c_noise must agree at `PROBES`, c_out to 10 %; c_skip may differ for the boundary condition.
 
     Raises:
-        UserError: they do.
+        UserError: the preconditioners differ.
     """
     ours, theirs = student(PROBES), teacher(PROBES)
     same = torch.allclose(ours.inp, theirs.inp) and torch.allclose(ours.noise, theirs.noise)

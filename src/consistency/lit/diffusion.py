@@ -1,4 +1,4 @@
-"""Teachers: a denoiser learned from data."""
+"""Diffusion training: a denoiser D(x, σ), the teacher of consistency distillation."""
 
 from typing import Unpack
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
-from consistency.lit.module import Module, RunArguments, without_augmentation
+from consistency.lit.module import Module, RunArguments, freeze_augmentation_labels
 from consistency.model.condition import Condition
 from consistency.model.maps import Denoiser
 from consistency.objectives.denoising import Denoising
@@ -31,24 +31,24 @@ class Diffusion(Module):
         self.objective = objective
 
     def setup(self, stage: str) -> None:
-        """Refuse an augmentation that suits neither data nor network, before anything is written."""
+        """Refuse an augmentation that does not fit the data or the network, before anything is written."""
         if stage == "fit":
             x = torch.zeros(1, *data_of(self.trainer).shape)
             labels = self.objective.augmentation(x, StepDraws(0))[1]
             check_augmentation_labels(labels, self.model.net)
             if labels is None:
-                without_augmentation(self.model.net)
+                freeze_augmentation_labels(self.model.net)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
-        """Loss and σ of each sample."""
+        """Loss [B] and σ [B] of each sample of x [B, ...] at step k."""
         return self.objective(self.model, x, c, k, draws)
 
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
-        """The posterior mean E[x_0 | x]."""
+        """The posterior mean E[x_0 | x] [B, ...] at noise level σ [B]."""
         return density.denoise(x, sigma)
 
     def progress(self, k: int) -> dict[str, float]:
-        """Nothing changes with the step."""
+        """Quantities of the objective that change with step k, by name."""
         return self.objective.progress(k)
 
     def mass(self, edges: Tensor, k: int) -> Tensor:
@@ -57,10 +57,10 @@ class Diffusion(Module):
 
 
 def check_augmentation_labels(labels: Tensor | None, net: nn.Module) -> None:
-    """Refuse labels of augmentation that the network has no place for."""
-    told, asks = 0 if labels is None else labels.shape[1], getattr(net, "augment", 0)
-    if told not in (0, asks):
+    """Refuse augmentation labels [B, L] where the network has no input of L numbers for them."""
+    drawn, accepted = 0 if labels is None else labels.shape[1], getattr(net, "augment", 0)
+    if drawn not in (0, accepted):
         raise UserError(
-            f"augmentation labels are {told} numbers but net.augment={asks}: use a U-Net with "
-            f"net.augment={told}, or augmentation=none"
+            f"augmentation labels are {drawn} numbers but net.augment={accepted}: use a U-Net with "
+            f"net.augment={drawn}, or augmentation=none"
         )

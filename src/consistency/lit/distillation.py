@@ -1,4 +1,4 @@
-"""Consistency distillation: a one-step generator learned from a frozen teacher."""
+"""Consistency distillation: a one-step generator that is trained on trajectories of a frozen teacher."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from consistency.tensor import Terms
 
 
 class Distillation(ConsistencyModule):
-    """A student that starts from its teacher's weights; two holes left, `follow` and `terms`.
+    """A student that starts from its teacher's weights; subclasses define `follow` and `terms`.
 
-    The teacher is called for when training begins, and only then: a checkpoint of the student is evaluated
-    without it. It is no submodule: neither trained, averaged, saved nor synchronised.
+    The teacher is loaded when training begins, and only then: a checkpoint of the student is evaluated
+    without it. It is no submodule, so it is neither trained, averaged, saved nor synchronised.
 
     Args:
-        teacher: () -> D(x, σ).
-        flow: D -> where x_t goes next.
-        initialise: start from the teacher's weights, where it has any.
+        teacher: () -> D(x, σ), the teacher.
+        flow: D -> the flow that takes x_t to the lower noise level of a pair.
+        initialise: copy the teacher's weights to the student, if the teacher is a network.
         **run: arguments of `ConsistencyModule`: objective, target and those of `Module`.
     """
 
@@ -41,23 +41,23 @@ class Distillation(ConsistencyModule):
         if not callable(flow):
             raise UserError("flow: distillation follows its teacher: set flow=teacher, or use another method")
         check_call("teacher", teacher)
-        check_call("flow", flow, nobody)
-        flow(nobody)  # its bounds are seen now, and not once a teacher has been trained
+        check_call("flow", flow, identity)
+        flow(identity)  # refuses wrong arguments of the flow now, before a teacher is trained for hours
         self.teacher, self.make_flow, self.initialise = teacher, flow, initialise
 
     @abstractmethod
     def follow(self, flow: Flow) -> None:
-        """Take what is needed of the teacher's flow."""
+        """Store the flow, or what training needs of it, before the first step."""
 
     def setup(self, stage: str) -> None:
-        """Call the teacher; a checkpoint to go on from is read after this."""
+        """Load the teacher and copy its weights; a checkpoint to resume from is read after this."""
         if stage != "fit":
             return
-        taught = self.teacher()
-        D = as_denoiser(taught, "teacher.path")
-        check_teacher_codec(taught, data_of(self.trainer).codec)
+        teacher = self.teacher()
+        D = as_denoiser(teacher, "teacher.path")
+        check_teacher_codec(teacher, data_of(self.trainer).codec)
         if isinstance(D, Map):
-            check_lowest(D, self.objective.sigma_min)
+            check_teacher_range(D, self.objective.sigma_min)
             D.requires_grad_(False).eval()
         if self.initialise:
             self.start_from(D)
@@ -68,26 +68,30 @@ class ConsistencyDistillation(Distillation):
     """CD (2303.01469, algorithm 2): `ConsistencyTraining` with the velocity of a teacher."""
 
     def follow(self, flow: Flow) -> None:
-        """Keep it, a plain attribute."""
+        """Store the flow."""
         self.flow = flow
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
-        """Loss and t of each sample."""
+        """Loss [B] and t [B] of each sample of x [B, ...] at step k."""
         return self.objective(self.model, self.target, self.flow, x, c, k, draws)
 
 
-def nobody(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
-    """In place of a teacher that is not there yet."""
+def identity(x: Tensor, sigma: Tensor, c: Condition = NONE) -> Tensor:
+    """D(x, σ) = x: stands in for the teacher, before that is loaded, to check the arguments of a flow."""
     return x
 
 
 def on_device(D: Any, device: torch.device) -> Any:
-    """The teacher, where training takes place; a closed form goes wherever x is by itself."""
+    """The teacher on the training device. A closed form follows the device of x by itself."""
     return D.to(device) if isinstance(D, torch.nn.Module) else D
 
 
-def check_lowest(teacher: Map, sigma_min: float) -> None:
-    """Refuse noise below what the teacher has seen."""
+def check_teacher_range(teacher: Map, sigma_min: float) -> None:
+    """Refuse a σ_min below the lowest noise level that the teacher was trained on.
+
+    Raises:
+        UserError: it is lower, by more than a relative 1e-6.
+    """
     lowest = teacher.precond.lowest
     if sigma_min < lowest * (1 - 1e-6):
         raise UserError(

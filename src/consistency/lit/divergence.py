@@ -1,23 +1,23 @@
-"""A run that must not go on from where it is, and what others ask of the guard that says so.
+"""The divergence of a run as an exception, and the interface of the callback that detects it.
 
-The guard itself is `consistency.lit.callbacks.guard.Guard`.
+The callback itself is `consistency.lit.callbacks.guard.Guard`.
 """
 
 from abc import ABC, abstractmethod
 
 from lightning import Callback, Trainer
 
-from consistency.lit.record import RollbackRecord, sigma_range
+from consistency.lit.rollback_record import RollbackRecord, sigma_range
 
 
 class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
-    """A run that must not go on from where it is. No weight has been changed since the last step.
+    """Raised when a run has diverged. The weights are still those after the last optimiser step.
 
     Args:
-        reason: what was seen.
+        reason: what was detected.
         step: k, of the optimiser.
-        low: the least noise concerned.
-        high: the most.
+        low: lowest σ concerned.
+        high: highest σ concerned.
     """
 
     def __init__(self, reason: str, step: int, low: float, high: float) -> None:
@@ -26,19 +26,19 @@ class Diverged(RuntimeError):  # noqa: N818 - what happened to the run
 
 
 class Collapsed(Diverged):
-    """Samples that have become alike: what is wrong began before the validation that saw it."""
+    """Raised when samples have lost their variance. The fault began some steps before this validation."""
 
 
 class AbstractGuard(Callback, ABC):
-    """A callback that raises `Diverged`, and slows a run that went back because of it.
+    """A callback that raises `Diverged`, and lowers the learning rate of a run that was rolled back.
 
     Args:
-        rollbacks: how often a run may go back to its last good checkpoint.
+        rollbacks: number of rollbacks that a run may make.
         slower: factor on the learning rate at every rollback, in (0, 1].
 
     Attributes:
         record: of all rollbacks so far.
-        passed: step of the last validation whose samples were judged good; None for none.
+        passed: step of the last validation whose samples were finite and varied; None for none.
     """
 
     def __init__(self, rollbacks: int, slower: float) -> None:
@@ -48,13 +48,13 @@ class AbstractGuard(Callback, ABC):
 
     @property
     def factor(self) -> float:
-        """What all rollbacks so far have made of the learning rate."""
+        """Factor on the learning rate, of all rollbacks so far."""
         return self.slower**self.record.count
 
     @property
     @abstractmethod
     def calm(self) -> bool:
-        """Whether no loss of the last step was so high that it may be the first of a spike."""
+        """Whether no loss of the last step was so high that a spike may have begun."""
 
 
 def guard_of(trainer: Trainer) -> AbstractGuard | None:

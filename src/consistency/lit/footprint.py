@@ -1,4 +1,4 @@
-"""How much memory a network will need, known before it is made."""
+"""The memory that a network will need, computed before it is built."""
 
 from collections.abc import Callable
 
@@ -12,25 +12,25 @@ TRAINING = 4  # copies of the weights: themselves, their gradient, two moments o
 
 
 def check_network(make: Callable[[], nn.Module], copies: int) -> None:
-    """Refuse a network that does not fit into memory, by building it where tensors have no content.
+    """Refuse a network that does not fit into memory, by building it on the meta device.
 
-    No random number of the caller is used up.
+    The state of the random number generators is not changed.
 
     Args:
-        make: builds it.
-        copies: of its weights that will be held at once.
+        make: builds the network.
+        copies: number of copies of its weights that will be held at once.
 
     Raises:
-        UserError: says how many parameters there would be.
+        UserError: it does not fit; gives its number of parameters.
     """
     net = outlined(make)
     if net is None:
         return
     size = copies * sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
-    there = machine_memory()
-    if size > there:
+    memory = machine_memory()
+    if size > memory:
         count = sum(p.numel() for p in net.parameters())
         raise UserError(
             f"net would have {count:,} parameters, which need at least {size / GIB:,.1f} GiB of memory, and "
-            f"this machine has {there / GIB:.1f} GiB: lower net.width, net.channels or net.blocks"
+            f"this machine has {memory / GIB:.1f} GiB: lower net.width, net.channels or net.blocks"
         )

@@ -1,4 +1,4 @@
-"""The abstract training run: one hole, `terms`. What fills it is an objective with its parts."""
+"""The LightningModule of every run. Subclasses define `terms`, the loss and σ of each sample of a batch."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -40,17 +40,17 @@ class RunArguments(TypedDict):
 
 
 class Module(LightningModule):
-    """Batch -> terms -> loss; and samples, when asked for.
+    """Trains a map: batch -> terms (loss and σ of each sample) -> mean loss. Validation steps make samples.
 
     Args:
         model: the map that learns.
         optimizer: parameters -> optimiser.
         rate: factor on the learning rate as a function of the step.
-        samplers: how images are made, by name; None for none.
-        seed: every random number of the run follows from it.
+        samplers: name -> sampler that makes the samples of a validation; a name with None is left out.
+        seed: determines every random number of training.
     """
 
-    learns: ClassVar[type[Map]]  # the role of its model
+    learns: ClassVar[type[Map]]  # the role that its model must have
 
     def __init__(
         self,
@@ -68,13 +68,15 @@ class Module(LightningModule):
         self.samplers = {name: sampler for name, sampler in samplers.items() if sampler is not None}
         check_optimizer(optimizer)
         check_samplers(self.samplers, model)
-        self.seen: list[Terms] = []  # of the parts of an optimiser step, for whoever watches it
-        self.given: list[dict[str, Any]] = []  # values of the config for each group of the optimiser
-        self.largest: int | None = None  # samples of a network call outside training; not known yet
-        self.slower = 1.0  # factor on the learning rate, set by the guard of a run that went back
+        self.step_terms: list[Terms] = []  # of each accumulated part of an optimiser step, for callbacks
+        self.group_options: list[dict[str, Any]] = []  # options of each parameter group, as configured
+        self.portion_size: int | None = (
+            None  # samples in one network call outside training; None until measured
+        )
+        self.rate_factor = 1.0  # factor on the learning rate, set by `Guard` after rollbacks
 
     def check_role(self, model: Map) -> None:
-        """Refuse a model that promises something else than this training teaches."""
+        """Refuse a model of another role than the one that this module trains."""
         if not isinstance(model, self.learns):
             raise UserError(
                 f"model._target_ is a {model.role}, and {type(self).__name__} trains a {self.learns.role}: "
@@ -87,7 +89,7 @@ class Module(LightningModule):
 
     @abstractmethod
     def progress(self, k: int) -> dict[str, float]:
-        """What the method changes with the step, by name: N(k), μ(k)."""
+        """Quantities that the method changes with step k, by name, such as N and μ."""
 
     @abstractmethod
     def mass(self, edges: Tensor, k: int) -> Tensor:
@@ -95,43 +97,43 @@ class Module(LightningModule):
 
     @abstractmethod
     def exact(self, density: Mixture, x: Tensor, sigma: Tensor) -> Tensor:
-        """What a perfect denoiser would return at x [B, ...] and σ [B], for data of a known density."""
+        """The function that is learned, exactly: [B, ...] from x [B, ...] and σ [B], for a known density."""
 
     def on_train_start(self) -> None:
-        """Give the optimiser the values of the config; the state of a checkpoint has brought its own."""
-        for group, given in zip(self.trainer.optimizers[0].param_groups, self.given, strict=True):
+        """Set the options of the optimiser to those of the config, not to those of a loaded checkpoint."""
+        for group, options in zip(self.trainer.optimizers[0].param_groups, self.group_options, strict=True):
             parameters = group["params"]
             group.clear()
-            group.update(given, params=parameters)
-        self._set_rate(max(self.global_step - 1, 0))  # of the step before, which a validation may save again
+            group.update(options, params=parameters)
+        self._set_rate(max(self.global_step - 1, 0))  # as after the last step: a validation may save it again
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         """Set the learning rate, a function of the step alone."""
         self._set_rate(self.global_step)
 
     def _set_rate(self, k: int) -> None:
-        for group, given in zip(self.trainer.optimizers[0].param_groups, self.given, strict=True):
-            group["lr"] = self.slower * given["lr"] * self.rate(k)
+        for group, options in zip(self.trainer.optimizers[0].param_groups, self.group_options, strict=True):
+            group["lr"] = self.rate_factor * options["lr"] * self.rate(k)
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """The loss, and per-sample losses and σ for callbacks; `Curves` writes what is logged here."""
+        """The mean loss, and for callbacks loss [B] and σ [B]; `Curves` writes what is logged here."""
         k, part = self.global_step, index % self.trainer.accumulate_grad_batches
         rank, world = self.trainer.global_rank, self.trainer.world_size
         seed_dropout(key(self.seed, DROPOUT, part, rank, k), self.device)
         draws = StepDraws(self.seed, STEPS, part, k, rank=rank, world=world)
         terms = self.terms(batch.x, batch.c, k, draws)
-        self.seen = [*(self.seen if part else ()), Terms(terms.loss.detach(), terms.sigma)]
+        self.step_terms = [*(self.step_terms if part else ()), Terms(terms.loss.detach(), terms.sigma)]
         loss = terms.loss.mean()
         self.log("train/loss", loss.detach(), **SHOWN, sync_dist=world > 1, batch_size=len(batch.x))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
         return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma}
 
     def validation_step(self, request: Request, index: int) -> dict[str, Tensor]:
-        """Samples [B, ...] of every sampler, from the same noise."""
+        """Samples [B, ...] of each sampler, by its name, all from the same noise."""
         return self.sample(request)
 
     def sample(self, request: Request) -> dict[str, Tensor]:
-        """Samples [B, ...] by name of the sampler."""
+        """Samples [B, ...] of each sampler, by its name."""
         f = self.paced()
         return {
             name: sampler(f, request.z, request.c, request.draws.fork())
@@ -139,41 +141,45 @@ class Module(LightningModule):
         }
 
     def paced(self) -> Callable[..., Tensor]:
-        """The model, in evaluation mode, for long work: see `consistency.lit.pacing`."""
+        """The model, called on portions of a batch, for work outside training: `consistency.lit.pacing`."""
         return self._paced(self.model)
 
     def paced_one_time(self) -> DenoiserLike:
-        """The same as a function of one level: (x, σ, c)."""
+        """The same as a function of one noise level: (x, σ, c); of a flow map, its consistency function."""
         return self._paced(one_time(self.model))
 
     def _paced(self, f: Map) -> Callable[..., Tensor]:
         data = data_of(self.trainer)
-        self.largest = self.largest or largest(self.model, data)
-        return paced(f, data, most=self.largest)
+        self.portion_size = self.portion_size or largest(self.model, data)
+        return paced(f, data, most=self.portion_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the model is."""
         checkpoint["role"] = self.model.role
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose parts do not fit this run, before any of them is taken up."""
+        """Refuse a checkpoint whose parts do not fit this run, before any of them is loaded."""
         check_restorable(self.trainer, self, checkpoint)
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimiser of all that learns."""
+        """The optimiser of all parameters that have a gradient.
+
+        Raises:
+            UserError: the optimiser refuses its options.
+        """
         try:
             optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         except ValueError as error:
             raise UserError(f"optimizer: {error}; change that value of the optimizer") from error
         groups = optimizer.param_groups
-        self.given = [{key: group[key] for key in group if key != "params"} for group in groups]
+        self.group_options = [{key: group[key] for key in group if key != "params"} for group in groups]
         return optimizer
 
 
-def without_augmentation(net: nn.Module) -> None:
-    """Do not train what only labels of augmentation reach, in a run that gives none.
+def freeze_augmentation_labels(net: nn.Module) -> None:
+    """Do not train the parameters of augmentation labels, in a run that has no such labels.
 
-    Such a parameter has no gradient and keeps its value; processes that train together would wait for one.
+    They get no gradient and keep their values; distributed training would wait for their gradients.
     """
     if isinstance(net, UNet | ADM):
         net.conditioning.of_augmentation().requires_grad_(False)

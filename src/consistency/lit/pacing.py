@@ -1,4 +1,4 @@
-"""Networks outside training: a few samples at a time, with a look at the clock and at signals between."""
+"""Calls of networks outside training in portions of a batch, with a progress update after each portion."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,34 +13,34 @@ from consistency.watch import tick
 
 
 class Shaped(Protocol):
-    """What a data set is to a network: the shape of one sample, and how many classes there are."""
+    """Data with the shape of one encoded sample and a number of classes, such as a `DataModule`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) or (D,), as networks see it."""
+        """Shape of one encoded sample: (C, H, W) or (D,)."""
         ...
 
     @property
     def classes(self) -> int:
-        """How many, 0 for none."""
+        """Number of classes; 0 for none."""
         ...
 
 
 def uncounted(samples: int) -> None:
-    """After a network call in a part that does not count samples."""
+    """Update the progress after a network call without counting its samples as pieces."""
     tick()
 
 
 def paced(
     f: Callable[..., Tensor], data: Shaped, done: Callable[[int], None] = tick, most: int | None = None
 ) -> Callable[..., Tensor]:
-    """f, called with no more samples at a time than take seconds on a CPU.
+    """f as a function that splits a batch into portions, each of which takes seconds on a CPU.
 
     Args:
-        f: a denoiser in evaluation mode; what is no network is called with all samples at once.
+        f: a map in evaluation mode, or a closed form, which is called with the whole batch.
         data: of the run, for the shape of samples.
-        done: called after each call with its number of samples.
-        most: samples of a call, where that is known already.
+        done: called after each portion with its number of samples.
+        most: largest number of samples in a portion; None to measure it.
     """
     if most is None:
         most = largest(f, data) if isinstance(f, Map) else 2**31
@@ -48,7 +48,7 @@ def paced(
 
 
 def largest(f: Map, data: Shaped) -> int:
-    """Samples that a network takes at a time."""
+    """The number of samples in a portion, measured by a call of the network."""
     like = next(f.parameters())
     x = torch.zeros(1, *data.shape, dtype=like.dtype, device=like.device)
     label = torch.zeros(1, dtype=torch.long, device=like.device) if data.classes else None

@@ -1,4 +1,4 @@
-"""The other processes of a run: are they doing the same, and are they alive?"""
+"""The other processes of a distributed run: whether their settings are the same, and whether they live."""
 
 import os
 import socket
@@ -17,30 +17,30 @@ from consistency.files.directory import NAME
 from consistency.metrics.processes import everybodys, rank, world
 from consistency.process import stops
 
-SECONDS = 1.0  # between two looks; who is missing twice has died
-LOOKS = 0.5  # seconds between two looks at a flag
+SECONDS = 1.0  # between two checks of the other processes; one that is missing twice has died
+LOOKS = 0.5  # seconds between two checks of a flag
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 
-Facts = Mapping[str, object]  # by name; what every process must say alike
+Facts = Mapping[str, object]  # settings by name, which must be the same on every process
 
 
 def check_same_facts(facts: Facts) -> None:
-    """Refuse to go on where processes of a group would do different things.
+    """Refuse to continue where the settings of processes differ.
 
     Raises:
-        UserError: on the first process; the others leave in silence, for the first says why.
+        UserError: on the first process; the others exit without a message.
     """
     first, *others = everybodys({key: str(value) for key, value in facts.items()})
     for number, other in enumerate(others, 1):
         for key in [*first, *(key for key in other if key not in first)]:
             if first.get(key) != other.get(key):
-                refuse(key, first.get(key, "absent"), number, other.get(key, "absent"))
+                refuse_difference(key, first.get(key, "absent"), number, other.get(key, "absent"))
 
 
-def refuse(key: str, ours: str, number: int, theirs: str) -> None:
-    """Name what differs."""
+def refuse_difference(key: str, ours: str, number: int, theirs: str) -> None:
+    """Name the difference to process `number` in an error on the first process; exit on the others."""
     if rank():
-        sys.exit(0)  # with any other status Lightning would kill the first process before it says why
+        sys.exit(0)  # with any other status Lightning would kill the first process before it prints the error
     raise UserError(
         f"the processes of this run differ: {key} is {ours} on process 0 and {theirs} on process {number}; "
         "start all with the same command from the same files, and run_dir=PATH on a disk that all of them see"
@@ -48,36 +48,36 @@ def refuse(key: str, ours: str, number: int, theirs: str) -> None:
 
 
 class Flag:
-    """A mark that any process of a group sets and all see, none of which waits for another.
+    """A flag that any process of a group can set and all can read, without waiting for each other.
 
     Args:
-        name: of the mark.
+        name: of the flag.
     """
 
     def __init__(self, name: str) -> None:
         self._store, self._name = dist.distributed_c10d._get_default_store(), name
         self._up, self._looked = False, -LOOKS
 
-    def raise_(self) -> None:
-        """Set it."""
+    def set(self) -> None:
+        """Set the flag."""
         if not self._up:
             self._store.set(self._name, "up")
             self._up = True
 
-    def is_up(self) -> bool:
-        """Whether a process has set it, at most `LOOKS` seconds ago."""
+    def is_set(self) -> bool:
+        """Whether a process has set it; the answer is at most `LOOKS` seconds old."""
         if not self._up and time.monotonic() - self._looked >= LOOKS:
             self._up, self._looked = self._store.check([self._name]), time.monotonic()
         return self._up
 
 
 class Peers:
-    """Ends this process, with one line on the first one left, soon after another of the group has died.
+    """Watches the processes of a group, and ends this one when another has died; one process prints a line.
 
-    Collectives may wait for half an hour for a process that is no more, or fail with pages of addresses.
+    Otherwise collectives would wait for half an hour for the dead process, or fail with pages of addresses.
 
     Args:
-        directory: of the run, whose lock file is empty once the first process has ended by itself.
+        directory: of the run; its lock file is empty once the first process has ended by itself.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -88,26 +88,30 @@ class Peers:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="peers")
 
     def watch(self) -> None:
-        """Begin to look after the others, in place of Lightning."""
-        relieve_observer()
+        """Begin to watch, in place of Lightning."""
+        disable_observer()
         self._thread.start()
 
     def close(self) -> None:
-        """Look no longer: from now on they may leave."""
+        """Stop watching: from now on the others may end."""
         self._done.set()
 
     def dead(self) -> list[int]:
-        """Processes of this machine that have died."""
+        """Numbers of the processes of this machine that have died."""
         local = ((number, pid) for number, (host, pid) in enumerate(self._processes) if host == self._here)
         return [number for number, pid in local if not is_alive(pid)]
 
     def end(self, patience: float = 5.0) -> None:
-        """Say who has died, and leave without any clean-up that would wait for them."""
+        """Print which processes have died, and exit without any clean-up that would wait for them.
+
+        Args:
+            patience: seconds to wait until a death can be seen.
+        """
         with self._ending:
             deadline = time.monotonic() + patience
             while not (dead := self.dead()) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            if self._speaks(dead):
+            if self._prints(dead):
                 print(f"{missing(dead, len(self._processes))}: {stops.current()}", file=sys.stderr)
             if self._me == 0:
                 with suppress(OSError):
@@ -116,8 +120,8 @@ class Peers:
             sys.stderr.flush()
             os._exit(1)
 
-    def _speaks(self, dead: list[int]) -> bool:
-        """Whether this process is the first one left, and the first of all has not ended by itself."""
+    def _prints(self, dead: list[int]) -> bool:
+        """Whether this process is the first one alive, and the first of all has not ended by itself."""
         first = next(number for number in range(len(self._processes)) if number not in dead)
         if self._me != first:
             return False
@@ -132,27 +136,27 @@ class Peers:
             before = dead
 
 
-def leave_unmet() -> None:
-    """End a process whose group has lost another before all had met; the first one says why, where it can.
+def exit_after_loss() -> None:
+    """End a process that has lost another one before `Peers` was set up; the first process prints the error.
 
-    A process of another machine says so itself, for there the first one may never have been reached.
+    The first process of each machine prints a line as well, as it may never have reached the first of all.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print("another process of this run has ended, or cannot be reached", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # with any other status Lightning would kill the first process before it says why
+    os._exit(0)  # with any other status Lightning would kill the first process before it prints the error
 
 
-def relieve_observer() -> None:
-    """Stop Lightning's thread that kills this process, without a word, when one that it started has died."""
+def disable_observer() -> None:
+    """Stop Lightning's thread that kills this process without a message when one of its children dies."""
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
-            thread._child_processes = []  # it ends when none of them is left
+            thread._child_processes = []  # the thread ends when none is left
 
 
 def missing(dead: list[int], count: int) -> str:
-    """Who has died, in words."""
+    """Which processes have died, as a sentence."""
     if not dead:
         return f"another of {count} processes has died or cannot be reached"
     numbers = " and ".join(map(str, dead))
@@ -160,13 +164,13 @@ def missing(dead: list[int], count: int) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that has ended and waits for its parent does not."""
+    """Whether a process of this machine runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:  # of another user, or no such place on this system
+    except OSError:  # a process of another user, or a system without /proc
         return True
     return state not in ("Z", "X")
 
@@ -183,11 +187,11 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def in_step(facts: Facts, directory: Path) -> Iterator[None]:
-    """Work that all processes of a group do alike; alone, simply work.
+def all_processes_agree(facts: Facts, directory: Path) -> Iterator[None]:
+    """A context for work of all processes of a group: they compare their settings and watch each other.
 
     Args:
-        facts: what they must agree in.
+        facts: settings that must be the same on all.
         directory: of the run.
     """
     if world() == 1:

@@ -1,4 +1,4 @@
-"""Parts of a run that are used later are checked at the start, before anything is written."""
+"""Checks the optimiser at the start, before anything is written, by building one for a single parameter."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ from consistency.errors import UserError, at_least, positive
 
 
 def check_optimizer(optimizer: Callable[..., Any]) -> None:
-    """Make the optimiser of a single number.
+    """Build the optimiser for a single parameter.
 
     Raises:
-        UserError: it takes none of its options, or cannot learn with them.
+        UserError: it refuses its options, is no optimiser, or its learning rate or weight decay is negative.
     """
     try:
         made = optimizer([nn.Parameter(torch.zeros(1))])

@@ -1,4 +1,4 @@
-"""What follows a divergence: back to the newest good state with a lower learning rate, or the end."""
+"""Rollbacks: after a divergence a run returns to its newest good state with a lower learning rate."""
 
 import sys
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from consistency.lit.callbacks.curves import keep_log, rewind
 from consistency.lit.callbacks.recovery import Recovery, checkpoints_of
 from consistency.lit.divergence import AbstractGuard, Collapsed, Diverged, guard_of
 from consistency.lit.module import Module
-from consistency.lit.record import Rollback, RollbackRecord
+from consistency.lit.rollback_record import Rollback, RollbackRecord
 from consistency.lit.states import RestartState, state_before
 from consistency.metrics.processes import from_first
 
 
 @dataclass(frozen=True)
-class Return:
-    """A run that goes back.
+class RollbackPlan:
+    """What the next trainer of a run needs after a divergence.
 
     Args:
-        state: where to.
+        state: the state to return to.
         record: of all rollbacks, this one included.
-        best: value of best.ckpt, which stays where it is; None where there is none.
-        end: what to raise in place of training on; None where it may.
+        best: value of best.ckpt, which is not rolled back; None where there is none.
+        end: error to raise instead of training on; None where training may continue.
     """
 
     state: RestartState
@@ -36,44 +36,50 @@ class Return:
 
 
 def rollbacks(trainer: Trainer) -> dict[str, Any]:
-    """How often a run has gone back, and what is known of each time, for result.json."""
+    """Number and list of a run's rollbacks, for result.json."""
     guard = guard_of(trainer)
     record = guard.record if guard else RollbackRecord()
     return {"rollbacks": record.count, "rollback_events": record.to_plain()}
 
 
-def go_back(fault: Diverged, trainer: Trainer, module: Module, directory: Path, given: Path | None) -> Return:
-    """Leave a run that has diverged, and say so.
+def go_back(
+    fault: Diverged, trainer: Trainer, module: Module, directory: Path, fallback: Path | None
+) -> RollbackPlan:
+    """Shut down the trainer of a run that has diverged, and print where the run returns to.
 
     Args:
-        fault: what happened.
-        trainer: of that run.
-        module: of that run.
-        directory: of that run.
-        given: the checkpoint of another directory that it began with; None where it has none.
+        fault: the divergence.
+        trainer: of the run.
+        module: of the run.
+        directory: of the run.
+        fallback: state to return to while the run has saved none; None for the beginning.
 
     Raises:
-        UserError: there is nothing to go back to.
+        UserError: the checkpoint that the run started from has collapsed itself.
     """
     guard, checkpoints = guard_of(trainer), checkpoints_of(trainer)
     assert guard is not None  # nobody else raises Diverged
-    state = from_first(lambda: state_before(fault, directory, guard.passed, given))
+    state = from_first(lambda: state_before(fault, directory, guard.passed, fallback))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        callback.teardown(trainer, module, "fit")  # which Lightning leaves out after an exception
+        callback.teardown(trainer, module, "fit")  # Lightning does not call it after an exception
     name = printable(state.path.name) if state.path else None
     rollback = Rollback(fault.step, fault.reason, fault.low, fault.high, name, state.step)
-    tried = f"after {guard.record.count} rollbacks and with optimizer.lr={module.given[0]['lr']:g} times"
+    tried = (
+        f"after {guard.record.count} rollbacks and with optimizer.lr={module.group_options[0]['lr']:g} times"
+    )
     end = Spoiled(f"{fault}, {tried} {guard.factor:g}: {remedy_for_divergence(state, guard)}")
     end.__cause__ = fault
     guard.record.add(rollback, guard.rollbacks)
     if not guard.record.ended and trainer.is_global_zero:
-        print(news(fault, guard, state), file=sys.stderr, flush=True)
+        which = f"rollback {guard.record.count} of {guard.rollbacks}"
+        line = f"{fault}: back to {describe_state(fault, state)}, learning rate times {guard.factor:g}"
+        print(f"{line} ({which})", file=sys.stderr, flush=True)
     best = checkpoints.best if checkpoints else None
-    return Return(state, guard.record, best, end if guard.record.ended else None)
+    return RollbackPlan(state, guard.record, best, end if guard.record.ended else None)
 
 
-def go_on(trainer: Trainer, back: Return) -> None:
-    """Hand over what the next run must know; where nothing may follow, it only writes it down."""
+def hand_over(trainer: Trainer, back: RollbackPlan) -> None:
+    """Give the callbacks of a new trainer the state of a rollback; `Recovery` ends the run if it must end."""
     guard, checkpoints = guard_of(trainer), checkpoints_of(trainer)
     assert guard is not None
     guard.record.take(back.record)
@@ -89,15 +95,15 @@ def go_on(trainer: Trainer, back: Return) -> None:
 
 
 def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory: Path) -> None:
-    """Refuse to go on with a run that has gone wrong once more than it may have.
+    """Refuse to resume a run that has ended with a divergence after its last rollback.
 
     Args:
-        checkpoint: to go on from.
-        allowed: rollbacks; None without a guard.
+        checkpoint: to resume from.
+        allowed: number of rollbacks now allowed; None for a run without a guard, which is not refused.
         directory: of the run.
 
     Raises:
-        Spoiled: it has, and no more are allowed now.
+        Spoiled: the run has ended so, and no more rollbacks are allowed now.
     """
     record = RollbackRecord.of(checkpoint)
     if allowed is None or not record.ended or record.count <= allowed:
@@ -110,7 +116,7 @@ def check_allowed(checkpoint: Mapping[str, Any], allowed: int | None, directory:
 
 
 def rollback_line(checkpoint: Mapping[str, Any] | None) -> str | None:
-    """A line for a run that goes on and has gone back before; None for any other."""
+    """A line about the rollbacks of a run that is resumed; None where there are none."""
     record = RollbackRecord.of(checkpoint) if checkpoint else RollbackRecord()
     if not record.count:
         return None
@@ -119,14 +125,8 @@ def rollback_line(checkpoint: Mapping[str, Any] | None) -> str | None:
     return f"this run has gone back {times}, and its learning rate is lower since{last}"
 
 
-def news(fault: Diverged, guard: AbstractGuard, state: RestartState) -> str:
-    """What happened, and what is done about it."""
-    which = f"rollback {guard.record.count} of {guard.rollbacks}"
-    return f"{fault}: back to {found(fault, state)}, learning rate times {guard.factor:g} ({which})"
-
-
-def found(fault: Diverged, state: RestartState) -> str:
-    """Where a run goes back to, and why there after a collapse."""
+def describe_state(fault: Diverged, state: RestartState) -> str:
+    """The state that a run returns to, with the reason for its choice after a collapse."""
     if not isinstance(fault, Collapsed):
         return state.name
     none, newest = "no state on disk has passed a validation", "the newest that has passed a validation"
@@ -134,7 +134,7 @@ def found(fault: Diverged, state: RestartState) -> str:
 
 
 def remedy_for_divergence(state: RestartState, guard: AbstractGuard) -> str:
-    """What the user can do when a run has gone wrong once more than it may."""
+    """What the user can do when no rollback is left."""
     more = f"callbacks.guard.rollbacks={guard.record.count + 2}"
     return (
         "begin anew with a lower one, look at the data and at the weight of these σ, or go on with "

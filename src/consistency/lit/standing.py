@@ -1,37 +1,37 @@
-"""What of a run is on disk, and how it goes on: a sentence for whoever was interrupted."""
+"""Lines for a user whose command was interrupted: what is saved on disk, and how to resume."""
 
 from pathlib import Path
 
 from consistency.files.checkpoints import newest
-from consistency.process.lifeline import held
+from consistency.process.lifeline import is_sweep_run
 from consistency.quoting import path_argument
 
 
-def saved_so_far(directory: Path, asked: Path) -> str:
-    """Of a run that has not ended.
+def training_progress(directory: Path, user_directory: Path) -> str:
+    """The line for a training run that has not ended.
 
     Args:
-        directory: the run's.
-        asked: the one that the user works in; the run may be that of a teacher.
+        directory: of the run.
+        user_directory: the run directory that the user gave; the run may be that of its teacher.
     """
-    found = newest(directory) or newest(asked) or newest(asked / "teacher")
-    kept = f"{found} is saved" if found else "no step was saved yet"
-    return f"{kept}; {how_to_go_on(asked)}"
+    found = newest(directory) or newest(user_directory) or newest(user_directory / "teacher")
+    saved = f"{found} is saved" if found else "no step was saved yet"
+    return f"{saved}; {resume_instruction(user_directory)}"
 
 
-def how_to_go_on(asked: Path) -> str:
-    """The command that goes on; a run of a sweep is gone on with by that."""
-    if held():
+def resume_instruction(user_directory: Path) -> str:
+    """How to resume the run; one of a sweep is resumed by the sweep."""
+    if is_sweep_run():
         return "the sweep goes on with it"
-    return f"go on with the same command, {path_argument('run_dir', asked)} and ckpt_path=last"
+    return f"go on with the same command, {path_argument('run_dir', user_directory)} and ckpt_path=last"
 
 
-def measured_so_far(directory: Path) -> str:
-    """Of an evaluation that has not ended."""
+def evaluation_progress(directory: Path) -> str:
+    """The line for an evaluation that has not ended."""
     place = path_argument("run_dir", directory)
     return f"what was measured is kept; the same command with {place} goes on from there"
 
 
-def all_done(directory: Path) -> str:
-    """Of a run or an evaluation that has its result."""
+def completion_line(directory: Path) -> str:
+    """The line for a run or an evaluation whose result is written."""
     return f"all was done, {directory / 'result.json'} is written"

@@ -1,4 +1,4 @@
-"""The states on disk that a run can go back to."""
+"""The states on disk that a run can be rolled back to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from consistency.teachers.checkpoint import newest_whole, read_checkpoint, whole
 
 @dataclass(frozen=True)
 class RestartState:
-    """Where training can go on from.
+    """A state from which training can continue.
 
     Args:
-        path: a checkpoint; None for the beginning.
+        path: of a checkpoint; None for the beginning.
         step: k, of the optimiser.
-        log: how far the logs were when it was written; None where an older version has not noted them.
+        log: lengths of the logs at the checkpoint; None where an older version has not noted them.
     """
 
     path: Path | None
@@ -28,33 +28,30 @@ class RestartState:
 
     @property
     def name(self) -> str:
-        """Where it is, for messages."""
+        """The state as messages call it."""
         return f"step {self.step} in {self.path}" if self.path and self.step else "the beginning"
 
 
 BEGINNING = RestartState(None, 0, {})
 
 
-def state_before(fault: Diverged, directory: Path, passed: int | None, given: Path | None) -> RestartState:
-    """The newest state on disk from before a run went wrong.
+def state_before(fault: Diverged, directory: Path, passed: int | None, fallback: Path | None) -> RestartState:
+    """The newest state on disk from before a divergence.
 
-    After a collapse, the newest one with a step at or before that of the last validation whose samples were
-    judged good: it led there. What was saved later may have collapsed already. After a loss or gradient that
-    is wrong, the newest state, unless it may be within a spike: a validation that fails ends the run before
-    anything else is saved, so the newest state has passed all there were.
+    After a collapse: the newest state whose step is at most that of the last validation that was passed, for
+    later ones may have collapsed already. After a loss or gradient at fault: the newest state that was not
+    saved within a spike. It has passed all validations, because a failed one ends training before anything
+    else is saved.
 
     Args:
-        fault: what happened.
+        fault: the divergence.
         directory: of the run.
-        passed: step of the last validation that the samples passed; None for none.
-        given: the checkpoint of another directory that this run began with; None where it has none.
-
-    Raises:
-        UserError: the checkpoint that the run began with has collapsed itself.
+        passed: step of the last validation whose samples passed; None for none.
+        fallback: the checkpoint to return to where the run has saved none; None for the beginning.
     """
     collapsed = isinstance(fault, Collapsed)
     path = newest_passed(directory / LAST.parent, passed) if collapsed else newest_calm(directory)
-    path = path or given
+    path = path or fallback
     if path is None:
         return BEGINNING
     kept = read_checkpoint(path)
@@ -64,9 +61,9 @@ def state_before(fault: Diverged, directory: Path, passed: int | None, given: Pa
 
 
 def newest_calm(directory: Path) -> Path | None:
-    """The newest whole checkpoint that was not saved within a spike, as a run is that was stopped there.
+    """The newest whole checkpoint that was not saved within a spike, as it may be after a stop by signal.
 
-    The newest of all where none is calm; None where there is none at all.
+    The newest of all where every one was saved within a spike; None where there is none.
     """
     newest = newest_whole(directory)
     if newest is None or is_calm(newest):
@@ -75,7 +72,7 @@ def newest_calm(directory: Path) -> Path | None:
 
 
 def is_calm(path: Path) -> bool:
-    """Whether no loss was too high in the last step before a checkpoint."""
+    """Whether no loss was too high in the last step before a checkpoint was written."""
     streak = read_checkpoint(path)["callbacks"].get("Guard", {}).get("spikes", {}).get("streak")
     return not (isinstance(streak, Tensor) and streak.any())
 

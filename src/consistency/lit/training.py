@@ -1,4 +1,4 @@
-"""Consistency training: a one-step generator learned from data alone."""
+"""Consistency training: a one-step generator that is trained on data, without a teacher's trajectories."""
 
 from collections.abc import Callable
 from typing import Unpack
@@ -16,11 +16,11 @@ from consistency.tensor import Terms
 
 
 class ConsistencyTraining(ConsistencyModule):
-    """CT (2303.01469), iCT (2310.14189), ECT (2406.14548), sCT (2410.11081): one step, other parts in it.
+    """CT (2303.01469), iCT (2310.14189), ECT (2406.14548), sCT (2410.11081): they differ in their objectives.
 
     Args:
-        flow: where x_t goes next, given the data.
-        start: () -> a teacher, with whose weights training begins; None to begin afresh.
+        flow: takes x_t to the lower noise level of a pair, by the data.
+        start: () -> a teacher whose weights training starts from; None for random weights.
         **run: arguments of `ConsistencyModule`: objective, target and those of `Module`.
     """
 
@@ -36,13 +36,13 @@ class ConsistencyTraining(ConsistencyModule):
         self.flow, self.start = flow, start
 
     def setup(self, stage: str) -> None:
-        """Begin from the teacher's weights; a checkpoint to go on from is read after this."""
+        """Copy the teacher's weights; a checkpoint to resume from is read after this."""
         if stage == "fit" and self.start is not None:
             D = self.start()
             check_teacher_codec(D, data_of(self.trainer).codec)
             self.start_from(D)
 
     def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
-        """Loss and t of each sample."""
+        """Loss [B] and t [B] of each sample of x [B, ...] at step k."""
         flow = self.flow.given(lambda n: data_of(self.trainer).some(n, k, x.device))
         return self.objective(self.model, self.target, flow, x, c, k, draws)

@@ -1,1 +1,1 @@
-"""Which process of a run is this, what is it called, and when does it stop?"""
+"""The process that runs: its rank, its name, the command it was started by, and stops by signals."""

@@ -1,4 +1,4 @@
-"""Does it fit into this machine? Asked before anything large is made."""
+"""The memory of this machine, and checks of what needs memory before it is allocated."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 def machine_memory() -> int:
-    """Bytes of main memory that this process may have."""
+    """Bytes of main memory that this process may use."""
     try:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this system
@@ -19,7 +19,7 @@ def machine_memory() -> int:
 
 
 def limit_of(path: Path) -> int | None:
-    """The number of bytes in a file of the kernel; None where it says `max`, or is not there."""
+    """The number of bytes in a file of the kernel; None where it holds `max`, or does not exist."""
     try:
         return int(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -27,13 +27,16 @@ def limit_of(path: Path) -> int | None:
 
 
 def check_memory(what: str, size: int) -> None:
-    """Refuse what needs more memory than there is.
+    """Refuse a setting that needs more memory than the machine has.
 
     Args:
         what: the key with its value.
-        size: bytes that it takes at least.
+        size: bytes that it needs at least.
+
+    Raises:
+        UserError: there are fewer.
     """
-    there = machine_memory()
-    if size > there:
-        needed, have = (f"{bytes_ / GIB:.3g} GiB" for bytes_ in (size, there))
+    memory = machine_memory()
+    if size > memory:
+        needed, have = (f"{bytes_ / GIB:.3g} GiB" for bytes_ in (size, memory))
         raise UserError(f"{what} needs at least {needed} of memory, and this machine has {have}: lower it")

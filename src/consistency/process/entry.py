@@ -1,4 +1,4 @@
-"""The command that this process is: which entry point, and how a user types it here.
+"""The command of this process: its entry point, and how a user types it.
 
 There are three ways: `python train.py` in a checkout, `consistency-train` and `python -m consistency.train`
 where the package is installed.
@@ -14,16 +14,16 @@ FILE = Path(__file__)
 
 
 def current_entry() -> str:
-    """The entry point at work, which is the name of its file in configs/ too; `train` where there is none."""
+    """The entry point of this process, also the name of its file in configs/; `train` where there is none."""
     name = Path(sys.argv[0]).stem.removeprefix(PREFIX)
     return name if name in ENTRIES else ENTRIES[0]
 
 
 def typed_entry(other: str | None = None) -> list[str]:
-    """An entry point as a user types it here, without arguments.
+    """An entry point as a user types it, without arguments.
 
     Args:
-        other: `train` or `eval`; None for the one at work.
+        other: `train` or `eval`; None for that of this process.
     """
     name = other or current_entry()
     script = Path(sys.argv[0])
@@ -38,12 +38,12 @@ def typed_entry(other: str | None = None) -> list[str]:
 
 
 def entry_name(name: str) -> str:
-    """What an entry point is called here in a sentence: train.py, or the installed command."""
+    """The name of an entry point in messages: train.py, or the installed command."""
     return Path(typed_entry(name)[-1]).name
 
 
 def program() -> list[str]:
-    """What starts the entry point of this process again, without arguments, from any directory."""
+    """The command that starts the entry point of this process again from any directory, without arguments."""
     name = module()
     if name is not None and name.startswith(PACKAGE):
         return [sys.executable, "-m", name]
@@ -51,6 +51,6 @@ def program() -> list[str]:
 
 
 def module() -> str | None:
-    """The module that `python -m` has begun this process with; None where it was a file."""
+    """The module that `python -m` has started; None where a file was started."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return None if spec is None else spec.name

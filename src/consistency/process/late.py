@@ -1,4 +1,4 @@
-"""A line on a signal that takes effect late."""
+"""A line that acknowledges a signal which takes effect after more than two seconds."""
 
 import signal
 import sys
@@ -7,39 +7,39 @@ from queue import Empty, SimpleQueue
 
 from consistency.process.rank import is_first
 
-SECONDS = 2.0  # a step that ends by then needs no line
+SECONDS = 2.0  # between a signal and its line; no line is printed if the work ends before
 
 
 class Late:
-    """Acknowledges a signal if the work that it waits for goes on, once, on the first process of a group.
+    """Prints one line, on the first process of a group, if the work in progress does not end soon.
 
-    The thread that waits is there before the signal: to start one takes locks that the interrupted code may
-    hold, whereas `SimpleQueue.put` may be called in a handler.
+    Its thread is started before any signal: starting one takes locks that the interrupted code may hold,
+    whereas `SimpleQueue.put` may be called in a signal handler.
 
     Args:
         seconds: between the signal and the line.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        self.seconds, self.news = seconds, SimpleQueue[int | None]()
+        self.seconds, self.queue = seconds, SimpleQueue[int | None]()  # a signal, then None at the end
         self.thread = threading.Thread(target=self._wait, name="late", daemon=True)
         self.thread.start()
 
     def note(self, signum: int) -> None:
-        """A signal has come; to be called in a handler."""
-        self.news.put(signum)
+        """Report a signal; may be called in a handler."""
+        self.queue.put(signum)
 
     def end(self) -> None:
-        """The work has ended: no line follows."""
-        self.news.put(None)
+        """End the thread, because the work has ended."""
+        self.queue.put(None)
         self.thread.join()
 
     def _wait(self) -> None:
-        signum = self.news.get()
+        signum = self.queue.get()
         if signum is None:
             return
         try:
-            self.news.get(timeout=self.seconds)
+            self.queue.get(timeout=self.seconds)
         except Empty:
             if is_first():
                 name = signal.Signals(signum).name

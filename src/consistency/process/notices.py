@@ -1,4 +1,4 @@
-"""Lines for the user that are no mistakes."""
+"""Notices for the user that are not errors."""
 
 import sys
 
@@ -7,6 +7,6 @@ from consistency.process.rank import is_first
 
 
 def notice(line: str) -> None:
-    """Print a line on standard error, on the first process of a group, whoever has started it."""
+    """Print a line to stderr, on the first process of a group only."""
     if is_first():
         print(strip_controls(line), file=sys.stderr, flush=True)

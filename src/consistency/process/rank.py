@@ -1,4 +1,4 @@
-"""Which process of a group is this? As its launcher says, before the group has met."""
+"""The rank of this process in the variables of its launcher, before the process group is set up."""
 
 import os
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ def is_first() -> bool:
 
 
 def speaks_for(processes: Mapping[str, Any]) -> bool:
-    """Whether this process works for itself alone, or is the first of a group.
+    """Whether this process may print and write: it is alone, or the first of a group.
 
     Args:
-        processes: the section of the config with `devices` and `num_nodes`, as a launcher may have started
-            processes that have nothing to do with each other.
+        processes: the section of the config with `devices` and `num_nodes`. It decides whether the process is
+            alone, because a launcher may have started independent processes.
     """
     alone = processes.get("devices") == 1 and processes.get("num_nodes", 1) == 1
     return alone or is_first()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment: one exception, and one sentence on what is saved."""
+"""Stops by Ctrl-C and SIGTERM at any moment: one exception, and one line on what is saved."""
 
 import atexit
 import os
@@ -13,16 +13,16 @@ from consistency.process.rank import is_first
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
-Account = Callable[[], str]  # what is saved, and how to go on
+Account = Callable[[], str]  # the line on what is saved, and how to resume
 
 
 def nothing_begun() -> str:
-    """The account of a process that has done nothing yet."""
+    """The line of a process that has done nothing yet."""
     return "nothing has been begun, and nothing was changed: repeat the command"
 
 
 class _Accounts:
-    """The account that holds now, and those that it stands inside of."""
+    """The present account, and the number of blocks of `account` that are open."""
 
     def __init__(self) -> None:
         self.now: Account = nothing_begun
@@ -30,28 +30,28 @@ class _Accounts:
 
 
 class _Signals:
-    """What has come since signals are heard, and whether it waits."""
+    """The state of the handlers: whether a signal has arrived, its exception, and whether it is deferred."""
 
     def __init__(self) -> None:
         self.any = False
-        self.came: Stopped | None = None  # kept, for a library may turn it into an error of its own
+        self.came: Stopped | None = None  # raised again where a library has turned it into another error
         self.waits = False
 
 
 class Listener(Protocol):
-    """What notes signals in place of `stop`, and ends the process between two pieces of work."""
+    """An object that handles signals in place of `stop`, and stops the process between two pieces of work."""
 
     def between(self) -> None:
-        """End the work here if this process, or another of its group, has been told to stop."""
+        """Stop here if a signal has arrived at this process or another of its group."""
         ...
 
     def together(self) -> None:
-        """The same at a place that all processes of the group come to, and where they wait for each other."""
+        """The same where all processes of the group call this, and wait for each other."""
         ...
 
 
 class _Listeners:
-    """The one that is at work; None where a signal takes effect at once."""
+    """The registered listener; None where a signal takes effect at once."""
 
     def __init__(self) -> None:
         self.now: Listener | None = None
@@ -63,13 +63,13 @@ _listeners = _Listeners()
 
 
 class Stopped(BaseException):
-    """The process was told to stop by a signal.
+    """Raised when a signal stops the process.
 
-    Not an `Exception`, so that no library takes it for a failure that it may pass over; and no
-    `KeyboardInterrupt`, for which Lightning has a message and an exit status of its own.
+    It is no `Exception`, which libraries might catch and ignore, and no `KeyboardInterrupt`, for which
+    Lightning has its own message and exit status.
 
     Args:
-        signum: the signal.
+        signum: number of the signal.
     """
 
     def __init__(self, signum: int) -> None:
@@ -78,16 +78,16 @@ class Stopped(BaseException):
         self.account = _accounts.now
 
     def line(self) -> str:
-        """For the user."""
+        """The line for the user."""
         return f"stopped by {self}: {self.account()}"
 
 
 class Interrupted(Stopped):
-    """The run was asked to stop, and did so between two pieces of work, when all is as it should be.
+    """A signal has stopped the run between two steps, or between two pieces of other work.
 
     Args:
-        signum: the signal.
-        step: optimiser steps made, which are saved then; None outside training.
+        signum: number of the signal.
+        step: optimiser steps made, all of them saved; None outside training.
     """
 
     def __init__(self, signum: int, step: int | None = None) -> None:
@@ -97,7 +97,7 @@ class Interrupted(Stopped):
 
 @contextmanager
 def account(now: Account) -> Iterator[None]:
-    """What to say when a signal comes inside the block; of the outermost one, also after it."""
+    """Set the account for signals inside the block; that of the outermost block also holds after it."""
     former, _accounts.now = _accounts.now, now
     _accounts.depth += 1
     try:
@@ -109,17 +109,17 @@ def account(now: Account) -> Iterator[None]:
 
 
 def settle_account(now: Account) -> None:
-    """Replace the account of the block that is at work: something has been finished."""
+    """Replace the account of the present block, when something has been finished."""
     _accounts.now = now
 
 
 def current() -> str:
-    """The account that holds now."""
+    """The line of the present account."""
     return _accounts.now()
 
 
 def stop(signum: int, frame: object = None) -> None:
-    """A handler of signals: raise `Stopped`, now or when the work begins; a second one ends the process."""
+    """Signal handler: raise `Stopped`, at once or at `raise_again`; a second signal ends the process."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_DFL)
     mark_signal()
@@ -129,37 +129,37 @@ def stop(signum: int, frame: object = None) -> None:
 
 
 def mark_signal() -> None:
-    """Note that a signal has come, in a handler that does not raise `Stopped` itself."""
+    """Note that a signal has arrived, in a handler that does not raise `Stopped` itself."""
     _signals.any = True
 
 
 def has_come() -> bool:
-    """Whether the process has been told to stop."""
+    """Whether a signal has arrived."""
     return _signals.any
 
 
 def listen(listener: Listener | None) -> None:
-    """Ask this listener between two pieces of work from now on; None for no one."""
+    """Register a listener, which is called between two pieces of work; None to remove it."""
     _listeners.now = listener
 
 
 def stop_between() -> None:
-    """Call it between two pieces of long work: whoever listens may end it here."""
+    """Call the listener between two pieces of long work; it may stop the process here."""
     if _listeners.now is not None:
         _listeners.now.between()
 
 
 def stop_together() -> None:
-    """Call it once on every process of a group, after long work whose pieces they have shared."""
+    """Call the listener after long work that all processes of a group have shared; all must call this."""
     if _listeners.now is not None:
         _listeners.now.together()
 
 
 def raise_again() -> None:
-    """Raise the `Stopped` that waits, or that a library has swallowed or turned into an error of its own.
+    """Raise a `Stopped` that was deferred, or that a library has swallowed or turned into another error.
 
-    A signal in the middle of a library's work leaves its objects half made, and cleaning up after the
-    exception may fail on them: OmegaConf then raises an `AttributeError`, of which `Stopped` is no cause.
+    A signal in a library's code leaves its objects half built, and cleaning up after the exception may fail
+    on them: OmegaConf then raises an `AttributeError` without `Stopped` as its cause.
     """
     _signals.waits = False
     if _signals.came is not None:
@@ -168,10 +168,10 @@ def raise_again() -> None:
 
 @contextmanager
 def heard(waits: bool = False) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Stopped`.
+    """Raise `Stopped` on SIGINT and SIGTERM inside the block.
 
     Args:
-        waits: raise it no earlier than at `raise_again`, where the short work of a library comes first.
+        waits: defer it to `raise_again`, where a library does short work first.
     """
     _signals.any, _signals.came, _signals.waits = False, None, waits
     former = {signum: signal.signal(signum, stop) for signum in STOPPING}
@@ -179,13 +179,13 @@ def heard(waits: bool = False) -> Iterator[None]:
         yield
     finally:
         for signum, handler in former.items():
-            if signal.getsignal(signum) is stop:  # not where one has come, or `end_at_once` was called
+            if signal.getsignal(signum) is stop:  # not after a signal or `end_at_once`
                 signal.signal(signum, handler)
 
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Hear signals at the end of the block only: some libraries swallow what is raised while they load."""
+    """Defer signals to the end of the block: some libraries swallow exceptions while they are imported."""
     came: list[int] = []
 
     def note(signum: int, frame: object) -> None:
@@ -203,7 +203,7 @@ def put_off() -> Iterator[None]:
 
 
 def end_at_once() -> None:
-    """From now on say the account and leave: all is done, and no library that is being closed may object."""
+    """From now on, exit directly on a signal: all is done, and an exception might reach a closing library."""
 
     def leave(signum: int, frame: Any) -> None:
         say_stopped(Stopped(signum))
@@ -216,27 +216,26 @@ def end_at_once() -> None:
 
 
 def ignore_at_exit() -> None:
-    """Ignore signals once the interpreter has nothing left to do, after all that libraries do at its exit.
+    """Ignore signals at the exit of the interpreter, after the exit handlers of libraries.
 
-    Python would give them back to the system there, which ends a process that has finished with their status
-    and without a line.
+    Python restores the default handlers there, which would end a finished process with the signal's status.
     """
     atexit.register(lambda: [signal.signal(signum, signal.SIG_IGN) for signum in STOPPING])
 
 
 def end_within(seconds: float, status: int) -> None:
-    """End the process by then, even if a thread of a library that the signal cut short never ends.
+    """End the process after so many seconds, even if a thread of a library never ends after the signal.
 
     Args:
         seconds: from now.
-        status: to end with.
+        status: exit status.
     """
     timer = threading.Timer(seconds, os._exit, [status])
-    timer.daemon = True  # nothing waits for it
+    timer.daemon = True  # the process may end before
     timer.start()
 
 
 def say_stopped(stopped: Stopped) -> None:
-    """Print the line, on the first process of a group."""
+    """Print the line for the user, on the first process of a group."""
     if is_first():
         print(stopped.line(), file=sys.stderr, flush=True)

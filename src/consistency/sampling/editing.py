@@ -53,7 +53,7 @@ class EditPlan:
 class Changed(NamedTuple):
     """Images [B, C, H, W] in units of the data."""
 
-    before: Tensor  # all that the model was shown
+    before: Tensor  # the input of the model, such as the known pixels
     after: Tensor
 
 

@@ -1,1 +1,1 @@
-"""Is a command known and sound? The constructors are the schema."""
+"""Checks of a composed config: keys, types and bounds, which are read from the constructors."""

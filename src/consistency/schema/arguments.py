@@ -1,4 +1,4 @@
-"""Arguments of Lightning's Trainer that a run here cannot follow: each is refused with what does its work.
+"""Arguments of Lightning's Trainer that this project does not support: each is refused with an alternative.
 
 Batches are endless and a function of their number, steps are the only clock, and a result says how many
 samples it was measured on: an argument that cuts epochs or validations short would be ignored, or would make
@@ -23,7 +23,7 @@ INTERACTIVE = ("bash", "interactive")  # jobs of SLURM that start no processes
 
 
 class Argument(NamedTuple):
-    """One that may have few values, and the reason.
+    """An argument of which only some values are allowed, and the reason.
 
     Args:
         allowed: its values that change nothing.
@@ -35,7 +35,7 @@ class Argument(NamedTuple):
 
 
 def one_of(*values: Any) -> Callable[[Any], bool]:
-    """Whether a value is one of these, of the same kind: 1 is not true, and 1.0 is not 1."""
+    """A test whether a value is one of these and of the same type: 1 is not true, and 1.0 is not 1."""
     return lambda value: any(type(value) is type(v) and value == v for v in values)
 
 
@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, Argument] = {
 
 
 def check_trainer_arguments(trainer: DictConfig) -> None:
-    """Refuse arguments of the trainer that would be ignored, or that would make numbers of something else.
+    """Refuse arguments of the trainer that would be ignored, or would change what is measured.
 
     Raises:
         UserError: names the first.
@@ -94,7 +94,7 @@ def check_trainer_arguments(trainer: DictConfig) -> None:
 
 
 def check_precision(section: str, processes: Mapping[str, Any]) -> None:
-    """Refuse precisions in which weights are not float32.
+    """Refuse precisions whose weights are not float32.
 
     Args:
         section: `trainer` or `fabric`.
@@ -114,7 +114,7 @@ def check_precision(section: str, processes: Mapping[str, Any]) -> None:
 
 
 def check_slurm(section: str, processes: Mapping[str, Any]) -> None:
-    """Refuse a number of processes that is not SLURM's, where it has started this one.
+    """Refuse a number of processes that differs from SLURM's, if SLURM has started this process.
 
     Raises:
         UserError: they differ, or SLURM's is no number.
@@ -131,7 +131,7 @@ def check_slurm(section: str, processes: Mapping[str, Any]) -> None:
 
 
 def override_value(value: Any) -> str:
-    """A value as it is written in an override."""
+    """A value as an override has it."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

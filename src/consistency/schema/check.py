@@ -1,4 +1,4 @@
-"""Is every key of a config known, and every value of its kind? The constructors are the schema."""
+"""Checks that every key of a config is known and every value has the right type, by the constructors."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -29,12 +29,12 @@ OPTIONS: dict[str, type] = {"train": Train, "eval": Eval}
 MADE_OF_PARTS = ("callbacks", "logger", "samplers")  # groups that hold parts by name
 OPTIONAL = ("logger",)  # groups that a run can do without: ~logger
 LARGEST = 2**63 - 1
-OTHERS = 200  # characters of names in a message
-ADDED = {("module", "model")}  # by `consistency.build`, when it builds
+OTHERS = 200  # characters of the list of names in a message
+ADDED = {("module", "model")}  # arguments that `consistency.build` adds
 
 
 def check_composed(config: DictConfig, entry: str) -> None:
-    """Refuse a command: `check_options`, then `check_config`.
+    """Check a composed command by `check_options` and `check_config`.
 
     Args:
         config: as composed.
@@ -48,7 +48,7 @@ def check_composed(config: DictConfig, entry: str) -> None:
 
 
 def check_options(config: DictConfig, entry: str) -> None:
-    """Refuse options of the wrong kind or out of bounds, and groups without a choice; imports no library."""
+    """Refuse options of a wrong type or out of bounds, and groups without a choice; imports no library."""
     check_fields("", config, OPTIONS[entry])
     absent = {group for group in OPTIONAL if config.get(group) is None}
     for group in (group for group in required(entry) if group not in absent):
@@ -64,7 +64,7 @@ def check_options(config: DictConfig, entry: str) -> None:
 
 
 def check_config(config: DictConfig, entry: str) -> None:
-    """Refuse what nobody would read, and values of the wrong kind, before anything is built.
+    """Refuse keys that nothing reads, and values of a wrong type, before anything is built.
 
     Args:
         config: as composed, or as a checkpoint brings it.
@@ -95,7 +95,7 @@ def check_config(config: DictConfig, entry: str) -> None:
 
 
 def nodes_with_target(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a `_target_`, with its key; what an interpolation refers to has a key of its own."""
+    """Yield every node with a `_target_` and its key; targets of interpolations have keys of their own."""
     if OmegaConf.is_dict(config) and "_target_" in config:
         yield path, config
     keys = config if OmegaConf.is_dict(config) else range(len(config)) if OmegaConf.is_list(config) else ()
@@ -105,7 +105,7 @@ def nodes_with_target(config: Any, path: str = "") -> Iterator[tuple[str, DictCo
 
 
 def check_fields(prefix: str, section: Any, bounds: type) -> None:
-    """Hold a section against the fields of a dataclass, and make one: its constructor knows the bounds."""
+    """Check a section by the fields of a dataclass, and by its constructor, which checks bounds."""
     if not OmegaConf.is_dict(section):
         raise UserError(f"{prefix[:-1]}={yaml_text(section)} must be a mapping, as in configs/train.yaml")
     types = get_type_hints(bounds)
@@ -116,7 +116,7 @@ def check_fields(prefix: str, section: Any, bounds: type) -> None:
 
 
 def check_finite(node: Any, path: str = "") -> None:
-    """Refuse NaN and infinities, wherever they stand, and whole numbers beyond 64 bits."""
+    """Refuse NaN, infinities, and integers beyond 64 bits, at any depth."""
     for key in node if OmegaConf.is_dict(node) else range(len(node)):
         if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
             continue
@@ -138,7 +138,7 @@ def check_parts(group: str, section: DictConfig) -> None:
 
 
 def check_parts_suit(path: str, node: DictConfig) -> None:
-    """Refuse parts that the target does not take, before the keys of either are looked at."""
+    """Refuse parts of a type that the target does not accept, before their keys are checked."""
     for key, argument in (parameters(node._target_) or {}).items():
         value = node[key] if key in node else None  # noqa: SIM401 - get() would hide a wrong reference
         if isinstance(value, DictConfig) and "_target_" in value:
@@ -146,12 +146,12 @@ def check_parts_suit(path: str, node: DictConfig) -> None:
 
 
 def reference_text(node: DictConfig, key: str) -> Any:
-    """A reference as it is written; None for a value that stands there itself."""
+    """The text of a reference; None for a value that is no reference."""
     return node._get_node(key)._value() if OmegaConf.is_interpolation(node, key) else None  # type: ignore[union-attr]
 
 
 def check_arguments(path: str, node: DictConfig) -> None:
-    """Hold the keys of a node against what its target takes."""
+    """Check the keys of a node by the arguments of its target."""
     takes = parameters(node._target_)
     if takes is None:
         return
@@ -169,14 +169,14 @@ def check_arguments(path: str, node: DictConfig) -> None:
 
 
 def check_complete(path: str, node: DictConfig, needed: Iterable[str]) -> None:
-    """Refuse a node without an argument that it needs; one that is called later may get it then."""
+    """Refuse a node that lacks a required argument; a partial one may get it later."""
     for name in needed:
         if name not in [*node] and not node.get("_partial_") and (path, name) not in ADDED:
             raise UserError(f"{path}.{name} has no value: give one with +{path}.{name}=VALUE")
 
 
 def check_special(path: str, node: DictConfig) -> None:
-    """Hold what Hydra itself reads against what it takes."""
+    """Check the keys of a node that Hydra itself reads, such as `_partial_`."""
     name = node._target_
     if not isinstance(name, str) or "." not in name:
         raise UserError(f"{path}._target_={yaml_text(name)} must be the full name of a class or a function")
@@ -186,7 +186,7 @@ def check_special(path: str, node: DictConfig) -> None:
 
 
 def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") -> None:
-    """Refuse a value of another kind than an annotation says.
+    """Refuse a value that does not fit an annotation.
 
     Args:
         path: its key.
@@ -215,7 +215,7 @@ def check_kind(path: str, text: Any, value: Any, hint: Any, holder: str = "") ->
 
 
 def check_reference(path: str, key: str, text: Any, root: Any) -> None:
-    """Refuse a key added to what only refers to a section, for it would take that section's place."""
+    """Refuse a key added to a reference to a section, which it would replace."""
     if not (isinstance(text, dict) and text) or "_target_" in text:
         return
     section = OmegaConf.select(root, key)
@@ -232,7 +232,7 @@ def check_key(path: str, key: str, names: Iterable[str]) -> None:
 
 
 def not_taken(path: str, file: str, node: DictConfig) -> str:
-    """What to say of a key that a file of configs/ sets for a part that does not take it."""
+    """The message about a key that a config sets for a part that does not accept it."""
     group, _, name = file.rpartition("/")
     others = ", ".join(option for option in options(group) if option != name)
     another = f"choose another {group} ({others})" if 0 < len(others) <= OTHERS else f"choose another {group}"
@@ -246,7 +246,7 @@ def not_taken(path: str, file: str, node: DictConfig) -> str:
 
 
 def check_leads(path: str, node: DictConfig) -> None:
-    """Refuse a reference to a key that is not there, as where the part that it was written for is another."""
+    """Refuse a reference to a key that does not exist, for instance because its part was replaced."""
     root = node._get_root()
     for key, text in as_written(node).items():
         there = origin_key(text, "")
@@ -262,7 +262,7 @@ def check_leads(path: str, node: DictConfig) -> None:
 
 
 def origin_key(text: Any, path: str) -> str:
-    """The key where a value stands: `${sigma.min}` is not the fault of who refers to it."""
+    """The key where a value is set, which messages name: for a reference, the key that it refers to."""
     reference = str(text)
     simple = reference.startswith("${") and ":" not in reference and reference.count("$") == 1
     return reference[2:-1] if simple and reference.endswith("}") else path

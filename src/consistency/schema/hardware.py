@@ -1,4 +1,4 @@
-"""What the machine can do, asked before anything is built."""
+"""Checks of the hardware before anything is built: accelerators, precisions, numbers of processes."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def check_counts(trainer: DictConfig) -> None:
-    """Refuse a run without steps or validations, or that would stop early, and what `arguments` says."""
+    """Refuse a run without steps or validations, or that would stop early; runs the checks of `arguments`."""
     for name in ("max_steps", "accumulate_grad_batches", "val_check_interval", "log_every_n_steps"):
         value = trainer.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -28,7 +28,7 @@ def check_counts(trainer: DictConfig) -> None:
 
 
 def check_hardware(trainer: DictConfig) -> None:
-    """Refuse a precision or an accelerator that the machine lacks; choose the CPU where that is wiser.
+    """Refuse a precision or an accelerator that the machine lacks; choose the CPU in place of Apple's GPU.
 
     Args:
         trainer: the section of the config, of a trainer or of a fabric; `accelerator=auto` may become `cpu`.
@@ -51,7 +51,7 @@ def check_hardware(trainer: DictConfig) -> None:
 
 
 def check_apple(trainer: DictConfig, gpu: bool) -> None:
-    """Keep off Apple's GPU, which has no float64: noise levels are computed in it."""
+    """Do not use Apple's GPU, which has no float64: noise levels are computed in float64."""
     if trainer.accelerator == "mps":
         raise UserError(
             "trainer.accelerator=mps: noise levels are computed in float64, which Apple's GPU does not have: "
@@ -66,7 +66,7 @@ def check_apple(trainer: DictConfig, gpu: bool) -> None:
 
 
 def check_processes(trainer: DictConfig, gpu: bool) -> None:
-    """Refuse a number of processes that is none, or that no CPU runs."""
+    """Refuse a number of processes below 1 (-1 means all GPUs), or on a CPU above its cores and above 16."""
     section, devices = "trainer" if "max_steps" in trainer else "fabric", trainer.devices
     if isinstance(devices, int) and devices < 1 and devices != -1:
         raise UserError(f"{section}.devices={devices} must be 1 or greater, or -1 for all GPUs")

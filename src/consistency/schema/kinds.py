@@ -1,4 +1,4 @@
-"""Is a value of a config of the kind that an annotation asks for?"""
+"""Checks of a value of a config by the type annotation of an argument, and types in words."""
 
 import inspect
 import math
@@ -19,7 +19,7 @@ PART = "a part (a mapping with _target_)"
 
 
 def value_fits(value: Any, hint: Any) -> bool:
-    """Whether a value, as OmegaConf holds it, is of a type; a mapping with `_target_` is what it makes."""
+    """Whether a value of OmegaConf fits a type; a mapping with `_target_` counts as what it makes."""
     return any(fits_one(value, kind) for kind in union_members(hint))
 
 
@@ -29,7 +29,7 @@ def union_members(hint: Any) -> tuple[Any, ...]:
 
 
 def fits_one(value: Any, kind: Any) -> bool:
-    """The same for a type that is no union."""
+    """The same for a type that is not a union."""
     if kind in (Any, object, inspect.Parameter.empty) or isinstance(kind, TypeVar):
         return True
     if get_origin(kind) is Literal:
@@ -50,7 +50,7 @@ def fits_one(value: Any, kind: Any) -> bool:
 
 
 def fits_scalar(value: Any, kind: Any) -> bool:
-    """The same for null, true and false, numbers and text."""
+    """`value_fits` for null, booleans, numbers and text."""
     if isinstance(value, bool) or value is None:
         return kind is type(value)
     if isinstance(value, int):
@@ -68,25 +68,25 @@ def generic_origin(kind: Any) -> Any:
 
 
 def takes_lists(kind: Any, value: Any) -> bool:
-    """Whether a type is that of lists, of this length where it says one."""
+    """Whether a type accepts lists; a tuple type accepts those of its length."""
     fixed = get_args(kind) if generic_origin(kind) is tuple else ()
     return generic_origin(kind) in LISTS and (not fixed or fixed[-1] is Ellipsis or len(fixed) == len(value))
 
 
 def items(value: Any, kind: Any) -> Iterable[tuple[Any, Any]]:
-    """The items of a list, each with its type."""
+    """The items of a list, each with the type that it must have."""
     hints = get_args(kind) or (Any,)
     fixed = generic_origin(kind) is tuple and hints[-1] is not Ellipsis
     return zip(value, hints if fixed else hints[:1] * len(value), strict=False)
 
 
 def mapping_entry(kind: Any) -> Any:
-    """The type of what a mapping holds."""
+    """The type of the values of a mapping."""
     return (*get_args(kind), Any, Any)[1]
 
 
 def misfit(path: str, value: Any, hint: Any) -> tuple[str, Any, Any] | None:
-    """Key, value and type of what does not fit: inside a container, if it is one that is meant; or None."""
+    """Key, value and type of the first value that does not fit, at any depth; None where all fit."""
     if value_fits(value, hint):
         return None
     for kind in union_members(hint):
@@ -101,7 +101,7 @@ def misfit(path: str, value: Any, hint: Any) -> tuple[str, Any, Any] | None:
 
 
 def kind_in_words(hint: Any) -> str:
-    """What a value should be."""
+    """A type in words, such as `a number or null`."""
     told = dict.fromkeys(word for kind in union_members(hint) if (word := one_in_words(kind)))
     if len(told) > 1 and any(kind in SCALARS for kind in union_members(hint)):
         told.pop(PART, None)  # as in float | Tensor
@@ -110,7 +110,7 @@ def kind_in_words(hint: Any) -> str:
 
 
 def one_in_words(kind: Any) -> str:
-    """The same for a type that is no union."""
+    """The same for a type that is not a union."""
     if kind is NoneType:
         return ""
     if kind in SCALARS:
@@ -131,6 +131,6 @@ def one_in_words(kind: Any) -> str:
 
 
 def yaml_text(value: Any, most: int = 60) -> str:
-    """A value as YAML has it, cut to the length of a message."""
+    """A value as YAML, cut to the length of a message."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= most else f"{text[:most]}…"

@@ -1,4 +1,4 @@
-"""A composition as plain data, by the files that its values come from."""
+"""The values of a composed config as plain data, grouped by the files that they come from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ UNREAD = ("hydra", "sweep", "debug")  # groups that choose no parts
 
 @dataclass(frozen=True)
 class Layers:
-    """What the files of a command say, without the values of its command line.
+    """The values in the files that a command composes, without those of its command line.
 
     Args:
         choices: group -> option.
@@ -69,13 +69,13 @@ def load_layer(path: str) -> Any:
 
 
 def content_of(path: str) -> Tree:
-    """The values of a config file, as they are written."""
+    """The values of a config file, with references as text."""
     found = OmegaConf.to_container(load_layer(path).config)
     return found if isinstance(found, dict) else {}  # type: ignore[return-value]
 
 
 def choices_of(path: str) -> dict[str, str | None]:
-    """The options that a file and those it is made of choose, by `override /group: option`."""
+    """The options that a file and its defaults choose, by `override /group: option`."""
     group, _, _ = path.rpartition("/")
     chosen: dict[str, str | None] = {}
     for default in load_layer(path).defaults_list:
@@ -88,7 +88,7 @@ def choices_of(path: str) -> dict[str, str | None]:
 
 
 def merge_tree(tree: Tree, other: Tree) -> None:
-    """Write the values of a tree into another."""
+    """Merge the values of a tree into another, in place."""
     for key, value in other.items():
         there = tree.get(key)
         if isinstance(there, dict) and isinstance(value, dict):
@@ -98,7 +98,7 @@ def merge_tree(tree: Tree, other: Tree) -> None:
 
 
 def merged(*trees: Tree) -> Tree:
-    """One tree of several; later ones win."""
+    """Several trees merged into one; later values take precedence."""
     result: Tree = {}
     for tree in trees:
         merge_tree(result, tree)
@@ -106,7 +106,7 @@ def merged(*trees: Tree) -> Tree:
 
 
 def tree_leaves(tree: Tree, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """The values of a tree with their paths; an empty mapping has none."""
+    """Yield the path and value of each leaf of a tree; an empty mapping has none."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from tree_leaves(value, (*path, str(key)))

@@ -1,4 +1,4 @@
-"""The options of train.py and eval.py that belong to no part: their kinds and their bounds.
+"""The options of train.py and eval.py at the top level of the config: their types and bounds.
 
 Nothing here imports torch, so that a mistake in one of them is answered at once.
 """
@@ -77,13 +77,13 @@ class Eval:
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that no machine has."""
+    """Refuse a number of threads below 1 or above `THREADS`."""
     if threads is not None and not 1 <= threads <= THREADS:
         raise UserError(f"threads={threads} must be 1 or greater, and at most {THREADS}; or null")
 
 
 def check_places(**paths: str | None) -> None:
-    """Refuse an empty path, which would be the working directory, and a run that would fill the checkout."""
+    """Refuse an empty path, which means the working directory, and a run in the checkout itself."""
     for key, path in paths.items():
         if path is not None and not path.strip():
             raise UserError(f"{key}= is empty: give a path with {key}=PATH")

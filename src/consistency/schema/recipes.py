@@ -1,4 +1,4 @@
-"""What a run is called, and the overrides that a name stands for which has no file in configs/experiment/."""
+"""Names of runs, and the overrides of a name that has no file in configs/experiment/, such as ict_ring."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ WRITTEN = {  # experiments of older versions that were more than a method on dat
 
 
 def recipe(choices: Mapping[str, Any]) -> str:
-    """What a run is called: by its experiment, else by its method and its data, as `ict_ring`.
+    """The name of a run: its experiment, else its method and its data, such as `ict_ring`.
 
     Args:
         choices: group -> option, as Hydra has them.
@@ -54,7 +54,7 @@ def recipe(choices: Mapping[str, Any]) -> str:
 
 
 def overrides_of(name: str) -> list[str]:
-    """The overrides that a name stands for: of an experiment, or of a method on data, as `edm_moons`.
+    """The overrides of a name: of an experiment, or of a method and data, such as `edm_moons`.
 
     Args:
         name: of a run; one that stands for nothing is taken for an experiment, which Hydra refuses.
@@ -77,7 +77,7 @@ def method_and_data(name: str) -> tuple[str | None, str]:
 
 
 def without_file(name: str) -> str | None:
-    """What to say where a name is given as an experiment that has no file; None if no name is near it."""
+    """The remedy for an experiment without a file; None if no known name is close to it."""
     known = [*options("experiment"), *WRITTEN, *(f"{m}_{d}" for m in options("method") for d in BUDGETS)]
     near = name if name in known else close(name, known)
     if near is None or near in options("experiment"):

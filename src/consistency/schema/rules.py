@@ -1,4 +1,4 @@
-"""What a key that differs from the checkpoint's means for a run that goes on."""
+"""What a value that differs from the checkpoint's means for a resumed run: allowed or not, by its key."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,21 +8,21 @@ PART = "._target_"  # the end of a key that chooses a part
 
 @dataclass(frozen=True)
 class Effect:
-    """What happens when a value is another than in the checkpoint.
+    """What follows from a value that differs from that in the checkpoint.
 
     Args:
-        allowed: the run goes on with the new value.
-        said: it is named in the line about changes, and in the history of the run.
+        allowed: whether the run resumes with the new value; else it is refused.
+        reported: whether the change is listed in the line about changes and in the history of the run.
     """
 
     allowed: bool
-    said: bool = True
+    reported: bool = True
 
 
-PLACE = Effect(allowed=True, said=False)  # where the run is, or how it was called
-FREE = Effect(allowed=True)  # no weight follows from it: cost, length, place, or what is looked at
-RECORDED = Effect(allowed=True)  # weights or numbers follow from it, from this step on
-REFUSED = Effect(allowed=False)  # would be another run
+PLACE = Effect(allowed=True, reported=False)  # paths of the run, and how it was started
+FREE = Effect(allowed=True)  # has no influence on weights: cost, length, place, or what is logged
+RECORDED = Effect(allowed=True)  # has an influence on weights or metrics from this step on
+REFUSED = Effect(allowed=False)  # makes it another run
 
 RULES: dict[str, Effect] = {  # the first pattern that fits a key; a key that none fits is refused
     "run_dir": PLACE,

@@ -1,4 +1,4 @@
-"""The sections of a config and the options of their groups, as the files in configs/ have them."""
+"""The sections of a config and the options of their groups, read from the files in configs/."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +11,13 @@ from consistency.files.configs import config_groups, options
 
 
 def as_written(node: Any) -> dict[str, Any]:
-    """A config as a dict, its interpolations as they are written."""
+    """A config as a dict, with references as text."""
     return OmegaConf.to_container(node)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=8)
 def loaded(entry: str) -> dict[str, Any]:
-    """The file of an entry point in configs/, as it is written."""
+    """The config file of an entry point, with references as text."""
     return as_written(OmegaConf.load(configs.CONFIGS / f"{entry}.yaml"))
 
 
@@ -33,14 +33,14 @@ def sections_in(files: tuple[Path, ...]) -> frozenset[str]:
 
 
 def known_sections(entry: str) -> set[str]:
-    """What may stand first in the config of an entry point."""
+    """The top-level keys of the config of an entry point."""
     others = sections_in(tuple(configs.files("as"))) if entry == "eval" else ()
     return {*loaded(entry), *config_groups(), *methods(), *others} - {"defaults"}
 
 
 @lru_cache(maxsize=2)
 def required(entry: str) -> tuple[str, ...]:
-    """The groups that an entry point reads, and so must have a value: those whose files are a section."""
+    """The groups of an entry point that must have an option: those whose files are a section."""
     chosen = [next(iter(item.items())) for item in loaded(entry)["defaults"] if isinstance(item, dict)]
     named = [str(group) for group, name in chosen if name is not None and "/" not in str(group)]
     return (*(group for group in named if not is_spread(group)), *(["module"] if entry == "train" else []))
@@ -62,7 +62,7 @@ def choice_group(group: str) -> str:
 
 
 def option_target(group: str, name: str) -> Any:
-    """What a file of a group describes, as far as it says what is called and how; null where it does not."""
+    """The node with `_target_` in a file of a group, or in the option that it builds on; None without one."""
     place = configs.file_of(f"{group}/{name}")
     file: Any = OmegaConf.load(place)
     node = file.get(group, {}) if spread_file(place) else file

@@ -1,4 +1,4 @@
-"""What an experiment, a method or a budget sets of parts that the command line has replaced by others.
+"""Values that an experiment, a method or a budget sets for parts that the command line has replaced.
 
 `experiment=ict_digits` chooses curriculum=doubling and sets curriculum.s1. With `curriculum=constant`, or a
 method that chooses another curriculum, that value fits nothing: it is dropped, and a line says so. Values of
@@ -35,7 +35,7 @@ WHOLE = ("experiment", *UNREAD)  # groups whose choice replaces no part
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a file, where the part that it was written for has been replaced.
+    """A value in a config file whose part has been replaced.
 
     Args:
         keys: where it stands.
@@ -63,7 +63,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Swaps:
-    """What follows from the choices of a command line.
+    """The consequences of the choices of a command line.
 
     Args:
         values: dropped ones and kept ones.
@@ -75,7 +75,7 @@ class Swaps:
 
 
 def drop_replaced(config: DictConfig) -> tuple[str, ...]:
-    """Drop from a training config what was set for parts that it no longer has.
+    """Drop values from a training config that were set for parts which have been replaced.
 
     Args:
         config: as composed, while Hydra knows the command; changed in place. A second call changes nothing.
@@ -110,7 +110,7 @@ def config_file_of(key: str) -> str | None:
 
 
 def option_in_use(group: str) -> str | None:
-    """The option of a group that is in use; None for what is no group."""
+    """The chosen option of a group; None for a name that is no group."""
     return HydraConfig.get().runtime.choices.get(group) if command() is not None else None
 
 
@@ -128,7 +128,7 @@ def choosing(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def drop(config: DictConfig, value: Value) -> None:
-    """Take a value out of a config, with the mappings that only it was in; a metric falls back."""
+    """Remove a value from a config, with mappings that are empty then; a metric gets its default."""
     if value.keys == METRIC:
         config.optimized_metric = value.other
         return
@@ -145,7 +145,7 @@ def drop(config: DictConfig, value: Value) -> None:
 
 
 def swaps(overrides: tuple[str, ...]) -> Swaps:
-    """Compare what a command composes with what its experiment alone does."""
+    """Compare the config of a command with that of its experiment alone."""
     given, groups = given_in(overrides), given_in(choosing(overrides))
     if not groups.keys() - {*WHOLE}:
         return Swaps()
@@ -172,7 +172,7 @@ def is_given(keys: Keys, given: dict[str, str]) -> bool:
 
 
 def values_of_swapped(here: Layers, alone: Layers, method: Layers, sized: Layers) -> Iterator[Value]:
-    """The values that method, experiment and budget have set of parts that are others now.
+    """Yield the values that method, experiment and budget set for parts that have been replaced.
 
     Args:
         here: as composed.
@@ -202,7 +202,7 @@ def without_values(tree: Tree, values: list[Value]) -> Tree:
 
 
 def compare_values(own: Tree, here: Layers, new: Tree, old: Tree) -> Iterator[Value]:
-    """Hold values of a file against the parts that it is used with, and those that it was written for.
+    """Compare the values of a file with the parts in use, and with the parts that it was written for.
 
     Args:
         own: the values.
@@ -225,13 +225,13 @@ def compare_values(own: Tree, here: Layers, new: Tree, old: Tree) -> Iterator[Va
 
 
 def target(tree: Tree, keys: Keys) -> Any:
-    """What the mapping that a path ends in describes."""
+    """The `_target_` of the mapping at the end of a path."""
     node = select(tree, keys[:-1])
     return node.get("_target_") if isinstance(node, dict) else None
 
 
 def replacement_lines(values: tuple[Value, ...], here: Layers, alone: Layers) -> Iterator[str]:
-    """A line for each group that was replaced, with what became of the values for it."""
+    """Yield a line for each group that was replaced, about the values that were set for it."""
     by_group: dict[str, list[Value]] = {}
     for value in values:
         by_group.setdefault(group_of(value.keys, here, alone), []).append(value)
@@ -255,7 +255,7 @@ def group_of(keys: Keys, here: Layers, alone: Layers) -> str:
 
 
 def masked(here: Layers, alone: Layers, given: set[str]) -> Iterator[str]:
-    """A line for the parts that a method of the command line would choose, had the experiment not others."""
+    """Yield a line about parts of the chosen method that the experiment overrides."""
     new, old, experiment = here.choices.get("method"), alone.choices.get("method"), here.choices["experiment"]
     if new is None or old is None or new == old or experiment is None:
         return

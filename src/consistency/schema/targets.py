@@ -1,4 +1,4 @@
-"""What a `_target_` takes and makes, read from its annotations; nothing is built to find out."""
+"""The arguments and results of a `_target_`, read from its annotations; nothing is built."""
 
 import inspect
 from collections.abc import Callable
@@ -18,16 +18,16 @@ class Parameter(NamedTuple):
 
 @lru_cache(maxsize=512)
 def locate_target(target: str) -> Any:
-    """What a name stands for; None for nothing, whatever its import raises."""
+    """Import the object of a name; None where that fails with any error."""
     try:
         return locate(target)  # unlike Hydra's own, it logs nothing
-    except Exception:  # instantiate says why, in better words
+    except Exception:  # `instantiate` gives the reason later
         return None
 
 
 @lru_cache(maxsize=512)
 def parameters(target: str) -> dict[str, Parameter] | None:
-    """The arguments of a target; None if it takes any, or is not there at all."""
+    """The arguments of a target by name; None if it accepts any, or cannot be imported."""
     found, takes = locate_target(target), dict[str, Parameter]()
     for made in makers(found) if found is not None else ():
         arguments = {name: a for name, a in inspect.signature(made).parameters.items() if name != "self"}
@@ -45,7 +45,7 @@ def parameter_of(argument: inspect.Parameter, hint: Any) -> Parameter:
 
 
 def makers(target: Any) -> list[Callable[..., Any]]:
-    """What takes the arguments: a function; a constructor; those it hands **keywords on to, if it is ours.
+    """The functions whose arguments a target accepts: itself, and those that its **keywords are passed to.
 
     A subclass of ours in another package is taken to hand them on as well.
     """
@@ -57,7 +57,7 @@ def makers(target: Any) -> list[Callable[..., Any]]:
 
 
 def hints(made: Callable[..., Any]) -> dict[str, Any]:
-    """Types of the arguments, as far as they can be known."""
+    """The annotations of arguments that can be resolved."""
     try:
         return get_type_hints(made)
     except (NameError, TypeError):
@@ -65,7 +65,7 @@ def hints(made: Callable[..., Any]) -> dict[str, Any]:
 
 
 def makes(node: DictConfig, kind: Any) -> bool:
-    """Whether what a node with `_target_` describes may be of a kind, a class or a protocol."""
+    """Whether a node with `_target_` may make an object of a class or a protocol."""
     target = locate_target(str(node._target_))
     if target is None:
         return True
@@ -76,14 +76,14 @@ def makes(node: DictConfig, kind: Any) -> bool:
 
 
 def partially(target: Any, kind: Any) -> bool:
-    """Whether a function that is given some of its arguments beforehand can be of a kind."""
+    """Whether a partial function fits a type, a callable or a protocol."""
     return callable(target) and (
         get_origin(kind) is Callable or kind is Any or protocol_members(kind) == {"__call__"}
     )
 
 
 def is_a(made: type, kind: Any) -> bool:
-    """Whether the instances of a class are of a kind.
+    """Whether the instances of a class fit a class or a protocol.
 
     An attribute that a constructor sets is taken to have the name of its argument.
     """
@@ -98,7 +98,7 @@ def is_a(made: type, kind: Any) -> bool:
 
 
 def protocol_members(kind: Any) -> set[str]:
-    """What a protocol asks for."""
+    """The members that a protocol requires."""
     bases = [base for base in getattr(kind, "__mro__", ()) if getattr(base, "_is_protocol", False)]
     names = {name for base in bases for name in (*vars(base), *inspect.get_annotations(base))}
     return {name for name in names if not name.startswith("_") or name == "__call__"}

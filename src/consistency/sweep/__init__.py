@@ -1,1 +1,1 @@
-"""Several runs of one command: each a process of its own, found by what it is; and the tables they leave."""
+"""Sweeps: several runs of one command, each a process of its own; searches; and their tables."""

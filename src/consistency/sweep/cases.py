@@ -1,4 +1,4 @@
-"""Overrides that belong together, as those of a method on data: a sweep runs all that it varies with each."""
+"""Cases of a sweep: lists of overrides, such as those of a method on data, each combined with all values."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from consistency.schema.recipes import KEYS
 Command = Sequence[str]  # overrides
 
 
-def left_of(cases: Sequence[Command], given: Command) -> list[list[str]]:
-    """The cases of a sweep as far as its command line leaves them.
+def remaining_cases(cases: Sequence[Command], given: Command) -> list[list[str]]:
+    """The cases of a sweep without the overrides that its command line replaces.
 
     Args:
         cases: of the config.
-        given: overrides of the command line. One that says what a run is replaces the cases; any other
-            replaces that of the same key.
+        given: overrides of the command line. One of experiment, method, data or budget replaces all cases;
+            any other replaces those of the same key.
     """
     keys = {each.lstrip("+~").partition("=")[0] for each in given}
     if keys & {*KEYS}:

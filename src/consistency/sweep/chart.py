@@ -1,4 +1,4 @@
-"""The table at a glance: every seed a dot, every mean a stroke, and the floor."""
+"""A chart of methods: every seed is a dot, every mean a stroke, and the floor a line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A run of a sweep as a process of its own: started, listened to, let go of, and judged by what it leaves."""
+"""A run of a sweep as a process: starting it, reading its reports, stopping it, and reading its result."""
 
 import json
 import os
@@ -94,8 +94,8 @@ class Child:
             reader.start()
         threading.Thread(target=self._await, daemon=True).start()
 
-    def let_go(self) -> None:
-        """Have it save and end."""
+    def stop_run(self) -> None:
+        """Close its socket, on which it saves and ends."""
         with suppress(OSError):  # it has ended
             self.line.shutdown(socket.SHUT_WR)
 
@@ -122,7 +122,7 @@ class Child:
 
 
 def child_environment(line: int, together: int) -> dict[str, str]:
-    """Of a run: its lifeline, and its share of the CPU unless that is given."""
+    """Environment variables of a run: its socket, and its share of the CPU cores unless that is set."""
     given = {**os.environ, VARIABLE: str(line)}
     if together > 1:
         given.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // together, 1)))
@@ -138,7 +138,7 @@ def copy(prefix: str, source: TextIO, sink: TextIO) -> None:
 
 
 def state_of_ended(run: Run, status: int, failure: dict[str, Any]) -> Run:
-    """What has become of a run whose process has ended; why it failed is written down.
+    """The state of a run whose process has ended; the reason of a failure is written to its directory.
 
     Args:
         run: as it was when it began.

@@ -1,4 +1,4 @@
-"""Sweeps by launchers of others, such as Hydra's own: their runs leave the same files."""
+"""Sweeps by other launchers, such as Hydra's own: their runs leave the same files."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from consistency.sweep.runs import OVERRIDES, RunState, forget_fault, keep_fault
 
 
 class Foreign(Callback):
-    """Writes down what a job of a sweep is, and why it failed. A run by itself leaves neither."""
+    """Writes the overrides of a job of a sweep, and the reason of its failure, to files of its directory."""
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """What it is."""
+        """Write the overrides."""
         if swept(config):
             directory = Path(config.hydra.runtime.output_dir)
             if not holds_another(directory, config):  # which is refused, and stays what it is
@@ -26,7 +26,7 @@ class Foreign(Callback):
                 forget_fault(directory)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Why it failed."""
+        """Write the reason of a failure."""
         directory = Path(config.hydra.runtime.output_dir)
         if swept(config) and job_return.status == JobStatus.FAILED and not holds_another(directory, config):
             error = job_return._return_value  # the property would raise it
@@ -52,13 +52,13 @@ def state_of(error: BaseException) -> RunState:
 
 
 def foreign_reason(error: BaseException) -> str:
-    """What the user can do about it, if anything."""
+    """The message of an error, with a remedy where there is one."""
     cause = users(error)
     return f"{type(error).__name__}: {error}" if cause is None else str(cause)
 
 
 def users(error: BaseException | None) -> UserError | None:
-    """The mistake of the user among the causes."""
+    """The `UserError` among the causes of an error."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""Which run of a sweep is it? A run is found by what its overrides say, not by its number."""
+"""The identity of a run of a sweep, which follows from its overrides, not from its number."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Settings = dict[str, str]  # key -> value, as JSON
 
 
 def override_settings(overrides: Sequence[str]) -> Settings:
-    """What overrides set, however it is written: 1e-4 is 0.0001, and their order does not matter.
+    """The values that overrides set, in a canonical form: 1e-4 is 0.0001, and their order does not matter.
 
     Left out is what says where a run is or how it is launched: run_dir, ckpt_path=last, hydra.*. Another
     checkpoint is what a run begins with, or what an evaluation is of.
@@ -36,19 +36,19 @@ def override_settings(overrides: Sequence[str]) -> Settings:
 
 
 def ordered(value: Any) -> Any:
-    """The same with the keys of mappings in one order, whatever their kinds."""
+    """A value with the keys of mappings sorted."""
     if isinstance(value, dict):
         return sorted([repr(key), ordered(item)] for key, item in value.items())
     return [ordered(item) for item in value] if isinstance(value, list) else value
 
 
 def same_run(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Whether two command lines are of the same run, with nothing changed."""
+    """Whether two command lines describe the same run without changes."""
     return override_settings(a) == override_settings(b)
 
 
 def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) -> int | None:
-    """Which of the known runs is the one that is wanted.
+    """Index of the known run that has the wanted settings.
 
     It is the one whose settings are the same; else the only one that differs in nothing but what a run may
     change on its way while no weight follows from it, as more `trainer.max_steps`, if the sweep does not.
@@ -69,14 +69,14 @@ def found_among(known: Sequence[Settings], wanted: Settings, swept: set[str]) ->
 
 
 def firm(one: Settings, swept: set[str]) -> Settings:
-    """The settings that make it another run when they change."""
+    """The settings whose change makes another run."""
     return {
         key: value for key, value in one.items() if key in swept or key in CONTENTS or effect(key) is not FREE
     }
 
 
 def shorter(one: Settings, other: Settings) -> bool:
-    """Whether a run has fewer steps than another, as far as both say."""
+    """Whether a run has fewer steps than another, where both set them."""
     try:
         return float(one[LENGTH]) < float(other[LENGTH])
     except (KeyError, ValueError):

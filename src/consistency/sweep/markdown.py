@@ -1,4 +1,4 @@
-"""The table in Markdown."""
+"""The table of methods in Markdown."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
@@ -10,27 +10,27 @@ from consistency.table import Table
 
 
 def rows_markdown(rows: Sequence[MethodRow]) -> str:
-    """A table for every problem, and below them all what is not in it."""
+    """A table for every problem, and a list of the runs without numbers."""
     parts = [problem_section(problem, group) for problem, group in problems(rows).items()]
     absent = [line for row in rows for line in map(absence, row.runs) if line]
     return "\n".join([*parts, *absent]).rstrip() + "\n"
 
 
 def problem_section(problem: str, rows: Sequence[MethodRow]) -> str:
-    """A heading, how the numbers came about, and a line per method."""
+    """A heading, the conditions of the runs, and a line per method."""
     head = ["method", *(column.title for column in COLUMNS), "calls per sample"]
     table = Table(head, [*map(row_line, rows), floors(rows)])
     return f"## {problem}\n\n{conditions(rows)}\n\n{table.markdown()}\n"
 
 
 def row_line(row: MethodRow) -> list[str]:
-    """Mean and spread of every number."""
+    """The cells of a method: mean and spread of every column."""
     name = row.method + share(len(row.results), len(row.runs))
     return [name, *(cell_text(column, row) for column in COLUMNS), either(map(calls, row.results))]
 
 
 def floors(rows: Sequence[MethodRow]) -> list[str]:
-    """The line of a perfect model."""
+    """The line with the floor of every column."""
     values = [(column.digits, row_floor(rows, column)) for column in COLUMNS]
     return ["floor", *("" if value is None else f"{value:.{digits}f}" for digits, value in values), ""]
 
@@ -45,20 +45,20 @@ def cell_text(column: Column, row: MethodRow) -> str:
     return mean + spread + share(len(values), len(row.results))
 
 
-def share(found: int, asked: int) -> str:
-    """How many there are, where some are missing."""
-    return "" if found == asked else f" ({found} of {asked})"
+def share(found: int, total: int) -> str:
+    """The number of runs with a result, where some have none."""
+    return "" if found == total else f" ({found} of {total})"
 
 
 def calls(result: Result) -> str:
-    """How often a sample goes through a network in a training step."""
+    """Network calls per sample in a training step, as text."""
     counted = (result.get("calls") or {}).get("training") or {}
     parts = [(counted.get("forward"), ""), (counted.get("jvp"), " jvp"), (counted.get("teacher"), " teacher")]
     return " + ".join(f"{count:g}{name}" for count, name in parts if count)
 
 
 def conditions(rows: Sequence[MethodRow]) -> str:
-    """What all runs have in common, or should have."""
+    """The conditions that all runs should have in common."""
     results = [result for row in rows for result in row.results]
     steps = either(f"{result['steps']:,}" for result in results)
     batch = either(str(round(result["images"] / max(result["steps"], 1))) for result in results)
@@ -75,12 +75,12 @@ def short_commit(commit: str | None) -> str:
 
 
 def either(values: Iterable[str]) -> str:
-    """What all agree on, or all that occurs."""
+    """The value that all share, or a list of all values."""
     return " or ".join(dict.fromkeys(values))
 
 
 def absence(run: Run) -> str | None:
-    """A run that has no result, or one without numbers; None for the others."""
+    """A line about a run without a result or without numbers; None for any other."""
     name = f"- `{run.recipe}`, seed {run.seed}"
     if run.state is not RunState.FINISHED:
         return f"{name}: {run.state}{f': {strip_controls(run.reason)}' if run.reason else ''}"

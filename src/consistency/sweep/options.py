@@ -1,4 +1,4 @@
-"""A search as Hydra configures it: its options checked, its study opened, its trials made, its end shown."""
+"""The options of a search in the config, their checks, and the search itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ LENGTH = "trainer.max_steps"  # a run may change it on its way, the trials of a 
 
 @dataclass(frozen=True)
 class Options:
-    """What a search is to do.
+    """The options of a search.
 
     Args:
         n_trials: of the study in total, 1 or more.
@@ -49,7 +49,7 @@ class Options:
     params: Mapping[str, Any] | None
 
     def check(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse options that are out of range or contradict each other."""
         if type(self.n_trials) is not int or self.n_trials < 1:
             raise UserError(
                 f"hydra.sweeper.n_trials={self.n_trials} must be a number of trials, 1 or greater"
@@ -93,7 +93,7 @@ def search_trials(
     pool: tuple[int, Sequence[str]],
     table: Tabled,
 ) -> None:
-    """Search, or go on searching, and show what was found.
+    """Start or continue a search, and print its table.
 
     Args:
         options: of the search.
@@ -134,7 +134,7 @@ def search_trials(
 def check_composable(
     composed: Callable[[list[str]], DictConfig], fixed: Sequence[str], space: Space, metric: str | None
 ) -> None:
-    """Refuse keys and choices of which no config can be made, and trials that could not be compared.
+    """Refuse keys and choices that cannot be composed, and trials that could not be compared.
 
     Raises:
         UserError: no metric is optimised, or not the same by all trials.

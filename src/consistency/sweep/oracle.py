@@ -1,4 +1,4 @@
-"""Every method beside every other, held against the exact function: a table and a chart of a sweep.
+"""Compares methods by their distance to the exact function: a table and a chart of a sweep.
 
 `python -m consistency.sweep.oracle DIRECTORY` makes both again from what the runs have left there.
 """
@@ -18,16 +18,16 @@ class OracleTable:
     """Writes `oracle.md` and `oracle.png` into the directory of a sweep."""
 
     def write(self, directory: Path) -> None:
-        """Make both from what the runs have left there."""
+        """Write both from the results of the runs in the directory."""
         write_oracle(directory)
 
     def show(self, directory: Path) -> None:
-        """The same, and print the table."""
+        """Write both, and print the table."""
         show_oracle(directory)
 
 
 def write_oracle(directory: Path) -> None:
-    """Table and chart of all runs there, whole or not at all."""
+    """Write the table and the chart of all runs in a directory, atomically."""
     found = rows(runs_of(directory))
     try:
         text = rows_markdown(found)
@@ -41,7 +41,7 @@ def write_oracle(directory: Path) -> None:
 
 
 def show_oracle(directory: Path) -> None:
-    """Write both, print the table, and say where they are."""
+    """Write both, and print the table and their paths."""
     write_oracle(directory)
     print(f"\n{(directory / 'oracle.md').read_text(encoding='utf-8')}")
     print(f"table        {directory / 'oracle.md'}\nchart        {directory / 'oracle.png'}")

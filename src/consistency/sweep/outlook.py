@@ -1,4 +1,4 @@
-"""What can be said of a sweep as a whole: how long it will take, and which run is the best."""
+"""The remaining time of a sweep, and its best run."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -16,7 +16,7 @@ LENGTH = "trainer.max_steps"
 
 
 def outlook(runs: Sequence[Run], steps: int | None, together: int) -> str | None:
-    """How long the runs that are left will take, as far as that is known; None where none is left.
+    """A line with the estimated time of the runs that are left; None where none is left.
 
     Args:
         runs: of the sweep; those that have ended say how long one takes.
@@ -35,14 +35,14 @@ def outlook(runs: Sequence[Run], steps: int | None, together: int) -> str | None
 
 
 def named_steps(config: DictConfig) -> int | None:
-    """Steps of all runs of a sweep, whatever their experiments: sweep=oracle names them."""
+    """The number of steps that a sweep sets for all its runs, as sweep=oracle does."""
     path = file_of(f"sweep/{config.hydra.runtime.choices.get('sweep')}")
     named = OmegaConf.select(OmegaConf.load(path), LENGTH) if path.is_file() else None
     return None if named is None else config.trainer.max_steps
 
 
 def seconds_taken(run: Run) -> float | None:
-    """Seconds of a run that has ended, those of its teacher included."""
+    """Seconds of a run that has ended, including those of its teacher."""
     teacher = (run.result or {}).get("teacher_seconds") or 0.0
     return None if run.seconds is None else run.seconds + teacher
 
@@ -66,7 +66,7 @@ def best(runs: Sequence[Run], metric: str | None) -> str | None:
 
 
 def optimised_value(run: Run, metric: str | None) -> float | None:
-    """The number that the sweep optimises; None where it was not measured, or was not finite."""
+    """The metric that the sweep optimises; None where it was not measured, or was not finite."""
     if not metric or not run.metrics:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The processes of a sweep: several runs side by side, and none left over."""
+"""The processes of a sweep: several runs at a time, all of which have ended when the sweep ends."""
 
 import queue
 import sys
@@ -14,7 +14,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Pool:
-    """Starts runs, and says what happens to them.
+    """Starts runs, and returns their events.
 
     Args:
         size: runs at a time.
@@ -34,7 +34,7 @@ class Pool:
         return len(self.children) >= self.size
 
     def start(self, run: Run) -> None:
-        """Begin a run, or go on with it."""
+        """Start a run, or resume it."""
         forget_fault(run.directory)
         begun = any((run.directory / CHECKPOINTS).glob("*.ckpt"))
         again = self.go_on if begun else []
@@ -44,22 +44,22 @@ class Pool:
         self.children[run.directory] = Child(run, [*given, *more], self.events.put, self.size - 1)
 
     def wait(self) -> Event:
-        """The next thing that happens."""
+        """Wait for the next event of any run."""
         event = self.events.get()
         if isinstance(event, Ended):
             del self.children[event.run.directory]
         return event
 
-    def let_go(self, run: Run) -> None:
-        """Have a run save and end; `Ended` follows."""
-        self.children[run.directory].let_go()
+    def stop_run(self, run: Run) -> None:
+        """Stop a run, which saves and ends; the event `Ended` follows."""
+        self.children[run.directory].stop_run()
 
     def close(self) -> None:
-        """Have all runs save and end, and wait for them."""
+        """Stop all runs, and wait until they have saved and ended."""
         if self.children:
             print(f"waiting for {len(self.children)} runs to save and end", file=sys.stderr, flush=True)
         for child in self.children.values():
-            child.let_go()
+            child.stop_run()
         while self.children:
             self.wait()
 

@@ -1,4 +1,4 @@
-"""What is compared: a row per method with a run per seed, a column per number."""
+"""The rows and columns of the table of methods: a row per method with a run per seed, a column per number."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class MethodRow:
 
     @property
     def results(self) -> list[Result]:
-        """Of the runs that ended."""
+        """Results of the runs that have ended."""
         return [run.result for run in self.runs if run.result is not None]
 
     def values(self, column: Column) -> list[float]:
@@ -89,6 +89,6 @@ def problems(rows: Sequence[MethodRow]) -> dict[str, list[MethodRow]]:
 
 
 def row_floor(rows: Sequence[MethodRow], column: Column) -> float | None:
-    """What a perfect model would have: the same for all runs, for the data and their number are."""
+    """The value of a perfect model: the same for all runs, which have the same data and number of samples."""
     values = [column.floor(result) for row in rows for result in row.results]
     return next((value for value in values if value is not None), None)

@@ -1,4 +1,4 @@
-"""The runs of a sweep: each has a directory of its own, which says what it is and what has come of it.
+"""The runs of a sweep: each has a directory with its overrides and its result or the reason of its failure.
 
 DIRECTORY/7/overrides.json    its command line; written before the run begins
 DIRECTORY/7/result.json       of a run that has ended
@@ -26,12 +26,12 @@ from consistency.schema.recipes import KEYS
 from consistency.sweep.identity import override_settings, same_run
 
 OVERRIDES, FAULT, RESULT = "overrides.json", "failed.json", "result.json"
-LARGEST = 1_000_000  # bytes of a file of a run that is read
-MOST, LONGEST = 1000, 20_000  # overrides of a command line, and their characters
+LARGEST = 1_000_000  # largest size in bytes of a file of a run
+MOST, LONGEST = 1000, 20_000  # largest number of overrides of a command line, and of their characters
 
 
 class RunState(StrEnum):
-    """What has become of a run."""
+    """The state of a run."""
 
     WAITING = "not begun"
     RUNNING = "running"
@@ -61,12 +61,12 @@ class Run:
     reason: str | None = None
 
     def override(self, key: str) -> str | None:
-        """The value that the command line gives a key."""
+        """The value of a key on the command line; None where it is not there."""
         return next((value for name, _, value in map(split_override, self.overrides) if name == key), None)
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Name of its directory."""
         return self.directory.name
 
     @property
@@ -85,24 +85,24 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers that it measured; those that were not finite are left out."""
+        """Its metrics that are finite."""
         found = (self.result or {}).get("metrics", {})
         return {name: float(value) for name, value in found.items() if value is not None}
 
     @property
     def seconds(self) -> float | None:
-        """Of training, in all processes that went on with it."""
+        """Seconds of training, over all commands that resumed it."""
         return (self.result or {}).get("seconds")
 
     @property
     def debug(self) -> str | None:
-        """What cut the run that has ended to a few steps, as `debug=smoke`; None for any other."""
+        """The option that shortened a run that has ended, such as `debug=smoke`; None for any other."""
         found = (self.result or {}).get("debug")
         return None if found is None else f"debug={strip_controls(str(found)):.80}"
 
     @property
     def is_settled(self) -> bool:
-        """Whether trying again would lead to the same end."""
+        """Whether another attempt would end in the same state."""
         return self.state in (RunState.FINISHED, RunState.DIVERGED, RunState.PRUNED)
 
 
@@ -117,7 +117,7 @@ def is_sweep(directory: Path) -> bool:
 
 
 def directories(directory: Path) -> list[Path]:
-    """Those of the runs of a sweep."""
+    """The directories of the runs of a sweep."""
     return [path.parent for path in directory.glob(f"*/{OVERRIDES}") if path.is_file()]
 
 
@@ -134,14 +134,14 @@ def runs_of(directory: Path) -> list[Run]:
 
 
 def order(directory: Path) -> tuple[bool, int, str]:
-    """Numbers in their order, then names."""
+    """Sort key of directories: numbers in ascending order, then names."""
     name = directory.name
     number = name.isascii() and name.isdecimal() and len(name) < 10
     return (not number, int(name) if number else 0, name)
 
 
 def run_in(directory: Path) -> Run:
-    """The run of a directory, with what has come of it.
+    """The run of a directory, with its state and result.
 
     Raises:
         UserError: a file of it is damaged.
@@ -163,7 +163,7 @@ def run_in(directory: Path) -> Run:
 
 
 def plan_run(directory: Path, overrides: Sequence[str]) -> Run:
-    """Give a run its directory, which replaces `run_dir` and `ckpt_path=last`, before it begins."""
+    """Write the overrides of a new run to its directory, without `run_dir` and `ckpt_path=last`."""
     path = directory / OVERRIDES
     own = [each for each in overrides if split_override(each)[0] != "run_dir" and each != "ckpt_path=last"]
     if not path.is_file() or read_overrides(path) != own:
@@ -173,13 +173,13 @@ def plan_run(directory: Path, overrides: Sequence[str]) -> Run:
 
 
 def keep_fault(directory: Path, state: RunState, reason: str) -> None:
-    """Write down why a run has no result."""
+    """Write the state of a run without a result, and the reason, to its directory."""
     text = json.dumps({"state": state, "reason": strip_controls(reason)}, ensure_ascii=False) + "\n"
     write_text(directory / FAULT, text)
 
 
 def forget_fault(directory: Path) -> None:
-    """Before a run is tried again."""
+    """Remove that file, before a run is tried again."""
     (directory / FAULT).unlink(missing_ok=True)
 
 
@@ -231,7 +231,7 @@ def result_of(directory: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> Any:
-    """What a small file of JSON holds."""
+    """The content of a small JSON file."""
     try:
         if path.stat().st_size > LARGEST:
             raise damaged_run_file(path)
@@ -243,12 +243,12 @@ def read_json(path: Path) -> Any:
 
 
 def damaged_run_file(path: Path) -> UserError:
-    """The refusal of a file."""
+    """The error for a damaged file of a run."""
     return UserError(f"{path} is damaged: delete the directory {path.parent}, and the run is made again")
 
 
 def is_at_work(directory: Path) -> bool:
-    """Whether a process of this machine says that it works in a directory, and is there."""
+    """Whether the process of this machine that the lock of a directory names is running."""
     try:
         about = json.loads(regular(directory / LOCK).read_text(encoding="utf-8"))
         if about["host"] != socket.gethostname():
@@ -261,7 +261,7 @@ def is_at_work(directory: Path) -> bool:
 
 
 def begun(pid: int) -> float:
-    """When a process began, in seconds since 1970; 0 where the system does not say."""
+    """Start time of a process, in seconds since 1970; 0 where the system does not provide it."""
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2].split()[19])
         lines = Path("/proc/stat").read_text("utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""A search: trials are proposed one after the other by Optuna, and each is a run of a sweep."""
+"""A search: Optuna proposes trials one after the other, and each is a run of a sweep."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class SweepSearch:
     pruned: set[Path] = field(default_factory=set)
 
     def run(self) -> None:
-        """Make all trials that have not ended before; first those that a former command has begun."""
+        """Run all trials that have not ended, first those that a former command has started."""
         waiting = self.trials.begun()
         self.announce(len(waiting))
         while True:
@@ -49,11 +49,11 @@ class SweepSearch:
         self.sweep.write()
 
     def next_of(self, waiting: list[FrozenTrial]) -> FrozenTrial | None:
-        """The first of those that wait, which it leaves; else a new one, if there shall be more."""
+        """Take the next trial: the first of those that wait, else a new one; None where there are enough."""
         return waiting.pop(0) if waiting else self.trials.propose(self.limit)
 
     def announce(self, begun: int) -> None:
-        """Say what there is to do."""
+        """Print the number of trials that are left."""
         ended = self.limit - self.left()
         before = f"; {ended} ended before" if ended else ""
         before += f"; going on with {begun}" if begun else ""
@@ -62,11 +62,11 @@ class SweepSearch:
         print(f"search       {self.limit} trials in {self.sweep.directory}{side}{before}", flush=True)
 
     def left(self) -> int:
-        """Trials that have not ended, of all that there shall be."""
+        """Number of trials that have not ended, of the total."""
         return max(self.limit - sum(trial.state.is_finished() for trial in self.trials.all()), 0)
 
     def begin(self, trial: FrozenTrial) -> None:
-        """Start the run of a trial, or go on with it. One that has ended, or is at work, is not repeated."""
+        """Start or resume the run of a trial; one that has ended or is running is not repeated."""
         run = self.sweep.find([*self.fixed, *trial_overrides(trial.params)], set(self.trials.space))
         run = run if run.directory in self.at_work else awaited(run)
         self.trials.note(trial.number, run.name)
@@ -85,7 +85,7 @@ class SweepSearch:
         self.sweep.start(run, [run, Run(run.directory, tuple(self.fixed))], place)
 
     def heard(self, report: ValidationReport) -> None:
-        """A run has validated; it ends early where it lags behind, unless it is about to end anyway."""
+        """Report a validation of a run to Optuna, and stop the run if it should be pruned before its end."""
         directory = report.run.directory
         numbers = self.at_work.get(directory, [])
         if not numbers or report.value is None or report.last or directory in self.pruned:
@@ -95,21 +95,21 @@ class SweepSearch:
         if self.trials.should_prune(numbers[0]):
             self.pruned.add(directory)
             self.prune(report.run, report.step)
-            self.sweep.pool.let_go(report.run)
+            self.sweep.pool.stop_run(report.run)
 
     def prune(self, run: Run, step: int) -> Run:
-        """Write down that a run ends early, so that no later command goes on with it."""
+        """Write the state `pruned` of a run to its directory, so that no later command resumes it."""
         keep_fault(run.directory, RunState.PRUNED, f"it lagged behind the other trials at step {step}")
         return run_in(run.directory)
 
     def ended(self, event: Ended) -> None:
-        """A run has ended; what has come of it is kept with its trials."""
+        """Handle the end of a run: its state and value are written to its trials."""
         run = event.run
         self.tell(run, self.at_work.pop(run.directory))
         self.sweep.take(run, self.left())
 
     def tell(self, run: Run, numbers: Sequence[int]) -> None:
-        """Keep what has come of a run with its trials; those of a run that was stopped are yet to end."""
+        """Write the state and value of a run to its trials; those of a stopped run stay open."""
         state, value, reason = verdict(run, self.sweep.metric)
         facts = {STATE: str(run.state), **({REASON: reason} if reason else {})}
         for number in numbers if state.is_finished() else []:
@@ -117,7 +117,7 @@ class SweepSearch:
 
 
 def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str | None]:
-    """What a run means to a search: state, value and reason of its trial.
+    """State, value and reason of the trial of a run.
 
     A run that has diverged counts as pruned, not as failed: samplers learn from the former, and pass over the
     latter.
@@ -133,7 +133,7 @@ def verdict(run: Run, metric: str | None) -> tuple[TrialState, float | None, str
 
 
 def check_completed(trials: Trials, directory: Path) -> None:
-    """The end of a search.
+    """Report a search that has not succeeded.
 
     Raises:
         UserError: no trial has completed, some have failed, or some of this search are yet to end.

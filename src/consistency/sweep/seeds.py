@@ -1,4 +1,4 @@
-"""Runs of a sweep that differ in nothing but their seed: mean and spread of what they measured."""
+"""Mean and standard deviation of metrics over runs of a sweep that differ only in their seed."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -12,7 +12,7 @@ TITLE = "Mean ± standard deviation over seeds"
 
 
 def seed_groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Finished runs that differ in their seed alone, where there are several; in the order of the runs."""
+    """Groups of two or more finished runs that differ only in their seed, in the order of the runs."""
     found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         if run.state is RunState.FINISHED:
@@ -40,7 +40,7 @@ def over_seeds(runs: Sequence[Run], common: Sequence[str], metrics: Sequence[str
 
 
 def seed_cell(group: Sequence[Run], metric: str) -> str:
-    """Mean ± sample standard deviation of the runs that have the metric; how many, if not all."""
+    """Mean ± sample standard deviation over the runs that have the metric, and their number if not all."""
     values = [run.metrics[metric] for run in group if metric in run.metrics]
     if len(values) < 2:
         return "" if not values else f"{values[0]:.4g} (1 of {len(group)})"

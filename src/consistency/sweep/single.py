@@ -1,4 +1,4 @@
-"""The directory of a sweep where that of a single run is needed, and the converse."""
+"""Checks that the directory of a sweep is not used as that of a run, and the converse."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from consistency.sweep.runs import directories, is_sweep, order
 
 
 def check_single(path: str | Path, key: str) -> None:
-    """Refuse the directory of a sweep where one run is to be named.
+    """Refuse the directory of a sweep where that of a run is needed.
 
     Args:
         path: of a run or a file of it.
@@ -28,7 +28,7 @@ def check_single(path: str | Path, key: str) -> None:
 
 
 def check_keys(swept: Iterable[str]) -> None:
-    """Refuse to vary what says where runs are or how they are launched, which makes no other run.
+    """Refuse to vary run_dir, trust and the keys of Hydra, which do not make another run.
 
     Raises:
         UserError: names the first.
@@ -39,7 +39,7 @@ def check_keys(swept: Iterable[str]) -> None:
 
 
 def check_free(directory: Path) -> None:
-    """Refuse to work in the directory of a sweep, whose runs have directories in it.
+    """Refuse to use the directory of a sweep as that of a run.
 
     Raises:
         UserError: it is one.
@@ -52,7 +52,7 @@ def check_free(directory: Path) -> None:
 
 
 def check_no_run(directory: Path) -> None:
-    """Refuse the directory of a run: a sweep in it would mix with it."""
+    """Refuse to use the directory of a run as that of a sweep."""
     if (directory / "checkpoints").exists() or (directory / "result.json").exists():
         raise UserError(
             f"run_dir={directory} holds a run, and a sweep needs a directory of its own: choose another"

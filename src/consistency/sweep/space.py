@@ -1,4 +1,4 @@
-"""What a search varies: Hydra's overrides with intervals, ranges and choices, as distributions of Optuna."""
+"""The search space: Hydra's overrides with intervals, ranges and choices, as distributions of Optuna."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def flatten_params(params: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def split_space(params: Sequence[Override], given: Sequence[Override]) -> tuple[list[str], Space]:
-    """Overrides that all trials have, and what is searched.
+    """Split overrides into those that all trials have, and the search space.
 
     Args:
         params: of the config.
@@ -77,7 +77,7 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def interval(low: float, high: float, log: bool) -> BaseDistribution:
-    """All numbers from low to high; whole ones if both have been cast to int."""
+    """The distribution of numbers from low to high; of integers if both are cast to int."""
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("its ends must be finite")
     if isinstance(low, int) and isinstance(high, int):
@@ -86,7 +86,7 @@ def interval(low: float, high: float, log: bool) -> BaseDistribution:
 
 
 def stepped_values(start: float, stop: float, step: float, log: bool) -> BaseDistribution:
-    """The numbers that a sweep over this range has: stop is not among them."""
+    """The numbers of a range, without stop."""
     if not (step and all(map(math.isfinite, (start, stop, step)))):
         raise ValueError("its ends must be finite, and its step not 0")
     first, width = Decimal(str(start)), Decimal(str(step))
@@ -105,7 +105,7 @@ def trial_overrides(params: Mapping[str, Any]) -> list[str]:
 
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Parameters by which every choice occurs, to see early whether configs can be made of them."""
+    """Yield parameters in which every choice occurs, to check early whether configs can be composed."""
     first = {key: next(values(one)) for key, one in space.items()}
     yield first
     for key, one in space.items():
@@ -123,7 +123,7 @@ def values(one: BaseDistribution) -> Iterator[Any]:
 
 
 def distribution_holds(one: BaseDistribution, value: Any) -> bool:
-    """Whether a value, which comes from a file, is one of a distribution."""
+    """Whether a value from a file is in a distribution."""
     if isinstance(one, CategoricalDistribution):
         return value in one.choices
     kind = int if isinstance(one, IntDistribution) else float

@@ -1,4 +1,4 @@
-"""The study of a search: its trials in a file, which several searches may share and which outlives a kill."""
+"""The study of a search: its trials in a file, which several searches may share and which survives a kill."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class Storage:
 
     @staticmethod
     def at(place: str) -> "Storage":
-        """By its path or URL.
+        """The storage at a path or URL.
 
         Raises:
             UserError: it is no file.
@@ -60,7 +60,7 @@ class Storage:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """No other search proposes a trial meanwhile; a signal waits, and damage ends in one line."""
+        """Hold the lock of proposing trials inside the block; signals are deferred, damage is a UserError."""
         lock = self.path.with_name(f".{self.path.name}.alone")
         check_own(lock)
         with put_off(), FileLock(lock), self.read():
@@ -68,7 +68,7 @@ class Storage:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Turn what is raised by a file that is damaged, or of another kind, into a line that names it."""
+        """Turn errors of a damaged or foreign file into a UserError that names it."""
         try:
             yield
         except UserError:
@@ -81,14 +81,14 @@ class Storage:
             raise self.damaged() from error
 
     def damaged(self) -> UserError:
-        """The refusal of the file."""
+        """The error for a damaged file."""
         return UserError(
             f"hydra.sweeper.storage={self.path} is damaged, or holds no study: move it away, and the same "
             "command begins a new study, which takes over the runs that have ended"
         )
 
     def open(self) -> BaseStorage:
-        """What Optuna reads and writes it with.
+        """Optuna's storage of the file.
 
         Raises:
             UserError: a link stands in its place, or a journal that is cut short.
@@ -105,14 +105,14 @@ class Storage:
 
 @contextmanager
 def without_optuna_advice() -> Iterator[None]:
-    """Without Optuna's remarks that some of its parts may change."""
+    """Hide Optuna's warnings about experimental parts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         yield
 
 
 def of_storage(error: Exception) -> bool:
-    """Whether an error comes from reading a file of Optuna, and not from a fault of ours."""
+    """Whether an error comes from reading a file of Optuna, not from a bug of this project."""
     names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
     return any(name.startswith(READERS) for name in names)
 
@@ -154,7 +154,7 @@ class Trials:
         pruner: BasePruner | None,
         directory: Path,
     ) -> "Trials":
-        """Open a study, or begin it.
+        """Open a study, or create it.
 
         Args:
             file: of the storage; its path, or sqlite:///FILE.
@@ -186,7 +186,7 @@ class Trials:
         return Trials(study, storage, space, sampler, place)
 
     def all(self) -> list[FrozenTrial]:
-        """All trials, those of other searches among them, by their number."""
+        """All trials by their number, including those of other searches."""
         with self.storage.read():
             return self.study.get_trials(deepcopy=False)
 
@@ -202,7 +202,7 @@ class Trials:
         ]
 
     def propose(self, limit: int) -> FrozenTrial | None:
-        """A new trial; None where the study has as many as it shall have.
+        """A new trial; None where the study has `limit` trials.
 
         It is written at once or not at all: after a kill the same trial is proposed.
 
@@ -219,23 +219,23 @@ class Trials:
             return self.study.get_trials(deepcopy=False)[len(before)]
 
     def note(self, number: int, run: str) -> None:
-        """Keep the name of the run of a trial."""
+        """Write the name of the run of a trial."""
         with put_off(), self.storage.read():
             if self.all()[number].user_attrs.get(RUN) != run:
                 self.trial(number).set_user_attr(RUN, run)
 
     def report(self, number: int, step: int, value: float) -> None:
-        """Keep the value of a validation; of a step that was validated before, the first one."""
+        """Write the value of a validation; for a step with a value, the first is kept."""
         with put_off(), self.storage.read():
             if step not in self.all()[number].intermediate_values:
                 self.trial(number).report(value, step)
 
     def should_prune(self, number: int) -> bool:
-        """Whether a trial lags behind, by its last validation."""
+        """Whether a trial should be pruned, by its last validation."""
         return self.trial(number).should_prune()
 
     def tell(self, number: int, state: TrialState, value: float | None, facts: Mapping[str, str]) -> None:
-        """A trial has ended.
+        """Write the end of a trial.
 
         Args:
             number: of the trial.
@@ -244,20 +244,20 @@ class Trials:
             facts: kept as user attributes.
         """
         with put_off(), self.storage.read():
-            if not self.all()[number].state.is_finished():  # somebody else may have ended it
+            if not self.all()[number].state.is_finished():  # another search may have ended it
                 for key, text in facts.items():
                     self.trial(number).set_user_attr(key, text)
                 self.study.tell(number, value, state)
 
     def trial(self, number: int) -> Trial:
-        """A trial as Optuna changes it."""
+        """The trial as an object of Optuna that can be changed."""
         return Trial(self.study, self.all()[number]._trial_id)
 
 
 def proposal(
     before: Sequence[FrozenTrial], study: optuna.Study, space: Space, sampler: BaseSampler, directory: str
 ) -> FrozenTrial:
-    """The next trial, as a function of those before and of the sampler alone.
+    """The next trial, a function of the former ones and of the sampler only.
 
     Raises:
         UserError: the sampler keeps its state elsewhere, and a search could not go on after a kill.

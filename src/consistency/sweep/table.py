@@ -1,4 +1,4 @@
-"""The table that a sweep leaves beside its runs: every run, its state, and its numbers if it ended."""
+"""The table of a sweep: all runs with their states and metrics."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ class Table:
     """Writes `table.md` into the directory of a sweep."""
 
     def write(self, directory: Path) -> None:
-        """Make it from what the runs have left there."""
+        """Write it from the files of the runs in the directory."""
         write_text(directory / NAME, table_text(runs_of(directory)))
 
     def show(self, directory: Path) -> None:
-        """The same, and print what fits a terminal."""
+        """Write it, and print a table that fits a terminal."""
         self.write(directory)
         print(f"\n{brief_table(runs_of(directory))}\ntable        {directory / NAME}", flush=True)
 
 
 def table_text(runs: Sequence[Run]) -> str:
-    """What all have in common, a row for each, means over seeds, and the reason of those without result."""
+    """The common overrides, a row per run, means over seeds, and the reasons of runs without a result."""
     common, metrics = shared_overrides(runs), measured_metrics(runs)
     parts = [f"All with {literal_text(' '.join(common))}"] if common else []
     parts.append(overview(runs, common).markdown())
@@ -39,7 +39,7 @@ def table_text(runs: Sequence[Run]) -> str:
 
 
 def brief_table(runs: Sequence[Run]) -> str:
-    """The same for a terminal: with as many metrics as fit, gaps last."""
+    """The table for a terminal, with as many metrics as fit; gaps are left out first."""
     common = shared_overrides(runs)
     metrics = sorted(measured_metrics(runs), key=lambda name: name.startswith("gap/"))
     tables = narrow(runs, common, metrics)
@@ -85,7 +85,7 @@ def shared_overrides(runs: Sequence[Run]) -> list[str]:
 
 
 def reasons(runs: Sequence[Run]) -> Iterator[str]:
-    """Why runs are in their states, as a list in Markdown."""
+    """Yield the reasons for the states of runs, as a list in Markdown."""
     for run in runs:
         if run.reason:
             yield f"- run {literal_text(run.name)}, {run.state}: {literal_text(strip_controls(run.reason))}"

@@ -1,4 +1,4 @@
-"""What a search leaves beside its runs: a table of its trials, the best of them, and Optuna's own plots."""
+"""The files of a search: a table of its trials, the best of them, and Optuna's plots."""
 
 import shlex
 import warnings
@@ -44,14 +44,14 @@ class TrialsTable:
     runs: Tabled
 
     def write(self, directory: Path) -> None:
-        """Make the tables from what trials and runs have left."""
+        """Write the tables from the study and the files of the runs."""
         if is_sweep(directory):
             self.runs.write(directory)
         of_runs = table_text(runs_of(directory)) if is_sweep(directory) else ""
         write_text(directory / NAME, f"## Trials\n\n{self.text()}\n## Runs\n\n{of_runs}")
 
     def show(self, directory: Path) -> None:
-        """The same, with the plots, and print the trials and the best of them."""
+        """Write the tables and the plots, and print the trials and the best of them."""
         self.write(directory)
         print(f"\n{self.text()}\ntable        {directory / NAME}", flush=True)
         study, module = self.trials.study, optuna.visualization.matplotlib
@@ -81,7 +81,7 @@ class TrialsTable:
         )
 
     def best(self, trials: Sequence[FrozenTrial]) -> list[str]:
-        """The best trial and its overrides, ready to be pasted; nothing where none has completed.
+        """Lines with the best trial and a command that can be pasted; empty where none has completed.
 
         A search of debug runs has none.
         """
@@ -110,7 +110,7 @@ def trials_table(trials: Sequence[FrozenTrial], metric: str, directory: str) -> 
 
 
 def reasons_of(trials: Sequence[FrozenTrial]) -> Iterator[str]:
-    """Why trials have no value, as a list in Markdown."""
+    """Yield the reasons of trials without a value, as a list in Markdown."""
     for trial in trials:
         if reason := trial.user_attrs.get(REASON):
             state = trial.user_attrs.get(STATE) or trial.state.name.lower()
@@ -118,7 +118,7 @@ def reasons_of(trials: Sequence[FrozenTrial]) -> Iterator[str]:
 
 
 def unplottable(trials: Sequence[FrozenTrial]) -> str | None:
-    """Why nothing can be drawn of trials; None if it can."""
+    """The reason why trials cannot be plotted; None if they can."""
     values = [trial.value for trial in trials if trial.state is TrialState.COMPLETE]
     if len(values) < 2:
         return f"{len(values)} of {len(trials)} trials completed, and it needs two"
@@ -129,7 +129,7 @@ def unplottable(trials: Sequence[FrozenTrial]) -> str | None:
 
 @contextmanager
 def draw_plot(plot: Plot, study: optuna.Study, metric: str) -> Iterator["Figure"]:
-    """A plot of Optuna, which draws with pyplot and changes its style; both are as before at the end."""
+    """A plot of Optuna, which changes the style of pyplot; the style is restored at the end."""
     import matplotlib
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""A sweep at work in its directory: which runs there are to make, and making them."""
+"""A sweep in its directory: finding its runs, and running those that have not ended."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from consistency.errors import UserError, strip_controls
 from consistency.files.atomic import dispensable
-from consistency.files.directory import alone_in, holder
+from consistency.files.directory import alone_in, lock_holder
 from consistency.files.owned import check_inside
 from consistency.process.stops import account
 from consistency.sweep.child import Ended
@@ -42,13 +42,13 @@ Name = Callable[[Sequence[str], int], str]
 
 
 class Tabled(Protocol):
-    """What a sweep leaves beside its runs."""
+    """A table of a sweep, written to its directory."""
 
     def write(self, directory: Path) -> None:
-        """Make it from what the runs have left there."""
+        """Write it from the files of the runs in the directory."""
 
     def show(self, directory: Path) -> None:
-        """The same, and print it."""
+        """Write it, and print it."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Sweep:
                     made.write()
 
     def find(self, overrides: Sequence[str], swept: set[str]) -> Run:
-        """The run that has these overrides: one that is there, or a new one, which gets a directory.
+        """The run that has these overrides: an existing one, or a new one, whose directory is made.
 
         Args:
             overrides: of the run.
@@ -125,7 +125,7 @@ class Sweep:
     def all(
         self, commands: Sequence[Sequence[str]], repeat: bool = False, swept: Iterable[str] = ()
     ) -> list[Run]:
-        """Make all runs, and return them in order.
+        """Run all runs that have not ended, and return all in order.
 
         Args:
             commands: the overrides of each.
@@ -152,7 +152,7 @@ class Sweep:
         return [ended.get(run.directory, run) for run in runs]
 
     def announce(self, runs: Sequence[Run]) -> None:
-        """Say what there is to do."""
+        """Print the number of runs that are left."""
         before = count_states([run for run in runs if run.is_settled])
         side = f", {self.pool.size} at a time" if self.pool.size > 1 else ""
         done = f"; {before} before" if before else ""
@@ -161,7 +161,7 @@ class Sweep:
             print(f"{'':<12} {line}", flush=True)
 
     def rest(self, left: int) -> str:
-        """How long so many runs will take, by those that have ended; empty before the first has."""
+        """The estimated time of so many runs, from those that have ended; empty before the first has."""
         if not self.took or not left:
             return ""
         return f", about {clock(fmean(self.took) * left / self.pool.size)} left"
@@ -194,7 +194,7 @@ def awaited(run: Run) -> Run:
     """The run once no process works in its directory: its sweep may have been killed a moment ago."""
     if not is_at_work(run.directory):
         return run
-    by = strip_controls(holder(run.directory))
+    by = strip_controls(lock_holder(run.directory))
     print(f"run {run.name:<8} is at work still: waiting for {by} to end", flush=True)
     while is_at_work(run.directory):
         time.sleep(0.2)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from consistency.errors import UserError, nearest
-from consistency.library.opening import other_than, taken_up
+from consistency.library.opening import replace_sigmas, select_changed
 from consistency.process.notices import notice
 from consistency.sampling.families import samplers_of_lists
 from consistency.sampling.samplers import Sampler
@@ -75,7 +75,7 @@ def use_found_lists(trained: Trained, found: Mapping[str, Sampler]) -> Trained:
         found: as `read_found_samplers` returns them.
     """
     path = schedule_path(trained.provenance.path)
-    samplers = taken_up(trained.own, trained.samplers, found, str(path), REMEDY)
+    samplers = replace_sigmas(trained.own, trained.samplers, found, str(path), REMEDY)
     return replace(trained, samplers=samplers, found={**trained.found, **found})
 
 
@@ -88,7 +88,7 @@ def distinct_name(own: Mapping[str, Sampler], name: str, sampler: Sampler, suffi
         sampler: the sampler.
         suffix: the origin of its σ list.
     """
-    return f"{name}-{suffix}" if name in own and other_than(own, {name: sampler}) else name
+    return f"{name}-{suffix}" if name in own and select_changed(own, {name: sampler}) else name
 
 
 def chosen_samplers(trained: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:

@@ -9,7 +9,7 @@ import torch
 from consistency.errors import UserError
 from consistency.files.configs import TARGET
 from consistency.lit.consistency import check_teacher_codec
-from consistency.lit.distillation import ConsistencyDistillation, nobody
+from consistency.lit.distillation import ConsistencyDistillation, identity
 from consistency.model.maps import DenoiserLike, as_denoiser
 from consistency.objectives.flow import TeacherFlow
 from consistency.sampling.levels import karras_sigmas
@@ -75,7 +75,7 @@ def uses_teacher_flow(trained: Trained) -> bool:
     training = trained.file.registry.find(node[TARGET])
     if not (isinstance(training, type) and issubclass(training, ConsistencyDistillation)):
         return False
-    return isinstance(trained.file.build("module", "flow")(nobody), TeacherFlow)
+    return isinstance(trained.file.build("module", "flow")(identity), TeacherFlow)
 
 
 def teacher_samplers(trained: Trained) -> dict[str, Sampler]:

@@ -1,1 +1,1 @@
-"""Who taught it? Files of weights, ours and other people's, as denoisers."""
+"""Readers of files of weights, of this project and of others, as maps."""

@@ -1,4 +1,4 @@
-"""The zip archive that `torch.save` writes: whether it is whole, by what it says of itself."""
+"""Checks whether the zip archive of a file of `torch.save` is whole, by its directory and its pickle."""
 
 import pickle
 import struct
@@ -16,7 +16,7 @@ SIZES = {  # bytes of an element, by the class of its storage
     **dict.fromkeys(["DoubleStorage", "LongStorage", "ComplexFloatStorage"], 8),
     "ComplexDoubleStorage": 16,
 }
-NONSENSE = (  # what zipfile and pickle raise when bytes make no sense
+NONSENSE = (  # errors that zipfile and pickle raise for damaged bytes
     *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, NotImplementedError),
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
     MemoryError,
@@ -67,7 +67,7 @@ def _crc(archive: zipfile.ZipFile) -> str | None:
 
 
 class _Inventory(pickle._Unpickler):
-    """Reads the pickle of an archive for the storages that it names. Nothing else of it is made.
+    """Reads the storages that the pickle of an archive lists; no other value of it is built.
 
     In Python, for the C version allocates as many places as the highest number in a file says.
 
@@ -85,11 +85,11 @@ class _Inventory(pickle._Unpickler):
         return self._sizes
 
     def find_class(self, module: str, name: str) -> Any:
-        """The name of a storage's class, and something inert in place of all else."""
+        """The name of a storage's class; an inert class in place of any other."""
         return name if name in SIZES else _Inert
 
     def persistent_load(self, saved: Any) -> "_Inert":
-        """Write down a storage.
+        """Record a storage.
 
         Raises:
             ValueError: it is described in another way than torch's, or in two ways.
@@ -104,7 +104,7 @@ class _Inventory(pickle._Unpickler):
 
 
 class _Inert(dict[Any, Any]):
-    """Whatever a pickle builds or fills, without any effect."""
+    """Stands in for any object that a pickle builds or fills, without any effect."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
         return super().__new__(cls)

@@ -1,4 +1,4 @@
-"""Checkpoints of this project, read as what they are: tensors and plain data, never code."""
+"""Reads checkpoints of this project: finding them in a run, verifying them, and building their maps."""
 
 from collections.abc import Iterator, Sequence
 from math import inf
@@ -29,17 +29,17 @@ def checkpoint(
     trust: Sequence[str] = (),
     debug: str | None = None,
 ) -> Map:
-    """The model of a run, of any role.
+    """The map of a run, of any role, as a teacher.
 
     Args:
-        path: a checkpoint, a file of exported weights, or the directory of a run, whose newest is taken.
-        weights: an average by name, `raw`, or None for the one that validation saw.
-        trust: packages whose classes its config may name beside ours.
-        debug: option of debug/ that cuts the student's run short; None for one of full length.
+        path: a checkpoint, a file of exported weights, or a run directory, whose newest checkpoint is used.
+        weights: name of an average, `raw`, or None for the average that validations used.
+        trust: packages whose classes the config of the file may name, beside this one.
+        debug: option of debug/ of the student's run; None for a run of full length.
 
     Raises:
-        UserError: there is none, or it is damaged, or would call something foreign; or it is of a debug run,
-            and the student's is none.
+        UserError: there is no file, it is damaged, or its config names code of another package; or it is of a
+            debug run, and the student's run is not.
     """
     if path is None:
         raise UserError("teacher.path is not given: train a teacher, and name its run directory")
@@ -59,17 +59,17 @@ def map_of(
     file: Path,
     key: str = "ckpt_path",
 ) -> tuple[str, Map]:
-    """The map of a file with the weights that are asked for, frozen; and the name of these.
+    """Build the map of a file, frozen; returns the name of its weights and the map.
 
     Args:
-        config: of the file, whose section `model` is built; the user may have overridden values of it.
-        kept: what `read_named` has read.
+        config: of the file, with overrides of the user; its section `model` is built.
+        kept: content of the file, as returned by `read_named`.
         weights: see `checkpoint`.
         file: for messages.
         key: of the config that names it.
 
     Raises:
-        UserError: the file describes no map, lacks these weights, or holds those of another network.
+        UserError: the file describes no map, lacks these weights, or has those of another network.
     """
     name, state = weights_of(kept, weights)
     f = fitting(config, state, file, key)
@@ -82,11 +82,11 @@ def map_of(
 
 
 def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key: str = "ckpt_path") -> Any:
-    """The model that the config of a file describes, built once it is known to fit the file's weights.
+    """Build the model that the config of a file describes, after a check that the file's weights fit it.
 
     Args:
         config: of the file.
-        state: its weights, which bound the memory that is taken.
+        state: its weights; as the model must fit them, they bound the memory that is used.
         path: of the file, for messages.
         key: of the config that names it.
 
@@ -101,7 +101,7 @@ def fitting(config: FileConfig, state: dict[str, Tensor], path: str | Path, key:
 
 
 def of_run(directory: Path, key: str) -> tuple[Path, dict[str, Any]]:
-    """The newest whole checkpoint of a run directory, and what it holds."""
+    """Path and content of the newest whole checkpoint of a run directory."""
     return whole_of(directory, key) or (directory, read_checkpoint(directory, key))
 
 
@@ -119,18 +119,18 @@ def read_trained(path: str | Path, key: str = "ckpt_path", trust: Sequence[str] 
 def read_named(
     path: str | Path, key: str = "ckpt_path", trust: Sequence[str] = ()
 ) -> tuple[Path, dict[str, Any]]:
-    """What a run has learned, by its checkpoint or by exported weights, which no run can go on from.
+    """Read a checkpoint or exported weights, for any use but resuming.
 
     Args:
-        path: the file, or the directory of a run, whose newest whole checkpoint is taken.
+        path: of the file, or of a run directory, whose newest whole checkpoint is used.
         key: of the config that names it, for messages.
-        trust: packages whose classes its config may name beside ours.
+        trust: packages whose classes the config of the file may name, beside this one.
 
     Returns:
         The file and its content.
 
     Raises:
-        UserError: the file is refused, see `read_checkpoint`, or something that it says is.
+        UserError: the file is refused, see `read_checkpoint`, or its config is.
     """
     path = Path(path)
     file, kept = of_run(path, key) if path.is_dir() else (path, of_file(path, key))
@@ -138,15 +138,15 @@ def read_named(
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
-    """The content of a checkpoint of ours. A file is untrusted input: tensors and plain containers only.
+    """The content of a checkpoint. A file is untrusted input: tensors and plain containers only.
 
     Args:
-        path: the file.
+        path: of the file.
         key: of the config that names it, for messages.
 
     Raises:
-        UserError: the file is missing, damaged, malformed, holds code or values that are not finite, or is
-            not a checkpoint of this project; the newest other one beside it that is whole is named.
+        UserError: the file is missing, damaged, malformed, contains code or values that are not finite, or is
+            no checkpoint of this project; names the newest other one beside it that is whole.
     """
     path = Path(path)
     if not path.is_file():
@@ -164,7 +164,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
 
 
 def remedy(path: Path) -> str:
-    """What to use in place of a checkpoint that is damaged: the newest other one of its directory."""
+    """The remedy for a damaged checkpoint: the newest whole one of its directory."""
     found = next(whole_ones(path.parent, path), None)
     if found is None:
         return "no older checkpoint beside it is whole: use a checkpoint written by this project"
@@ -184,12 +184,12 @@ def check_fits(path: str | Path, state: dict[str, Tensor], module: nn.Module, ke
 
 
 def check_averages(path: str | Path, kept: dict[str, Any], f: nn.Module, key: str = "ckpt_path") -> None:
-    """Refuse averages that are not of all parameters of a denoiser: the rest would be raw weights.
+    """Refuse averages that lack a parameter of a map, which would then keep its raw value.
 
     Args:
-        path: the file, for messages.
-        kept: what `read_trained` has read.
-        f: the denoiser.
+        path: of the file, for messages.
+        kept: content of the file.
+        f: the map.
         key: of the config that names the file.
 
     Raises:
@@ -200,24 +200,24 @@ def check_averages(path: str | Path, kept: dict[str, Any], f: nn.Module, key: st
 
 
 def newest_whole(directory: str | Path, key: str = "ckpt_path") -> Path | None:
-    """The newest checkpoint of a run directory that is whole, or None where there is none at all.
+    """The newest whole checkpoint of a run directory; None where there is no checkpoint.
 
-    `last.ckpt` where it is whole: it alone is read then. Else the one of the highest step, and a line says
-    so. Nothing is deleted.
+    It is `last.ckpt` if that is whole, and no other is read then; else the one of the highest step, which a
+    notice tells. Nothing is deleted.
 
     Args:
         directory: of the run.
         key: of the config that led here, for messages.
 
     Raises:
-        UserError: there are checkpoints, and none is whole.
+        UserError: there are checkpoints, but none is whole.
     """
     found = whole_of(directory, key)
     return None if found is None else found[0]
 
 
 def whole_of(directory: str | Path, key: str) -> tuple[Path, dict[str, Any]] | None:
-    """The same with its content."""
+    """Path and content of the newest whole checkpoint; see `newest_whole`."""
     first = newest(directory)
     if first is None:
         return None
@@ -235,12 +235,12 @@ def whole_of(directory: str | Path, key: str) -> tuple[Path, dict[str, Any]] | N
 
 
 def whole_ones(folder: Path, other_than: Path | None = None, most: float = inf) -> Iterator[Path]:
-    """The whole checkpoints of a folder, the highest step first; each is read when its turn comes.
+    """Yield the whole checkpoints of a folder, the highest step first; each is read only when it is reached.
 
     Args:
         folder: of a run's checkpoints.
-        other_than: one that is left out.
-        most: the highest step.
+        other_than: a checkpoint to leave out.
+        most: highest step allowed.
     """
     steps: dict[Path, int] = {}
     for path in (folder / BEST, folder / GOOD, folder / LAST.name):
@@ -261,7 +261,7 @@ def step_of(path: Path) -> int | None:
 
 
 def weights_of(checkpoint: dict[str, Any], name: str | None = None) -> tuple[str, dict[str, Tensor]]:
-    """Name and weights of a denoiser: `raw`, an average, or by default the average that validation saw.
+    """Name and weights of a map: `raw`, an average, or by default the average that validations used.
 
     Raises:
         UserError: the checkpoint has no such weights.

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, by type and range: the first thing that is wrong with it, in a few words."""
+"""Checks of the content of a checkpoint: the types and ranges of all values that this project reads."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_content(content: Mapping[str, Any]) -> None:
-    """Hold all of a checkpoint that this project reads against what it writes.
+    """Check all parts of a checkpoint that this project reads.
 
     Raises:
         MalformedError: something is missing, of another type, out of range, or not finite.
@@ -39,7 +39,7 @@ def check_content(content: Mapping[str, Any]) -> None:
 
 
 def check_role(role: Any, config: Mapping[str, Any]) -> None:
-    """Refuse what a file says that its model is, where that is nothing known or not what its config builds.
+    """Refuse a role that is unknown, or not that of the map in the config.
 
     Raises:
         MalformedError: names the role.
@@ -53,7 +53,7 @@ def check_role(role: Any, config: Mapping[str, Any]) -> None:
 
 
 def check_weights(state: Mapping[str, Any], name: str = "") -> None:
-    """Refuse what cannot be weights.
+    """Refuse a state that cannot be weights.
 
     Args:
         state: tensors by name; those of a denoiser are numbers with a fraction.
@@ -70,7 +70,7 @@ def check_weights(state: Mapping[str, Any], name: str = "") -> None:
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor that holds anything but finite numbers with a fraction.
+    """Refuse a tensor that does not hold finite floating-point numbers.
 
     Raises:
         MalformedError: names it.
@@ -85,7 +85,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def _averages(callbacks: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Each has tensors of the denoiser's names and shapes, the same in all."""
+    """Check that each average has tensors of the map's names and shapes, the same in all averages."""
     ema = callbacks.get("EMA")
     if ema is None:
         return
@@ -110,7 +110,7 @@ def _averages(callbacks: Mapping[str, Any], state: Mapping[str, Tensor]) -> None
 
 
 def _optimizers(content: Mapping[str, Any]) -> None:
-    """Plain and finite; whether they are of the run's parameters is known when they are loaded."""
+    """Check that optimizer states are plain and finite; whether they fit is checked when a run resumes."""
     for name in ("optimizer_states", "lr_schedulers"):
         expect(name, content.get(name, []), list)
         for part in content.get(name, []):

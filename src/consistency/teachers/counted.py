@@ -1,4 +1,4 @@
-"""What the callbacks of a run have counted: types and ranges of their states in a checkpoint."""
+"""Checks of the states of callbacks in a checkpoint: types and ranges."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +17,12 @@ from consistency.teachers.values import (
 )
 
 MOST = 100_000  # segments
-MOST_ROLLBACKS = 1001  # as many as may be allowed, and the one that ended the run
+MOST_ROLLBACKS = 1001  # the largest number that may be allowed, and the one that ends the run
 ROLLBACK = {"step", "reason", "low", "high", "checkpoint", "back_to"}
 
 
 def check_callbacks(callbacks: Mapping[str, Any]) -> None:
-    """Hold the states of all callbacks against what this project writes.
+    """Check the states of all callbacks.
 
     Raises:
         MalformedError: names the first value of another type or range.
@@ -53,7 +53,7 @@ def absent_average(content: Mapping[str, Any], f: nn.Module) -> str | None:
 
 
 def _best(state: Mapping[str, Any]) -> None:
-    """A number or nothing; older versions may have kept a value that is not finite, which says nothing."""
+    """Check the value of best.ckpt: a number or None; older versions may have kept one that is not finite."""
     best = state.get("best")
     if best is not None and type(best) is not float:
         check_number("callbacks.Checkpoints.best", best)
@@ -62,7 +62,7 @@ def _best(state: Mapping[str, Any]) -> None:
 
 
 def _guard(state: Mapping[str, Any]) -> None:
-    """The number of rollbacks, and what is known of each."""
+    """Check the number and the list of rollbacks."""
     rollbacks, events = state.get("rollbacks", 0), state.get("events", [])
     for name, value in {"rollbacks": rollbacks, "logged": state.get("logged", 0)}.items():
         check_count(f"callbacks.Guard.{name}", value)
@@ -127,7 +127,7 @@ def _segment(name: str, segment: Mapping[str, Any]) -> None:
 
 
 def _steps(name: str, steps: Any) -> None:
-    """Two counts, the first of which is not the larger."""
+    """Check a pair of steps in ascending order."""
     expect(name, steps, list | tuple)
     for step in steps:
         check_count(name, step)
@@ -136,7 +136,7 @@ def _steps(name: str, steps: Any) -> None:
 
 
 def _fact(name: str, value: Any) -> None:
-    """A text, a number, a boolean or nothing: other fields are written for people alone."""
+    """Check a field that is only displayed: text, a number, a boolean or None."""
     if isinstance(value, str):
         check_text(name, value)
     elif not (value is None or isinstance(value, bool) or is_finite_number(value)):

@@ -1,11 +1,11 @@
-"""Files of debug runs: which they are, and the refusal of what they must not be used for."""
+"""Recognises the checkpoints of debug runs."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def debug_of(config: Mapping[str, Any]) -> str | None:
-    """What cut the run of a config to a few steps, as `debug=smoke`; None for a run of full length.
+    """The option that shortened the run of a config, such as `debug=smoke`; None for a run of full length.
 
     Args:
         config: of a checkpoint or of exported weights; an older one does not say which option it was.

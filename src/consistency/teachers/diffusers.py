@@ -1,4 +1,4 @@
-"""Folders of the diffusers library: config.json, scheduler_config.json and safetensors, as a denoiser.
+"""Folders of the diffusers library (config.json, scheduler_config.json and safetensors) as maps.
 
 Read as plain files: the library is not needed, and nothing in them is run. Folders of `export=diffusers` have
 a checksum of tensors, settings and noise levels in the metadata of the tensors' file; others have none.
@@ -57,7 +57,7 @@ def diffusers(path: str | Path, net: nn.Module, trust: Sequence[str] = ()) -> Ma
 
 
 def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Map:
-    """A UNet2DModel, which means what the scheduler beside it says."""
+    """The map of a UNet2DModel, whose preconditioner follows from the scheduler beside it."""
     if not isinstance(net, UNet):
         raise UserError(
             f"teacher=diffusers needs net=ddpm_cifar10 or net=adm_imagenet64, not a {type(net).__name__}"
@@ -72,7 +72,7 @@ def pure(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequen
 
 
 def check_pixels(path: Path) -> None:
-    """Refuse a pipeline whose network does not see pixels.
+    """Refuse a pipeline whose network works on latents, not on pixels.
 
     Raises:
         UserError: names the component that stands between.
@@ -88,7 +88,7 @@ def check_pixels(path: Path) -> None:
 
 
 def own(path: Path, folder: Path, config: Config, net: nn.Module, trust: Sequence[str]) -> Map:
-    """A network of this project, with settings of its own."""
+    """The map of a folder that an export of this project has written, with its own settings."""
     make = partial(described, "teacher.path", folder / "config.json", config.get("denoiser"), trust)
     outline, state = outlined(make), verified(path, folder, required=True)
     if outline is not None:
@@ -105,7 +105,7 @@ READERS: dict[str, Callable[[Path, Path, Config, nn.Module, Sequence[str]], Map]
 
 
 def described(option: str, path: str | Path, config: Any, trust: Sequence[str] = ()) -> Map:
-    """The model that plain data describe, with weights yet to come.
+    """Build the map that plain data describe, before its weights are loaded.
 
     Args:
         option: what names the file, for messages.
@@ -135,7 +135,7 @@ def part(path: Path, name: str, file: str) -> Path:
 
 
 def check_settings(file: Path, config: Config, net: UNet) -> None:
-    """Compare what the file says and tensors do not show.
+    """Compare the settings of a config.json that tensors do not show.
 
     Raises:
         UserError: the first field that disagrees with `net`, and the key that changes it.
@@ -150,7 +150,7 @@ def check_settings(file: Path, config: Config, net: UNet) -> None:
 
 
 def check_sizes(file: Path, config: Config, net: UNet) -> None:
-    """Compare channels and pixels, where the file says them.
+    """Compare the numbers of channels and pixels, where the file has them.
 
     Raises:
         UserError: the first that disagree.
@@ -198,7 +198,7 @@ def load_weights(path: Path, folder: Path, net: UNet) -> None:
 
 
 def seal(path: Path) -> None:
-    """Write the checksum of a folder that has just been made into the file of its tensors."""
+    """Write the checksum of a new folder to the metadata of its tensors' file."""
     folder = part(path, "unet", "config.json")
     state, metadata = read_safetensors(folder / WEIGHTS)
     save_file(state, folder / WEIGHTS, {**metadata, CHECKSUM: checksum(path, folder, state)})
@@ -229,7 +229,7 @@ def verified(path: Path, folder: Path, required: bool = False) -> dict[str, Tens
 
 
 def checksum(path: Path, folder: Path, state: Mapping[str, Tensor]) -> str:
-    """Of tensors, settings and noise levels."""
+    """The checksum of tensors, settings and noise levels."""
     levels = next((f for f in (path / "scheduler" / SCHEDULER, path / SCHEDULER) if f.is_file()), None)
     said = {
         "config": read_json_object(folder / "config.json"),

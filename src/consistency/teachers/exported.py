@@ -1,4 +1,4 @@
-"""Weights with what they mean, in one safetensors file: what `export=safetensors` writes."""
+"""Exported weights: one safetensors file with the config in its metadata, written by `export=safetensors`."""
 
 import json
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from consistency.teachers.contents import check_role, check_weights
 from consistency.teachers.values import MalformedError, check_count, check_levels, check_plain
 
 SUFFIX = ".safetensors"
-KEY = "consistency"  # of the metadata
-LONGEST = 2**24  # characters of it that are read
-CHECKSUM = "sha256"  # likewise
+KEY = "consistency"  # key of the metadata
+LONGEST = 2**24  # largest number of characters of its value
+CHECKSUM = "sha256"  # key of the metadata
 ABOUT = {"config": dict, "experiment": str | None, "step": int, "weights": str, "sigmas": dict}
-CONFIG = ("data", "model", "metric", "net", "sigma")  # sections without which nothing is built
-MADE = ("module", "samplers")  # likewise, one of them: files of others have had no training
+CONFIG = ("data", "model", "metric", "net", "sigma")  # required sections
+MADE = ("module", "samplers")  # of which one is required: foreign files have no module
 
 
 def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write the weights of a denoiser, and what is known of them as plain data; with a checksum of both.
+    """Write the weights of a map and their description, plain data, with a checksum of both.
 
     Args:
         path: of the file.
@@ -41,7 +41,7 @@ def write_exported(path: Path, state: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def read_exported(path: Path, key: str) -> dict[str, Any]:
-    """What a checkpoint has, in float32: state_dict, config, callbacks, global_step, experiment; and sigmas.
+    """The content of a file in the form of a checkpoint, in float32, and its `sigmas`.
 
     Args:
         path: a file that `write_exported` has written.
@@ -70,7 +70,7 @@ def read_exported(path: Path, key: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file, as they stand in it."""
+    """Metadata and tensors of a file, unchecked."""
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -82,7 +82,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, str], dict[str, Tensor
 
 
 def verify(path: Path, key: str, metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
-    """Compare the content of a file with its checksum, and refuse what cannot be weights."""
+    """Compare the content of a file with its checksum, and refuse tensors that cannot be weights."""
     if CHECKSUM not in metadata:
         raise UserError(f"{key}={path} was written without a checksum, by an older version: export it again")
     if metadata[CHECKSUM] != checksum_of_export(metadata[KEY], state):
@@ -110,12 +110,12 @@ def check_about(about: Mapping[str, Any]) -> None:
 
 
 def checksum_of_export(about: str, state: Mapping[str, Tensor]) -> str:
-    """Of the weights, and of what is said of them."""
+    """The checksum of weights and their description."""
     return content_sha256({"about": about, "tensors": dict(state)})
 
 
 def read_metadata(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """What a file says of its weights; None where it says too little."""
+    """The description of weights in the metadata of a file; None where it is incomplete."""
     try:
         about = json.loads(metadata.get(KEY, "")[:LONGEST])
         about["config"] = upgraded_config(about["config"])

@@ -1,4 +1,4 @@
-"""Names and config of a checkpoint, checked before anything uses them."""
+"""Checks of the names and the config of a checkpoint, before anything uses them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

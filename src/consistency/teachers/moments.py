@@ -1,4 +1,4 @@
-"""The state of an optimizer in a checkpoint, held against what the optimizer itself keeps."""
+"""Checks of an optimizer's state in a checkpoint by the state that a new optimizer of the class makes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ UNTRIED = (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedEr
 def check_moments(
     found: Mapping[Any, State], optimizer: Optimizer, most: int, complete: bool = True
 ) -> str | None:
-    """The first part of a state that the optimizer would not have written, in words; None where all fits.
+    """A message about the first part of a state that does not fit the optimizer; None where all fits.
 
     Args:
         found: what a checkpoint has, by number of the parameter.
@@ -39,7 +39,7 @@ def check_moments(
 
 
 def kept_by(optimizer: Optimizer, dtype: torch.dtype, axes: int) -> State:
-    """What an optimizer with the same values keeps of a parameter.
+    """The state that an optimizer with the same options keeps of a parameter.
 
     Nothing is known, and nothing asked for, of optimizers of other packages, and of those that cannot make a
     step on the CPU.
@@ -65,7 +65,7 @@ def sides(axes: int) -> tuple[int, ...]:
 
 
 def first_misfit(found: State, fresh: State, parameter: Tensor, most: int) -> str | None:
-    """The first value that is absent, or of another type, shape or range."""
+    """A message about the first value that is absent or has another type, shape or range."""
     for name, value in fresh.items():
         if name not in found:
             return f"{name} is absent"

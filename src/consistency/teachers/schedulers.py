@@ -1,4 +1,4 @@
-"""What the output of a UNet2DModel means, by its scheduler_config.json; what is not known is refused.
+"""The preconditioner of a UNet2DModel, from its scheduler_config.json; unknown settings are refused.
 
 A scheduler of diffusers is a sampler together with the noise levels and the prediction that a network was
 trained on. Only those are read whose networks predict the noise or the velocity on a chain of DDPM, and that
@@ -75,14 +75,14 @@ SAMPLING = frozenset(
 
 
 class Read(NamedTuple):
-    """What a scheduler says of a network."""
+    """The preconditioner of a network, and its role, from a scheduler."""
 
     precond: Precond
     consistent: bool  # whether it is a consistency function, and no denoiser
 
 
 class Unfit(NamedTuple):
-    """A field whose value makes another network of it."""
+    """A value of a field that gives the network another meaning."""
 
     field: str
     applies: Callable[[Any], bool]
@@ -104,7 +104,7 @@ UNFIT = (
 
 
 def read_scheduler(file: Path, config: Config) -> Read:
-    """What the network's output means.
+    """The preconditioner and the role of the network.
 
     Args:
         file: for messages.
@@ -123,7 +123,7 @@ def read_scheduler(file: Path, config: Config) -> Read:
 
 
 def why(kind: str) -> str:
-    """Why a scheduler of this name is not read, and which are."""
+    """The reason why a scheduler of this name is refused, and the names of those that are read."""
     use = next((use for pattern, use in OTHERS if re.search(pattern, kind)), None)
     what = f"a scheduler for {use}" if use else "not a scheduler that is known here"
     return (
@@ -154,7 +154,7 @@ def chain(file: Path, config: Config, ends: tuple[float, float]) -> Precond:
 
 
 def check_known(file: Path, config: Config) -> None:
-    """Refuse a field that may mean anything, unless it is null, false or a note of the library's."""
+    """Refuse an unknown field, unless it is null, false or a note of the library."""
     fields = {*SAMPLING, *(unfit.field for unfit in UNFIT)}
     for field, value in config.items():
         if field not in fields and not field.startswith("_") and value not in (None, False):
@@ -182,7 +182,7 @@ def read_levels(file: Path, config: Config, ends: tuple[float, float]) -> DDPM:
 
 
 def supported(file: Path, field: str, value: Any, known: Mapping[str, Method]) -> Method:
-    """What the value of `field` chooses from the known."""
+    """The known method that the value of a field names."""
     name = str(value)
     if name not in known:
         raise UserError(

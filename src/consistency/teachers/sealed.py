@@ -1,4 +1,4 @@
-"""Checkpoints with a checksum: what is read is what was written, or it is not believed.
+"""Checkpoints with a checksum: damaged content is refused.
 
 `format` and `sha256` stand beside what a run saves; the hash is that of everything else. torch itself does
 not compare the CRC-32 of its archives: of 310 single flipped bits, 92 loaded as other weights.
@@ -24,17 +24,17 @@ TIMES = 4  # tensors that share numbers are hashed as often as they are named
 
 
 class DamagedError(ValueError):
-    """Why a file is not believed, to be read after its name."""
+    """A file is damaged. The message follows the name of the file."""
 
 
 def sealed(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The same with its format and its checksum, in place of those that it may have."""
+    """The content of a checkpoint with its format and its checksum."""
     content = {key: value for key, value in checkpoint.items() if key != "sha256"} | {"format": FORMAT}
     return {**content, "sha256": content_sha256(content)}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, verified; cheap checks first, and nothing is used before all are done.
+    """The verified content of a checkpoint; cheap checks come first, and all precede any use of the content.
 
     The hash of 537 MB takes 0.30 s, torch.load 0.11 s when the file is in memory already (medians of 3, one
     core of a Xeon with SHA instructions). Memory: that of the file.
@@ -72,7 +72,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _verify(path: Path, content: dict[str, Any]) -> None:
-    """Compare the content with its checksum; one of an older version has the CRC-32 of its archive alone."""
+    """Compare the content with its checksum; files of older versions have only the archive's CRC-32."""
     plain = {key: value for key, value in content.items() if key != "sha256"}
     try:
         found = content_sha256(plain, TIMES * path.stat().st_size + SLACK)
@@ -96,5 +96,5 @@ def _verify_archive(path: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _say_unsealed(path: Path, written: int) -> None:
-    """Once for each file."""
+    """Print a notice about a file without a checksum, once for each file."""
     notice(f"{path} was written without a checksum, by an older version: only its archive was verified")

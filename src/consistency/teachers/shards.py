@@ -1,4 +1,4 @@
-"""The tensors of a folder of diffusers: one file, several with an index, or one in half precision."""
+"""The tensors in a folder of diffusers: in one file, in several with an index, or in half precision."""
 
 import json
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def read_weights(folder: Path) -> Content:
 
 
 def variant(folder: Path) -> Path:
-    """The file in half precision, where it is all there is.
+    """The file in half precision, if there is no other.
 
     Raises:
         UserError: there is none, or only files that are not read.
@@ -58,7 +58,7 @@ def variant(folder: Path) -> Path:
 
 
 def remedy_for_shards(found: list[str]) -> str:
-    """What to do about a folder with these files of weights alone."""
+    """The remedy for a folder that has only these files of weights."""
     if any(name.endswith((".bin", ".ckpt", ".msgpack", ".h5")) for name in found):
         return (
             "a .bin may hold code and is not read: fetch the .safetensors of the same page, or save the "
@@ -74,7 +74,7 @@ def remedy_for_shards(found: list[str]) -> str:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """{tensor: file} of an index. Its names are untrusted: files of the folder alone are meant.
+    """{tensor: file} of an index. Its names are untrusted: only files of the folder are allowed.
 
     Raises:
         UserError: it is damaged, or names something else.
@@ -116,7 +116,7 @@ def read_shards(folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """A JSON file that holds one object."""
+    """The object in a JSON file."""
     try:
         if file.stat().st_size > LONGEST:
             raise damaged_weights(file)

@@ -1,4 +1,4 @@
-"""UNet2DModel of the diffusers library, and our networks that are one: its config and its stages.
+"""The config and the stages of diffusers' UNet2DModel, for the networks of this project that equal one.
 
 Known by their definition (diffusers 0.42), not by the library, which is needed nowhere here. Its tensors are
 in `consistency.teachers.unet2d_tensors`.
@@ -90,7 +90,7 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a network of ours stands in a UNet2DModel.
+    """How a network of this project maps to a UNet2DModel.
 
     Args:
         ways: network -> its stages.
@@ -131,7 +131,7 @@ def of_adm(net: ADM) -> Config:
 
 
 def ways_of_ddpm(net: DDPMUNet) -> Way:
-    """Its stages, as they are."""
+    """The stages of a DDPM U-Net."""
 
     def stage(name: str, part: Any) -> Stage:
         blocks = [(f"{name}.blocks.{j}", block) for j, block in enumerate(part.blocks)]
@@ -142,7 +142,7 @@ def ways_of_ddpm(net: DDPMUNet) -> Way:
 
 
 def ways_of_adm(net: ADM) -> Way:
-    """A block that resamples ends a stage."""
+    """The stages of an ADM network; a block that resamples ends a stage."""
 
     def stages(name: str, blocks: Sequence[nn.Module], first: int) -> list[Stage]:
         found: list[Any] = [Stage([], [])]
@@ -156,7 +156,7 @@ def ways_of_adm(net: ADM) -> Way:
 
 
 def rules_of_adm(net: ADM) -> tuple[tuple[str, Any], ...]:
-    """Its blocks stand in two lists there: those in the middle, and a list in each stage."""
+    """Rules for the names of ADM's blocks; diffusers has a list for the middle and one for each stage."""
     places = {"decoder.0": ("mid_block", "resnets.0"), "decoder.1": ("mid_block", "resnets.1")}
     for side, stages in ways_of_adm(net)._asdict().items():
         for i, (blocks, resample) in enumerate(stages):
@@ -190,7 +190,7 @@ LAYOUTS: dict[type, Layout] = {
 
 
 def fixed_config(net: UNet) -> Config:
-    """What config.json says of a network like this one, beside its sizes."""
+    """The fields of config.json for a network of this kind, except sizes."""
     layout, embedding, label = LAYOUTS[type(net)], net.conditioning.embedding, net.conditioning.label
     groups, flip, shift = one_or_all(norms(net, "num_groups")), "no sinusoid", "no sinusoid"
     if isinstance(embedding, PositionalEmbedding):
@@ -214,7 +214,7 @@ def fixed_config(net: UNet) -> Config:
 
 
 def tensor_sizes(net: UNet) -> Config:
-    """The rest of config.json: what tensors show."""
+    """The other fields of config.json: the sizes, which tensors show."""
     down = LAYOUTS[type(net)].ways(net).down
     return {
         "in_channels": net.stem.in_channels,
@@ -225,7 +225,7 @@ def tensor_sizes(net: UNet) -> Config:
 
 
 def why_not_unet2d(net: nn.Module) -> str | None:
-    """Why no UNet2DModel is this network; None where one is."""
+    """The reason why this network is no UNet2DModel; None where it is one."""
     if not isinstance(net, UNet):
         return f"a {type(net).__name__} is none"
     embedding, first = net.conditioning.embedding, tensor_sizes(net)["block_out_channels"][0]
@@ -242,7 +242,7 @@ def why_not_unet2d(net: nn.Module) -> str | None:
 
 
 def differing_field(config: Config, net: UNet) -> Iterator[tuple[str, Any, Any, str | None]]:
-    """(field, value there, value here, our key or None) where a config is of another network."""
+    """Yield (field, value there, value here, key here or None) where a config is of another network."""
     keys = KEYS | dict(LAYOUTS[type(net)].keys)
     there = {field: json_value(config.get(field, silent)) for field, silent in SILENT.items()}
     if there["attn_norm_num_groups"] is None and there["resnet_time_scale_shift"] == "default":
@@ -253,7 +253,7 @@ def differing_field(config: Config, net: UNet) -> Iterator[tuple[str, Any, Any, 
 
 
 def json_value(value: Any) -> Any:
-    """A value of JSON, to be compared."""
+    """A value in the form that JSON would have, for comparisons."""
     value = tuple(value) if isinstance(value, list) else value
     return SYNONYMS.get(value, value) if isinstance(value, str) else value
 

@@ -1,4 +1,4 @@
-"""Reading `.pkl` files of EDM and ECT as data. A pickle is a program; it runs on a table of harmless words.
+"""Reads `.pkl` files of EDM and ECT as data. A pickle is a program, which may call only safe functions here.
 
 Such a file stores each module as a call of a function that executes the source code beside it. Here the
 call keeps the class name and the state, and drops the source. What a word of the table makes is sealed: a
@@ -28,7 +28,7 @@ SCALARS = frozenset(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4",
 
 
 class Sealed:
-    """A value that a pickle may pass on and cannot look into. It has no state that a pickle could set."""
+    """A value that a pickle may pass on but not access. It has no state that a pickle could set."""
 
     __slots__ = ("value",)
 
@@ -45,12 +45,12 @@ class Word(Sealed):
     __slots__ = ()
 
     def __call__(self, *args: Any) -> Any:
-        """What the function makes of plain data."""
+        """Call the function with plain data."""
         return self.value(*args)
 
 
 class ModuleRecord:
-    """A module as a file has it: the name of its class, and its state.
+    """A module in a file: the name of its class, and its state.
 
     Attributes:
         name: of the class; empty for torch's own containers.

@@ -1,1 +1,1 @@
-"""What watches a run: averages, curves, samples, distances, checkpoints. None of them decides."""
+"""Callbacks of the trainer: averages of weights, logs, samples, metrics, checkpoints, rollbacks, signals."""

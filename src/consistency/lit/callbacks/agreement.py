@@ -1,4 +1,4 @@
-"""The processes of a run train the same thing, from the same step, or not at all."""
+"""Checks, in distributed training, that all processes train the same config from the same step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from consistency.lit.peers import Peers, check_same_facts, is_lost, leave_unmet
+from consistency.lit.peers import Peers, check_same_facts, exit_after_loss, is_lost
 from consistency.process.rank import is_first
 
 
 class Agreement(Callback):
-    """Compares directory, config, program and step of all processes before the first of them is made.
+    """Compares directory, config, commit and step of all processes before the first training step.
 
-    While they train, each looks after the others.
+    During training each process watches whether the others are alive, see `consistency.lit.peers`.
 
     Args:
         config: of plain containers.
         directory: of the run.
-        commit: () -> that of the program; called where there are several processes.
+        commit: () -> hash of the checked-out commit; called only where there are several processes.
     """
 
     def __init__(self, config: dict[str, Any], directory: Path, commit: Callable[[], str | None]) -> None:
@@ -26,7 +26,7 @@ class Agreement(Callback):
         self.peers: Peers | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compare all but the step, and begin to look after the others."""
+        """Compare all but the step, and begin to watch the other processes."""
         if trainer.world_size == 1:
             return
         if stage == "fit":
@@ -36,29 +36,29 @@ class Agreement(Callback):
         self.peers.watch()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the step, which a checkpoint has brought by now."""
+        """Compare the step, which is known now that a checkpoint has been loaded."""
         if trainer.world_size > 1:
             check_same_facts({"the step to go on from": trainer.global_step})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave if another process has died: what follows would wait for it."""
+        """End this process if another one has died: any collective operation would wait for it."""
         if self.peers is None:
             if is_lost(exception) and not is_first():
-                leave_unmet()
+                exit_after_loss()
             return
         if is_lost(exception):
             self.peers.end()
         self.peers.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look no longer, on any process, before one of them leaves."""
+        """Stop watching, before the first process ends."""
         if self.peers is not None:
             self.peers.close()
             self.peers = None
 
 
 def flatten_config(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a config by their full keys."""
+    """The values of a config by their full keys, such as `optimizer.lr`."""
     if not isinstance(config, dict):
         return {prefix: config}
     return {

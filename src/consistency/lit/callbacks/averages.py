@@ -1,4 +1,4 @@
-"""Averages of the weights over training, for evaluation. The loss never sees them."""
+"""Exponential moving averages of the weights, for evaluation; they have no influence on training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,14 @@ from consistency.schedule.decay import Decay
 
 
 class EMA(Callback):
-    """Several exponential moving averages of the denoiser's parameters.
+    """Keeps several exponential moving averages of the model's parameters.
 
-    The module's `state_dict` always holds the raw weights, the callback's own state the averages. One of them
-    takes the place of the raw weights from the start of a validation to its end, or to an exception.
+    The module's `state_dict` always holds the raw weights; the state of this callback holds the averages. One
+    of them replaces the raw weights from the start of a validation to its end, or to an exception.
 
     Args:
         decays: name -> decay as a function of the step.
-        evaluate: the average that validation sees.
+        evaluate: name of the average that validations use.
     """
 
     def __init__(self, decays: Mapping[str, Decay], evaluate: str) -> None:
@@ -37,22 +37,22 @@ class EMA(Callback):
 
     @property
     def state_key(self) -> str:
-        """Where the averages stand among the callbacks of a checkpoint."""
+        """Key of the averages among the states of callbacks in a checkpoint."""
         return "EMA"
 
     def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Start from the current weights, unless a checkpoint brought the averages."""
+        """Start from the current weights, unless averages were loaded from a checkpoint."""
         weights = dict(pl_module.model.named_parameters())
         for name in self.decays:
             kept = self.averages.get(name, weights)
             self.averages[name] = {n: kept[n].detach().to(w, copy=True) for n, w in weights.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Count on from the step that a checkpoint brought; it is known only now."""
+        """Continue the count of updates at the step of the checkpoint, which is known only now."""
         self.updates = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
-        """Once per optimiser step, whatever the number of batches it took."""
+        """Update the averages, once per optimiser step, even where a step accumulates several batches."""
         if trainer.global_step == self.updates:
             return
         for name, decay in self.decays.items():
@@ -60,28 +60,28 @@ class EMA(Callback):
         self.updates = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """The average comes in."""
+        """Replace the raw weights by the average."""
         if self.averages and not self.swapped:
             self._swap(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """The raw weights come back."""
+        """Restore the raw weights."""
         if self.swapped:
             self._swap(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
-        """The raw weights come back before anybody saves them."""
+        """Restore the raw weights, before another callback saves them."""
         self.on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages by name, each a plain dict of tensors."""
+        """The averages, each a dict of tensors, by name."""
         return {"averages": self.averages, "evaluate": self.evaluate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the averages of a checkpoint.
+        """Load the averages of a checkpoint.
 
         Raises:
-            ValueError: it lacks one, which would begin anew from the raw weights.
+            ValueError: the checkpoint lacks one; it would start anew from the raw weights.
         """
         kept = state_dict["averages"]
         if lacks := sorted(self.decays.keys() - kept.keys()):

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run continues exactly, whenever it was stopped."""
+"""When checkpoints are written, and what of the config they keep: a run resumes exactly from any of them."""
 
 import math
 from contextlib import nullcontext
@@ -14,24 +14,27 @@ from consistency.files.atomic import Unwritable, dispensable, keep_as, write_tex
 from consistency.files.checkpoints import BEST, GOOD, LAST
 from consistency.lit.divergence import Diverged, guard_of
 from consistency.lit.loggers.base import log_code
-from consistency.lit.restart import rewrite, was_validated
+from consistency.lit.loop_counters import rewrite_counters, was_validated
 from consistency.metrics.choice import pick
 from consistency.process.stops import Interrupted, Stopped
 
 
 class Checkpoints(Checkpoint):
-    """`last.ckpt` every so many steps, before every validation, at the end, and when stopped; `good.ckpt`,
-    the newest `last.ckpt` that led to a validation whose samples were judged good; `best.ckpt`; and numbered
-    ones to keep.
+    """Writes the checkpoints of a run.
 
-    Each holds raw weights, averages, optimiser and loops. A run that has diverged is not saved: it goes back
-    to `last.ckpt`, and one that has collapsed to `good.ckpt`. A run that goes on from the step of a
-    validation makes that first, unless it was completed when the checkpoint was written.
+    - `last.ckpt`: every `every` steps, before every validation, at the end, and when the run is stopped;
+    - `good.ckpt`: the newest `last.ckpt` whose validation passed the `Guard`;
+    - `best.ckpt`: the state with the lowest value of `monitor`;
+    - `step=N.ckpt`: every `keep_every` steps, never replaced.
+
+    Each holds raw weights, averages, optimiser and the counters of the loops. A run that has diverged is not
+    saved: it rolls back to `last.ckpt`, and one whose samples have collapsed to `good.ckpt`. A run that
+    resumes at the step of a validation validates first, unless the checkpoint was written after it.
 
     Args:
-        directory: where they go.
+        directory: for the files.
         every: steps between two writes of last.ckpt.
-        keep_every: steps between two numbered checkpoints that stay; 0 for none.
+        keep_every: steps between two numbered checkpoints; 0 for none.
         monitor: metric whose lowest value makes best.ckpt; None for no such file.
     """
 
@@ -47,60 +50,60 @@ class Checkpoints(Checkpoint):
         self.directory, self.monitor = Path(directory), monitor
         self.every, self.keep_every = every, keep_every
         self.best: float | None = None
-        self.saved: int | None = None  # the step on disk; None before the first
-        self.validated: int | None = None  # the step of the last validation that was completed
-        self.owed: int | None = None  # the last step of a run, whose validation has yet to be made
-        self.seen = 0  # the step of the last batch
+        self.saved: int | None = None  # step of last.ckpt; None before it is written
+        self.validated: int | None = None  # step of the last validation that was completed
+        self.owed: int | None = None  # last step of a resumed run, if its validation is still missing
+        self.step = 0  # of the last batch
 
     @property
     def last(self) -> Path:
-        """The newest state."""
+        """Path of last.ckpt."""
         return self.directory / LAST.name
 
     @property
     def lowest(self) -> Path:
-        """The state with the lowest value of the metric."""
+        """Path of best.ckpt."""
         return self.directory / BEST
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set the counters so that the run goes on behind this step, with the validation that it owes."""
+        """Set Lightning's counters so that the run resumes after this step, with its missing validation."""
         k, kept = checkpoint["global_step"], checkpoint["callbacks"].get(self.state_key, {})
-        if k == 0:  # written after a rollback to the beginning: nothing has been counted
+        if k == 0:  # written after a rollback to the beginning: Lightning starts with counters of zero
             del checkpoint["loops"]
             return
         loops = checkpoint["loops"]
         validated = kept["validated"] == k if "validated" in kept else was_validated(loops)
         due, end = is_due(trainer, k), k >= trainer.max_steps
-        rewrite(
+        rewrite_counters(
             loops, k, accumulated_batches(trainer), due, validated, last=end and not (due and not validated)
         )
         self.owed = k if end and due and not validated else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have Lightning begin, although all steps are made, if the validation of the last one is owed."""
+        """Allow one step more than there are, so that Lightning makes the missing validation of the last."""
         if self.owed is not None:
             trainer.fit_loop.epoch_loop.max_steps = self.owed + 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed run has this step on disk already."""
-        self.saved = self.seen = trainer.global_step
+        """Note that a resumed run has this step on disk already."""
+        self.saved = self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save when the step is due, once per optimiser step."""
         k = trainer.global_step
-        if k == self.seen:
+        if k == self.step:
             return
-        self.seen = k
+        self.step = k
         if self.keep_every and k % self.keep_every == 0:
             trainer.save_checkpoint(self.directory / f"step={k:08d}.ckpt")
         due = k // self.every > (self.saved or 0) // self.every or is_due(trainer, k)
-        if k >= trainer.max_steps or (due and calm(trainer)):
+        if k >= trainer.max_steps or (due and no_spike(trainer)):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what was judged good, and save the best: raw weights and averages are where they belong."""
+        """Write good.ckpt and best.ckpt; the raw weights are in place again."""
         if trainer.state.fn != "fit":
             return
         self.validated = trainer.global_step
@@ -115,27 +118,28 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.lowest)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
+        """Save the last step, unless that has been done."""
         if self.saved != trainer.global_step or not self.last.exists():
             self.save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what there is, if a step has been made since the last time; but nothing that has diverged.
+        """Save the steps since the last checkpoint, unless the run has diverged.
 
-        Nor what a second signal cut short in the middle of a step, nor where nothing can be written.
+        Nothing is saved either after a second signal, which may interrupt a step halfway, or where the disk
+        cannot be written.
         """
         if self.saved not in (None, trainer.global_step) and may_be_saved(exception):
             with nullcontext() if isinstance(exception, Interrupted) else dispensable():
                 self.save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, of which metric, and the step of the last validation."""
+        """The lowest value so far, the name of its metric, and the step of the last validation."""
         return {"best": self.best, "monitor": self.monitor, "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up; a value of another metric says nothing, and nor does one that is not finite.
+        """Load them. A value of another metric is ignored, and so is one that is not finite.
 
-        A run that went back keeps the lower value: it is that of best.ckpt.
+        After a rollback the lower of both values is kept: best.ckpt is not rolled back.
         """
         same = state_dict.get("monitor", self.monitor) == self.monitor
         values = (self.best, state_dict["best"] if same else None)
@@ -143,12 +147,12 @@ class Checkpoints(Checkpoint):
         self.validated = state_dict.get("validated")
 
     def save_last(self, trainer: Trainer) -> None:
-        """Save the state as it is now."""
+        """Write last.ckpt."""
         self.saved = trainer.global_step
         trainer.save_checkpoint(self.last)
 
     def _keep_good(self, trainer: Trainer) -> None:
-        """Keep last.ckpt, if the samples that it led to were judged good, from being replaced."""
+        """Copy last.ckpt to good.ckpt, if the samples of this validation passed the guard."""
         guard = guard_of(trainer)
         passed = guard is not None and guard.passed == trainer.global_step
         if passed and trainer.is_global_zero and self.last.is_file():
@@ -157,28 +161,28 @@ class Checkpoints(Checkpoint):
 
 
 def may_be_saved(exception: BaseException) -> bool:
-    """Whether weights and counters agree when a run ends so, and there may be room for them."""
+    """Whether, after this exception, weights and counters agree and the disk can be written."""
     cut_short = isinstance(exception, Stopped | KeyboardInterrupt) and not isinstance(exception, Interrupted)
     return not (cut_short or isinstance(exception, Diverged | Unwritable))
 
 
-def calm(trainer: Trainer) -> bool:
-    """Whether no loss of the last step was so high that it may be the first of a spike."""
+def no_spike(trainer: Trainer) -> bool:
+    """Whether no loss of the last step was so high that a spike may have begun."""
     guard = guard_of(trainer)
     return guard is None or guard.calm
 
 
-def given(node: Any) -> Any:
-    """Plain data with null for values that nobody gave and nothing needed, such as `teacher.path`."""
+def null_missing(node: Any) -> Any:
+    """Plain data with None for mandatory values of OmegaConf that were never set, such as `teacher.path`."""
     if isinstance(node, dict):
-        return {key: given(child) for key, child in node.items()}
+        return {key: null_missing(child) for key, child in node.items()}
     if isinstance(node, list):
-        return [given(child) for child in node]
+        return [null_missing(child) for child in node]
     return None if node == "???" else node
 
 
 def accumulated_batches(trainer: Trainer) -> int:
-    """Batches of an optimiser step."""
+    """Number of batches in an optimiser step, on each process."""
     return trainer.accumulate_grad_batches
 
 
@@ -192,24 +196,26 @@ def is_due(trainer: Trainer, k: int) -> bool:
 
 
 class KeepConfig(Callback):
-    """Keeps the resolved config and what the data are: in every checkpoint, as plain data, so that it needs
-    nothing else; the config as `config.yaml` in the run directory, and in the logs as well.
+    """Adds the resolved config, the name of the experiment and the identity of the data to every checkpoint.
+
+    All are plain data, so that a checkpoint can be opened by itself. The config is also written to
+    `config.yaml` in the run directory and to the logs.
 
     Args:
         config: of plain containers, strings and numbers.
-        experiment: that it is a variation of.
-        data: what the data are, for a run that goes on.
+        experiment: its name.
+        data: identity of the data, which a resumed run compares.
     """
 
     def __init__(
         self, config: dict[str, Any], experiment: str | None = None, data: dict[str, Any] | None = None
     ) -> None:
-        self.config = {key: given(node) for key, node in config.items()}
+        self.config = {key: null_missing(node) for key, node in config.items()}
         self.experiment, self.data = experiment, data
         self.logged: dict[str, Any] | None = None  # the config in the log of the checkpoint
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it down, now that nothing can be refused any more."""
+        """Write config.yaml, and log the config if it has changed: all checks of the run have passed now."""
         if trainer.is_global_zero:
             text = OmegaConf.to_yaml(OmegaConf.create(self.config))
             write_text(Path(trainer.default_root_dir) / "config.yaml", text)
@@ -233,5 +239,5 @@ class KeepConfig(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A config that has not changed is in the log already."""
+        """Note the config that is in the log already."""
         self.logged = checkpoint["config"]

@@ -1,4 +1,4 @@
-"""What a training step costs: calls of networks, and memory."""
+"""The cost of a training step: network calls per sample, and memory."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,60 +22,65 @@ KINDS = ("forward", "jvp", "teacher")  # of calls
 
 
 class Costs(Callback):
-    """Watches one optimiser step, the second, by which the optimiser has its state. It changes no number.
+    """Measures the second optimiser step of a process, when the optimiser's state exists. No result changes.
 
-    `calls` says how often a sample goes through a network in a step: `forward`, through f and its target;
-    `jvp`, through either with a derivative carried along; `teacher`, where that is a network. `memory_mib` is
-    what all tensors take that the step uses, weights and optimiser state among them, when most are alive; on
-    a GPU, all that are there. Both are None until a step has been watched.
+    `calls` is the number of network calls per sample of the batch, by kind: `forward` through f and its
+    target, `jvp` through either with a forward-mode derivative, `teacher` through the teacher's network.
+    `memory_mib` is the peak memory in MiB of all tensors that the step uses, weights and optimiser state
+    included; on a GPU, of all tensors on it. Both are None until the step has been measured.
 
     Args:
-        compiled: whether the network is, which hides its tensors: memory is then counted on a GPU alone.
+        compiled: whether the network is compiled. Its tensors are hidden then, and only a GPU's memory known.
     """
 
     def __init__(self, compiled: bool = False) -> None:
         self.compiled = compiled
         self.calls: dict[str, float] | None = None
         self.memory_mib: float | None = None
-        self.due, self.samples, self.through, self.watch = -1, 0, Counter[str](), ExitStack()
+        self.measured_step, self.samples, self.counts = -1, 0, Counter[str]()
+        self.measurement = ExitStack()
         self.peak: Callable[[], int | None] = lambda: None
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """The step to watch is the one after this process's first."""
-        self.due = trainer.global_step + 1
+        """Choose the step after this process's first."""
+        self.measured_step = trainer.global_step + 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Module, batch: Batch, index: int) -> None:
-        """Begin to watch; a step may take several batches."""
-        if trainer.global_step != self.due:
+        """Begin to measure at the first batch of the step."""
+        if trainer.global_step != self.measured_step:
             return
         if not self.samples:
-            self.watch.enter_context(observed(lambda f, x: self._note(pl_module, f, x)))
-            self.peak = self.watch.enter_context(memory_watched(pl_module.device, self.compiled))
+            self.measurement.enter_context(observed(lambda f, x: self._count_call(pl_module, f, x)))
+            self.peak = self.measurement.enter_context(measure_memory(pl_module.device, self.compiled))
         self.samples += len(batch.x)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Module, outputs: Any, batch: Batch, index: int
     ) -> None:
-        """Stop once the optimiser has made its step."""
-        if self.samples and self.calls is None and trainer.global_step > self.due:
-            self.calls = {name: self.through[name] / self.samples for name in KINDS}
+        """Stop when the optimiser has made its step."""
+        if self.samples and self.calls is None and trainer.global_step > self.measured_step:
+            self.calls = {name: self.counts[name] / self.samples for name in KINDS}
             peak = self.peak()
             self.memory_mib = None if peak is None else peak / MIB
-            self.watch.close()
+            self.measurement.close()
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
         """AbstractGuard no longer."""
-        self.watch.close()
+        self.measurement.close()
 
-    def _note(self, module: Module, f: Map, x: Tensor) -> None:
+    def _count_call(self, module: Module, f: Map, x: Tensor) -> None:
         forward, jvp, teacher = KINDS
         ours = any(f is part for part in module.modules())  # a teacher is no part of the module
-        self.through[(jvp if has_tangent(x) else forward) if ours else teacher] += len(x)
+        self.counts[(jvp if has_tangent(x) else forward) if ours else teacher] += len(x)
 
 
 @contextmanager
-def memory_watched(device: torch.device, compiled: bool) -> Iterator[Callable[[], int | None]]:
-    """The peak since, in bytes: what a GPU's allocator has seen, elsewhere what went to the kernels."""
+def measure_memory(device: torch.device, compiled: bool) -> Iterator[Callable[[], int | None]]:
+    """A function that returns the peak memory since the context was entered, in bytes.
+
+    On a GPU it is that of the allocator, elsewhere that of the storages which operations use. None on a CPU
+    for a compiled network.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device)
@@ -87,14 +92,14 @@ def memory_watched(device: torch.device, compiled: bool) -> Iterator[Callable[[]
 
 
 class Ledger(TorchDispatchMode):
-    """Keeps account of every storage that an operation reads or writes for as long as it is alive."""
+    """Tracks the storages that operations read or write; `peak` is their largest total size, in bytes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alive, self.peak = WeakIdKeyDictionary(), 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do the operation, and add up."""
+        """Run the operation, and update the peak."""
         out = func(*args, **(kwargs or {}))
         for item in tree_iter((args, kwargs, out)):
             if isinstance(item, Tensor):

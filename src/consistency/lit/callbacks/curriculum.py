@@ -1,4 +1,4 @@
-"""Watches what the method changes with the step."""
+"""Logs what a method changes with the step, such as N(k) and μ(k)."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Curriculum(Callback):
         self.horizon, self.last = horizon, {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Compare the horizons."""
+        """Compare the horizon with the length of the run."""
         if self.horizon is not None and self.horizon != trainer.max_steps:
             raise UserError(
                 f"curriculum.K={self.horizon} but trainer.max_steps={trainer.max_steps}: the schedule and "
@@ -31,7 +31,7 @@ class Curriculum(Callback):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
-        """Log what has changed since the step before."""
+        """Log the quantities if one has changed since the last step."""
         progress = pl_module.progress(trainer.global_step)
         if progress != self.last:
             named = {f"curriculum/{name}": value for name, value in progress.items()}
@@ -39,9 +39,9 @@ class Curriculum(Callback):
         self.last = progress
 
     def state_dict(self) -> dict[str, Any]:
-        """What was logged last."""
+        """The quantities that were logged last."""
         return {"last": self.last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up: what has not changed is not logged again."""
+        """Load them: what has not changed is not logged again."""
         self.last = state_dict["last"]

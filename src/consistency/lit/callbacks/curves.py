@@ -1,4 +1,4 @@
-"""The curves of training: what is logged at a step, and how far the log was when a checkpoint was written."""
+"""The curves of training: logging them, and cutting the logs back to the checkpoint of a resumed run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,23 +9,23 @@ from consistency.lit.loggers.base import LOG, Positions, every, log, positions, 
 
 
 class Curves(Callback):
-    """Logs `train/...` before a checkpoint of the same step is written: after a kill no point is missing.
+    """Logs `train/...` before a checkpoint of the same step is written, so that no point is lost by a kill.
 
-    Lightning would log it later. Each checkpoint says how far the logs are, to which a run that goes on
+    Lightning would log it later. Each checkpoint keeps the length of the logs, to which a run that resumes
     from it cuts them back (`Rewind`).
     """
 
     def __init__(self) -> None:
         self.step = 0  # of the last batch
-        self.resumed: Positions = {}  # those of the checkpoint: loggers that are out of use keep them
-        self.positions: Positions | None = None  # in place of those that the logs have
+        self.resumed: Positions = {}  # of the checkpoint: kept for loggers that this run does not use
+        self.positions: Positions | None = None  # replaces the lengths of the logs in the next checkpoint
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count on from the step of the checkpoint."""
+        """Start from the step of the checkpoint."""
         self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Log once per optimiser step that is due, at the number of the step counted from 0."""
+        """Log every `trainer.log_every_n_steps` optimiser steps, under the step's number counted from 0."""
         k = trainer.global_step
         if k == self.step:
             return
@@ -38,36 +38,36 @@ class Curves(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add how far the log is."""
+        """Add the lengths of the logs."""
         if trainer.is_global_zero:
             now = {**self.resumed, **positions(trainer)}
             checkpoint[LOG] = now if self.positions is None else dict(self.positions)
 
 
 class Rewind(Callback):
-    """Cuts the logs back to the checkpoint that a run goes on from, when nothing can be refused any more.
+    """Cuts the logs back to the checkpoint that a run resumes from, when all checks of the run have passed.
 
-    It comes before all callbacks that log.
+    It must stand before all callbacks that log.
     """
 
     def __init__(self) -> None:
         self.cuts: list[Callable[[], None]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cut, once."""
+        """Cut the logs, once."""
         for cut in self.cuts if trainer.is_global_zero else ():
             cut()
         self.cuts = []
 
 
 def rewind(trainer: Trainer, found: Positions | None, step: int) -> None:
-    """Have the logs cut back to what they were at a checkpoint when training starts.
+    """Prepare `Rewind` to cut the logs to their lengths at a checkpoint, when training starts.
 
     Args:
         trainer: of a run that has logged nothing yet.
-        found: how far they were; empty for a run that begins. None where a checkpoint of an older version
-            does not say how far its log was, which is left as it is then.
-        step: of the checkpoint; 0 for a run that begins.
+        found: lengths of the logs at the checkpoint; empty for a new run. None where a checkpoint of an older
+            version has none, and the logs are left as they are.
+        step: of the checkpoint; 0 for a new run.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Rewind) and found is not None:
@@ -77,11 +77,11 @@ def rewind(trainer: Trainer, found: Positions | None, step: int) -> None:
 
 
 def keep_log(trainer: Trainer, found: Positions | None) -> None:
-    """Leave the logs as they are, and have the next checkpoint say how far they were at an earlier one.
+    """Leave the logs as they are, but write their lengths at an earlier checkpoint to the next one.
 
     Args:
         trainer: of a run that trains no further.
-        found: how far they were then.
+        found: lengths of the logs at the earlier checkpoint.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Curves):

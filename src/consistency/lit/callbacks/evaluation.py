@@ -1,4 +1,4 @@
-"""Metrics of samples, owned by callbacks, so that no extractor is averaged or saved."""
+"""Metrics of a validation. Callbacks own them, so that feature extractors are neither averaged nor saved."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,42 +16,42 @@ from consistency.tensor import geometric, perturb
 from consistency.truth.oracle import Mixture
 from consistency.watch import in_pieces, tick
 
-AT_ONCE = 4096  # points that the exact function is computed for at a time
-MOST_POINTS = 2**20  # whose exact function takes hours
+AT_ONCE = 4096  # points at which the exact function is computed at a time
+MOST_POINTS = 2**20  # the exact function of more would take hours
 
 
 class Evaluation(Callback):
-    """Hands the samples of a validation to a judge, and logs what it says.
+    """Passes the samples of a validation to a judge, and logs its metrics.
 
     Args:
-        judge: Fréchet distance for images, transport for points.
+        judge: computes metrics: Fréchet distance for images, transport for points.
     """
 
-    measures = ("floor",)  # beside what is named after the samplers
+    measures = ("floor",)  # names of metrics beside those named after the samplers
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
-        self.step: int | None = None  # of the last numbers
+        self.step: int | None = None  # of the last metrics
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Show the data."""
+        """Pass the data to the judge."""
         self.judge.begin(data_of(trainer).real(), pl_module.device)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Module, outputs: dict[str, Tensor], batch: Request, *_: object
     ) -> None:
-        """Show the samples, as a person would see them: quantised."""
+        """Pass the samples to the judge, decoded: images as uint8."""
         for name, x in outputs.items():
             self.judge.update(name, data_of(trainer).codec.decode(x))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Log the numbers."""
+        """Log the metrics."""
         self.step = trainer.global_step
         pl_module.log_dict(self.judge.compute(), rank_zero_only=False, sync_dist=False)
 
 
 def check_judges(callbacks: Iterable[Callback], data: DataModule) -> None:
-    """Refuse, before training, metrics that no validation of this run could compute."""
+    """Refuse, before training, metrics that cannot be computed from the data and the number of samples."""
     for judge in (callback.judge for callback in callbacks if isinstance(callback, Evaluation)):
         judge.check(data.stored_shape, len(data.data), data.samples, "data.samples")
 
@@ -60,11 +60,11 @@ class OracleGap(Callback):
     """Root mean square distance to the exact function, where the density of the data is known.
 
     Args:
-        sigmas: noise levels of `oracle_rmse`, taken together; one step starts at σ_max alone.
-        points: number of points compared at each of them, the same at every validation.
-        lowest: first of the levels of `oracle_rmse_mean`, evenly spaced in ln σ.
-        highest: last of them.
-        levels: how many; each is seen at points/levels points.
+        sigmas: noise levels of `oracle_rmse`, an average over all of them; one-step samplers need only σ_max.
+        points: number of points compared at each of these levels, the same at every validation.
+        lowest: lowest σ of `oracle_rmse_mean`, whose levels are evenly spaced in ln σ.
+        highest: highest σ of `oracle_rmse_mean`.
+        levels: number of levels of `oracle_rmse_mean`; points/levels points are compared at each.
     """
 
     measures = ("oracle_rmse", "oracle_rmse_mean")
@@ -90,13 +90,13 @@ class OracleGap(Callback):
         self.exact: Tensor | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Compare and log `oracle_rmse`, over points and coordinates, and the mean of that of each level."""
+        """Log `oracle_rmse`, over points and coordinates, and `oracle_rmse_mean`, its mean over levels."""
         density = data_of(trainer).density
         if density is None:
             return
         if self.exact is None:
-            self._draw(density)
-            self.exact = self._exactly(density, pl_module)
+            self._draw_points(density)
+            self.exact = self._compute_exact(density, pl_module)
         x, sigma = self.x.to(pl_module.device), self.sigma.to(pl_module.device)
         with torch.no_grad(), in_pieces("gap to the exact function", len(x)):
             error = pl_module.paced_one_time()(x.float(), sigma).double().cpu() - self.exact
@@ -105,7 +105,7 @@ class OracleGap(Callback):
         pl_module.log("oracle_rmse", rms(error[:first].flatten(), 0).item(), rank_zero_only=False)
         pl_module.log("oracle_rmse_mean", rms(by_level, 1).mean().item(), rank_zero_only=False)
 
-    def _exactly(self, density: Mixture, module: Module) -> Tensor:
+    def _compute_exact(self, density: Mixture, module: Module) -> Tensor:
         with in_pieces("exact function", len(self.x)):
             parts = []
             for x, sigma in zip(self.x.split(AT_ONCE), self.sigma.split(AT_ONCE), strict=True):
@@ -113,21 +113,21 @@ class OracleGap(Callback):
                 tick(len(x))
         return torch.cat(parts)
 
-    def _draw(self, density: Mixture) -> None:
+    def _draw_points(self, density: Mixture) -> None:
         generator = torch.Generator().manual_seed(0)
-        named = torch.tensor(self.sigmas, dtype=torch.float64).repeat_interleave(self.points)
-        self.sigma = torch.cat([named, self.spread.repeat_interleave(self.points // self.levels)])
-        parts = [noised(density, sigma, generator) for sigma in (named, self.sigma[len(named) :])]
+        chosen = torch.tensor(self.sigmas, dtype=torch.float64).repeat_interleave(self.points)
+        self.sigma = torch.cat([chosen, self.spread.repeat_interleave(self.points // self.levels)])
+        parts = [draw_noised(density, sigma, generator) for sigma in (chosen, self.sigma[len(chosen) :])]
         self.x = torch.cat(parts)
 
 
-def noised(density: Mixture, sigma: Tensor, generator: torch.Generator) -> Tensor:
-    """A sample at each noise level [n] -> [n, ...], in float64."""
+def draw_noised(density: Mixture, sigma: Tensor, generator: torch.Generator) -> Tensor:
+    """A noised sample x + σz of the density at each noise level [n] -> [n, ...], float64."""
     clean = density.sample(len(sigma), generator)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     return perturb(clean, noise, sigma)
 
 
 def rms(x: Tensor, dim: int) -> Tensor:
-    """Root mean square along an axis."""
+    """Root mean square of x along an axis."""
     return x.square().mean(dim).sqrt()

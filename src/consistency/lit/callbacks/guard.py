@@ -1,7 +1,7 @@
-"""Stops a step that would spoil the run, and says at which σ.
+"""Detects divergence before the optimiser changes the weights, and names the noise levels concerned.
 
-Lightning's SpikeDetection looks when the weights have changed already, at the mean loss alone, and at ratios,
-which mean nothing for negative losses; and its state cannot be loaded.
+Lightning's SpikeDetection acts after the weights have changed, on the mean loss only, and on ratios, which
+have no meaning for negative losses; and its state cannot be loaded.
 """
 
 import math
@@ -22,24 +22,25 @@ from consistency.schedule.sigma import Sigma
 from consistency.tensor import geometric
 
 BINS = 12  # equally wide in ln σ, as those of loss_by_sigma
-ENOUGH = 1024  # samples of the data whose variance is taken
-MOST = 1000  # rollbacks
+ENOUGH = 1024  # samples from which the variance of the data is computed
+MOST = 1000  # the largest number of rollbacks that may be configured
 
 
 class Guard(AbstractGuard):
-    """Raises `Diverged`, and slows a run that went back because of it.
+    """Raises `Diverged`, and lowers the learning rate of a run that was rolled back because of it.
 
-    It looks for losses and gradients that are not finite, for a spike of the loss in a bin of σ, and for a
-    collapse of the variance of samples. It draws no random numbers and changes nothing in a healthy run. All
-    processes look at the same sums, and so decide alike.
+    It detects losses and gradients that are not finite, a spike of the loss in a bin of σ, and a collapse of
+    the variance of samples. It draws no random numbers and changes nothing in a healthy run. All processes
+    test the same sums, and so all decide alike.
 
     Args:
         sigma_min: lower edge of the first bin.
-        sigma_max: upper edge of the last, where samplers begin.
-        rollbacks: how often a run may go back to its last good checkpoint.
+        sigma_max: upper edge of the last bin.
+        rollbacks: number of rollbacks that a run may make, from 0 to 1000.
         slower: factor on the learning rate at every rollback, in (0, 1].
-        spike: how many usual distances above the mean of its bin a loss is too high.
-        collapse: share of the data's variance below which no sampler may fall that once had half of it.
+        spike: a loss is a spike if it exceeds the mean of its bin by this many usual deviations: `Spikes`.
+        collapse: samples have collapsed if their variance falls below this share of the data's, in [0, 0.5),
+            after it was at least half of the data's.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Guard(AbstractGuard):
         self.edges = geometric(sigma_min, sigma_max, BINS + 1)
         self.spikes = Spikes(BINS, spike)
         self.varied: list[str] = []  # samplers that have had half of the data's variance
-        self.moments: dict[str, Tensor] = {}  # of the samples of a validation
+        self.moments: dict[str, Tensor] = {}  # of the samples of this validation, by sampler
 
     @property
     def calm(self) -> bool:
@@ -71,21 +72,21 @@ class Guard(AbstractGuard):
         return self.spikes.calm
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Where a checkpoint does not say which validation was passed, it was the last that was completed."""
+        """In a checkpoint of an older version, the last completed validation counts as passed."""
         self.passed = checkpoint["callbacks"].get("Checkpoints", {}).get("validated")
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Slow a run that went back; one that had ended goes on if more rollbacks are allowed now."""
-        pl_module.slower = self.factor
+        """Lower the learning rate after rollbacks; a run that had ended resumes if more are allowed now."""
+        pl_module.rate_factor = self.factor
         self.record.ended = self.record.ended and self.record.count > self.rollbacks
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Module, optimizer: Optimizer) -> None:
-        """Look at the losses of all parts of the step, and at its gradient."""
-        sigma = torch.cat([part.sigma for part in pl_module.seen])
-        loss = torch.cat([part.loss for part in pl_module.seen])
-        found = torch.cat([self._by_sigma(sigma, loss.double()), gradient_norm(trainer, optimizer)])
-        found = summed(found, trainer).cpu()  # the only wait for the device
-        self.check(trainer.global_step, found[:BINS], found[BINS:-1], found[-1].item())
+        """Test the losses of all accumulated parts of the step, and its gradient."""
+        sigma = torch.cat([part.sigma for part in pl_module.step_terms])
+        loss = torch.cat([part.loss for part in pl_module.step_terms])
+        local = torch.cat([self._sum_by_sigma(sigma, loss.double()), gradient_norm(trainer, optimizer)])
+        total = sum_over_processes(local, trainer).cpu()  # the only synchronisation with the device
+        self.check(trainer.global_step, total[:BINS], total[BINS:-1], total[-1].item())
 
     def check(self, step: int, loss: Tensor, count: Tensor, gradient: float) -> None:
         """Raise `Diverged` unless the step may be made.
@@ -94,7 +95,7 @@ class Guard(AbstractGuard):
             step: k, of the optimiser.
             loss: sum over the samples of each bin [BINS], float64.
             count: samples of each bin [BINS].
-            gradient: its norm.
+            gradient: norm of the gradient, summed over processes.
         """
         if not loss.isfinite().all():
             raise self._diverged("the loss is not finite", step, ~loss.isfinite())
@@ -108,29 +109,31 @@ class Guard(AbstractGuard):
             raise self._diverged("the loss stays far above what is usual", step, spiked)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Forget the samples of the validation before."""
+        """Clear the moments of the last validation."""
         self.moments.clear()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Module, outputs: dict[str, Tensor], *_: Any
     ) -> None:
-        """Add up the samples."""
+        """Add the moments of the samples."""
         for name, x in outputs.items():
             self.moments[name] = sample_moments(x) + self.moments.get(name, 0)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Raise `Collapsed` if the variance of samples has; of the end of a run only the metrics tell."""
+        """Raise `Collapsed` if samples have; not in the validation that follows the last step."""
         if trainer.state.fn != "fit":
             return
         data = variance(sample_moments(many_samples(data_of(trainer))))
-        found = {name: variance(summed(self.moments[name], trainer)) for name in pl_module.samplers}
-        for name, samples in found.items():
+        variances = {
+            name: variance(sum_over_processes(self.moments[name], trainer)) for name in pl_module.samplers
+        }
+        for name, samples in variances.items():
             self.compare(name, samples, data, trainer.global_step)
-        if all(map(math.isfinite, found.values())):
+        if all(map(math.isfinite, variances.values())):
             self.passed = trainer.global_step
 
     def compare(self, name: str, samples: float, data: float, step: int) -> None:
-        """Raise `Collapsed` if a sampler that could do better has lost its variance.
+        """Raise `Collapsed` if samples that had half of the data's variance have lost it.
 
         Args:
             name: of the sampler.
@@ -146,57 +149,57 @@ class Guard(AbstractGuard):
             raise Collapsed(reason, step, high, high)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rollbacks, which validation was passed, and what is usual."""
-        what = {"passed": self.passed, "varied": self.varied, "spikes": self.spikes.state_dict()}
-        return self.record.state_dict() | what
+        """The rollbacks, the last validation that passed, and the usual losses of each bin."""
+        state = {"passed": self.passed, "varied": self.varied, "spikes": self.spikes.state_dict()}
+        return self.record.state_dict() | state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up; a checkpoint does not know of the rollback that leads to it."""
+        """Load them; the record of rollbacks is kept if it is longer than that of the checkpoint."""
         self.record.load_state_dict(state_dict)
         self.passed = state_dict.get("passed", self.passed)
         self.varied = state_dict["varied"]
         self.spikes.load_state_dict(state_dict["spikes"])
 
-    def _by_sigma(self, sigma: Tensor, loss: Tensor) -> Tensor:
-        """Sums of the losses, then numbers of samples, of each bin [2 BINS]."""
+    def _sum_by_sigma(self, sigma: Tensor, loss: Tensor) -> Tensor:
+        """Sum of the losses of each bin, then number of samples of each bin: [2 BINS]."""
         self.edges = self.edges.to(sigma.device)
         bins = torch.bucketize(sigma, self.edges[1:-1])
         both = torch.stack([loss, torch.ones_like(loss)])
         return loss.new_zeros(2, BINS).index_add_(1, bins, both).flatten()
 
     def _diverged(self, reason: str, step: int, bins: Tensor) -> Diverged:
-        """From the lowest edge of these bins [BINS] to the highest."""
+        """The exception, with the range of σ of the marked bins (bool [BINS])."""
         index = bins.nonzero()[:, 0].tolist()
         return Diverged(reason, step, self.edges[index[0]].item(), self.edges[index[-1] + 1].item())
 
 
 def gradient_norm(trainer: Trainer, optimizer: Optimizer) -> Tensor:
-    """Norm of the gradient [1], float64; 0 in fp16, where overflows are a way to find the scale."""
+    """Norm of the gradient [1], float64; 0 in fp16, where the loss scaler expects overflows."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = get_total_norm(grads)
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     return (torch.zeros_like(norm) if scaled else norm).double()[None]
 
 
-def summed(x: Tensor, trainer: Trainer) -> Tensor:
+def sum_over_processes(x: Tensor, trainer: Trainer) -> Tensor:
     """The sum over all processes."""
     return torch.as_tensor(trainer.strategy.reduce(x, reduce_op="sum"))
 
 
 def sample_moments(x: Tensor) -> Tensor:
-    """Σ x of each coordinate, Σ |x|² and the number of samples: [B, ...] -> [D + 2] in float64."""
+    """Σ x of each coordinate, Σ |x|² and the number of samples: [B, ...] -> [D + 2], float64."""
     x = x.detach().double().flatten(1)
     return torch.cat([x.sum(0), x.square().sum()[None], x.new_tensor([len(x)])])
 
 
 def variance(moments: Tensor) -> float:
-    """Over the samples, mean over coordinates."""
+    """Variance over the samples, averaged over the coordinates, from `sample_moments` [D + 2]."""
     total, square, count = moments[:-2], moments[-2], moments[-1]
     return ((square / count - (total / count).square().sum()) / len(total)).item()
 
 
 def many_samples(data: DataModule) -> Tensor:
-    """About `ENOUGH` samples of the data, evenly spaced, as networks see them."""
+    """About `ENOUGH` samples of the data, evenly spaced, encoded."""
     x = data.real()
     x = x[:: max(len(x) // ENOUGH, 1)]
     return data.codec.encode(x)

@@ -1,4 +1,4 @@
-"""The hyperparameters of a run in its logs: there from the first step on."""
+"""The hyperparameters of a run in its logs, from the first step on."""
 
 from contextlib import suppress
 
@@ -9,10 +9,10 @@ from consistency.lit.loggers.base import Row, RunLogger, writing
 
 
 class HParams(Callback):
-    """Logs the hyperparameters when training starts, and the status of a run that fails.
+    """Logs the hyperparameters when training starts, and the status `failed` of a run that fails.
 
     Args:
-        row: key -> value.
+        row: key of the config -> value.
     """
 
     def __init__(self, row: Row) -> None:
@@ -28,21 +28,21 @@ class HParams(Callback):
                 logger.log_hyperparams(dict(self.row))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the status, unless the run was only stopped. One that goes back writes its row anew.
+        """Write the status, unless the run was stopped by a signal. A rollback writes the row anew.
 
-        A command that was refused before it has trained changes nothing.
+        A command that was refused before training changes nothing.
         """
         if self.written and isinstance(exception, Exception):
-            with suppress(Unwritable):  # the exception is the one to tell
+            with suppress(Unwritable):  # `exception` is the error to report
                 end_rows(trainer, failed=True)
 
 
 def end_rows(trainer: Trainer, failed: bool) -> None:
-    """Write what has become of a run.
+    """Write the status of a run that has ended.
 
     Args:
         trainer: of the run.
-        failed: whether it led nowhere.
+        failed: whether the run has failed.
     """
     for logger in writing(trainer):
         logger.end_row(failed)

@@ -1,4 +1,4 @@
-"""The loss as a function of σ, the only form in which it means something."""
+"""The loss by noise level: its mean over all levels depends on the law of σ, and does not show progress."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from consistency.tensor import geometric
 
 
 class NoiseLevels(Callback):
-    """Mean loss in bins of σ, and the histogram of σ beside the law it was drawn from.
+    """Logs the mean loss in bins of σ, and a histogram of σ beside the law from which it is drawn.
 
     Args:
         sigma_min: lower edge of the first bin.
@@ -25,7 +25,7 @@ class NoiseLevels(Callback):
     def __init__(self, sigma_min: float, sigma_max: float, bins: int = 12) -> None:
         Sigma(sigma_min, sigma_max)
         within("callbacks.noise", 1, 1000, bins=bins)
-        # Grid points lie on the outermost edges: a little room keeps them inside.
+        # The outermost edges are moved by 1e-6, so that noise levels equal to them fall into a bin.
         self.edges = geometric(sigma_min, sigma_max, bins + 1)
         self.edges[0] *= 1 - 1e-6
         self.edges[-1] *= 1 + 1e-6
@@ -36,7 +36,7 @@ class NoiseLevels(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Module, outputs: dict[str, Tensor], batch: Any, index: int
     ) -> None:
-        """Sort the batch into bins, where it lies; log the means when the other scalars are logged."""
+        """Add the batch to the bins, on its device; log the means when other scalars are logged."""
         sigma, loss = outputs["sigma"].double(), outputs["per_sample"].double()
         self.edges, self.sums = self.edges.to(sigma.device), self.sums.to(sigma.device)
         bins = (torch.bucketize(sigma, self.edges) - 1).clamp(0, self.sums.shape[1] - 1)
@@ -45,7 +45,7 @@ class NoiseLevels(Callback):
             self._log_means(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Draw the histogram of σ since the last validation beside the law."""
+        """Log the histogram of σ since the last validation, beside the law."""
         drawn, edges = self.drawn + self.sums[1].cpu(), self.edges.cpu()
         if not drawn.sum() or not trainer.is_global_zero:
             return
@@ -54,27 +54,27 @@ class NoiseLevels(Callback):
         self.drawn.zero_()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Module, checkpoint: dict[str, Any]) -> None:
-        """Add the sums since the last log, as means over the processes, and the counts since a validation."""
+        """Add the sums since the last log, averaged over processes, and the counts since a validation."""
         sums = torch.as_tensor(trainer.strategy.reduce(self.sums.clone(), reduce_op="mean"))
         checkpoint["callbacks"][self.state_key] = {"sums": sums, "drawn": self.drawn}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Go on adding; not where the bins are others."""
+        """Load the sums and counts, unless the number of bins has changed."""
         if state_dict["drawn"].shape == self.drawn.shape:
             self.sums, self.drawn = state_dict["sums"], state_dict["drawn"]
 
     def _log_means(self, trainer: Trainer) -> None:
         loss, count = torch.as_tensor(trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")).cpu()
         edges = self.edges.tolist()
-        named = zip(edges, edges[1:], (loss / count).tolist(), strict=False)
-        means = {f"loss_by_sigma/{low:.3g}-{high:.3g}": mean for low, high, mean in named if mean == mean}
+        bins = zip(edges, edges[1:], (loss / count).tolist(), strict=False)
+        means = {f"loss_by_sigma/{low:.3g}-{high:.3g}": mean for low, high, mean in bins if mean == mean}
         log(trainer, means, trainer.global_step)
         self.drawn += self.sums[1].cpu()
         self.sums.zero_()
 
 
 def histogram(edges: Tensor, drawn: Tensor, law: Tensor) -> Any:
-    """Bars of the σ that were drawn, and steps of the law's mass on the same bins."""
+    """A figure: shares of the σ drawn in each bin [E-1] as bars, and the law's mass as a line; edges [E]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3), layout="constrained")

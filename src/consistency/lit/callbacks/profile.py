@@ -1,4 +1,4 @@
-"""What Lightning's profiler has measured, on the terminal."""
+"""Prints the table of Lightning's profiler."""
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
@@ -8,10 +8,10 @@ from consistency.process.rank import is_first
 
 
 class ProfileTable(Callback):
-    """Prints the top of the profiler's table once training has ended; all of it is in a file.
+    """Prints the first lines of the profiler's table when training has ended; the whole table is in a file.
 
     Args:
-        lines: of the table, at most; 1 or greater.
+        lines: largest number of lines, 1 or greater.
     """
 
     def __init__(self, lines: int = 40) -> None:
@@ -19,14 +19,14 @@ class ProfileTable(Callback):
         self.lines = lines
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print it."""
+        """Print the table."""
         if is_first():
             profiler: Profiler = trainer.profiler  # type: ignore[attr-defined]
-            print(top(profiler.summary(), self.lines), flush=True)
+            print(first_lines(profiler.summary(), self.lines), flush=True)
 
 
-def top(text: str, lines: int) -> str:
-    """The first lines of a text that are not empty, and how many follow."""
+def first_lines(text: str, lines: int) -> str:
+    """The first lines of a text that are not empty, and a line with the number of those left out."""
     every = [line.rstrip() for line in text.splitlines() if line.strip("- ")]
     more = [f"{len(every) - lines} more lines are in fit-profile.txt"] if len(every) > lines else []
     return "\n".join([*every[:lines], *more])

@@ -1,4 +1,4 @@
-"""How far, how fast, and how long still."""
+"""Throughput and progress of training."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from consistency import watch
 from consistency.errors import at_least
-from consistency.lit.callbacks.validation import pace_plan, validation_of
+from consistency.lit.callbacks.validation import remaining_steps, validation_of
 from consistency.lit.loggers.base import every
 
 
@@ -31,7 +31,7 @@ class Throughput(Callback):
         self.since, self.step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Log and start again."""
+        """Log the rate, and restart the clock."""
         steps = trainer.global_step - self.step
         if steps and trainer.global_step % every(trainer) == 0:
             now = time.monotonic()
@@ -40,23 +40,23 @@ class Throughput(Callback):
             self.since, self.step = now, trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the validation out."""
+        """Restart the clock, so that the validation is not counted."""
         self.since, self.step = time.monotonic(), trainer.global_step
 
 
 class RunProgress(ProgressBar):
-    """One bar from the first step to the last, with the time left; in a log file, a line now and then.
+    """A bar from the first step to the last, with the time left; a line every few seconds without a terminal.
 
-    The time left is that of the steps and, once one has been measured, of the validations to come.
+    The time left includes the validations to come once one has been measured.
 
     Args:
-        seconds: time between two lines where there is no terminal.
+        seconds: between two lines where there is no terminal, 0 or greater.
     """
 
     def __init__(self, seconds: float = watch.SECONDS) -> None:
         super().__init__()
         at_least("callbacks.progress", 0, seconds=seconds)
-        self.seconds, self.shown = seconds, 0.0
+        self.seconds, self.updated = seconds, 0.0  # time of the last update of the bar
         self.bar: Progress | None = None
         self.open = ExitStack()
 
@@ -65,7 +65,7 @@ class RunProgress(ProgressBar):
         self.seconds = float("inf")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar at the present step."""
         if not sys.stderr.isatty() or self.seconds == float("inf"):
             return
         self.bar = self.open.enter_context(watch.terminal())
@@ -74,14 +74,14 @@ class RunProgress(ProgressBar):
         self.task = self.bar.add_task("training", total=total, **now)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Move the bar, or write a line: not at every step, for reading the loss waits for the device."""
-        if self.bar is not None and time.monotonic() - self.shown >= 0.2:
-            self.shown, left = time.monotonic(), self._left(trainer)
-            now = {"completed": trainer.global_step, "left": left, "news": self._news(trainer)}
+        """Update the bar or write a line; not at every step, because reading the loss synchronises."""
+        if self.bar is not None and time.monotonic() - self.updated >= 0.2:
+            self.updated, left = time.monotonic(), self._time_left(trainer)
+            now = {"completed": trainer.global_step, "left": left, "news": self._scalars(trainer)}
             self.bar.update(self.task, **now)
-        elif self.bar is None and watch.due(self.seconds):
+        elif self.bar is None and watch.line_due(self.seconds):
             done = f"step {trainer.global_step}/{trainer.max_steps}"
-            watch.write_line(f"{done}, {self._left(trainer)} left, {self._news(trainer)}")
+            watch.write_line(f"{done}, {self._time_left(trainer)} left, {self._scalars(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -91,16 +91,16 @@ class RunProgress(ProgressBar):
         self.open.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the message stands alone."""
+        """Close the bar before the error is printed."""
         self.on_train_end(trainer, pl_module)
 
-    def _left(self, trainer: Trainer) -> str:
+    def _time_left(self, trainer: Trainer) -> str:
         validation = validation_of(trainer)
-        if validation is None or validation.pace.step is None:
+        if validation is None or validation.times.step is None:
             return "unknown time"
-        seconds, known = validation.pace.left(pace_plan(trainer))
+        seconds, known = validation.times.left(remaining_steps(trainer))
         return watch.clock(seconds) + ("" if known else " and validations")
 
-    def _news(self, trainer: Trainer) -> str:
-        shown = {k.removeprefix("train/"): float(v) for k, v in trainer.progress_bar_metrics.items()}
-        return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    def _scalars(self, trainer: Trainer) -> str:
+        scalars = {k.removeprefix("train/"): float(v) for k, v in trainer.progress_bar_metrics.items()}
+        return ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())

@@ -1,4 +1,4 @@
-"""What the samples look like, from the same noise at every validation."""
+"""Pictures of the samples of each validation, which are made from the same noise."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from consistency.metrics.picture import picture
 
 
 class SampleGrid(Callback):
-    """A grid of images, or a cloud of points, per sampler: to the loggers and to `samples/` of the run.
+    """Draws a grid of images, or a scatter plot of points, for each sampler, to the loggers and to files.
 
     Args:
-        directory: where the pictures go; the newest of each sampler is `<name>.png`.
-        count: images in a grid; a cloud shows all points of the first process.
+        directory: for the pictures; the newest of each sampler is `<name>.png`.
+        count: number of images in a grid; a scatter plot has all points of the first process.
     """
 
     def __init__(self, directory: str, count: int = 64) -> None:
@@ -40,7 +40,7 @@ class SampleGrid(Callback):
                 kept.append(x.detach().cpu())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and write."""
+        """Draw the pictures, and write them."""
         data = data_of(trainer)
         for name, batches in self.kept.items():
             image = picture(data.codec.decode(torch.cat(batches)), self.count)

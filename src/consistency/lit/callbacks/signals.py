@@ -1,4 +1,4 @@
-"""How consistent f is, at the same points at every validation: what the value of the loss does not say."""
+"""The gaps of a consistency function at fixed points: how far it is from consistent, which no loss tells."""
 
 import torch
 from lightning import Trainer
@@ -16,17 +16,17 @@ from consistency.objectives.flow import TeacherFlow
 
 
 class Signals(Extra):
-    """Logs the gaps of a consistency function, `gap/...`, and draws them by σ; a teacher has none.
+    """Logs the gaps of a consistency function, `gap/...`, and a figure of them by σ. Denoisers have none.
 
-    Measured with the weights that validation sees, on trajectories that are made once and kept: of the exact
-    density, else of the teacher that the run follows, else of the mean of a few training samples.
+    The gaps are computed at each validation with the weights that it uses, on trajectories that are computed
+    once: of the exact density, else of the teacher, else of the posterior mean over a few training samples.
 
     Args:
-        sigma_min: the lowest level.
-        sigma_max: the highest level.
-        count: trajectories; of large images as many as fit into 256 MiB, which a line says.
-        levels: evenly spaced in ln σ.
-        substeps: of the solver, from a level to the next.
+        sigma_min: lowest noise level.
+        sigma_max: highest noise level.
+        count: number of trajectories; of large images as many as fit into 256 MiB, which a notice tells.
+        levels: number of noise levels, evenly spaced in ln σ.
+        substeps: steps of the solver from one level to the next.
     """
 
     measures = ("self", "trajectory", "reconstruction", "boundary")
@@ -38,7 +38,7 @@ class Signals(Extra):
         self.kept: Trajectories | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Measure on every process: all log, and all choose the best by, the same number."""
+        """Compute the gaps on every process, so that all choose the best checkpoint by the same number."""
         if not isinstance(pl_module, ConsistencyModule):
             return
         if self.kept is None:
@@ -66,13 +66,13 @@ class Signals(Extra):
 
 
 def followed_teacher(module: Module) -> DenoiserLike | None:
-    """The teacher that a run follows, as long as it holds one."""
+    """The teacher whose trajectories a run is trained on; None where it holds none."""
     flow = getattr(module, "flow", None)
     return flow.teacher if isinstance(flow, TeacherFlow) else None
 
 
 def excerpt(data: DataModule, probe: Probe, device: torch.device) -> ProbeData:
-    """The training samples that a probe takes, encoded, never mirrored."""
+    """The training samples that a probe starts from, encoded, not mirrored."""
     index = probe.pool(len(data.data), data.shape)
     x, label = data.data.x.index_select(0, index).to(device), data.data.label
     return ProbeData(data.codec.encode(x), given_label(label).rows(index).to(device))

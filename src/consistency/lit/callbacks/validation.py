@@ -1,4 +1,4 @@
-"""A validation: how far it is, a stop between two of its pieces, and what it costs beside training."""
+"""Measures validations: their progress, and their share of the time of a run."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -10,12 +10,12 @@ from consistency.data.loader import Request
 from consistency.errors import UserError
 from consistency.lit.data.module import data_of
 from consistency.lit.module import Module
-from consistency.lit.pace import Forecast, Pace, RemainingSteps
+from consistency.lit.run_times import Forecast, RemainingSteps, RunTimes
 from consistency.process.notices import notice
 from consistency.watch import Work, clock, in_pieces, seconds_by_part
 
-ENOUGH = 5.0  # seconds of a part by which the whole is estimated
-LEAST = 60.0  # seconds of all validations together, below which nothing is said of them
+ENOUGH = 5.0  # seconds of sampling from which the duration of a validation is estimated
+LEAST = 60.0  # seconds of all validations together, below which no notice is printed
 
 
 class Extra(Callback, ABC):
@@ -32,60 +32,60 @@ class Extra(Callback, ABC):
 
 
 class Validation(Callback):
-    """Measures validations, and says at the first one if all of them will be more than a share of the run.
+    """Times validations, and prints a notice at the first one if all will take more than a share of the run.
 
-    It opens and closes the part in which samples are made (`consistency.watch.in_pieces`), and must therefore
-    stand before all callbacks that compute at the end of a validation.
+    It opens and closes the work "samples" (`consistency.watch.in_pieces`), and must therefore stand before
+    all callbacks that compute at the end of a validation.
 
-    What is validated never follows from the time that it takes: the numbers of a run are those of its config.
+    The measured times never change what is validated: the metrics of a run follow from its config.
 
     Args:
-        share: of the run, above which the line is written, in (0, 1).
+        share: share of the time of a run, in (0, 1), above which the notice is printed.
     """
 
     def __init__(self, share: float = 0.1) -> None:
         if not 0 < share < 1:
             raise UserError(f"callbacks.validation.share={share} must lie between 0 and 1")
         self.share = share
-        self.pace = Pace(parts=seconds_by_part)
+        self.times = RunTimes(parts=seconds_by_part)
         self.sampling: AbstractContextManager[None] | None = None
         self.step: int | None = None  # of the last measurement
-        self.work = 0  # samples that go through the network in a validation, on this process
-        self.said = False
+        self.work = 0  # network calls on one sample in a validation, on this process
+        self.estimated = False  # whether the first validation has been estimated
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Start the clock: other callbacks look at the network before its first step."""
-        self.pace.start()
+        """Start the clock: other callbacks call the network before the first step."""
+        self.times.start()
         self.step = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
-        """Now the steps begin."""
+        """End the time before the first step, which counts as validation."""
         if self.step is None:
-            self.pace.validated(complete=False)
+            self.times.validated(complete=False)
             self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Module, *_: Any) -> None:
         """Count the steps, for the time left."""
         if self.step is not None and trainer.global_step > self.step:  # a step may take several batches
-            self.pace.trained(trainer.global_step - self.step)
+            self.times.trained(trainer.global_step - self.step)
             self.step = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Start the clock anew."""
+        """Restart the clock."""
         if self.step is None or trainer.state.fn != "fit":
-            self.pace.start()
+            self.times.start()
         else:
-            self.pace.trained(0)  # such as a checkpoint
+            self.times.trained(0)  # the time since the last step, such as that of writing a checkpoint
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Module, batch: Request, index: int, *_: Any
     ) -> None:
-        """Begin to make samples."""
+        """Begin the work "samples" at the first batch."""
         if index == 0:
             self._begin(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """All samples are made, on this process, which may have had none to make."""
+        """End the work "samples"; a process without a batch begins and ends it here."""
         if self.sampling is None:
             self._begin(trainer, pl_module)
         sampling, self.sampling = self.sampling, None
@@ -94,21 +94,21 @@ class Validation(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Module) -> None:
         """Stop the clock."""
-        self.pace.validated()
+        self.times.validated()
 
     def on_exception(self, trainer: Trainer, pl_module: Module, exception: BaseException) -> None:
-        """Close what is open, so that the message stands alone."""
+        """Close the bar before the error is printed."""
         sampling, self.sampling = self.sampling, None
         if sampling is not None:
             sampling.__exit__(type(exception), exception, exception.__traceback__)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the run has spent so far."""
-        return self.pace.state()
+        """The seconds that the run has spent so far."""
+        return self.times.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
-        self.pace.take(state_dict)
+        """Load them."""
+        self.times.load_state_dict(state_dict)
 
     def _begin(self, trainer: Trainer, module: Module) -> None:
         calls = sum(sampler.nfe for sampler in module.samplers.values())
@@ -118,18 +118,18 @@ class Validation(Callback):
         self.sampling.__enter__()
 
     def _estimate(self, trainer: Trainer, now: Work) -> None:
-        """Say early what validations will cost."""
-        seconds = self.pace.now() - now.begun
-        if self.said or seconds < ENOUGH or not now.done or self.pace.step is None:
+        """Print the notice during the first validation, once enough of it is done for an estimate."""
+        seconds = self.times.now() - now.begun
+        if self.estimated or seconds < ENOUGH or not now.done or self.times.step is None:
             return
-        self.said = True
-        if self.pace.each is None:
-            forecast = self.pace.forecast(seconds / now.done * self.work, pace_plan(trainer))
+        self.estimated = True
+        if self.times.each is None:
+            forecast = self.times.forecast(seconds / now.done * self.work, remaining_steps(trainer))
             if forecast.share > self.share and forecast.each * forecast.count > LEAST:
-                notice(self._line(trainer, forecast))
+                notice(self._cost_notice(trainer, forecast))
 
-    def _line(self, trainer: Trainer, forecast: Forecast) -> str:
-        """What they cost, and what makes it less."""
+    def _cost_notice(self, trainer: Trainer, forecast: Forecast) -> str:
+        """The duration of validations, and the settings that would shorten them."""
         interval, own = forecast.interval(self.share), f"data.samples (now {data_of(trainer).samples})"
         sizes = [own, *(extra.size for extra in extras_of(trainer))]
         rarer = "" if interval is None else f"trainer.val_check_interval={interval}, or "
@@ -139,8 +139,8 @@ class Validation(Callback):
         )
 
 
-def pace_plan(trainer: Trainer) -> RemainingSteps:
-    """What is left of a run."""
+def remaining_steps(trainer: Trainer) -> RemainingSteps:
+    """The steps and validations that are left of a run."""
     interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
     return RemainingSteps(trainer.global_step, trainer.max_steps, max(interval, 1))
 
@@ -151,5 +151,5 @@ def extras_of(trainer: Trainer) -> list[Extra]:
 
 
 def validation_of(trainer: Trainer) -> Validation | None:
-    """What measures the validations of a run, if anything does."""
+    """The callback that times the validations of a run, if it has one."""
     return next((c for c in trainer.callbacks if isinstance(c, Validation)), None)  # type: ignore[attr-defined]

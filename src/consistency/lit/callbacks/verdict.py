@@ -1,4 +1,4 @@
-"""Did training lead anywhere? Samples of the last validation beside those of the untrained network."""
+"""Whether training has improved the samples: those of the last validation beside those before training."""
 
 import math
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ from consistency.metrics.principal import Principal
 from consistency.model.portions import uncompiled
 from consistency.watch import in_pieces
 
-SEEN = 256  # samples of the data that the axes are made of
-NEARER = 0.75  # of the distance of moved samples, below which a network has learned more than a constant
+SEEN = 256  # samples of the data whose principal axes are used
+NEARER = 0.75  # share of `Look.moved` below which a network has learned more than a constant
 
 
 @dataclass(frozen=True)
 class Look:
-    """Some samples, and the weights of the network. Distances are those of `Principal`.
+    """Measurements of some samples and of the network. Distances are those of `Principal`.
 
     Args:
         step: k, of the optimiser.
         distance: of the samples from the data; NaN if they are not finite.
-        moved: the same, once the mean of the samples has been moved to that of the data: as near as the
-            network comes that learns a constant and nothing else.
+        moved: distance after the samples have been shifted to the mean of the data, which a network reaches
+            that learns nothing but a constant.
         variance: of the samples, as a share of the data's.
-        weights: norm of all weights, not averaged.
+        weights: norm of all raw weights.
     """
 
     step: int
@@ -44,36 +44,36 @@ class Look:
 
 
 class Verdict(Callback):
-    """Compares the samples that a run ends with to those that it began with.
+    """Compares the samples at the end of a run to those at its beginning.
 
-    A few samples of the first sampler are made before the first step, and again at each validation with the
-    weights that validation sees, from the same noise. `fault` says whether the last ones are
+    The first sampler makes a few samples before the first step, and again at each validation with the weights
+    that it uses, from the same noise. `fault` tells whether the last ones are
 
     - not finite, or
-    - worse: more than `worse` times as far from the data as in the beginning, or
-    - untrained: no nearer than the samples of the beginning are once they have been moved to the mean of the
-      data (closer than 0.75 times that is nearer), by weights that have grown more than `grown` times. Short
-      runs are no nearer either; it is the growth that tells a spoiled network from a young one.
+    - worse: more than `worse` times as far from the data as at the beginning, or
+    - untrained: at 0.75 or more of the distance that the first samples have after a shift to the mean of the
+      data, while the norm of the weights has grown more than `grown` times. The samples of short runs are as
+      far away; the growth of the weights distinguishes a spoiled network from one with few steps.
 
-    A run that begins with a teacher's weights is compared with the samples that these made. The beginning is
-    part of the checkpoint: a resumed run is held against its own. Samples have numbers of their own, so that
-    training is the same without the verdict.
+    A run that starts from a teacher's weights is compared to the samples of these. The beginning is part of
+    the checkpoint, and a resumed run keeps it. Samples have a random stream of their own, so that training is
+    the same without this callback.
 
     Measured on 20 experiments on digits, moons and the ring (EDM, DDPM, flow, CT, iCT, ECT, sCT, stable,
     sCD, CD):
 
     - after 4, 20, 60 and 200 steps of small networks at the learning rates of the configs, the distance was
-      at most 1.00 of the first, and the norm of the weights at most 1.06 of it; after the 6,000 steps of
-      ict_digits and edm_digits 0.18 and 0.28, and 1.48 and 1.19;
-    - after 600 steps at lr=10, 9 of them were 1.7 to 14 times as far as in the beginning, and the other 11 at
-      0.92 to 1.25 of the moved samples' distance, with weights that had grown 41 to 345 times;
-    - the 18 that were tried at lr=1e3 were 1.7 to 61 times as far, or at 1.01 to 1.06 of the moved samples'
-      distance.
+      at most 1.00 times the first one, and the norm of the weights at most 1.06 times; after the 6,000 steps
+      of ict_digits and edm_digits the distance was 0.18 and 0.28 times, the norm 1.48 and 1.19 times;
+    - after 600 steps at lr=10, the distance of 9 of them was 1.7 to 14 times the first one; that of the other
+      11 was 0.92 to 1.25 times `moved`, and their weights had grown 41 to 345 times;
+    - 18 were also trained at lr=1e3: the distance was 1.7 to 61 times the first one, or 1.01 to 1.06 times
+      `moved`.
 
     Args:
-        samples: how many are looked at.
-        worse: factor on the distance of the beginning, above 1.
-        grown: factor on the norm of the weights, above 1.
+        samples: number of samples, 2 or greater.
+        worse: largest allowed ratio of the last distance to the first, above 1.
+        grown: largest allowed growth of the norm of the weights, above 1.
     """
 
     def __init__(self, samples: int = 64, worse: float = 1.25, grown: float = 10.0) -> None:
@@ -89,21 +89,24 @@ class Verdict(Callback):
         self.weights = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Look at the beginning, unless a checkpoint brought what was seen then."""
+        """Measure the beginning, unless it was loaded from a checkpoint."""
         if self.begin is None and trainer.global_step == 0:
             self.weights = norm(pl_module.model)
             self.begin = self.look(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Module) -> None:
-        """Measure the weights: this callback stands before the one that puts their average in place."""
+        """Measure the raw weights: this callback stands before the one that replaces them by an average."""
         self.weights = norm(pl_module.model)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Module) -> None:
-        """Look again: the average of the weights is in place."""
+        """Measure the samples of the averaged weights."""
         self.end = self.look(trainer, pl_module)
 
     def look(self, trainer: Trainer, module: Module) -> Look | None:
-        """What the network makes now, the same on every process; None where there is nothing to compare."""
+        """Measure samples of the present weights, the same on every process.
+
+        None where there are no samplers, or where the data do not vary.
+        """
         data = data_of(trainer)
         self.axes = self.axes or Principal.of(few_samples(data))
         if not (module.samplers and self.axes.spread):
@@ -113,15 +116,15 @@ class Verdict(Callback):
         return Look(trainer.global_step, distance, moved, self.axes.share(x), self.weights)
 
     def fault(self) -> str | None:
-        """What is wrong with the end of the run; None if nothing is, or nothing was seen."""
+        """What is wrong with the samples at the end; None if nothing is, or if none were measured."""
         if self.end is None:
             return None
         if not math.isfinite(self.end.distance):
             return "it ended with samples that are not finite"
-        return None if self.begin is None else self.compared(self.begin, self.end)
+        return None if self.begin is None else self.find_fault(self.begin, self.end)
 
-    def compared(self, begin: Look, end: Look) -> str | None:
-        """What is wrong with the end, beside the beginning."""
+    def find_fault(self, begin: Look, end: Look) -> str | None:
+        """What is wrong with the last samples, compared to the first; None if nothing is."""
         now = f"the distance of its samples from the data is {end.distance:.3g} (1 if they do not vary)"
         growth = end.weights / begin.weights if begin.weights else 1.0
         if end.distance > self.worse * begin.distance:
@@ -134,16 +137,16 @@ class Verdict(Callback):
         return None
 
     def to_plain(self) -> dict[str, Any]:
-        """Both looks, and the fault, for result.json."""
+        """Both measurements, and the fault, for result.json."""
         looks = {"begin": self.begin, "end": self.end}
         return {name: look and asdict(look) for name, look in looks.items()} | {"fault": self.fault()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The beginning."""
+        """The measurements at the beginning."""
         return {"begin": self.begin and asdict(self.begin)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up."""
+        """Load them."""
         begin = state_dict["begin"]
         self.begin = begin and Look(**begin)
 
@@ -154,7 +157,7 @@ def verdict_of(trainer: Trainer) -> Verdict | None:
 
 
 def few_samples(data: DataModule) -> Tensor:
-    """A few samples of the data, evenly spaced, as networks see them."""
+    """Up to `SEEN` samples of the data, evenly spaced, encoded: [n, ...]."""
     x = data.real()
     x = x[:: max(len(x) // SEEN, 1)][:SEEN]
     return data.codec.encode(x)
@@ -173,13 +176,13 @@ def first_samples(trainer: Trainer, module: Module, data: DataModule, count: int
 
 
 def request_on_device(trainer: Trainer, request: Request) -> Request:
-    """A request where the network is, in its precision."""
+    """A request on the device and in the precision of the network."""
     return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(request))
 
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Without dropout, which draws; then every part as it was."""
+    """Evaluation mode, without dropout; afterwards each part has its former mode."""
     training = {part: part.training for part in net.modules()}
     net.eval()
     try:
@@ -190,5 +193,5 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def norm(net: nn.Module) -> float:
-    """Of all weights together."""
+    """Norm of all weights together."""
     return get_total_norm([weight.detach() for weight in net.parameters()]).item()

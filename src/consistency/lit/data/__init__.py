@@ -1,1 +1,1 @@
-"""Where batches come from: data sets as modules with one hole, `load`, and loaders keyed by the step."""
+"""Data sets as data modules of Lightning, each of which defines `load`; stores of teacher trajectories."""

@@ -1,6 +1,6 @@
-"""Chunks of rollouts: what a chunk is made of, how it is made, and its hash.
+"""Chunks of a store of teacher pairs: their columns, their computation and their hash.
 
-Chunk c is a function of the seed and of c alone.
+Chunk c depends on the seed and on c only.
 """
 
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from consistency.objectives.flow import Flow
 from consistency.schedule.draws import ROLLOUTS, StepDraws
 from consistency.schedule.pairs import Pairs
 
-VERSION = 1  # of what is stored: raise it, and older stores are refused
-KINDS = {"x_t": "<f4", "t": "<f8", "x_r": "<f4", "r": "<f8", "label": "<i8"}  # of numbers, by column
+VERSION = 1  # of the format; stores of another version are refused
+KINDS = {"x_t": "<f4", "t": "<f8", "x_r": "<f4", "r": "<f8", "label": "<i8"}  # NumPy dtype of each column
 
-Columns = dict[str, np.ndarray]  # by field of Rollout, [n, ...]; no label where data have none
+Columns = dict[str, np.ndarray]  # [n, ...] by field of Rollout; without `label` where data have none
 
 
 @dataclass(frozen=True, eq=False)
 class Maker:
-    """Makes chunk after chunk, each from the seed and its number.
+    """Computes the pairs of a chunk from the seed and the chunk's number.
 
     Args:
         flow: takes x_t to x_r.
-        objective: whose pairs are drawn.
-        data: where x comes from.
-        device: where the flow computes.
-        chunk: pairs.
-        seed: images, noise levels and noise follow from it.
+        objective: draws the noise levels of pairs.
+        data: the samples x.
+        device: of the flow.
+        chunk: number of pairs in a chunk.
+        seed: determines samples, noise levels and noise.
     """
 
     flow: Flow
@@ -48,11 +48,11 @@ class Maker:
 
     @cached_property
     def loader(self) -> StepLoader:
-        """The images: every one once, then every one again."""
+        """Batches of the data, in epochs."""
         return StepLoader(self.data.data, self.chunk, self.seed, flip=self.data.flip)
 
     def origin(self, count: int) -> Origin:
-        """All that the bytes of a store follow from."""
+        """Everything that determines the bytes of a store."""
         made: Origin = {"version": VERSION, "count": count, "chunk": self.chunk, "seed": self.seed}
         for name, value in {"flip": self.data.flip, **marks(self.data.codec)}.items():
             made |= describe_origin(f"data.{name}", value)
@@ -60,16 +60,16 @@ class Maker:
         return made | describe_origin("data", self.data.data) | laws
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and kind of a row of each column."""
+        """Shape and dtype of a row of each column."""
         shape = self.data.shape
         shapes = {"x_t": shape, "t": (), "x_r": shape, "r": (), "label": ()}
-        there = [name for name in shapes if name != "label" or self.data.data.label is not None]
-        return {name: (shapes[name], KINDS[name]) for name in there}
+        present = [name for name in shapes if name != "label" or self.data.data.label is not None]
+        return {name: (shapes[name], KINDS[name]) for name in present}
 
     def __call__(self, c: int, n: int) -> Columns:
         """The first n pairs of chunk c."""
-        x, given = self.loader.batch(c)
-        batch = Batch(x[:n].to(self.device), given.rows(slice(n)).to(self.device))
+        x, condition = self.loader.batch(c)
+        batch = Batch(x[:n].to(self.device), condition.rows(slice(n)).to(self.device))
         batch = self.data.on_after_batch_transfer(batch, 0)
         pair = self.objective.rollout(self.flow, *batch, 0, StepDraws(self.seed, ROLLOUTS, c))  # type: ignore[misc]
         columns = {**pair._asdict(), "label": pair.c.label}
@@ -78,16 +78,20 @@ class Maker:
 
 
 def chunk_digest(rows: Columns) -> str:
-    """A hash of the bytes of a chunk."""
-    found = sha256()
+    """SHA-256 of the bytes of a chunk."""
+    digest = sha256()
     for name in KINDS:
         if name in rows:
-            found.update(rows[name].data)
-    return found.hexdigest()
+            digest.update(rows[name].data)
+    return digest.hexdigest()
 
 
 def check_constant(pairs: Pairs) -> None:
-    """Refuse pairs whose law changes with the step."""
+    """Refuse a law of pairs that changes with the step.
+
+    Raises:
+        UserError: it does, and a store holds pairs of one law.
+    """
     first, last = pairs.progress(0), pairs.progress(10**12)
     for name in first:
         if first[name] != last[name]:

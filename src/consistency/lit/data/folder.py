@@ -1,4 +1,4 @@
-"""Any folder or zip archive of images, decoded once into a cache."""
+"""Folders and zip archives of images, decoded once into a cache."""
 
 import hashlib
 import os
@@ -23,24 +23,24 @@ from consistency.lit.data.module import DataArguments, DataModule
 from consistency.process.notices import notice
 from consistency.watch import progress
 
-SPARE = Path("data/cache")  # for the cache of a source that lies where nothing can be written
+SPARE = Path("data/cache")  # for the cache of a source whose folder cannot be written
 REMEDY = "make room, or set data.cache to a folder for the converted images"
-CHUNK = 64  # files that a thread decodes before it hands them on
+CHUNK = 64  # files that a thread decodes at a time
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class ImageFolder(DataModule):
-    """Images of a folder or a zip archive, with class folders or without, cut to squares of one resolution.
+    """Images of a folder or a zip archive, with class folders or without, as squares of one resolution.
 
     Args:
         root: the folder or the archive; png, jpg, bmp, webp, tif (of one page) and gif (its first frame) are
-            found at any depth. Images of other kinds are refused, and other files counted in a line.
+            read at any depth. Images of other formats are refused, and other files counted in a notice.
         resolution: in pixels.
         channels: 3 for colour, 1 for grey.
-        skip_broken: leave files out that are no images, or images of a kind that is not read, and count them,
-            instead of stopping at the first.
+        skip_broken: leave out files that cannot be read as images, and count them, instead of stopping at the
+            first.
         cache: folder for the converted images; by default beside `root`, or in data/cache where that
             cannot be written.
         held_out: another folder or archive, of images for tests that no training sees.
@@ -64,21 +64,21 @@ class ImageFolder(DataModule):
             raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (colour)")
         self.root, self.resolution, self.channels = Path(expanded(root)), resolution, channels
         self.skip_broken, self.cache, self.held_out, self.arguments = skip_broken, cache, held_out, arguments
-        self.kept: Path | None = None  # the only folder to write to; None for the usual places
-        self.place: Path | None = None  # of the cache that was loaded
-        self.key = "data.root"  # of the config that names the root, for messages
+        self.kept: Path | None = None  # the only folder for new caches; None for the usual ones
+        self.place: Path | None = None  # path of the cache that is loaded
+        self.key = "data.root"  # key of the config that names the root, for messages
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
-        """Converted images go below `directory`, unless the user named a cache. Caches elsewhere are read."""
+        """Write caches below `directory`, unless the user named a cache; caches elsewhere are only read."""
         self.kept = None if "cache" in named else directory / "cache"
 
     @property
     def promised(self) -> tuple[int, ...]:
-        """Follows from the config."""
+        """(C, H, W), from the config."""
         return self.channels, self.resolution, self.resolution
 
     def load(self) -> ArrayData:
-        """Map the cache, after it has been made if need be."""
+        """Map the cache into memory; it is made first where there is none."""
         files = open_source(self.root, self.key)
         entries = self._entries(files)
         mark = cache.fingerprint(entries, self.resolution, self.channels)
@@ -101,19 +101,19 @@ class ImageFolder(DataModule):
         return cache.load_cache(place)
 
     def _tell_skipped(self, place: Path) -> None:
-        """Say how many files a cache that was made before lacks."""
+        """Print how many files an existing cache lacks."""
         manifest = cache.read_manifest(place)
         if manifest is not None and manifest.skipped:
             out, total = manifest.skipped, manifest.skipped + manifest.count
             notice(f"{self.key}={self.root}: left out {out:,} of {total:,} files that cannot be read")
 
     def class_names(self) -> list[str] | None:
-        """The class folders."""
+        """Names of the class folders; None where there are none."""
         manifest = cache.read_manifest(self.place) if self.place else None
         return manifest.classes if manifest else None
 
     def load_held_out(self) -> ArrayData | None:
-        """All of the other folder."""
+        """All images of the folder or archive `held_out`; None where it is not set."""
         if self.held_out is None:
             return None
         if not Path(expanded(self.held_out)).exists():
@@ -136,7 +136,7 @@ class ImageFolder(DataModule):
         return found.entries
 
     def _places(self) -> list[Path]:
-        """Where the cache may lie, in the order of preference."""
+        """Possible paths of the cache, in the order of preference."""
         root, kind = self.root.resolve(), f"{self.channels}x{self.resolution}"
         name = f"{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
         own = [] if self.kept is None else [self.kept / name / kind]
@@ -145,7 +145,11 @@ class ImageFolder(DataModule):
         return [root.with_name(root.name + ".consistency-cache") / kind, *(own or [SPARE / name / kind])]
 
     def _writable(self) -> Path:
-        """The first place that can be written."""
+        """The first of these paths that can be written.
+
+        Raises:
+            Unwritable: none can.
+        """
         places = self._places() if self.kept is None else self._places()[-1:]
         for place in places:
             try:
@@ -170,7 +174,11 @@ class ImageFolder(DataModule):
             tell(f"left out {made.skipped:,} of {len(names):,} files that cannot be read, the first: {first}")
 
     def _in_memory(self, files: Source, entries: list[Entry], fault: Unwritable) -> ArrayData:
-        """What a cache would hold, for this run alone; of much that would be too much."""
+        """The content of a cache in memory, for this run only.
+
+        Raises:
+            Unwritable: it would be larger than `cache.SMALL`.
+        """
         names = [entry.name for entry in entries]
         if len(names) * self.channels * self.resolution**2 > cache.SMALL:
             raise fault
@@ -180,14 +188,14 @@ class ImageFolder(DataModule):
 
 
 class Converter:
-    """Image files -> arrays, by threads, in order.
+    """Decodes image files to arrays in threads; the order is kept.
 
     Args:
-        files: where they are.
-        root: what the source is called in messages.
+        files: the source.
+        root: name of the source in messages.
         resolution: in pixels.
         channels: 3 or 1.
-        skip_broken: leave out what is no image instead of raising.
+        skip_broken: leave out files that are no images, instead of raising an error.
     """
 
     def __init__(self, files: Source, root: Path, resolution: int, channels: int, skip_broken: bool) -> None:
@@ -196,7 +204,7 @@ class Converter:
         self.broken: list[str] = []
 
     def convert(self, names: Sequence[str]) -> Iterator[cache.Named]:
-        """Names and images [n, C, H, W], a chunk at a time, under a bar."""
+        """Yield names and images uint8 [n, C, H, W] of a chunk at a time, and show a progress bar."""
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         workers = min(os.cpu_count() or 1, 8)
         with progress("converting", len(names), 0) as advance, ThreadPoolExecutor(workers) as threads:
@@ -226,7 +234,7 @@ class Converter:
 
 
 def map_in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """`map` by threads, which run at most so many items ahead, so that results do not pile up."""
+    """`map` in threads, which work on at most `ahead` items before their results are taken."""
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(threads.submit(work, item))
@@ -237,5 +245,5 @@ def map_in_order(threads: Executor, work: Callable[[T], R], items: Iterable[T], 
 
 
 def tell(line: str) -> None:
-    """A notice that is no result; it may hold names of files."""
+    """Print a line, which may contain names of files, to stderr."""
     print(strip_controls(line), file=sys.stderr, flush=True)

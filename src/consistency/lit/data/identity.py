@@ -1,4 +1,4 @@
-"""What data a run was trained on: enough to notice others under the same config."""
+"""The identity of the data that a run is trained on, by which a resumed run notices other data."""
 
 import hashlib
 import math
@@ -12,18 +12,18 @@ from consistency.codec.identity import codec_digest
 from consistency.errors import UserError
 from consistency.lit.data.module import DataModule
 
-WHOLE = 2**30  # bytes of an array that are hashed at every start, in about a second
-BLOCK = 2**20  # of a larger array so many bytes are hashed in each of BLOCKS places
+WHOLE = 2**30  # bytes up to which a whole array is hashed, in about a second
+BLOCK = 2**20  # bytes hashed in each of BLOCKS places of a larger array
 BLOCKS = 64
-CLOSE = 1e-4  # points are computed, and differ in their last bits from machine to machine
+CLOSE = 1e-4  # tolerance for sums of points, whose last bits differ from machine to machine
 
 Identity = dict[str, Any]
 
 
 def identity_of(data: DataModule) -> Identity:
-    """Number, shape, classes and content, as plain data.
+    """Count, shape, codec, classes, and a digest of the content, as plain data.
 
-    Images and labels by a hash, which costs a second per GiB and never more than that; points by sums.
+    The digest of images and labels is a hash, which takes at most about a second; that of points are sums.
     """
     x, label = data.data.x, data.data.label
     found: Identity = {
@@ -38,27 +38,27 @@ def identity_of(data: DataModule) -> Identity:
 
 
 def check_identity(there: Identity, here: Identity, where: str) -> None:
-    """Refuse to go on with other data.
+    """Refuse to resume with other data.
 
     Args:
-        there: of the checkpoint.
-        here: of the data at hand.
-        where: the checkpoint, for the message.
+        there: identity in the checkpoint.
+        here: identity of the data of this run.
+        where: the checkpoint, as the message calls it.
 
     Raises:
-        UserError: names what differs.
+        UserError: names the first difference.
     """
-    for name, words in WORDS.items():
+    for name, phrase in PHRASES.items():
         if name in there and not same_or_close(there[name], here.get(name)):
-            both = f" ({here.get(name)} here, {there[name]} there)" if name in PLAIN else ""
+            both = f" ({here.get(name)} here, {there[name]} there)" if name in READABLE else ""
             raise UserError(
-                f"data: {words} not that of {where}{both}: go on with the data that it was trained on, or "
+                f"data: {phrase} not that of {where}{both}: go on with the data that it was trained on, or "
                 "begin a new run in another run_dir"
             )
 
 
-PLAIN = ("count", "shape", "classes", "names")  # which a person can read
-WORDS = {
+READABLE = ("count", "shape", "classes", "names")  # values that the message shows
+PHRASES = {
     "count": "the number of samples is",
     "shape": "the shape is",
     "classes": "the number of classes is",
@@ -71,7 +71,7 @@ WORDS = {
 
 
 def same_or_close(there: Any, here: Any) -> bool:
-    """Equal, or for sums of points close."""
+    """Whether two values are equal; lists of floats, the sums of points, to `CLOSE`."""
     if isinstance(there, list) and isinstance(here, list) and any(isinstance(v, float) for v in here):
         pairs = zip(there, here, strict=False)
         return len(there) == len(here) and all(
@@ -81,7 +81,7 @@ def same_or_close(there: Any, here: Any) -> bool:
 
 
 def array_digest(x: Tensor) -> str:
-    """A hash of an array, of evenly spaced blocks where it is large."""
+    """SHA-256 of the bytes of an array; of evenly spaced blocks of them where it is large."""
     content = x.contiguous().numpy().reshape(-1).view(np.uint8)
     made = hashlib.sha256(str(len(content)).encode())
     if len(content) <= WHOLE:
@@ -94,6 +94,6 @@ def array_digest(x: Tensor) -> str:
 
 
 def point_sums(x: Tensor) -> list[float]:
-    """Mean and mean square of each coordinate of points [M, D], and means that depend on the order."""
+    """Mean, mean square, and mean weighted by the row's position, of each coordinate of points [M, D]."""
     points, order = x.double(), torch.linspace(-1, 1, len(x), dtype=torch.float64)
     return torch.cat([points.mean(0), points.square().mean(0), (order[:, None] * points).mean(0)]).tolist()

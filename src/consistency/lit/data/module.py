@@ -1,4 +1,4 @@
-"""The abstract data set: one hole, `load`. Batches, noise, encoding and decoding are the same for all."""
+"""The data module of every data set. Subclasses define `load`; batches, noise and encoding are common."""
 
 import math
 from abc import abstractmethod
@@ -22,7 +22,7 @@ from consistency.schedule.draws import REFERENCES, StepDraws
 from consistency.truth.oracle import Mixture
 
 CPU = torch.device("cpu")
-LARGEST_BATCH = 2**24  # samples; a batch of more takes minutes before its first step
+LARGEST_BATCH = 2**24  # samples; a larger batch takes minutes before the first step
 
 
 class DataArguments(TypedDict, total=False):
@@ -42,22 +42,22 @@ class DataArguments(TypedDict, total=False):
 
 
 class DataModule(LightningDataModule):
-    """An array -> training batches, and requests for samples.
+    """Serves an array as batches for training, and noise as requests for the samples of validations.
 
-    Samples are stored as people and metrics see them, and trained on as the codec encodes them.
+    Samples are stored decoded, as metrics use them, and encoded by the codec for training.
 
     Args:
-        batch_size: samples of an optimiser step, over all processes and accumulated parts, as papers count.
-        seed: order, flips and the noise of samples follow from it.
+        batch_size: number of samples in an optimiser step, over all processes and accumulated parts.
+        seed: determines the order, the mirroring and the noise of samples.
         flip: mirror images left to right at random.
         conditional: serve labels.
-        samples: how many samples a validation makes, over all processes.
-        sample_batch: samples made at once on one process.
-        offset: of `Pixels`, what images are trained on unless there is another codec.
-        scale: likewise.
-        prefetch: batches prepared ahead by a thread; 0 for no thread.
-        batches: of which training consists, again and again; 0 for all.
-        codec: what networks see of a sample; None for `Pixels` of images, and `Points`.
+        samples: number of samples that a validation makes, over all processes.
+        sample_batch: number of samples made at once on one process.
+        offset: of the codec `Pixels`, used for images where no other codec is given.
+        scale: of the codec `Pixels`.
+        prefetch: number of batches prepared ahead by a thread; 0 for no thread.
+        batches: number of batches that training repeats; 0 for all data.
+        codec: between stored samples and the input of networks; None for `Pixels` of images and `Points`.
     """
 
     def __init__(
@@ -84,27 +84,32 @@ class DataModule(LightningDataModule):
         self.samples, self.sample_batch, self.prefetch = samples, sample_batch, prefetch
         self.offset, self.scale, self.batches, self._codec = offset, scale, batches, codec
         self._data: ArrayData | None = None
-        self._told: tuple[tuple[int, ...], int] | None = None
+        self._expected: tuple[tuple[int, ...], int] | None = None  # shape and classes until data are loaded
         self._all = lru_cache(maxsize=1)(self._serve_all)  # of one device
 
     @abstractmethod
     def load(self) -> ArrayData:
-        """The whole data set; called once. What it downloads or converts, it finds at the next call."""
+        """The whole data set; called once per process. Downloads and conversions are kept for later runs."""
 
     def load_held_out(self) -> ArrayData | None:
-        """Samples of the same kind that no training sees; None where there are none."""
+        """Samples of the same distribution that are not used in training; None where there are none."""
         return None
 
     def class_names(self) -> list[str] | None:
-        """Names of the classes, by label; None where they have none."""
+        """Names of the classes, by label; None where there are none."""
         return None
 
     def prepare_data(self) -> None:
-        """Load on one process of each machine before the others do."""
+        """Load the data on one process of each machine before the others do."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, unless it has been done."""
+        """Load the data, unless that has been done.
+
+        Raises:
+            UserError: labels are required and there are none, the sizes do not fit into memory, or the data
+                do not have the shape and the classes that `expect` was called with.
+        """
         if self._data is None:
             data = self.load()
             if self.conditional and data.label is None:
@@ -114,27 +119,29 @@ class DataModule(LightningDataModule):
                 )
             self._data = data if self.conditional else ArrayData(data.x)
             self._check_sizes()
-            self._check_told()
+            self._check_expected()
 
     def _check_sizes(self) -> None:
-        """Refuse more samples at once than memory holds, in float32."""
+        """Refuse sizes for which memory is too small, in float32."""
         sample = 4 * math.prod(self._data.x.shape[1:]) if self._data else 0
         for name in ("batch_size", "sample_batch"):
             check_memory(f"data.{name}={getattr(self, name)}", sample * getattr(self, name))
-        check_memory(f"data.samples={self.samples}", 16 * self.samples)  # features, if not samples, are kept
+        check_memory(
+            f"data.samples={self.samples}", 16 * self.samples
+        )  # at least some numbers of each are kept
 
     def expect(self, shape: Sequence[int], classes: int) -> None:
-        """What a checkpoint says of the data: all that is asked of them until samples are.
+        """Set the shape and the number of classes, as a checkpoint has them, before any data are loaded.
 
         Args:
-            shape: of one sample, as the network sees it.
-            classes: 0 for none.
+            shape: of one encoded sample.
+            classes: number of classes; 0 for none.
 
         Raises:
-            UserError: the codec makes no such samples of any data.
+            UserError: the codec cannot encode to this shape.
         """
-        self._told = tuple(shape), classes
-        if (made := self.codec.encoded(self.stored_shape)) != self._told[0]:
+        self._expected = tuple(shape), classes
+        if (made := self.codec.encoded(self.stored_shape)) != self._expected[0]:
             raise UserError(
                 f"{codec_name(self.codec)} makes samples {shape_in_words(made, classes)}, but the "
                 "network is for "
@@ -142,78 +149,78 @@ class DataModule(LightningDataModule):
             )
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
-        """Write nowhere else, whatever paths the config of a file has; these are read from.
+        """Write only below `directory`; the paths in the config of a file are only read from.
 
         Args:
             directory: for downloads and caches.
-            named: arguments of this data set that the user named, which hold for writing, too.
+            named: arguments of this data set that the user gave; paths among them may be written to as well.
         """
 
-    def _check_told(self) -> None:
-        told, self._told = self._told, None
+    def _check_expected(self) -> None:
+        expected, self._expected = self._expected, None
         found = self.shape, self.classes
-        if told is not None and told != found:
+        if expected is not None and expected != found:
             raise UserError(
                 f"data are {shape_in_words(*found)}, but the network is for "
-                f"{shape_in_words(*told)}: use those that it "
+                f"{shape_in_words(*expected)}: use those that it "
                 "was trained on, or others like them: +override.data.root=PATH"
             )
 
     @property
     def data(self) -> ArrayData:
-        """The samples that are served, with labels if conditional."""
+        """All samples, with labels if conditional."""
         self.setup()
         assert self._data is not None
         return self._data
 
     @property
     def codec(self) -> Codec:
-        """Between samples as they are stored, and as networks see them."""
+        """Encodes stored samples for networks, and decodes their output."""
         if self._codec is not None:
             return self._codec
-        axes = len(self._told[0] if self._told else self.promised or self.data.x.shape[1:])
+        axes = len(self._expected[0] if self._expected else self.promised or self.data.x.shape[1:])
         return Pixels(self.offset, self.scale) if axes == 3 else Points()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample as networks see it: (C, H, W) or (D,)."""
-        return self._told[0] if self._told else self.codec.encoded(self.stored_shape)
+        """Shape of one encoded sample, the input of networks: (C, H, W) or (D,)."""
+        return self._expected[0] if self._expected else self.codec.encoded(self.stored_shape)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Of one sample as it is stored, and as people and metrics see it: (C, H, W) or (D,)."""
-        return self.codec.decoded(self._told[0]) if self._told else tuple(self.data.x.shape[1:])
+        """Shape of one stored sample, the input of metrics: (C, H, W) or (D,)."""
+        return self.codec.decoded(self._expected[0]) if self._expected else tuple(self.data.x.shape[1:])
 
     @property
     def promised(self) -> tuple[int, ...] | None:
-        """The stored shape of one sample where it is known before anything is read, else None."""
+        """The stored shape of one sample where it is known before any data are read, else None."""
         return None
 
     @property
     def classes(self) -> int:
-        """How many, 0 unless conditional."""
-        if self._told:
-            return self._told[1]
+        """Number of classes; 0 unless conditional."""
+        if self._expected:
+            return self._expected[1]
         return 0 if self.data.label is None else int(self.data.label.max()) + 1
 
     @property
     def density(self) -> Mixture | None:
-        """What the data were drawn from, where that is known exactly."""
+        """The distribution that the data are drawn from, where it is known exactly."""
         return None
 
     def real(self) -> Tensor:
-        """All samples as metrics see them: uint8 images [M, C, H, W] or points [M, D]."""
+        """All stored samples, the reference of metrics: uint8 images [M, C, H, W] or points [M, D]."""
         return self.data.x
 
     def on_after_batch_transfer(self, batch: Batch | object, dataloader_idx: int) -> Batch | object:
-        """Encode where the batch lies, so that a quarter of the bytes travels."""
+        """Encode a batch after its transfer to the device, which takes a quarter of the bytes before."""
         return self._encoded(batch) if isinstance(batch, Batch) else batch
 
     def some(self, n: int, k: int, device: torch.device) -> Excerpt:
-        """n samples to go with those of step k, each drawn from all; where all are no more than n, all, once.
+        """n samples for the reference of step k, drawn with replacement; all where there are at most n.
 
-        With `flip` an image and its mirror image are two samples. A function of seed and k alone, so that all
-        processes, and all accumulated parts of a step, see the same.
+        With `flip`, an image and its mirror image are two samples. They depend on the seed and k only, so
+        that all processes and all accumulated parts of a step use the same.
         """
         count = len(self.data) * (1 + self.flip)
         if count <= n:
@@ -226,7 +233,7 @@ class DataModule(LightningDataModule):
         return Excerpt(*self._serve(number, device), whole=True)
 
     def _serve(self, number: Tensor, device: torch.device) -> Batch:
-        """Samples by number, encoded: len(data) + i is the mirror image of i."""
+        """Encoded samples by number [n]; number len(data) + i is the mirror image of i."""
         index, label = number % len(self.data), self.data.label
         x = self.data.x.index_select(0, index).to(device)  # many times faster than x[index]
         if self.flip:
@@ -242,7 +249,10 @@ class DataModule(LightningDataModule):
 
         Args:
             world: number of processes.
-            parts: batches of an optimiser step on each.
+            parts: number of batches in an optimiser step, on each process.
+
+        Raises:
+            UserError: the batch size is no multiple of world x parts.
         """
         if self.batch_size % (world * parts):
             raise UserError(
@@ -251,7 +261,7 @@ class DataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> StepLoader:
-        """From the batch where the run stands."""
+        """Training batches, from that of the present step on."""
         rank, world, parts = self._share()
         self.check_split(world, parts)
         start = parts * (self.trainer.global_step if self.trainer else 0)
@@ -262,18 +272,18 @@ class DataModule(LightningDataModule):
     def val_dataloader(self) -> RequestLoader:
         """The same requests at every validation."""
         rank, world, _ = self._share()
-        batch = min(self.sample_batch, max(self.samples // world, 1))  # no process goes without
+        batch = min(self.sample_batch, max(self.samples // world, 1))  # so that every process has one
         return RequestLoader(self.samples, self.shape, batch, self.seed, self.classes, rank, world)
 
     def _share(self) -> tuple[int, int, int]:
-        """This process, the number of processes, and into how many batches an optimiser step is split."""
+        """Number of this process, number of processes, and number of batches in an optimiser step."""
         if self.trainer is None:
             return 0, 1, 1
         return self.trainer.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
 
 
 def shape_in_words(shape: Sequence[int], classes: int) -> str:
-    """Samples in words."""
+    """Shape and classes as text, such as `3x32x32 with no classes`."""
     return f"{'x'.join(map(str, shape))} with {classes or 'no'} classes"
 
 

@@ -1,4 +1,4 @@
-"""Points in the plane, with a standard deviation of 0.5 per coordinate."""
+"""Data sets of points in the plane, with a standard deviation of 0.5 per coordinate."""
 
 from typing import Unpack
 
@@ -11,16 +11,16 @@ from consistency.lit.data.module import DataArguments, DataModule
 from consistency.process.capacity import check_memory
 from consistency.truth.oracle import Mixture
 
-SEED = 0  # the data set is the same for every run; data.seed orders it
+SEED = 0  # of the points, which are the same for every run; data.seed determines their order
 
 
 class Ring(DataModule):
-    """Gaussians on a ring: every exact function of it is known.
+    """A mixture of Gaussians on a ring, whose denoiser and consistency function are known exactly.
 
     Args:
         modes: number of Gaussians.
         std: of each, in [0, 0.5).
-        points: drawn once.
+        points: number of points, drawn once.
         **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
@@ -38,21 +38,21 @@ class Ring(DataModule):
 
     @property
     def mixture(self) -> Mixture:
-        """What points are drawn from."""
+        """The distribution of the points."""
         return Mixture.ring(self.modes, self.std)
 
     @property
     def density(self) -> Mixture | None:
-        """The mixture itself; None where networks see something else than points."""
+        """The mixture; None with another codec than `Points`."""
         return self.mixture if self.codec == Points() else None
 
 
 class Moons(DataModule):
-    """scikit-learn's two half circles, standardised; the classes are the moons.
+    """scikit-learn's two half circles, standardised; each of them is a class.
 
     Args:
         noise: standard deviation across a moon of radius 1.
-        points: drawn once.
+        points: number of points, drawn once.
         **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
@@ -78,6 +78,6 @@ class Moons(DataModule):
 
 
 def check_points(points: int) -> None:
-    """Refuse fewer points than have a spread, or more than memory holds while they are drawn."""
+    """Refuse fewer than two points, or more than fit into memory while they are drawn."""
     at_least("data", 2, points=points)
     check_memory(f"data.points={points}", 64 * points)  # two coordinates of float64, four times

@@ -1,8 +1,8 @@
-"""Rollouts of a teacher on disk: made once, then trained from without the teacher.
+"""Pairs of teacher trajectories on disk, computed once, for training without the teacher.
 
-A store is a folder with an array per field of `Rollout`, and `manifest.json`, which says what the pairs were
-made of and holds the hash of every finished chunk. Chunk c is a function of the seed and of c alone: a store
-whose making was interrupted is gone on with, and ends with the same bytes.
+A store is a folder with an array for each field of `Rollout`, and `manifest.json` with the origin of the
+pairs and the hash of every finished chunk. Chunk c depends on the seed and on c only, so that an interrupted
+store can be continued and has the same bytes in the end.
 """
 
 import json
@@ -30,7 +30,7 @@ from consistency.objectives.discrete import Discrete, Rollout
 from consistency.objectives.flow import Flow
 from consistency.process.stops import Interrupted
 from consistency.schedule.draws import Draws
-from consistency.watch import noted, progress
+from consistency.watch import collect_signals, progress
 
 GIB = 2**30
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class StoreManifest:
-    """What a store is made of, and the hash of each finished chunk, in order."""
+    """The origin of a store's pairs, and the hash of each finished chunk, in order."""
 
     origin: Origin
     chunks: list[str] = field(default_factory=list)
@@ -48,11 +48,11 @@ class Store:
     """Pairs (x_t, t, x_r, r, label) of a teacher's flow in a folder, mapped into memory.
 
     Args:
-        path: the folder, made when it is filled.
-        count: pairs.
-        chunk: pairs made at once, and lost at most when the making is interrupted.
-        max_gib: the most that it may take, in units of 2^30 bytes.
-        seed: images, noise levels and noise follow from it.
+        path: of the folder, which is made when the store is filled.
+        count: number of pairs.
+        chunk: number of pairs computed at once; an interruption loses at most so many.
+        max_gib: largest size on disk, in GiB.
+        seed: determines samples, noise levels and noise.
     """
 
     def __init__(
@@ -73,34 +73,40 @@ class Store:
         device: torch.device = CPU,
         beat: Callable[[], object] = lambda: None,
     ) -> None:
-        """Make the pairs that are missing.
+        """Compute the pairs that are missing.
 
         Args:
             flow: takes x_t to x_r; it is not kept.
-            objective: whose pairs are drawn.
-            data: where x comes from.
-            device: where the flow computes.
-            beat: called after every chunk, and while another run fills the store.
+            objective: draws the noise levels of pairs.
+            data: the samples x.
+            device: of the flow.
+            beat: called after every chunk, and repeatedly while another run fills the store.
 
         Raises:
-            UserError: pairs that change with the step; too large; no room; of another origin; damaged.
-            Interrupted: by a signal, after the chunk at hand.
+            UserError: the law of pairs changes with the step; the store is too large for max_gib or for the
+                disk, has another origin, or is damaged.
+            Interrupted: a signal arrived; the chunk in progress is finished.
         """
         check_constant(objective.pairs)
         make = Maker(flow, objective, data, device, self.chunk, self.seed)
-        made_of = make.origin(self.count)
-        with self._written():
-            self._check_room(make, self._asked_for(made_of))  # nothing has been written yet
-            with locked(self.path, beat):
-                manifest = self._asked_for(made_of) or StoreManifest(
-                    made_of
-                )  # another run may have filled it
+        origin = make.origin(self.count)
+        with self._write_errors():
+            self._check_room(make, self._matching_manifest(origin))  # nothing has been written yet
+            with locked(self.path, beat):  # another run may have filled the store meanwhile
+                manifest = self._matching_manifest(origin) or StoreManifest(origin)
                 if not manifest.chunks:
                     self._create(make)
                 self._complete(make, manifest, beat)
 
     def open(self, verify: bool = True) -> None:
-        """Map a full store; compare every chunk with its hash."""
+        """Map a full store into memory.
+
+        Args:
+            verify: compare every chunk with its hash.
+
+        Raises:
+            UserError: the store is not full, or damaged.
+        """
         manifest = self._read()
         if manifest is None or len(manifest.chunks) < len(self._spans()):
             raise UserError(f"store.path={self.path} is not full: it must lie where all processes see it")
@@ -116,13 +122,16 @@ class Store:
         return Rollout(**rows, c=given_label(label))
 
     def _complete(self, make: Maker, manifest: StoreManifest, beat: Callable[[], object]) -> None:
-        """Append chunks until there are all. What was there must be whole, or hours would be lost on it."""
+        """Append the missing chunks. Those that exist are verified first."""
         done, spans = len(manifest.chunks), self._spans()
         if done == len(spans):
             return
         self._map(manifest)
         self._verify(manifest)
-        with progress(f"rollouts in {self.path}", self.count, done * self.chunk) as show, noted() as signals:
+        with (
+            progress(f"rollouts in {self.path}", self.count, done * self.chunk) as show,
+            collect_signals() as signals,
+        ):
             for c, (first, end) in enumerate(spans[done:], done):
                 rows = make(c, end - first)
                 self._write(first, rows)
@@ -133,16 +142,20 @@ class Store:
                 if signals:
                     raise Interrupted(signals[0])
 
-    def _asked_for(self, made_of: Origin) -> StoreManifest | None:
-        """The manifest of a store that holds what is asked for, full or not; None where there is none."""
+    def _matching_manifest(self, origin: Origin) -> StoreManifest | None:
+        """The manifest, if there is one, of a store with this origin, full or not.
+
+        Raises:
+            UserError: the store has another origin.
+        """
         manifest = self._read()
-        differs = manifest and first_difference(manifest.origin, made_of)
+        differs = manifest and first_difference(manifest.origin, origin)
         if differs:
             raise self._refused(f"holds other pairs: {differs}")
         return manifest
 
     def _read(self) -> StoreManifest | None:
-        """The manifest as it stands."""
+        """The manifest; None where there is none."""
         try:
             found = json.loads(regular(self.path / "manifest.json").read_text("utf-8"))
             manifest = StoreManifest(dict(found["origin"]), list(found["chunks"]))
@@ -155,7 +168,7 @@ class Store:
             raise self._refused("has a damaged manifest.json") from error
 
     def _check_room(self, make: Maker, manifest: StoreManifest | None) -> None:
-        """Refuse what is larger than allowed, or than the room there is."""
+        """Refuse a store that is larger than max_gib, or than the free space on disk."""
         row = sum(np.dtype((kind, shape)).itemsize for shape, kind in make.layout().values())
         size, done = row * self.count, len(manifest.chunks) if manifest else 0
         if size > self.max_gib * GIB:
@@ -171,19 +184,19 @@ class Store:
             )
 
     def _create(self, make: Maker) -> None:
-        """Files of the full size, which take no room yet."""
+        """Create the arrays at their full size, as sparse files."""
         for name, (shape, kind) in make.layout().items():
             create(self._file(name))  # numpy would write through a link
             np.lib.format.open_memmap(self._file(name), mode="w+", dtype=kind, shape=(self.count, *shape))
 
     def _map(self, manifest: StoreManifest) -> None:
-        """See the files as arrays."""
+        """Map the files into memory as arrays, and check their headers."""
         present = [name for name in KINDS if name != "label" or manifest.origin[f"data.{name}"]]
         try:
             self._columns = {name: map_array(self._file(name)) for name in present}
         except (OSError, ValueError) as error:
             raise self._refused(f"is not whole ({error})") from error
-        for name, column in self._columns.items():  # hashes are of the bytes alone, whatever they stand for
+        for name, column in self._columns.items():  # the hashes do not include dtype and shape
             inner = self._columns["x_t"].shape[1:] if name in ("x_t", "x_r") else ()
             if column.dtype.str != KINDS[name] or column.shape != (self.count, *inner):
                 raise self._refused(f"has a damaged header in {name}.npy")
@@ -195,7 +208,7 @@ class Store:
                 raise self._refused(f"is damaged in chunk {c}, pairs {first} to {end - 1}")
 
     def _write(self, first: int, rows: Columns) -> None:
-        """Put rows in their places. Not through the maps: on a full disk that kills the process."""
+        """Write rows to the files; through the memory maps, a full disk would kill the process."""
         for name, values in rows.items():
             with reopened(self._file(name)) as file:
                 file.seek(self._columns[name].offset + first * self._columns[name].strides[0])  # type: ignore[attr-defined]
@@ -204,13 +217,13 @@ class Store:
                 os.fsync(file.fileno())
 
     def _keep(self, manifest: StoreManifest) -> None:
-        """Write the manifest, whole or not at all."""
+        """Write the manifest atomically."""
         write_text(
             self.path / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
         )
 
     def _spans(self) -> list[tuple[int, int]]:
-        """First pair of each chunk, and the one after its last."""
+        """Range [first, end) of the pairs of each chunk."""
         return [(first, min(first + self.chunk, self.count)) for first in range(0, self.count, self.chunk)]
 
     def _file(self, name: str) -> Path:
@@ -222,8 +235,8 @@ class Store:
         )
 
     @contextmanager
-    def _written(self) -> Iterator[None]:
-        """Say what the system refused."""
+    def _write_errors(self) -> Iterator[None]:
+        """Report an error of the file system as a UserError."""
         try:
             yield
         except OSError as error:
@@ -234,6 +247,6 @@ class Store:
 
 
 def free_bytes(path: Path) -> int:
-    """Room where a folder is, or would be."""
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk of a folder, which need not exist yet."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""CIFAR-10 and Fashion-MNIST: read from an existing copy, or downloaded by torchvision, as whole arrays."""
+"""CIFAR-10 and Fashion-MNIST as arrays, from an existing copy or downloaded by torchvision."""
 
 import gzip
 import math
@@ -19,17 +19,17 @@ from consistency.files.paths import expanded
 from consistency.lit.data.module import DataArguments, DataModule
 
 LARGEST = 2**28  # bytes of an IDX file
-IDX_UBYTE = b"\0\0\x08"  # an IDX file begins so when its entries are unsigned bytes; the rank follows
+IDX_UBYTE = b"\0\0\x08"  # the first bytes of an IDX file of unsigned bytes; the rank follows
 
 
 class CIFAR10(DataModule):
-    """The 50,000 training images, 3x32x32 in 10 classes, which published statistics are of as well.
+    """The 50,000 training images, 3x32x32 in 10 classes, from which published statistics are computed.
 
-    Mirrored by default, as iCT does (2310.14189); ECT and FastGen do not, and EDM's teachers learn mirrored
-    images under labels of their own.
+    Mirrored by default, as in iCT (2310.14189). ECT and FastGen do not mirror, and EDM's teachers are trained
+    on mirrored images with augmentation labels.
 
     Args:
-        root: folder with `cifar-10-batches-py` or `cifar-10-python.tar.gz`; filled by a download if need be.
+        root: folder with `cifar-10-batches-py` or `cifar-10-python.tar.gz`; downloaded if it has neither.
         **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
@@ -39,15 +39,15 @@ class CIFAR10(DataModule):
         self.root = self.target = Path(expanded(root))
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
-        """Download to `directory`, unless the user named the root."""
+        """Download to `directory`, unless the user gave the root."""
         self.target = self.root if "root" in named else directory
 
     def load(self) -> ArrayData:
-        """Read the five batches, whose checksums torchvision compares."""
+        """Read the five training batches, whose checksums torchvision verifies."""
         return self._read(train=True)
 
     def load_held_out(self) -> ArrayData:
-        """The 10,000 images for tests."""
+        """The 10,000 test images."""
         return self._read(train=False)
 
     def _read(self, train: bool) -> ArrayData:
@@ -60,7 +60,7 @@ class CIFAR10(DataModule):
                 found = found or known(str(root), train)
         if found is None:
             what = f"{known.filename} (or {known.base_folder} from it)"
-            fetched(self.target, what, lambda: known(str(self.target), train, download=True))
+            download_to(self.target, what, lambda: known(str(self.target), train, download=True))
             found = known(str(self.target), train)
         x = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
         return ArrayData(torch.from_numpy(x), torch.tensor(found.targets))
@@ -69,11 +69,11 @@ class CIFAR10(DataModule):
 class FashionMNIST(DataModule):
     """The 60,000 training images, 1x28x28 in 10 classes of garments.
 
-    Not mirrored by default: all shoes point to the left, and the mirrored ones are not in the data.
+    Not mirrored by default: all shoes point to the left.
 
     Args:
-        root: folder with the IDX files, gzipped or not, or with torchvision's `FashionMNIST/raw`; filled by a
-            download if need be.
+        root: folder with the IDX files, gzipped or not, or with torchvision's `FashionMNIST/raw`; downloaded
+            where there is neither.
         **arguments: of `DataModule`: batch_size, seed and the rest.
     """
 
@@ -82,7 +82,7 @@ class FashionMNIST(DataModule):
         self.root = self.target = Path(expanded(root))
 
     def write_below(self, directory: Path, named: Container[str]) -> None:
-        """Download to `directory`, unless the user named the root."""
+        """Download to `directory`, unless the user gave the root."""
         self.target = self.root if "root" in named else directory
 
     def load(self) -> ArrayData:
@@ -90,7 +90,7 @@ class FashionMNIST(DataModule):
         return self._read("train")
 
     def load_held_out(self) -> ArrayData:
-        """The 10,000 images for tests."""
+        """The 10,000 test images."""
         return self._read("t10k")
 
     def _read(self, part: str) -> ArrayData:
@@ -103,9 +103,9 @@ class FashionMNIST(DataModule):
         return ArrayData(x[:, None], label.long())
 
     def _file(self, name: str) -> Path:
-        """Where an IDX file is, after a download if need be.
+        """Path of an IDX file, which is downloaded where there is none.
 
-        Not through torchvision, whose reader takes one layout and whose checksums are of one compression.
+        torchvision's reader is not used: it accepts one layout of folders and one compression only.
         """
         from torchvision import datasets
 
@@ -114,12 +114,21 @@ class FashionMNIST(DataModule):
         if not any(path.is_file() for path in places):
             part = name.partition("-")[0]
             what = f"{part}-images-idx3-ubyte.gz and {part}-labels-idx1-ubyte.gz"
-            fetched(self.target, what, lambda: datasets.FashionMNIST(str(self.target), download=True))
+            download_to(self.target, what, lambda: datasets.FashionMNIST(str(self.target), download=True))
         return next(path for path in places if path.is_file())
 
 
-def fetched(root: Path, what: str, download: Callable[[], object]) -> None:
-    """Download into `root`, one process at a time; what cannot be had is the user's to bring."""
+def download_to(root: Path, what: str, download: Callable[[], object]) -> None:
+    """Download to `root`, one process at a time.
+
+    Args:
+        root: the folder, which is made.
+        what: name of the files, for the message.
+        download: downloads and verifies them.
+
+    Raises:
+        UserError: it fails; tells the user to provide the files.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".download.lock"):
@@ -134,13 +143,17 @@ def fetched(root: Path, what: str, download: Callable[[], object]) -> None:
 
 
 def read_idx(path: Path, rank: int) -> Tensor:
-    """An IDX file of unsigned bytes, gzipped or not -> uint8 of that rank."""
+    """Read an IDX file of unsigned bytes, gzipped or not, as a uint8 tensor of this rank.
+
+    Raises:
+        UserError: the file cannot be read, or is damaged.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(LARGEST)  # of a larger one too little, which is noticed
+            content = file.read(LARGEST)  # a larger file is refused below by its length
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: delete it and fetch it again ({error})") from error
-    start = 4 + 4 * rank  # the header: what it is, then the length of each axis
+    start = 4 + 4 * rank  # the header: a magic number, then the length of each axis
     shape = np.frombuffer(content[4:start].ljust(4 * rank, b"\0"), ">u4").tolist()
     if content[:4] != IDX_UBYTE + bytes([rank]) or len(content) != start + math.prod(shape):
         raise UserError(f"{path} is not a whole IDX file of rank {rank}: delete it and fetch it again")

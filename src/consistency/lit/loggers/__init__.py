@@ -1,1 +1,1 @@
-"""Where the curves, pictures and texts of a run are logged."""
+"""Loggers for the curves, pictures and texts of a run."""

@@ -1,4 +1,4 @@
-"""What the callbacks of a run need of a logger beyond Lightning's interface."""
+"""The interface of loggers: Lightning's, with pictures, texts, and continuation at a checkpoint."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,20 +15,20 @@ from consistency.markup import fenced
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOG = "log"  # of a checkpoint: how far each log was
+LOG = "log"  # key of a checkpoint: the length of each log
 
-Positions = Mapping[str, int]  # a file or a logger by name -> how far it was at a checkpoint
-Row = Mapping[str, str | float | bool]  # hyperparameters
+Positions = Mapping[str, int]  # name of a file or a logger -> its length at a checkpoint (bytes or a step)
+Row = Mapping[str, str | float | bool]  # hyperparameters by key of the config
 T = TypeVar("T")
 
 
 class RunLogger(Logger):
-    """A logger that takes pictures and texts, goes on where a checkpoint was, and knows where it writes.
+    """A logger of curves, pictures and texts that can continue at a checkpoint.
 
     Only the first process calls its methods. Subclasses combine it with a logger of Lightning.
     """
 
-    label = ""  # names the logger in result.json and in messages
+    label = ""  # name of the logger in result.json and in messages
 
     @abstractmethod
     def picture(self, name: str, image: Image.Image, step: int) -> None:
@@ -46,44 +46,44 @@ class RunLogger(Logger):
 
     @abstractmethod
     def positions(self, step: int) -> Positions:
-        """How far the log is, for a checkpoint of this step; all that was logged is on disk then."""
+        """The length of the log, for a checkpoint of this step; all that was logged is flushed first."""
 
     @abstractmethod
     def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Prepare to go on from a checkpoint, before anything is logged.
+        """Prepare to continue at a checkpoint, before anything is logged.
 
         Args:
-            positions: in the checkpoint. It may list none of this logger, whose log is from before the
-                checkpoint then.
-            step: of the checkpoint; 0 for a run that begins, whose former log is given up.
+            positions: in the checkpoint. Where they lack this logger, it was not in use then, and its log is
+                of earlier steps.
+            step: of the checkpoint; 0 for a new run, which drops the former log.
 
         Returns:
-            What removes the steps after the checkpoint, called once nothing can be refused any more.
+            A function that removes the steps after the checkpoint, called when all checks have passed.
         """
 
     @abstractmethod
     def place(self) -> str | None:
-        """Where the log is, for a person: a path or an address; None as long as nothing is there."""
+        """The path or address of the log, for the user; None as long as nothing is logged."""
 
     def begin_row(self, row: Row) -> None:
-        """Log the hyperparameters of a run, at its beginning and whenever it goes on."""
+        """Log the hyperparameters of a run, whenever it starts or resumes."""
         self.log_hyperparams(dict(row))
 
     def end_row(self, failed: bool) -> None:
         """Close the log of a run that has ended.
 
         Args:
-            failed: whether it led nowhere.
+            failed: whether the run has failed.
         """
 
 
 def run_loggers(trainer: Trainer) -> list[RunLogger]:
-    """The loggers of a run that are more than Lightning's interface."""
+    """The loggers of a run that implement `RunLogger`."""
     return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
 
 
 def writing(trainer: Trainer) -> list[RunLogger]:
-    """Those of this process: none on any but the first, which alone writes."""
+    """The same on the first process, which alone writes; none on the others."""
     return run_loggers(trainer) if trainer.is_global_zero else []
 
 
@@ -110,7 +110,7 @@ def log_picture(trainer: Trainer, name: str, draw: Callable[[], "Image.Image | F
     loggers = writing(trainer)
     if loggers:
         drawn = draw()
-        image = drawn if isinstance(drawn, Image.Image) else rendered(drawn)
+        image = drawn if isinstance(drawn, Image.Image) else render(drawn)
         for logger in loggers:
             logger.picture(name, image, trainer.global_step)
 
@@ -127,7 +127,7 @@ def log_code(trainer: Trainer, name: str, text: str, language: str) -> None:
 
 
 def positions(trainer: Trainer) -> dict[str, int]:
-    """How far all logs of a run are."""
+    """The lengths of all logs of a run."""
     return {
         name: position
         for logger in writing(trainer)
@@ -136,15 +136,15 @@ def positions(trainer: Trainer) -> dict[str, int]:
 
 
 def places(trainer: Trainer) -> dict[str, str]:
-    """Where a run has been logged, by logger; those that have written nothing are left out."""
+    """Paths and addresses of the logs of a run, by logger; without those that have written nothing."""
     found = {logger.label: logger.place() for logger in writing(trainer)}
     others = [logger for logger in trainer.loggers if not isinstance(logger, RunLogger)]
     found |= {type(logger).__name__: logger.log_dir for logger in others}
     return {name: place for name, place in found.items() if place}
 
 
-def rendered(figure: "Figure") -> Image.Image:
-    """A figure as an RGB image, drawn without a display."""
+def render(figure: "Figure") -> Image.Image:
+    """A figure as an RGB image; no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -152,22 +152,22 @@ def rendered(figure: "Figure") -> Image.Image:
     return Image.frombuffer("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
 
 
-def logger_library(name: str, how: str = "pip install 'consistency[loggers]'") -> Any:
-    """The module of a library that a logger needs.
+def logger_library(name: str, installation: str = "pip install 'consistency[loggers]'") -> Any:
+    """Import the library that a logger needs.
 
     Args:
         name: of the library and of the logger.
-        how: it is installed.
+        installation: command that installs it, for the message.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not installed.
     """
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"logger={name} needs {name}: {how}") from error
+        raise UserError(f"logger={name} needs {name}: {installation}") from error
 
 
 def every(trainer: Trainer) -> int:

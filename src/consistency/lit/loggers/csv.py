@@ -1,4 +1,4 @@
-"""The log of a run as files: metrics.csv, with a row for each step, and pictures and texts beside it."""
+"""The log of a run as files: metrics.csv with a row for each step, and pictures and texts."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ FOLDER, FILE = "csv", "metrics.csv"
 
 
 class CSV(RunLogger, CSVLogger):
-    """Lightning's CSV logger, but for its file: one row for each step, and a run that goes on keeps its rows.
+    """Lightning's CSV logger with another table: one row for each step, and a resumed run keeps its rows.
 
     Args:
         save_dir: where the folder `csv` is made.
@@ -35,14 +35,14 @@ class CSV(RunLogger, CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> StepTable:
-        """The table; read from its file when it is first needed."""
+        """The table, read from its file when it is first used."""
         if self._experiment is None:
             self._experiment: Any = StepTable(Path(self.log_dir) / FILE)
         return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add values to the row of a step; the last one if none is given."""
+        """Add values to the row of a step; None for the last row."""
         self.experiment.add(step, {name: float(value) for name, value in metrics.items()})
 
     @rank_zero_only
@@ -59,7 +59,7 @@ class CSV(RunLogger, CSVLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the rows; where a run has failed, that reason is the one to report."""
+        """Write the rows. Where a run has failed, an error of writing is ignored in favour of its own."""
         try:
             self.save()
         except Unwritable:
@@ -67,20 +67,20 @@ class CSV(RunLogger, CSVLogger):
                 raise
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
-        """Write an image of its own for each step."""
+        """Write an image file for each step."""
         write_file(self._file(f"{name}-{step:08d}.png"), image.save)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Write the newest text of a name."""
+        """Write the newest text of a name to a file."""
         write_text(self._file(f"{name}.md"), f"{text}\n")
 
     def positions(self, step: int) -> Positions:
-        """The step: rows up to it are kept."""
+        """The step, up to which rows are kept."""
         self.save()
         return {FILE: step}
 
     def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Prepare to remove the rows after the step that is noted, else after that of the checkpoint.
+        """Prepare to remove the rows after the step in `positions`, else after that of the checkpoint.
 
         Raises:
             UserError: the folder is a link that leads out of the run, or the file is a link.
@@ -90,7 +90,7 @@ class CSV(RunLogger, CSVLogger):
         return partial(self._cut, positions.get(FILE, step or -1))
 
     def place(self) -> str | None:
-        """The table."""
+        """The path of the table."""
         path = Path(self.log_dir) / FILE
         return str(path) if path.is_file() else None
 

@@ -1,11 +1,11 @@
-"""Event files that no checkpoint lists: whether they belong to steps before or after it."""
+"""The first step of a TensorBoard event file, for files that a checkpoint does not list."""
 
 from contextlib import suppress
 from pathlib import Path
 
 
 def begun_at(path: Path) -> int | None:
-    """The step of the first summary in an event file; None where it holds none that can be read.
+    """The step of the first summary in an event file; None where there is none that can be read.
 
     Args:
         path: of a regular file.

@@ -1,6 +1,6 @@
-"""Logs that are kept outside the directory of a run, and the id by which they know it: a file in it.
+"""Loggers that send points to a service, and the id of the run there, which a file of the run keeps.
 
-A run that begins anew, in an emptied directory or not, has a new id and continues no other.
+A run that starts anew, in an emptied directory or not, gets a new id and continues no other run.
 """
 
 import re
@@ -19,16 +19,16 @@ from consistency.lit.loggers.base import Positions, RunLogger
 FILE = "run_id"
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 LARGEST = 100  # bytes of the file
-SWEPT = "overrides.json"  # which a sweep leaves in the directory of each of its runs
+SWEPT = "overrides.json"  # a file that sweeps write to the directory of each of their runs
 
 
 class RunId:
-    """The id of a run, in `FOLDER/run_id` of its directory.
+    """The id of a run, kept in the file `FOLDER/run_id` of its directory.
 
     Args:
         directory: of the run.
-        folder: of the logger in it.
-        made: the id of a new run.
+        folder: of the logger in that directory.
+        made: () -> the id of a new run.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RunId:
         self.anew = False
 
     def known(self) -> str | None:
-        """The id of the run that is continued; None for a new one.
+        """The id of a run that is continued; None for a new run.
 
         Raises:
             UserError: the folder is a link that leads out of the run, or the file holds no id.
@@ -57,12 +57,12 @@ class RunId:
         return text
 
     def keep(self, known: str) -> None:
-        """Write an id down, from now on that of the run."""
+        """Write the id of the run to its file."""
         write_text(self.path, f"{known}\n")
         self.anew = False
 
     def take(self) -> str:
-        """The id of the run that is continued, else a new one, which is kept."""
+        """The id of the run; a new one is made and written where there is none."""
         known = self.known()
         if known is None:
             known = self.made()
@@ -71,26 +71,26 @@ class RunId:
 
 
 class Tracker(RunLogger):
-    """A logger whose points are sent away and cannot be taken back: it continues the same run."""
+    """A logger whose points cannot be removed once they are sent; a resumed run continues the same log."""
 
     kept: RunId
 
     def positions(self, step: int) -> Positions:
-        """That the run is logged here."""
+        """The step, which notes that this logger was in use."""
         return {self.label: step}
 
     def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Continue the run of the directory, or begin a new one where training begins."""
+        """Continue the log of the directory's run, or start a new one for a new run."""
         self.kept.anew = not step and self.label not in positions
         return lambda: None
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Close a run that has failed; one that has succeeded is closed by `end_row`, for it may log more."""
+        """Close the log of a run that has failed. `end_row` closes that of any other, which may log more."""
         if status == "failed":
             self.end_row(failed=True)
 
 
 def sweep_of(directory: Path) -> str | None:
-    """The name of the sweep that a run belongs to; None for a run of its own."""
+    """The name of the sweep that a run belongs to; None for a single run."""
     return directory.absolute().parent.name if (directory / SWEPT).is_file() else None

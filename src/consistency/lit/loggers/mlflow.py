@@ -1,4 +1,4 @@
-"""The log of a run in MLflow."""
+"""The log of a run in MLflow (https://mlflow.org)."""
 
 import logging
 import os
@@ -22,21 +22,21 @@ from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 FOLDER = "mlflow"  # in the directory of the run: the id, and the local store
 ARTIFACTS = "artifacts"
 REFUSED = re.compile(r"[^\w./ -]", re.ASCII)  # in names
-CHATTY = ("alembic", "mlflow")  # loggers that report each table of a new store
+CHATTY = ("alembic", "mlflow")  # names of Python loggers that report each table of a new store
 
 
 class MLflow(Tracker, MLFlowLogger):
-    """Lightning's logger of MLflow, continued as the run that the directory names.
+    """Lightning's MLflow logger, which continues the run whose id is in the run directory.
 
     Args:
         save_dir: where the folder `mlflow` is made.
         project: MLflow's experiment.
-        name: of the run; None for one that MLflow makes up.
+        name: of the run; None for one that MLflow generates.
         tracking_uri: of a server or a store; None for the variable MLFLOW_TRACKING_URI, else a store in
             `save_dir`.
 
     Raises:
-        UserError: the library is not there.
+        UserError: the library is not installed.
     """
 
     label = "mlflow"
@@ -48,7 +48,7 @@ class MLflow(Tracker, MLFlowLogger):
         name: str | None = None,
         tracking_uri: str | None = None,
     ) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that nobody wants sent
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # off unless the user sets it
         logger_library("mlflow")
         self.directory = (Path(save_dir) / FOLDER).absolute()
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -62,24 +62,24 @@ class MLflow(Tracker, MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The client; the run begins or goes on when it is first needed."""
+        """The client; the run is created or continued when it is first used."""
         if not self._initialized:
             self._begin()
         return self._mlflow_client
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars; characters that MLflow does not take in a name become _."""
+        """Log scalars; characters that MLflow does not accept in a name are replaced by _."""
         super().log_metrics({accepted(name): value for name, value in metrics.items()}, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        """Log hyperparameters. MLflow never changes one: those that a continued run changes become tags."""
-        there = self.experiment.get_run(self.run_id).data.params
+        """Log hyperparameters. MLflow cannot change them: those that a continued run changes become tags."""
+        logged = self.experiment.get_run(self.run_id).data.params
         named = {accepted(name): str(value)[:250] for name, value in params.items()}
-        for name in [name for name in named if there.get(name, named[name]) != named[name]]:
+        for name in [name for name in named if logged.get(name, named[name]) != named[name]]:
             self.experiment.set_tag(self.run_id, name, named.pop(name))
-        super().log_hyperparams({name: value for name, value in named.items() if name not in there})
+        super().log_hyperparams({name: value for name, value in named.items() if name not in logged})
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """Log an image."""
@@ -87,11 +87,11 @@ class MLflow(Tracker, MLFlowLogger):
         self.experiment.log_image(self.run_id, image, key=accepted(name), step=step, timestamp=now)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Keep the newest text of a name as an artifact."""
+        """Log the newest text of a name as an artifact."""
         self.experiment.log_text(self.run_id, text, f"{accepted(name)}.md")
 
     def place(self) -> str | None:
-        """The store or the server, and the run in it."""
+        """The address of the store or server, and the id of the run."""
         return f"{self._tracking_uri} run {self._run_id}" if self._initialized else None
 
     def end_row(self, failed: bool) -> None:
@@ -124,20 +124,20 @@ class MLflow(Tracker, MLFlowLogger):
 
 
 def accepted(name: str) -> str:
-    """A name as MLflow takes it: letters, digits and _./- and spaces."""
+    """A name with all characters but letters, digits, spaces and _./- replaced by _."""
     return REFUSED.sub("_", name)
 
 
 def mlflow_refusal(error: Exception, uri: str) -> str:
-    """What MLflow has refused, on one line, and what to do."""
-    said = strip_controls(str(error))[:300]
+    """The message of an error of MLflow on one line, with a remedy."""
+    message = strip_controls(str(error))[:300]
     remedy = f"check logger.mlflow.tracking_uri, or delete {FOLDER}/run_id to log as a new run"
-    return f"logger=mlflow: {uri}: {said}; {remedy}"
+    return f"logger=mlflow: {uri}: {message}; {remedy}"
 
 
 @contextmanager
 def without_mlflow_reports() -> Iterator[None]:
-    """Without the reports of MLflow on the tables that it makes."""
+    """Silence the reports of MLflow on the tables that it creates."""
     loggers = [logging.getLogger(name) for name in CHATTY]
     before = [logger.level for logger in loggers]
     for logger in loggers:

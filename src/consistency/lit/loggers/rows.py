@@ -1,8 +1,8 @@
 """The row of a run in the HParams tab of TensorBoard.
 
-TensorBoard keeps the first hyperparameters and the first status that it finds of a run: they have event files
-of their own, which a run that goes on removes. It takes the first list of columns for that of all runs, which
-may have others: none is written, and the columns are those of all runs.
+TensorBoard uses the first hyperparameters and the first status that it reads of a run. Both are written to
+event files of their own, which a resumed run replaces. It uses the first list of columns for all runs, which
+may have others; none is written, so that the tab has the columns of all runs.
 """
 
 import time
@@ -12,16 +12,16 @@ from typing import Any
 from consistency.files.atomic import replacing
 from consistency.lit.loggers.base import Row
 
-FIRST = "events.out.tfevents.0.hparams"  # read before the events of training, whose names hold the time
+FIRST = "events.out.tfevents.0.hparams"  # read before the events of training, whose names contain the time
 ALL = "events.out.tfevents.*.hparams"
 
 
 def write_row(directory: Path, row: Row) -> None:
-    """Replace the hyperparameters of a log; a status is removed.
+    """Replace the hyperparameters of a log, and remove its status.
 
     Args:
         directory: of the log.
-        row: key -> value.
+        row: key of the config -> value.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -35,26 +35,26 @@ def end_row(directory: Path, failed: bool) -> None:
 
     Args:
         directory: of the log.
-        failed: whether the run led nowhere.
+        failed: whether the run has failed.
     """
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.api_pb2 import Status  # type: ignore[attr-defined]
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]
 
-    about, now = HParamsPluginData(), time.time()
-    about.session_end_info.status = Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
-    about.session_end_info.end_time_secs = now
-    described = metadata.create_summary_metadata(about)
+    content, now = HParamsPluginData(), time.time()
+    content.session_end_info.status = Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
+    content.session_end_info.end_time_secs = now
+    status = metadata.create_summary_metadata(content)
     for path in directory.glob(ALL):
         if path.name != FIRST:
             path.unlink(missing_ok=True)
-    summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described)])
+    summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=status)])
     write_summary(directory / f"events.out.tfevents.{now:.0f}.hparams", summary)
 
 
 def write_summary(path: Path, summary: Any) -> None:
-    """An event file with one summary."""
+    """Write an event file with one summary."""
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
     from tensorboard.summary.writer.record_writer import RecordWriter
 

@@ -1,4 +1,4 @@
-"""The log of a run for TensorBoard: event files, which are cut back to the size they had at a checkpoint."""
+"""The log of a run for TensorBoard: event files, which a resumed run cuts to their size at the checkpoint."""
 
 import os
 import stat
@@ -21,17 +21,16 @@ EVENTS = "events.out.tfevents.*"
 
 
 class Board(RunLogger, TensorBoardLogger):
-    """TensorBoard's logger, which names its file when that cannot be written.
+    """Lightning's TensorBoard logger, with errors of writing as `Unwritable`, which names the file.
 
-    Its events are written by a thread, whose error comes back with the next event. Arguments are those of
-    Lightning's.
+    A thread writes the events; its error is raised at the next event. The arguments are Lightning's.
     """
 
     label = "tensorboard"
 
     @property
     def experiment(self) -> Any:
-        """The writer of summaries; made when it is first asked for, on the first process."""
+        """The writer of summaries, created when it is first used, on the first process."""
         fresh = self._experiment is None
         threading.excepthook = Quiet(threading.excepthook)
         with explain_write(Path(self.log_dir)):
@@ -41,7 +40,7 @@ class Board(RunLogger, TensorBoardLogger):
         return writer
 
     def log_metrics(self, *what: Any, **more: Any) -> None:
-        """As Lightning's, which takes any failure for a value that is no number."""
+        """Log scalars. Lightning reports any error as a value that is no number; the cause is raised here."""
         try:
             super().log_metrics(*what, **more)
         except ValueError as error:
@@ -50,12 +49,12 @@ class Board(RunLogger, TensorBoardLogger):
             raise
 
     def log_hyperparams(self, *what: Any, **more: Any) -> None:
-        """As Lightning's, which makes a writer of its own."""
+        """Log hyperparameters by Lightning's method, which creates a writer of its own."""
         with explain_write(Path(self.log_dir)):
             super().log_hyperparams(*what, **more)
 
     def save(self) -> None:
-        """As Lightning's."""
+        """Write the hyperparameters to their file."""
         with explain_write(Path(self.log_dir)):
             hparams = Path(self.log_dir) / self.NAME_HPARAMS_FILE
             if not hparams.is_file():  # a pipe or a dangling link, into which Lightning would write
@@ -63,7 +62,7 @@ class Board(RunLogger, TensorBoardLogger):
             super().save()
 
     def finalize(self, status: str) -> None:
-        """Close the file; where a run has failed, whatever the reason, that reason is the one to tell."""
+        """Close the file. Where a run has failed, an error of writing is ignored in favour of its own."""
         try:
             super().finalize(status)
         except Unwritable:
@@ -81,7 +80,7 @@ class Board(RunLogger, TensorBoardLogger):
         self.experiment.add_text(name, text, step)
 
     def positions(self, step: int) -> Positions:
-        """Bytes of each event file, once all that was logged is on disk."""
+        """The size of each event file in bytes, after a flush to disk."""
         self.experiment.flush()
         files = own_files(Path(self.log_dir))
         for path in files:
@@ -90,17 +89,17 @@ class Board(RunLogger, TensorBoardLogger):
         return {path.name: path.stat().st_size for path in files}
 
     def rewind(self, positions: Positions, step: int) -> Callable[[], None]:
-        """Remember the event files there are, to cut them back to the sizes in a checkpoint.
+        """Prepare to cut the present event files to the sizes in a checkpoint.
 
         Raises:
-            UserError: the directory is a link that leads out of the directory it stands in.
+            UserError: the directory is a link that leads out of its parent.
         """
         directory = Path(self.log_dir)
         check_inside(directory.parent, [directory.name])
         return partial(cut_back, own_files(directory), positions, step)
 
     def place(self) -> str | None:
-        """The directory of event files."""
+        """The directory of event files; None where there are none."""
         return self.log_dir if own_files(Path(self.log_dir)) else None
 
     def begin_row(self, row: Row) -> None:
@@ -113,10 +112,10 @@ class Board(RunLogger, TensorBoardLogger):
 
 
 class Named:
-    """A writer of events whose refusals name the file.
+    """A writer of events whose errors of writing name the folder.
 
     Args:
-        writer: of TensorBoard.
+        writer: TensorBoard's.
         path: of its folder.
     """
 
@@ -124,7 +123,7 @@ class Named:
         self._writer, self._path = writer, path
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else is the writer's."""
+        """Any other attribute is that of the writer."""
         return getattr(self._writer, name)
 
     def add_event(self, event: Any) -> None:
@@ -133,7 +132,7 @@ class Named:
             self._writer.add_event(event)
 
     def flush(self) -> None:
-        """Wait until all events are in the file."""
+        """Wait until all events are written to the file."""
         with explain_write(self._path):
             self._writer.flush()
 
@@ -144,34 +143,34 @@ class Named:
 
 
 class Quiet:
-    """A hook of threads that leaves out those of TensorBoard, whose errors the run hears of by itself.
+    """A `threading.excepthook` that ignores TensorBoard's threads, whose errors are raised at the next event.
 
     Args:
-        hook: for all others.
+        hook: for all other threads.
     """
 
     def __init__(self, hook: Any) -> None:
         self.hook = hook.hook if isinstance(hook, Quiet) else hook
 
     def __call__(self, args: Any) -> None:
-        """Tell of an exception that ended a thread."""
+        """Report an exception that ended a thread."""
         if not type(args.thread).__module__.startswith("tensorboard"):
             self.hook(args)
 
 
 def own_files(directory: Path) -> list[Path]:
-    """The event files in a directory. Links, pipes and devices of such names are none."""
+    """The event files in a directory, without links, pipes and devices of such names."""
     return sorted(path for path in directory.glob(EVENTS) if stat.S_ISREG(path.lstat().st_mode))
 
 
 def cut_back(files: Collection[Path], sizes: Positions, step: int) -> None:
-    """Remove what was logged after a checkpoint, so that nothing is logged twice.
+    """Remove the events after a checkpoint, so that nothing is logged twice.
 
     Args:
-        files: of events, none of which is being written.
-        sizes: at the checkpoint; files that came later go. Where it lists none of the files, those that
-            begin before its step stay as they are.
-        step: of the checkpoint; 0 for a run that begins.
+        files: event files, none of which is open.
+        sizes: in bytes at the checkpoint; files that it does not list are removed. Where it lists none of the
+            files, only those are removed whose first step is that of the checkpoint or later.
+        step: of the checkpoint; 0 for a new run.
 
     Raises:
         UserError: a file to be cut has a second name, under which it would be cut as well.

@@ -1,4 +1,4 @@
-"""The log of a run in Trackio."""
+"""The log of a run in Trackio (https://github.com/gradio-app/trackio)."""
 
 import io
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from consistency.errors import UserError, strip_controls
 from consistency.lit.loggers.base import logger_library
 from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 
-HOW = "pip install trackio && pip install -U 'pillow>=13'"  # it asks for an older one, which has known holes
-FOLDER = "trackio"  # in the directory of the run: its name in the project
+INSTALLATION = "pip install trackio && pip install -U 'pillow>=13'"  # its pillow<13 has known vulnerabilities
+FOLDER = "trackio"  # in the directory of the run, for the name of the run in the project
 
 
 class Trackio(Tracker):
-    """Lightning's interface to Trackio, which keeps runs by their names in a place of its own.
+    """A Trackio logger. Trackio stores runs by their names, outside the run directory.
 
     Args:
         save_dir: where the folder `trackio` with the name of the run is made.
-        project: that the run belongs to.
-        group: of runs; None for the directory of the sweep, if the run is of one.
-        space_id: of a Space on Hugging Face; None to stay on this machine.
+        project: of the run.
+        group: of runs; None for the directory of the sweep, if the run belongs to one.
+        space_id: of a Space on Hugging Face; None to store runs on this machine.
 
     Raises:
-        UserError: the library is not there.
+        UserError: the library is not installed.
     """
 
     label = "trackio"
@@ -41,7 +41,7 @@ class Trackio(Tracker):
         space_id: str | None = None,
     ) -> None:
         super().__init__()
-        logger_library("trackio", HOW)
+        logger_library("trackio", INSTALLATION)
         self.project, self.space_id = project, space_id
         self.kept = RunId(Path(save_dir), FOLDER)
         self.group = group or sweep_of(self.kept.directory)
@@ -60,9 +60,9 @@ class Trackio(Tracker):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run, which begins or goes on when it is first needed."""
+        """The run, created or continued when it is first used."""
         if self._experiment is None:
-            self._experiment = self._begun()
+            self._experiment = self._begin()
         return self._experiment
 
     @rank_zero_only
@@ -72,7 +72,7 @@ class Trackio(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        """Keep hyperparameters as the config of the run."""
+        """Log hyperparameters as the config of the run."""
         self.experiment.config.update(params)
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
@@ -91,16 +91,16 @@ class Trackio(Tracker):
         return f"{home} project {self.project} run {self.version}"
 
     def end_row(self, failed: bool) -> None:
-        """Close the run; Trackio keeps no status."""
+        """Close the run; Trackio has no status."""
         if self._experiment is not None:
             self._experiment = None
             with redirect_stdout(io.StringIO()):
                 logger_library("trackio").finish()
 
-    def _begun(self) -> Any:
+    def _begin(self) -> Any:
         options = {"group": self.group, "space_id": self.space_id, "resume": "allow", "embed": False}
         try:
-            with redirect_stdout(io.StringIO()):  # how to open the dashboard, which configs/ says as well
+            with redirect_stdout(io.StringIO()):  # it prints how to open the dashboard
                 return logger_library("trackio").init(self.project, name=self.kept.take(), **options)
         except (ValueError, OSError) as error:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The log of a run at Weights & Biases."""
+"""The log of a run at Weights & Biases (https://wandb.ai)."""
 
 import html
 import os
@@ -15,24 +15,24 @@ from consistency.lit.loggers.base import logger_library
 from consistency.lit.loggers.identity import RunId, Tracker, sweep_of
 from consistency.process.rank import is_first
 
-FOLDER = "wandb"  # which the library makes in its directory
+FOLDER = "wandb"  # made by the library in the run directory
 STEP = "trainer/global_step"  # the x-axis of all curves
 MODES = ("online", "offline", "disabled")
 
 
 class Wandb(Tracker, WandbLogger):
-    """Lightning's logger of Weights & Biases, continued under the id that the run has in its directory.
+    """Lightning's logger for Weights & Biases, which continues the run whose id is in the run directory.
 
     Args:
         save_dir: where the folder `wandb` is made.
-        project: that the run belongs to.
-        name: of the run; None for one that wandb makes up.
+        project: of the run.
+        name: of the run; None for one that wandb generates.
         entity: user or team; None for the default.
-        group: of runs; None for the directory of the sweep, if the run is of one.
+        group: of runs; None for the directory of the sweep, if the run belongs to one.
         mode: online, offline or disabled; None for the variable WANDB_MODE, else online.
 
     Raises:
-        UserError: the library is not there, the mode is none, or nobody is logged in.
+        UserError: the library is not installed, the mode is not known, or there is no login.
     """
 
     label = "wandb"
@@ -48,7 +48,7 @@ class Wandb(Tracker, WandbLogger):
     ) -> None:
         if mode is not None and mode not in MODES:
             raise UserError(f"logger.wandb.mode={mode} must be one of: {', '.join(MODES)}")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing is sent that nobody wants sent
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # off unless the user sets it
         wandb = logger_library("wandb")
         self.online = (mode or os.environ.get("WANDB_MODE", "online")) in ("online", "run")
         if self.online and is_first():
@@ -61,9 +61,9 @@ class Wandb(Tracker, WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run, which begins or goes on when it is first needed."""
+        """The run, created or continued when it is first used."""
         if self._experiment is None:
-            self._experiment = self._begun()
+            self._experiment = self._begin()
         return self._experiment
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
@@ -76,7 +76,7 @@ class Wandb(Tracker, WandbLogger):
         self.experiment.log({name: logger_library("wandb").Html(f"<pre>{lines}</pre>"), STEP: step})
 
     def place(self) -> str | None:
-        """The address of the run, or the folder of its files that `wandb sync` uploads."""
+        """The address of the run; offline, the folder of its files, which `wandb sync` uploads."""
         run = self._experiment
         if run is None or getattr(run, "disabled", False):
             return None
@@ -88,12 +88,12 @@ class Wandb(Tracker, WandbLogger):
             run, self._experiment = self._experiment, None
             run.finish(exit_code=int(failed))
 
-    def _begun(self) -> Any:
+    def _begin(self) -> Any:
         wandb = logger_library("wandb")
         options: Mapping[str, Any] = {
             k: v for k, v in self._wandb_init.items() if k not in ("id", "anonymous")
         }
-        resume = "allow" if self.online else None  # offline, the files of all parts are uploaded to one id
+        resume = "allow" if self.online else None  # offline, files of all commands are uploaded to one id
         quiet = wandb.Settings(console="off", silent=True)
         try:
             run = wandb.init(**{**options, "id": self.kept.take(), "resume": resume, "settings": quiet})
@@ -105,10 +105,10 @@ class Wandb(Tracker, WandbLogger):
 
 
 def check_login(wandb: Any) -> None:
-    """Log in with the key that is stored or, at a terminal, typed in.
+    """Log in with a stored key or one that is entered at the terminal.
 
     Raises:
-        UserError: there is neither a key nor a terminal.
+        UserError: there is neither.
     """
     try:
         wandb.login()
@@ -117,5 +117,5 @@ def check_login(wandb: Any) -> None:
 
 
 def wandb_refusal(error: Exception) -> str:
-    """What wandb has refused, on one line, and what to do."""
+    """The message of an error of wandb on one line, with a remedy."""
     return f"logger=wandb: {strip_controls(str(error))[:300]} Or give logger.wandb.mode=offline"

@@ -1,4 +1,4 @@
-"""What a run keeps of its rollbacks, in every checkpoint."""
+"""The record of a run's rollbacks, which every checkpoint holds."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,15 +7,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rollback:
-    """A run had gone wrong, and went back.
+    """One rollback: a run diverged, and returned to an earlier state.
 
     Args:
-        step: k, of the optimiser, at which it was noticed.
-        reason: what was seen.
-        low: the least noise concerned.
-        high: the most.
-        checkpoint: name of the file that the run went back to; None for the beginning.
-        back_to: the step of that state.
+        step: k, of the optimiser, at which the divergence was detected.
+        reason: what was detected.
+        low: lowest σ concerned.
+        high: highest σ concerned.
+        checkpoint: name of the file of the earlier state; None for the beginning.
+        back_to: step of the earlier state.
     """
 
     step: int
@@ -27,7 +27,7 @@ class Rollback:
 
     @property
     def fault(self) -> str:
-        """What happened, where."""
+        """The reason with its step and noise levels."""
         return f"{self.reason} at step {self.step}, {sigma_range(self.low, self.high)}"
 
     def __str__(self) -> str:
@@ -38,49 +38,49 @@ class Rollback:
 class RollbackRecord:
     """The rollbacks of a run so far.
 
-    A checkpoint holds the record up to its own step. A run that goes back to one keeps the longer record.
+    A checkpoint holds the record up to its own step. A run that rolls back to it keeps the longer record.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.listed: list[Rollback] = []  # fewer than `count` where an older version has not listed them
-        self.ended = False  # the last one was one more than allowed: the run must not go on by itself
-        self.written = 0  # rollbacks in the checkpoint that the run goes on from
-        self.logged: int | None = None  # rollbacks in the log; None where nothing has been logged yet
+        self.ended = False  # whether the last one exceeded the number allowed, which ends the run
+        self.written = 0  # number of rollbacks in the checkpoint that the run resumes from
+        self.logged: int | None = None  # number of rollbacks in the log; None before anything is logged
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> "RollbackRecord":
-        """What a checkpoint knows of."""
+        """The record of a checkpoint."""
         record = cls()
         record.load_state_dict({"rollbacks": 0} | checkpoint["callbacks"].get("Guard", {}))
         return record
 
     def add(self, rollback: Rollback, allowed: int) -> None:
-        """Count one more."""
+        """Add a rollback, of which `allowed` are."""
         self.ended = self.count >= allowed
         self.count += 1
         self.listed.append(rollback)
 
     def take(self, record: "RollbackRecord") -> None:
-        """Take up the record of the run that has gone back."""
+        """Copy the record of the run before the rollback."""
         self.count, self.listed, self.ended = record.count, list(record.listed), record.ended
 
     def unlogged(self) -> list[Rollback]:
-        """What the log does not have yet."""
+        """The rollbacks that are not in the log yet."""
         missing = self.count - (self.logged or 0)
         return self.listed[-missing:] if missing else []
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """The list, as a checkpoint and JSON can hold it."""
+        """The rollbacks as plain data, for checkpoints and JSON."""
         return [asdict(rollback) for rollback in self.listed]
 
     def state_dict(self) -> dict[str, Any]:
-        """The record at this step."""
+        """The record, for a checkpoint."""
         logged = self.logged or 0
         return {"rollbacks": self.count, "events": self.to_plain(), "ended": self.ended, "logged": logged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the record of a checkpoint, unless it is from before the rollback that led to it."""
+        """Load the record of a checkpoint, unless it has fewer rollbacks than this one."""
         self.written = state["rollbacks"]
         self.logged = state.get("logged", self.written)
         if self.written >= self.count:
@@ -89,5 +89,5 @@ class RollbackRecord:
 
 
 def sigma_range(low: float, high: float) -> str:
-    """A range of noise levels in words."""
+    """A range of noise levels as text, such as `σ from 0.1 to 2`."""
     return f"σ = {low:.3g}" if low == high else f"σ from {low:.3g} to {high:.3g}"

@@ -1,4 +1,4 @@
-"""Writing checkpoint files: complete or not there."""
+"""Writes and reads the files of checkpoints for Lightning: atomic, with a checksum, without pickled code."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ VERSION = "pytorch-lightning_version"  # key of a checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the final name and renames: a kill at any moment leaves the older file whole."""
+    """Writes to a temporary file and renames it, so that a kill at any moment leaves the older file whole."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -25,9 +25,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(sealed(checkpoint), file)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read tensors and plain data, verified; refuse the rest.
+        """Read a checkpoint, see `read_checkpoint`: tensors and plain data only, verified.
 
-        The version of Lightning that the file names is not believed: by it Lightning would choose which
-        migrations to run over the content. Checkpoints of this project need none.
+        The version of Lightning in the file is replaced by the installed one: Lightning would choose
+        migrations of the content by it, and checkpoints of this project need none.
         """
         return read_checkpoint(path) | {VERSION: lightning.__version__}

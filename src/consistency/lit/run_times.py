@@ -1,4 +1,4 @@
-"""What a run spends on training and on validation, and how long it still takes."""
+"""The seconds that a run spends on training and on validation, and an estimate of those that are left."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-ONCE = ("reference", "floor", "trajectories", "exact function")  # parts of the first validation alone
-SHOWN = 3  # parts named in the line at the end
+ONCE = ("reference", "floor", "trajectories", "exact function")  # works that only the first validation does
+SHOWN = 3  # number of works named in the line at the end
 
 
 @dataclass(frozen=True)
 class RemainingSteps:
-    """What is left of a run.
+    """The steps and validations that are left of a run.
 
     Args:
-        step: k, of the optimiser, where the run stands.
-        steps: of the whole run.
+        step: k, the present step of the optimiser.
+        steps: number of steps of the whole run.
         interval: steps between two validations.
     """
 
@@ -26,20 +26,20 @@ class RemainingSteps:
 
     @property
     def validations(self) -> int:
-        """How many are to come after this step; one follows the last step, due or not."""
+        """Number of validations after this step; one follows the last step in any case."""
         due = self.steps // self.interval - self.step // self.interval
         return due + (self.step < self.steps and self.steps % self.interval > 0)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What validations will take of a run.
+    """An estimate of the time of all validations of a run.
 
     Args:
-        each: seconds of a validation.
-        count: validations of the whole run.
-        training: seconds of all steps of the run.
-        steps: of the whole run.
+        each: seconds of one validation.
+        count: number of validations of the whole run.
+        training: seconds of all training steps.
+        steps: number of steps of the whole run.
     """
 
     each: float
@@ -49,22 +49,22 @@ class Forecast:
 
     @property
     def share(self) -> float:
-        """Of validations, from 0 to 1."""
+        """Share of the time of the run that validations take, from 0 to 1."""
         seconds = self.each * self.count
         return seconds / (seconds + self.training)
 
     def interval(self, share: float) -> int | None:
-        """Steps between two validations that make them at most such a share; None where one alone is more."""
+        """Steps between validations for which they take at most this share; None where one takes more."""
         most = int(share / (1 - share) * self.training / self.each)
         return ceil(self.steps / most) if 1 <= most < self.count else None
 
 
-class Pace:
-    """Seconds of training steps and of validations, over all processes that went on with the run.
+class RunTimes:
+    """Sums the seconds of training steps and of validations, over all commands that resumed a run.
 
     Args:
-        now: the clock, in seconds.
-        parts: () -> seconds that parts of validations have taken in this process, by name.
+        now: a clock, in seconds.
+        parts: () -> seconds that the works of validations have taken in this process, by name.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Pace:
         self.since, self.before = now(), parts()
 
     def start(self) -> None:
-        """Something begins whose time is to be measured."""
+        """Restart the clock."""
         self.since, self.before = self.now(), self.parts()
 
     def trained(self, steps: int) -> None:
-        """So many steps have been made since."""
+        """Count the time since the clock was restarted as that of so many training steps, and restart it."""
         seconds = self.now() - self.since
         self.training += seconds
         self.stepping += seconds
@@ -90,7 +90,11 @@ class Pace:
         self.start()
 
     def validated(self, complete: bool = True) -> None:
-        """A validation, or only the look at the samples of the beginning, has been made since."""
+        """Count the time since the clock was restarted as that of a validation, and restart it.
+
+        Args:
+            complete: False for the work before the first step, which is no whole validation.
+        """
         seconds, parts = self.now() - self.since, self.parts()
         since = {name: spent - self.before.get(name, 0.0) for name, spent in parts.items()}
         self.validation += seconds
@@ -106,23 +110,23 @@ class Pace:
         return self.stepping / self.steps if self.steps else None
 
     def left(self, plan: RemainingSteps) -> tuple[float, bool]:
-        """Seconds until the end, and whether those of validations are among them."""
+        """Seconds until the end, and whether they include the validations, whose time may not be known."""
         known = self.each is not None or plan.validations == 0
         seconds = (self.step or 0.0) * (plan.steps - plan.step)
         return seconds + plan.validations * (self.each or 0.0), known
 
     def forecast(self, each: float, plan: RemainingSteps) -> Forecast:
-        """Of the whole run, if a validation, of which the first is at work, takes so many seconds."""
+        """The estimate for the whole run, during its first validation, which takes `each` seconds."""
         training = self.training + (self.step or 0.0) * (plan.steps - plan.step)
         return Forecast(each, self.validations + 1 + plan.validations, training, plan.steps)
 
     def share(self) -> float:
-        """Of the run so far that went into validations, from 0 to 1."""
+        """Share of the time so far that validations have taken, from 0 to 1."""
         total = self.training + self.validation
         return self.validation / total if total else 0.0
 
     def to_plain(self) -> dict[str, Any]:
-        """For result.json."""
+        """Numbers for result.json."""
         return {
             "count": self.validations,
             "seconds": self.validation,
@@ -131,15 +135,15 @@ class Pace:
         }
 
     def line(self) -> str:
-        """For people: how much of the run went into validations, and into which of their parts."""
+        """A line for the end of the run: the time of validations, and their longest works."""
         by_seconds = sorted(self.by_part.items(), key=lambda each: -each[1])
         most = [f"{name} {seconds:.0f} s" for name, seconds in by_seconds[:SHOWN] if seconds >= 1]
         parts = f": {', '.join(most)}" if most else ""
         spent = f"{self.validations} in {self.validation:.0f} s, {self.share():.0%} of the run"
         return f"{'validation':<12} {spent}{parts}"
 
-    def state(self) -> dict[str, Any]:
-        """As plain data, for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, for a checkpoint."""
         return {
             "training": self.training,
             "validation": self.validation,
@@ -147,7 +151,7 @@ class Pace:
             "parts": dict(self.by_part),
         }
 
-    def take(self, state: Mapping[str, Any]) -> None:
-        """Take up what a checkpoint holds."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the sums of a checkpoint."""
         self.training, self.validation = state["training"], state["validation"]
         self.validations, self.by_part = state["validations"], dict(state["parts"])
