@@ -171,7 +171,7 @@ def reference_features(path, monkeypatch):
     images = torch.randint(
         0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    again = counted(monkeypatch, reference, "of_images")
+    again = counted(monkeypatch, reference, "compute_reference")
 
     def read():
         found = reference.reference(images, Sums(), path)

@@ -64,7 +64,7 @@ class LPIPS:
         self.resize, self.always_resize = resize, always_resize
         pool = nn.AvgPool2d(2) if average_pooling else nn.MaxPool2d(2)
         self.net = PerceptualNetwork(pool).eval().requires_grad_(False)
-        load_heads(self.net, VGG16.located(backbone))
+        load_heads(self.net, VGG16.locate(backbone))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each image, float32 [B], of a and b [B, 1 or 3, H, W] in [-1, 1]. In full precision."""
@@ -76,9 +76,9 @@ class LPIPS:
         with torch.inference_mode(False):  # a network that is moved in validation is trained through later
             self.net.to(a.device)
         with without_autocast(a):
-            return self.net(self.prepared(a), self.prepared(b.detach()))
+            return self.net(self.prepare(a), self.prepare(b.detach()))
 
-    def prepared(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
         """Three channels in float32, of the size that VGG16 is shown."""
         x = x.float().expand(-1, 3, -1, -1)
         if self.always_resize or min(x.shape[2:]) < 256:
@@ -105,10 +105,10 @@ class PerceptualNetwork(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each image, [B]."""
-        depths = zip(self.heads, self.units(a), self.units(b), strict=True)
+        depths = zip(self.heads, self.unit_features(a), self.unit_features(b), strict=True)
         return torch.stack([(head * (f - g).square()).sum(1).mean((1, 2)) for head, f, g in depths]).sum(0)
 
-    def units(self, x: Tensor) -> Iterator[Tensor]:
+    def unit_features(self, x: Tensor) -> Iterator[Tensor]:
         """What VGG16 sees at each depth, before it is pooled: vectors of unit length over the channels."""
         x = (x - self.shift) / self.scale
         for layer in self.features:
@@ -141,7 +141,7 @@ def load_heads(net: PerceptualNetwork, path: Path) -> None:
     ):
         state = source.read()
         for name, theirs in names.items():
-            ours[name].copy_(source.checked(theirs, state.get(theirs), ours[name]))
+            ours[name].copy_(source.check_tensor(theirs, state.get(theirs), ours[name]))
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class WeightsFile:
         except DAMAGE as error:
             raise self.refused((str(error).splitlines() or [type(error).__name__])[0]) from error
 
-    def checked(self, name: str, found: Any, ours: Tensor) -> Tensor:
+    def check_tensor(self, name: str, found: Any, ours: Tensor) -> Tensor:
         """A tensor of the file, if it is what the network has there."""
         here = f"where LPIPS has numbers in the shape {list(ours.shape)}"
         if not isinstance(found, Tensor) or not found.is_floating_point():

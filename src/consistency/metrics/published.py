@@ -36,7 +36,7 @@ class Published:
         """How the file's SHA-256 begins."""
         return Path(self.name).stem.rpartition("-")[2]
 
-    def located(self, named: str | Path | None) -> Path:
+    def locate(self, named: str | Path | None) -> Path:
         """The file that is named, or torch.hub's, which is downloaded if it is not there.
 
         A file under another name may be any; one under this name is what it says.

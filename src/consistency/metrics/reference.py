@@ -43,23 +43,23 @@ def reference(images: Tensor, extractor: Extractor, cache: Path | None) -> Featu
     path = None if cache is None else cache / f"{name}.safetensors"
     found = from_first(lambda: read_reference(path))
     if found is None:
-        found = of_images(images, extractor)
+        found = compute_reference(images, extractor)
         if path is not None and rank() == 0:
             write_reference(path, found)
     spread = Moments(found["mean"], found["cov"])
     return FeatureReference(found["features"], spread, found["floor"].item(), sha256)
 
 
-def of_images(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
+def compute_reference(images: Tensor, extractor: Extractor) -> dict[str, Tensor]:
     """Features, moments and floor."""
-    features = seen_by_all(images, extractor)
+    features = extract_shared(images, extractor)
     with in_pieces("floor", HALVED):
         mean, cov = feature_moments(features)
         floor = torch.tensor(between_halves(features, HALVED)[0], dtype=torch.float64)
     return dict(zip(KEPT, (features, mean, cov, floor), strict=True))
 
 
-def seen_by_all(images: Tensor, extractor: Extractor) -> Tensor:
+def extract_shared(images: Tensor, extractor: Extractor) -> Tensor:
     """Features of all images, of which every process sees its share."""
     share = images.tensor_split(world())[rank()]
     parts: list[Tensor] = []

@@ -97,7 +97,7 @@ class Extractor(nn.Module, ABC):
 def see(images: Tensor, extractor: Extractor) -> Seen:
     """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
     device = device_of(extractor)
-    with plainly(device):
+    with without_gradients(device):
         images = images.to(device)
         parts = []
         for some in images.split(extractor.largest(images)):
@@ -124,7 +124,7 @@ def device_of(extractor: Extractor) -> torch.device:
 
 
 @contextmanager
-def plainly(device: torch.device) -> Iterator[None]:
+def without_gradients(device: torch.device) -> Iterator[None]:
     """No autocast, which moves distances by 1e-3, no gradients, and no inference tensors that outlive us."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

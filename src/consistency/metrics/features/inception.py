@@ -37,7 +37,7 @@ class InceptionFeatures(Extractor):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__("inception", num_features=2048)
-        self.net = network(INCEPTION.located(weights))
+        self.net = load_inception(INCEPTION.locate(weights))
         self.freeze()
 
     def named(self, general: str, inception: str) -> str:
@@ -53,7 +53,7 @@ class InceptionFeatures(Extractor):
         return Seen(*self.net(self.coloured(images, 3)))
 
 
-def network(path: Path) -> nn.Module:
+def load_inception(path: Path) -> nn.Module:
     """torch-fidelity's network. It would unpickle the file, so it is given a copy that was read safely."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

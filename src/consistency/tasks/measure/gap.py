@@ -10,8 +10,8 @@ from consistency.errors import UserError
 from consistency.files.atomic import write_file, write_text
 from consistency.lit.callbacks.signals import excerpt
 from consistency.metrics.card import Card, Number, in_range
+from consistency.metrics.gaps import Gaps, Probe, gap_figure
 from consistency.metrics.processes import rank
-from consistency.metrics.signals import Gaps, Probe, figure
 from consistency.model.maps import Denoiser, one_time
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.tasks.teacher import config_section, teacher_of, uses_teacher_flow
@@ -64,7 +64,7 @@ class Gap:
         means = {f"{name} ({suffix})" if suffix else name: value for name, value in gaps.means().items()}
         picture, numbers = session.directory / "gap.png", session.directory / "gap.json"
         if rank() == 0:
-            write_file(picture, partial(figure(gaps).savefig, dpi=150))
+            write_file(picture, partial(gap_figure(gaps).savefig, dpi=150))
             write_text(numbers, json.dumps(asdict(gaps), indent=1) + "\n")
         return Outcome(
             metrics=means,
