@@ -47,7 +47,7 @@ ENDS = {
 
 
 class ProbeData(NamedTuple):
-    """Training samples in the network's units: trajectories begin at the first, all define the data's flow."""
+    """Training samples in the network's units. Trajectories begin at the first; all of them are the data."""
 
     x: Tensor  # [M, ...]
     c: Condition = NONE  # of each sample
@@ -136,7 +136,7 @@ class Probe:
         return 2 * self.levels * self.count
 
     def fitting(self, shape: Sequence[int]) -> "Probe":
-        """This probe with no more trajectories of samples of this shape than `KEPT` bytes hold, at least 1."""
+        """This probe with no more trajectories of samples of this shape than `KEPT` bytes hold, but 1."""
         most = max(1, KEPT // (4 * self.levels * math.prod(shape)))
         return self if self.count <= most else replace(self, count=most)
 
