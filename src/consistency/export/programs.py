@@ -1,4 +1,4 @@
-"""The bare network, exported beside `consistency.sampling.programs` for those who write their own loop."""
+"""The bare network as a module for export, for users who write their own sampling loop."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from consistency.model.maps import FlowMap, Map
 
 
 class RawNetwork(nn.Module):
-    """F(c_in x, c_noise): D or f is c_skip x + c_out F, with coefficients that the model's file lists by σ.
+    """F(c_in x, c_noise). D or f is c_skip x + c_out F; `model.json` lists the coefficients by σ.
 
     Args:
         f: a denoiser or a consistency function.

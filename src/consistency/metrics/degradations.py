@@ -161,12 +161,12 @@ def degradation_rows(test: Tensor, labels: Tensor, real: Mapping[Extractor, Tens
 
 
 def protocol_distances(train: Tensor, test: Tensor, extractor: Extractor, real: Tensor) -> dict[str, float]:
-    """Distances of the stand-in from the data as they should be, and as they come out otherwise.
+    """Distances of stand-ins for samples from the data: by the right protocol, and by each wrong one.
 
     Args:
-        train: uint8 images [n, C, H, W], which the stand-in was made from.
-        test: others.
-        extractor: sees them.
+        train: uint8 images [n, C, H, W], from which the stand-ins are made.
+        test: other uint8 images [m, C, H, W].
+        extractor: images -> features.
         real: features [n, d] of the training images.
     """
     see = partial(extract_features, extractor=extractor)

@@ -12,7 +12,7 @@ FLOOR = 4.0  # Fréchet distance between random halves of the digits, after scal
 EPOCHS, HELD_OUT = 60, 360
 
 
-def load_digits_images() -> tuple[Tensor, Tensor]:
+def load_digit_images() -> tuple[Tensor, Tensor]:
     """scikit-learn's 1797 digits: uint8 images [1797, 1, 8, 8], and labels [1797]."""
     from sklearn.datasets import load_digits
 
@@ -29,7 +29,7 @@ def augment_digits(x: Tensor) -> Tensor:
 def train_digits(path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Train on all but 360 digits, write the weights, and return the accuracy on those."""
     torch.manual_seed(seed)
-    images, labels = load_digits_images()
+    images, labels = load_digit_images()
     order = torch.randperm(len(images))
     held_out, rest = order[:HELD_OUT], order[HELD_OUT:]
     net, head = digits_body(), nn.Linear(64, 10)
