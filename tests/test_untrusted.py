@@ -73,7 +73,7 @@ READERS = {
     "teacher": checkpoint,
     "openai": lambda path: openai(path, nn.Identity()),
     "edm": lambda path: edm(path, nn.Identity()),
-    "inception": network,
+    "inception": load_inception,
     "lpips": lambda path: WeightsFile(path).read(),
 }
 
