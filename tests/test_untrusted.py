@@ -23,6 +23,7 @@ from consistency.errors import UserError
 from consistency.files import pickles
 from consistency.files.pickles import check_pickle, load_tensors
 from consistency.lit.data.folder import ImageFolder
+from consistency.metrics.features.inception import load_inception
 from consistency.metrics.perceptual import WeightsFile
 from consistency.tasks.make.inputs import list_files, open_image, read_mask_file
 from consistency.tasks.show.compare import read_numbers as read_result
