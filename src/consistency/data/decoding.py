@@ -7,18 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-warnings.simplefilter(
-    "error", Image.DecompressionBombWarning
-)  # by default Pillow raises only at twice the limit
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow raises only at twice the limit
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "WEBP",
-    "GIF",
-    "TIFF",
-)  # by content, not name; Pillow starts programs for other formats
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # by content; for others Pillow starts programs
 WIDE = ("I", "F")  # Pillow's modes with 32 bits per number
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
