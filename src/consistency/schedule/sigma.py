@@ -1,11 +1,12 @@
 """The noise levels of a run: one range, from which all parts take theirs, and Karras's grid on it."""
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from consistency.errors import UserError, positive, within
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_POINTS = 2**20  # of a grid; the papers' finest has 1,281
 
@@ -37,11 +38,13 @@ class Sigma:
         within("sigma", 1e-3, 1e3, data=self.data)
 
 
-def karras_grid(N: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+def karras_grid(N: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> "Tensor":
     """N noise levels ascending from sigma_min to sigma_max, equally spaced in σ^(1/rho) (2206.00364, eq. 5).
 
     Float64: in float32 the gaps of a fine grid are off by 1e-4 (facts gathered in tests/test_schedule.py).
     """
+    import torch  # here, so that the `sigma` of a config is checked without it
+
     Sigma(sigma_min, sigma_max, rho)
     within("sigma", 1, MOST_POINTS, levels=N)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
