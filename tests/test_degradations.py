@@ -68,7 +68,7 @@ def weights(root):
 
 class TestClassifier:
     def test_folder_is_read_by_class(self, root):
-        images, labels = cifar10.folder(root / "test")
+        images, labels = cifar10.load_folder(root / "test")
         assert images.shape == (60, 3, 32, 32)
         assert images.dtype == torch.uint8
         assert labels.bincount().tolist() == [20, 20, 20]
@@ -76,12 +76,12 @@ class TestClassifier:
 
     def test_a_folder_that_cannot_be_read_is_named(self, tmp_path):
         with pytest.raises(UserError, match=r"absent.*CLASS/FILE"):
-            cifar10.folder(tmp_path / "absent")
+            cifar10.load_folder(tmp_path / "absent")
         for size, said in ((8, "holds images of 8x8 pixels"), (9, "CLASS/FILE images of 32x32 pixels")):
             (tmp_path / "cat").mkdir(exist_ok=True)
             Image.new("RGB", (size, size)).save(tmp_path / "cat" / f"{size}.png")
             with pytest.raises(UserError, match=said):
-                cifar10.folder(tmp_path)
+                cifar10.load_folder(tmp_path)
 
     def test_script_writes_what_the_extractor_reads(self, root, weights):
         path, accuracy = weights
@@ -92,7 +92,7 @@ class TestClassifier:
         assert torch.equal(extractor(pictures(5)[0]), seen.features)
         assert extractor.metric_name == "FD(cifar10-small)"
         assert not any(p.requires_grad for p in extractor.parameters())
-        train = features(cifar10.folder(root / "train")[0], extractor, batch=500)
+        train = features(cifar10.load_folder(root / "train")[0], extractor, batch=500)
         assert between_halves(train, repeats=20)[0] == pytest.approx(1, rel=1e-3)
         with safe_open(path, "pt") as file:
             assert file.metadata()["accuracy"] == f"{accuracy:.4f}"
