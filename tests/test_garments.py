@@ -42,7 +42,7 @@ def test_it_is_trained_from_files_and_kept(root, tmp_path):
     kept = FashionFeatures(path)
     assert (kept.classify(images).argmax(1) == labels).float().mean().item() == pytest.approx(right)
     real = features(fashion.load_garments(root, train=True)[0], kept)
-    assert between_halves(real, repeats=20)[0] == pytest.approx(fashion.FLOOR, rel=1e-3)
+    assert between_halves(real, repeats=20)[0] == pytest.approx(fashion.RECIPE.floor, rel=1e-3)
 
 
 def test_it_is_shipped():
