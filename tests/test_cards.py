@@ -17,7 +17,7 @@ from consistency.metrics.card import (
     code_version,
     forbidding_differences,
     hash_or_text,
-    of_plain,
+    number_from_plain,
     source_sha256,
 )
 from consistency.metrics.features.digits import DigitsFeatures
@@ -26,7 +26,7 @@ from consistency.model.coordinates import Linear
 from consistency.model.precond import Velocity
 from consistency.sampling.ode import Heun
 from consistency.sampling.samplers import MultiStep, OneStep
-from consistency.tasks.measure.cards import card_tables
+from consistency.tasks.show.card_tables import card_tables
 
 TWO = MultiStep([80.0, 0.821])
 SHA, OTHER = "a" * 64, "b" * 64
@@ -130,7 +130,7 @@ class TestDifferences:
         assert forbidding_differences(card, replace(card, model={"experiment": "cd_digits"})) == []
         assert (
             forbidding_differences(
-                card, of_plain(json.loads(json.dumps(Number({}, card).to_plain("2step")))).card
+                card, number_from_plain(json.loads(json.dumps(Number({}, card).to_plain("2step")))).card
             )
             == []
         )

@@ -37,7 +37,7 @@ from consistency.tasks.make.sample import Sample
 from consistency.tasks.measure.fidelity import Fidelity
 from consistency.tasks.measure.gap import Gap
 from consistency.tasks.measure.ladder import Ladder, Search
-from consistency.tasks.measure.teacher import teacher_of
+from consistency.tasks.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as teacher
 from tests.codecs import Blocks
 from tests.sessions import checkpoint, composed, outgoing, save_edited, session, train_here

@@ -10,19 +10,19 @@ from safetensors import safe_open
 from consistency.errors import UserError
 from consistency.metrics import degradations
 from consistency.metrics.degradations import (
-    blurred,
-    compressed,
+    add_noise,
+    blur_images,
+    compress_images,
     damages,
     drop_classes,
     halve_images,
-    noisy,
-    occluded,
+    hide_square,
+    is_rising,
     report_degradations,
-    rises,
-    rounded,
-    stand_in,
-    there_and_back,
-    truncated,
+    round_levels,
+    stand_in_samples,
+    truncate_levels,
+    truncate_twice,
 )
 from consistency.metrics.features import features
 from consistency.metrics.features.cifar10 import WEIGHTS, Cifar10Features
@@ -63,12 +63,12 @@ def root(tmp_path_factory):
 def weights(root):
     """Of a classifier that saw these images twice."""
     path = root / "small.safetensors"
-    return path, cifar10.train_cifar10(root, path, epochs=2)
+    return path, cifar10.RECIPE.train(root, path, epochs=2)
 
 
 class TestClassifier:
     def test_folder_is_read_by_class(self, root):
-        images, labels = cifar10.folder(root / "test")
+        images, labels = cifar10.load_folder(root / "test")
         assert images.shape == (60, 3, 32, 32)
         assert images.dtype == torch.uint8
         assert labels.bincount().tolist() == [20, 20, 20]
@@ -76,12 +76,12 @@ class TestClassifier:
 
     def test_a_folder_that_cannot_be_read_is_named(self, tmp_path):
         with pytest.raises(UserError, match=r"absent.*CLASS/FILE"):
-            cifar10.folder(tmp_path / "absent")
+            cifar10.load_folder(tmp_path / "absent")
         for size, said in ((8, "holds images of 8x8 pixels"), (9, "CLASS/FILE images of 32x32 pixels")):
             (tmp_path / "cat").mkdir(exist_ok=True)
             Image.new("RGB", (size, size)).save(tmp_path / "cat" / f"{size}.png")
             with pytest.raises(UserError, match=said):
-                cifar10.folder(tmp_path)
+                cifar10.load_folder(tmp_path)
 
     def test_script_writes_what_the_extractor_reads(self, root, weights):
         path, accuracy = weights
@@ -92,7 +92,7 @@ class TestClassifier:
         assert torch.equal(extractor(pictures(5)[0]), seen.features)
         assert extractor.metric_name == "FD(cifar10-small)"
         assert not any(p.requires_grad for p in extractor.parameters())
-        train = features(cifar10.folder(root / "train")[0], extractor, batch=500)
+        train = features(cifar10.load_folder(root / "train")[0], extractor, batch=500)
         assert between_halves(train, repeats=20)[0] == pytest.approx(1, rel=1e-3)
         with safe_open(path, "pt") as file:
             assert file.metadata()["accuracy"] == f"{accuracy:.4f}"
@@ -139,14 +139,14 @@ class TestDegradations:
 
     def test_noise_has_the_deviation_that_it_says(self):
         grey = torch.full((40, 3, 32, 32), 128, dtype=torch.uint8)
-        assert (noisy(grey, 8).float() - 128).std().item() == pytest.approx(8, rel=0.02)
-        assert torch.equal(noisy(grey, 0), grey)
-        assert not torch.equal(noisy(grey, 8), noisy(grey, 8, seed=1))
+        assert (add_noise(grey, 8).float() - 128).std().item() == pytest.approx(8, rel=0.02)
+        assert torch.equal(add_noise(grey, 0), grey)
+        assert not torch.equal(add_noise(grey, 8), add_noise(grey, 8, seed=1))
 
     def test_blur_spreads_a_point_by_its_deviation(self):
         point = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
         point[..., 16, 16] = 255
-        row = blurred(point, 2)[0, 0].double().sum(0)
+        row = blur_images(point, 2)[0, 0].double().sum(0)
         spread = (row * (torch.arange(32) - 16) ** 2).sum() / row.sum()
         assert spread.sqrt().item() == pytest.approx(2, rel=0.15)
 
@@ -155,11 +155,11 @@ class TestDegradations:
         file = io.BytesIO()
         Image.fromarray(image.movedim(0, -1).numpy()).save(file, "JPEG", quality=25)
         expected = torch.tensor(list(Image.open(file).tobytes())).reshape(32, 32, 3).movedim(-1, 0)
-        assert torch.equal(compressed(image[None], 75)[0].long(), expected)
+        assert torch.equal(compress_images(image[None], 75)[0].long(), expected)
 
     def test_a_square_hides_its_area_and_lies_inside(self):
         black = torch.zeros(50, 3, 32, 32, dtype=torch.uint8)
-        hidden = occluded(black, 8) == 128
+        hidden = hide_square(black, 8) == 128
         assert (hidden.flatten(1).sum(1) == 3 * 64).all()
         assert len({tuple(index.tolist()) for index in hidden[:, 0].nonzero()[::64, 1:]}) > 20
 
@@ -169,9 +169,9 @@ class TestDegradations:
 
     def test_rounding_brings_all_levels_back_and_truncation_does_not(self):
         levels = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 1, 1)
-        assert torch.equal(rounded(levels.float()), levels)
-        assert int((there_and_back(levels) != levels).sum()) == 63
-        assert truncated(torch.tensor([-3.0, 0.9, 254.99, 300.0])).tolist() == [0, 0, 254, 255]
+        assert torch.equal(round_levels(levels.float()), levels)
+        assert int((truncate_twice(levels) != levels).sum()) == 63
+        assert truncate_levels(torch.tensor([-3.0, 0.9, 254.99, 300.0])).tolist() == [0, 0, 254, 255]
 
     def test_a_chessboard_is_grey_with_antialias_and_not_without(self):
         board = (torch.arange(32) % 4 < 1).byte().mul(255).expand(1, 3, 32, 32)
@@ -180,12 +180,12 @@ class TestDegradations:
 
     def test_the_stand_in_is_the_same_at_every_use(self):
         images = pictures(6)[0]
-        one, other = (stand_in(rounded) for _ in range(2))
+        one, other = (stand_in_samples(round_levels) for _ in range(2))
         assert torch.equal(one(images[:3]), other(images[:3]))
-        assert not torch.equal(one(images[:3]), stand_in(rounded)(images[:3]))
+        assert not torch.equal(one(images[:3]), stand_in_samples(round_levels)(images[:3]))
 
     def test_rising_means_that_each_is_larger(self):
-        assert [rises(values) for values in ([1, 2, 3], [1, 1, 2], [2, 1, 3])] == ["yes", "no", "no"]
+        assert [is_rising(values) for values in ([1, 2, 3], [1, 1, 2], [2, 1, 3])] == ["yes", "no", "no"]
 
 
 def test_tables_of_a_tiny_folder(root, weights, monkeypatch, capsys):

@@ -22,8 +22,8 @@ from consistency.metrics.reference import write_reference
 from consistency.process.stops import Interrupted
 from consistency.result import write_result
 from consistency.tasks.make.files import Array
-from consistency.tasks.measure.schedule_file import Listed
-from consistency.tasks.measure.schedules import keep_lists
+from consistency.tasks.schedule_file import SigmaList
+from consistency.tasks.schedules import keep_lists
 from consistency.teachers.checkpoint import read_checkpoint
 from consistency.teachers.exported import write_exported
 from tests.conftest import SMALL, run
@@ -106,7 +106,7 @@ WRITERS = {
     "result.json": lambda d: write_result(d, {"metrics": {}}),
     "config.yaml": lambda d: KeepConfig({"seed": 0}).on_train_start(trainer(d), None),
     "1step.png": lambda d: SampleGrid(str(d))._write("1step", torch_picture(), trainer(d)),
-    "last.schedule.json": lambda d: keep_lists(d / "last.ckpt", "0" * 64, {"2step": Listed([80.0, 1.0])}),
+    "last.schedule.json": lambda d: keep_lists(d / "last.ckpt", "0" * 64, {"2step": SigmaList([80.0, 1.0])}),
     "weights.safetensors": lambda d: write_exported(d / "weights.safetensors", {"w": torch.ones(2)}, {}),
 }
 

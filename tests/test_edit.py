@@ -20,7 +20,7 @@ from consistency.sampling.operators import BoxSuperResolution, Grey, Inpainting
 from consistency.schedule.draws import ImageDraws
 from consistency.schema.check import check_config
 from consistency.tasks.make.edit import Edit
-from consistency.tasks.make.inputs import MaskFile, inputs, read_mask
+from consistency.tasks.make.inputs import MaskFile, load_inputs, read_mask_file
 from consistency.tasks.make.interpolate import Interpolate
 from consistency.tasks.make.invert import Invert
 from consistency.tasks.make.sample import Sample
@@ -195,7 +195,7 @@ class TestEdit:
         assert sorted(Path(outcome.paths["images"]).glob("*.png"))[0].name == "000-held-out000-0.png"
 
     def test_training_images_stand_in_for_a_users(self, ckpt, tmp_path, capsys):
-        read_mask.cache_clear()
+        read_mask_file.cache_clear()
         outcome = Edit(inpainting(None), rows=3, **SMALL)(session(tmp_path, ckpt))
         assert outcome.images == 6
         said = capsys.readouterr().err
@@ -234,16 +234,16 @@ class TestEdit:
         t = session(tmp_path / "out", ckpt).trained
         (tmp_path / "text.png").write_text("hello")
         with pytest.raises(UserError, match=r"text\.png is not an image that can be read"):
-            inputs(str(tmp_path / "text.png"), t, 1)
+            load_inputs(str(tmp_path / "text.png"), t, 1)
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError, match="holds no image: expected"):
-            inputs(str(tmp_path / "empty"), t, 1)
+            load_inputs(str(tmp_path / "empty"), t, 1)
 
     def test_a_folder_gives_its_images_in_order(self, ckpt, tmp_path):
         (tmp_path / "in").mkdir()
         for seed, name in enumerate("ba"):
             photo(tmp_path / "in" / f"{name}.png", (8, 8), seed, "L")
-        found = inputs([str(tmp_path / "in")], session(tmp_path / "out", ckpt).trained, 1)
+        found = load_inputs([str(tmp_path / "in")], session(tmp_path / "out", ckpt).trained, 1)
         assert (found.names, tuple(found.u.shape)) == (["a", "b"], (2, 1, 8, 8))
         assert np.array_equal(found.u[1, 0].numpy(), read(tmp_path / "in" / "b.png"))
 

@@ -35,7 +35,6 @@ from consistency.nets.unet import UNet
 from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
 from consistency.tasks.make.export import Export
-from consistency.tasks.measure.timing import side_by_side
 from tests.conftest import ROOT
 from tests.lists import multisteps
 from tests.sessions import checkpoint, composed, outgoing, session
@@ -377,13 +376,13 @@ class TestTiming:
     def test_calls_take_turns(self):
         order = []
         calls = [partial(order.append, name) for name in "ab"]
-        first, second = side_by_side(calls, torch.device("cpu"), 3, 60.0)
+        first, second = time_side_by_side(calls, torch.device("cpu"), 3, 60.0)
         assert "".join(order) == "ab" * 4  # one to warm up
         assert first > 0 < second
 
     def test_time_is_limited(self):
         order = []
-        side_by_side([partial(order.append, 0)], torch.device("cpu"), 1000, 0.0)
+        time_side_by_side([partial(order.append, 0)], torch.device("cpu"), 1000, 0.0)
         assert len(order) == 2
 
 

@@ -13,8 +13,8 @@ from consistency.export.programs import coefficients
 from consistency.export.weights import Safetensors
 from consistency.model.maps import Consistency
 from consistency.sampling.samplers import MultiStep, OneStep
-from consistency.tasks.measure.schedule_file import Listed
-from consistency.tasks.measure.schedules import keep_lists
+from consistency.tasks.schedule_file import SigmaList
+from consistency.tasks.schedules import keep_lists
 from consistency.teachers.checkpoint import checkpoint as teacher
 from consistency.teachers.checkpoint import read_checkpoint, read_trained
 from tests.conftest import ROOT
@@ -94,7 +94,7 @@ def test_it_brings_the_sigmas_that_were_found(trained, tmp_path):
     assert own == OneStep([80.0])  # its σ are the run's own
     assert other == MultiStep([80.0, 1.25])
     keep_lists(
-        file, again.provenance.weights_sha256, {"2step": Listed([80.0, 1.5])}
+        file, again.provenance.weights_sha256, {"2step": SigmaList([80.0, 1.5])}
     )  # a search after the export
     assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 1.25)
     later = session(tmp_path / "eval", file, overrides=["found=true"]).trained.samplers

@@ -22,7 +22,7 @@ from consistency.metrics.fidelity import frechet
 from consistency.metrics.judge import Fidelity
 from consistency.metrics.processes import everybodys, from_first, undeal
 from consistency.metrics.scores import InceptionScore
-from consistency.metrics.training.digits import digits
+from consistency.metrics.training.digits import load_digit_images
 from tests.reference import edm_fid
 
 CPU = torch.device("cpu")
@@ -40,7 +40,10 @@ NAMES = {
 
 def drawn(seed, std, n=N, source=None):
     """Digits drawn with replacement, with noise of so many grey levels, as float images in [0, 255]."""
-    generator, source = torch.Generator().manual_seed(seed), digits()[0] if source is None else source
+    generator, source = (
+        torch.Generator().manual_seed(seed),
+        load_digit_images()[0] if source is None else source,
+    )
     x = source[torch.randint(len(source), (n,), generator=generator)].float()
     return (x + std * torch.randn(x.shape, generator=generator)).clamp(0, 255)
 
@@ -186,8 +189,8 @@ class TestAgreement:
 
     def test_too_few_images_are_explained(self):
         judge = Fidelity(DigitsFeatures()).thorough()
-        judge.begin(digits()[0][:9], CPU)
-        judge.update("samples", digits()[0][:3])
+        judge.begin(load_digit_images()[0][:9], CPU)
+        judge.update("samples", load_digit_images()[0][:3])
         with pytest.raises(UserError, match="precision and recall need more than 3 images"):
             judge.compute()
 
@@ -207,7 +210,7 @@ class TestReference:
         return shown
 
     def test_is_computed_once_and_comes_back_the_same(self, tmp_path, seen):
-        real = digits()[0]
+        real = load_digit_images()[0]
         first, second = (reference_module.reference(real, DigitsFeatures(), tmp_path) for _ in range(2))
         assert sum(seen) == len(real) == len(first) == len(second)
         assert torch.equal(first.features, second.features)
@@ -217,7 +220,11 @@ class TestReference:
         assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
     def test_another_image_or_other_weights_are_another_file(self, tmp_path, seen):
-        real, other, weights = digits()[0][:50], digits()[0][:50].clone(), DigitsFeatures()
+        real, other, weights = (
+            load_digit_images()[0][:50],
+            load_digit_images()[0][:50].clone(),
+            DigitsFeatures(),
+        )
         other[7, 0, 3, 3] ^= 1
         with torch.no_grad():
             weights.body[0].bias[0] += 1e-3
@@ -228,31 +235,31 @@ class TestReference:
 
     @pytest.mark.parametrize("damage", ["cut", "empty"])
     def test_a_damaged_file_is_made_again(self, tmp_path, seen, damage):
-        first = reference_module.reference(digits()[0][:50], DigitsFeatures(), tmp_path)
+        first = reference_module.reference(load_digit_images()[0][:50], DigitsFeatures(), tmp_path)
         (path,) = tmp_path.iterdir()
         whole = path.read_bytes()
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b""}[damage])
-        second = reference_module.reference(digits()[0][:50], DigitsFeatures(), tmp_path)
+        second = reference_module.reference(load_digit_images()[0][:50], DigitsFeatures(), tmp_path)
         assert seen == [50, 50]
         assert torch.equal(first.features, second.features)
         assert path.read_bytes() == whole
 
     def test_other_tensors_under_its_name_are_replaced(self, tmp_path, seen):
-        reference_module.reference(digits()[0][:50], DigitsFeatures(), tmp_path)
+        reference_module.reference(load_digit_images()[0][:50], DigitsFeatures(), tmp_path)
         (path,) = tmp_path.iterdir()
         save_file({"features": torch.zeros(50, 64)}, path)
-        assert len(reference_module.reference(digits()[0][:50], DigitsFeatures(), tmp_path)) == 50
+        assert len(reference_module.reference(load_digit_images()[0][:50], DigitsFeatures(), tmp_path)) == 50
         assert seen == [50, 50]
 
     def test_without_a_cache_nothing_is_kept(self, seen):
         for _ in range(2):
-            reference_module.reference(digits()[0][:50], DigitsFeatures(), None)
+            reference_module.reference(load_digit_images()[0][:50], DigitsFeatures(), None)
         assert seen == [50, 50]
 
     def test_the_judge_sees_the_data_once(self, seen):
         judge = Fidelity(DigitsFeatures())
         for _ in range(2):
-            judge.begin(digits()[0][:50], CPU)
+            judge.begin(load_digit_images()[0][:50], CPU)
         assert seen == [50]
 
 
@@ -292,7 +299,7 @@ class TestProtocol:
 
     def distance(self, made, real=None):
         judge = Fidelity(DigitsFeatures())
-        judge.begin(digits()[0] if real is None else real, CPU)
+        judge.begin(load_digit_images()[0] if real is None else real, CPU)
         judge.update("x", made)
         return judge.compute()["FD(digits)/x"]
 
@@ -302,7 +309,7 @@ class TestProtocol:
                 return extractor(torch.from_numpy(u)).numpy()
 
         extractor = DigitsFeatures()
-        expected = edm_fid.fid(x.numpy(), digits()[0].numpy(), see)
+        expected = edm_fid.fid(x.numpy(), load_digit_images()[0].numpy(), see)
         assert self.distance(data.codec.decode(x)) == pytest.approx(expected, rel=1e-5)
         assert np.array_equal(data.codec.decode(x).numpy(), edm_fid.rounded(x.numpy()))
 
@@ -311,7 +318,7 @@ class TestProtocol:
         cut = torch.from_numpy(edm_fid.truncated(data.codec.encode(levels).numpy()))
         assert torch.equal(data.codec.decode(data.codec.encode(levels)), levels)
         assert (cut != levels).sum() > 50
-        real = digits()[0]
+        real = load_digit_images()[0]
         damaged = torch.from_numpy(edm_fid.truncated(data.codec.encode(real).numpy()))
         assert self.distance(data.codec.decode(data.codec.encode(real))) == pytest.approx(0, abs=1e-6)
         assert self.distance(damaged) > 1e-4
@@ -322,7 +329,7 @@ class TestProtocol:
         assert abs(wrong / right - 1) > 5e-3
 
     def test_the_test_split_as_reference_is_farther(self):
-        real = digits()[0][torch.randperm(1797, generator=torch.Generator().manual_seed(0))]
+        real = load_digit_images()[0][torch.randperm(1797, generator=torch.Generator().manual_seed(0))]
         train, test = real[:900], real[900:]
         made = drawn(1, 4, source=train).round().byte()
         assert self.distance(made, test) > 1.5 * self.distance(made, train)

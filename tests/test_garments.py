@@ -37,12 +37,12 @@ def root(tmp_path_factory):
 
 def test_it_is_trained_from_files_and_kept(root, tmp_path):
     path = tmp_path / "own.safetensors"
-    right = fashion.train_fashion(root, path, epochs=1)
-    images, labels = fashion.garments(root, train=False)
+    right = fashion.RECIPE.train(root, path, epochs=1)
+    images, labels = fashion.load_garments(root, train=False)
     kept = FashionFeatures(path)
     assert (kept.classify(images).argmax(1) == labels).float().mean().item() == pytest.approx(right)
-    real = features(fashion.garments(root, train=True)[0], kept)
-    assert between_halves(real, repeats=20)[0] == pytest.approx(fashion.FLOOR, rel=1e-3)
+    real = features(fashion.load_garments(root, train=True)[0], kept)
+    assert between_halves(real, repeats=20)[0] == pytest.approx(fashion.RECIPE.floor, rel=1e-3)
 
 
 def test_it_is_shipped():
@@ -60,4 +60,4 @@ def test_other_images_and_other_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="28"):
         FashionFeatures()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(UserError, match="FashionMNIST/raw"):
-        fashion.garments(tmp_path, train=True)
+        fashion.load_garments(tmp_path, train=True)

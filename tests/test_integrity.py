@@ -41,12 +41,12 @@ from consistency.model.precond import Boundary
 from consistency.nets.mlp import MLP
 from consistency.resume import find_checkpoint
 from consistency.sampling.samplers import OneStep
+from consistency.tasks import schedules
 from consistency.tasks.make.files import Array, Files
 from consistency.tasks.make.sample import Sample
-from consistency.tasks.measure import schedules
-from consistency.tasks.measure.gap import is_gaps
-from consistency.tasks.measure.schedule_file import Listed, Origin
+from consistency.tasks.measure.gap import are_gaps
 from consistency.tasks.requests import judge_samples
+from consistency.tasks.schedule_file import Origin, SigmaList
 from consistency.tasks.show import compare
 from consistency.tasks.show.ladder_page import is_speed
 from consistency.teach import teacher_directory as run_of_teacher
@@ -171,7 +171,7 @@ def reference_features(path, monkeypatch):
     images = torch.randint(
         0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    again = counted(monkeypatch, reference, "of_images")
+    again = counted(monkeypatch, reference, "compute_reference")
 
     def read():
         found = reference.reference(images, Sums(), path)
@@ -228,18 +228,18 @@ def rollouts(path, monkeypatch):
 
 def sigma_lists(path, monkeypatch):
     origin = Origin("FD(digits)", 5.5, count=2000, seed=1, budget=30)
-    lists = {"1step": Listed([80.0]), "2step": Listed([80.0, 0.821], origin)}
+    lists = {"1step": SigmaList([80.0]), "2step": SigmaList([80.0, 0.821], origin)}
     schedules.keep_lists(path / "last.ckpt", "a" * 64, lists)
 
     def read():
-        found = schedules.found_for(path / "last.ckpt", "a" * 64, {"1step": OneStep([80.0])}, 0.002)
+        found = schedules.read_found_samplers(path / "last.ckpt", "a" * 64, {"1step": OneStep([80.0])}, 0.002)
         values = {k: {"sigmas": list(s.sigmas), **s.described_options} for k, s in found.items()}
         return not found, values
 
     def same(value, good):  # left alone with a line where the hash of the weights was hit
         return not value or alike(value, good)
 
-    return Format([schedules.path_of(path / "last.ckpt")], read, same)
+    return Format([schedules.schedule_path(path / "last.ckpt")], read, same)
 
 
 def kept_samples(path, make):
@@ -761,14 +761,14 @@ SPEED = {"latency": 0.1, "throughput": 20.0, "batch": 4}
 
 def test_cached_speeds_and_gaps_have_their_fields():
     assert is_speed(SPEED)
-    assert is_gaps(GAPS)
+    assert are_gaps(GAPS)
     for found in (None, {}, [1], {**SPEED, "batch": 1.5}, {**SPEED, "latency": 0}, {**SPEED, "other": 1}):
         assert not is_speed(found)
     curves = ({}, [1], {**GAPS["curves"], "self": [0.1, 0.2]}, {**GAPS["curves"], "self": ["x"]})
     for found in (None, {}, *({**GAPS, "curves": curve} for curve in curves)):
-        assert not is_gaps(found)
+        assert not are_gaps(found)
     for name, value in {"source": 3, "sigma": 3, "boundary": 10**400}.items():
-        assert not is_gaps({**GAPS, name: value})
+        assert not are_gaps({**GAPS, name: value})
 
 
 NUMBER = {
@@ -824,7 +824,7 @@ def test_results_are_compared_by_the_metrics_that_all_sets_have(tmp_path):
 def test_edited_noise_levels_are_one_line(tmp_path, levels):
     n = len(levels) if isinstance(levels, list) else 1
     schedules.keep_lists(tmp_path / "last.ckpt", "a" * 64, {})
-    path = schedules.path_of(tmp_path / "last.ckpt")
+    path = schedules.schedule_path(tmp_path / "last.ckpt")
     listed = {"sigmas": levels, "origin": None}
     for kept in (
         {"weights_sha256": "a" * 64, "sigmas": {str(n): levels}},  # the former format
@@ -832,7 +832,7 @@ def test_edited_noise_levels_are_one_line(tmp_path, levels):
     ):
         path.write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
         with pytest.raises(UserError, match="is damaged: delete it"):
-            schedules.found_for(tmp_path / "last.ckpt", "a" * 64, {}, 0.002)
+            schedules.read_found_samplers(tmp_path / "last.ckpt", "a" * 64, {}, 0.002)
     about = {"config": CONFIG, "experiment": None, "step": 1, "weights": "ema", "sigmas": {"1step": levels}}
     write_exported(tmp_path / "a.safetensors", denoiser().state_dict(), about)
     with pytest.raises(UserError, match=r"sigmas\.'1step' is (no list of falling noise levels|of type)"):

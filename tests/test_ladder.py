@@ -17,18 +17,18 @@ from consistency.sampling.ode import DPMSolver, Euler, Heun
 from consistency.sampling.samplers import Jumps, MultiStep, OneStep
 from consistency.sampling.search import CostMemo, search_levels, widened
 from consistency.schedule.sigma import Sigma
-from consistency.tasks.measure import schedules, timing
+from consistency.tasks import schedules, timing
 from consistency.tasks.measure.ladder import Ladder
 from consistency.tasks.measure.ladder_lists import (
     Search,
-    level_counts,
-    other_calls,
-    own_lists,
-    series,
-    spaced,
+    level_counts_for,
+    run_levels,
+    samplers_of_other_calls,
+    series_name,
+    spaced_samplers,
 )
-from consistency.tasks.measure.schedule_file import Listed, read_lists
-from consistency.tasks.measure.schedules import chosen_samplers
+from consistency.tasks.schedule_file import SigmaList, read_lists
+from consistency.tasks.schedules import chosen_samplers
 from tests.sessions import checkpoint, session
 
 SIZE = 40
@@ -39,7 +39,7 @@ SMALL = Ladder(calls=(1, 2, 3), count=50, batch=25, search=FEW, largest=4, patie
 
 def lists_of(ckpt, trained):
     """What is kept for the weights of a checkpoint."""
-    return (read_lists(schedules.path_of(ckpt), "") or {})[trained.provenance.weights_sha256]
+    return (read_lists(schedules.schedule_path(ckpt), "") or {})[trained.provenance.weights_sha256]
 
 
 def bowl(levels):
@@ -121,19 +121,20 @@ class TestSchedules:
     def test_lists_are_for_the_weights_they_were_found_for(self, tmp_path, capsys):
         ckpt = tmp_path / "last.ckpt"
         own = {"1step": OneStep([80.0])}
-        assert schedules.found_for(ckpt, "a", own, 0.002) == {}
+        assert schedules.read_found_samplers(ckpt, "a", own, 0.002) == {}
         assert (
-            schedules.keep_lists(ckpt, "a", {"2step": Listed([80.0, 0.5])}) == tmp_path / "last.schedule.json"
+            schedules.keep_lists(ckpt, "a", {"2step": SigmaList([80.0, 0.5])})
+            == tmp_path / "last.schedule.json"
         )
-        assert schedules.found_for(ckpt, "a", own, 0.002) == {"2step": MultiStep([80.0, 0.5])}
-        assert schedules.found_for(ckpt, "b", own, 0.002) == {}
+        assert schedules.read_found_samplers(ckpt, "a", own, 0.002) == {"2step": MultiStep([80.0, 0.5])}
+        assert schedules.read_found_samplers(ckpt, "b", own, 0.002) == {}
         assert "other weights" in capsys.readouterr().err
 
     def test_a_damaged_file_is_named(self, tmp_path):
         for text in ("{", "[]", '{"weights_sha256": "a", "sigmas": {"two": [1]}}'):
             (tmp_path / "last.schedule.json").write_text(text)
             with pytest.raises(UserError, match=r"last\.schedule\.json is damaged.*found=false"):
-                schedules.found_for(tmp_path / "last.ckpt", "a", {}, 0.002)
+                schedules.read_found_samplers(tmp_path / "last.ckpt", "a", {}, 0.002)
 
     def test_the_runs_own_lists_lie_on_the_grid(self):
         grid = [80.0, 8.0, 0.8, 0.08]
@@ -141,7 +142,7 @@ class TestSchedules:
             "2step": MultiStep([80.0, 0.821]),
             "odd": MultiStep([7.0, 1]),
         }
-        assert own_lists(recipes.values(), grid) == {2: (0, 2)}
+        assert run_levels(recipes.values(), grid) == {2: (0, 2)}
 
 
 class TestTask:
@@ -286,7 +287,11 @@ class TestFamilies:
         found = families_of(own, 0.002)
         assert found == [Family(own["2step"]), Family(HEUN), Family(CHURNED, " (churned)")]
         assert [each.title(each.like) for each in found] == ["2step", "heun3", "heun3 (churned)"]
-        assert [series(each) for each in found] == ["student", "teacher, heun", "teacher, heun (churned)"]
+        assert [series_name(each) for each in found] == [
+            "student",
+            "teacher, heun",
+            "teacher, heun (churned)",
+        ]
         assert families_of({"1step": OneStep([80.0])}, 0.002) == [Family(MultiStep([80.0]))]
         clipped = families_of({"2step": own["2step"], "clipped": OneStep([80.0], clip=True)}, 0.002)
         assert clipped == [Family(own["2step"]), Family(MultiStep([80.0], clip=True), " (clipped)")]
@@ -308,19 +313,19 @@ class TestFamilies:
     def test_solvers_take_as_many_calls_as_their_names_say(self):
         calls, sigma = [1, 2, 3, 4, 8, 35], Sigma()
         for family in (Family(HEUN), Family(Euler([1.0])), Family(Jumps([1.0])), Family(DPMSolver([1.0]))):
-            made = spaced(family, calls, sigma)
-            assert len(made) == len(level_counts(family, calls))
+            made = spaced_samplers(family, calls, sigma)
+            assert len(made) == len(level_counts_for(family, calls))
             for name, sampler in made.items():
                 seen = []
                 sampler(lambda x, *rest, seen=seen: seen.append(1) or x, torch.zeros(1, 2))
                 assert len(seen) in calls
                 assert name == family.title(sampler)
                 assert str(len(seen)) in name
-        assert level_counts(Family(HEUN), calls) == [2, 18]
-        assert level_counts(Family(Jumps([1.0])), [1, 2]) == [1, 2]
-        assert other_calls(Family(HEUN), {"a": HEUN, "b": Heun([80.0]), "c": CHURNED}, [1, 2], 0.002) == {
-            "a": HEUN
-        }
+        assert level_counts_for(Family(HEUN), calls) == [2, 18]
+        assert level_counts_for(Family(Jumps([1.0])), [1, 2]) == [1, 2]
+        assert samplers_of_other_calls(
+            Family(HEUN), {"a": HEUN, "b": Heun([80.0]), "c": CHURNED}, [1, 2], 0.002
+        ) == {"a": HEUN}
 
 
 class TestTiming:

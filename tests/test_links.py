@@ -15,7 +15,7 @@ from consistency.files.owned import reopened
 from consistency.lit.checkpoint_io import AtomicCheckpointIO
 from consistency.lit.data.rollouts import Store
 from consistency.lit.loggers.tensorboard import Board, cut_back, own_files
-from consistency.tasks.make.files import MARKS, Array
+from consistency.tasks.make.files import CHECKSUM_TYPE, Array
 
 pytestmark = pytest.mark.timeout(600, method="thread")  # whoever hangs fails
 
@@ -82,7 +82,7 @@ def test_a_new_file_has_the_mode_that_any_other_has(tmp_path):
 def test_samples_are_not_kept_through_a_link(tmp_path, name, fits):
     path, other = tmp_path / "x.npy", tmp_path / "elsewhere.npy"
     np.save(path.with_name("x.partial.npy"), np.zeros((4, 2), np.float32))
-    np.save(path.with_name("x.made.npy"), np.zeros(4, MARKS))
+    np.save(path.with_name("x.made.npy"), np.zeros(4, CHECKSUM_TYPE))
     path.with_name(name).replace(other)
     if not fits:
         np.save(other, np.zeros((9, 9)))

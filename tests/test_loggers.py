@@ -22,9 +22,9 @@ from consistency.lit.callbacks.noise import histogram
 from consistency.lit.loggers.base import LOG, log_picture, render
 from consistency.lit.loggers.csv import CSV
 from consistency.lit.loggers.tensorboard import Board
-from consistency.tasks.show.curves import curves_in
-from consistency.tasks.show.report import NO_LOG, section_of_training
-from consistency.tasks.show.sweep_curves import curves_of
+from consistency.tasks.show.curves import read_curves
+from consistency.tasks.show.report import NO_LOG, training_sections
+from consistency.tasks.show.sweep_curves import curves_section
 from consistency.teach import find_teacher, teach
 from consistency.teachers.checkpoint import read_checkpoint
 from tests.conftest import CD_MOONS, ROOT
@@ -202,7 +202,7 @@ def report_of(directory):
     trained = SimpleNamespace(provenance=known, file=None)
     return [
         section
-        for section in section_of_training(SimpleNamespace(trained=trained))
+        for section in training_sections(SimpleNamespace(trained=trained))
         if section.title == "Curves"
     ]
 
@@ -222,10 +222,10 @@ def test_a_report_of_a_sweep_takes_the_tables_too(run, tmp_path):
     swept = [
         SimpleNamespace(directory=tmp_path / name, name=name, result={"metrics": {}}) for name in ("0", "1")
     ]
-    section = curves_of(swept, ["one", "two"])
+    section = curves_section(swept, ["one", "two"])
     assert section.notes == ["Run 1 has no log in its directory."]
     assert "train/loss" in {picture.caption for picture in section.pictures}
-    assert curves_in(tmp_path / "1") == {}
+    assert read_curves(tmp_path / "1") == {}
 
 
 def made(*words):

@@ -18,7 +18,7 @@ from consistency.metrics.features.random import RandomConvFeatures
 from consistency.metrics.fidelity import between_halves, feature_moments, frechet
 from consistency.metrics.judge import Fidelity, Transport
 from consistency.metrics.training import digits as digits_module
-from consistency.metrics.training.digits import digits
+from consistency.metrics.training.digits import load_digit_images
 from consistency.metrics.transport import (
     directions,
     sliced_wasserstein2,
@@ -56,7 +56,7 @@ class FlatPixels(Extractor):
 
 @pytest.fixture(scope="module")
 def real():
-    return digits()[0]
+    return load_digit_images()[0]
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ class TestExtractors:
 
 class TestDigits:
     def test_data_are_scikit_learns(self):
-        x, label = digits()
+        x, label = load_digit_images()
         assert x.shape == (1797, 1, 8, 8)
         assert x.dtype == torch.uint8
         assert len(set(x.unique().tolist())) == 17
@@ -291,7 +291,7 @@ class TestDigits:
 
     def test_shipped_classifier_knows_its_digits(self, extractor, real):
         p = extractor.classify(real)
-        assert (p.argmax(1) == digits()[1]).double().mean() > 0.99
+        assert (p.argmax(1) == load_digit_images()[1]).double().mean() > 0.99
         assert (p.amax(1) > 0.9).double().mean() > 0.97
 
     def test_shipped_file_tells_its_origin(self):
@@ -422,7 +422,7 @@ class TestTransportJudge:
 
 class TestFidelityJudge:
     def test_it_says_what_the_distance_says(self):
-        real, _ = digits()
+        real, _ = load_digit_images()
         judge = Fidelity(DigitsFeatures())
         judge.begin(real, torch.device("cpu"))
         judge.begin(real, torch.device("cpu"))  # seen already

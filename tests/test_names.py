@@ -28,10 +28,10 @@ from consistency.process.rank import MACHINES, RANKS
 from consistency.result import metrics_line, metrics_table, path_lines
 from consistency.table import Table
 from consistency.tasks.show import curves
-from consistency.tasks.show.curves import MOST, charts
-from consistency.tasks.show.export_page import Measured, facts_of, readme
+from consistency.tasks.show.curves import MOST, draw_charts
+from consistency.tasks.show.export_page import Deviation, model_facts, readme_text
 from consistency.tasks.show.page import Section, html_page
-from consistency.tasks.show.variation import variation
+from consistency.tasks.show.variation import config_changes
 from consistency.teach import print_once
 from consistency.watch import progress
 from tests.lists import multisteps
@@ -88,21 +88,21 @@ def test_a_page_draws_so_many_charts_and_says_so(monkeypatch):
     assert MOST <= 48
     monkeypatch.setattr(curves, "MOST", 3)
     found = {f"{i}/x": CURVE for i in range(10_000)} | {f"0/{i}": CURVE for i in range(100)}
-    pictures, notes = charts(found)
+    pictures, notes = draw_charts(found)
     assert [picture.caption for picture in pictures] == ["0", "1", "2"]
     assert notes == ["3 of 10000 charts are drawn.", "0: 3 of 101 curves are drawn."]
-    assert charts({"a/x": CURVE})[1] == []
-    assert charts({}) == ([], [])
+    assert draw_charts({"a/x": CURVE})[1] == []
+    assert draw_charts({}) == ([], [])
 
 
 def test_the_name_of_a_curve_is_no_formula():
-    (picture,), _ = charts({"FD/$\\frac$": CURVE, "FD/_$x_{$": CURVE, "FD/<b>": CURVE})
+    (picture,), _ = draw_charts({"FD/$\\frac$": CURVE, "FD/_$x_{$": CURVE, "FD/<b>": CURVE})
     assert b"<svg" in picture.data
 
 
 @pytest.mark.parametrize("name", ["5", "null", "a,b", "../train", "", "{", "[1]", "ict_digits:x", "${x}"])
 def test_an_experiment_that_is_no_file_is_not_known(name):
-    assert variation(name, {}) is None
+    assert config_changes(name, {}) is None
 
 
 def image(path):
@@ -196,9 +196,9 @@ def test_the_page_of_a_diffusers_folder_takes_names_as_text(hostile):
 
 def test_the_page_of_an_export_takes_names_as_text(hostile):
     (name, _) = hostile.sigmas
-    errors = {name: Measured(0.0, 0.0, 1.0)}
+    errors = {name: Deviation(0.0, 0.0, 1.0)}
     out = Written([], {}, None, how=f"run('{strip_controls(name)}```')\n")
-    harmless(readme(hostile, out, facts_of(hostile, errors, [80.0])))
+    harmless(readme_text(hostile, out, model_facts(hostile, errors, [80.0])))
 
 
 class Named:

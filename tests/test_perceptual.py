@@ -85,7 +85,7 @@ class TestSize:
     def seen(self, backbone, size, **options):
         """Side of the images that reach the network."""
         distance = LPIPS(backbone, **options)
-        return distance.prepared(torch.zeros(1, 3, size, size)).shape[-1]
+        return distance.prepare(torch.zeros(1, 3, size, size)).shape[-1]
 
     @pytest.mark.parametrize(("size", "seen"), [(32, 224), (255, 224), (256, 256), (300, 300)])
     def test_small_images_are_enlarged(self, backbone, size, seen):
@@ -97,7 +97,7 @@ class TestSize:
 
     def test_bilinearly(self, backbone):
         x = torch.arange(32.0).expand(1, 3, 32, 32) / 32
-        wide = LPIPS(backbone, resize=64).prepared(x)
+        wide = LPIPS(backbone, resize=64).prepare(x)
         assert torch.allclose(wide[0, 0, 0, 1:-1].diff(), torch.full((61,), 1 / 64))
 
     def test_grey_images_have_three_channels(self, backbone):

@@ -12,7 +12,7 @@ from consistency.files.configs import options
 from consistency.schema.check import check_composed
 from consistency.schema.recipes import BUDGETS, WRITTEN, method_and_data, overrides_of, without_file
 from consistency.sweep.cases import in_cases, remaining_cases
-from consistency.tasks.show.variation import variation
+from consistency.tasks.show.variation import config_changes
 from consistency.teach import compose_teacher as first_run
 from tests.conftest import ROOT
 from tests.test_swaps import composed as composed_with_lines
@@ -114,7 +114,7 @@ def test_the_command_that_goes_on_with_a_run_of_an_older_version_is_of_today(tmp
 
 def test_a_report_knows_what_a_run_of_an_older_version_is_a_variation_of():
     config = composed(*overrides_of("ict_ring"), "optimizer.lr=1e-4")
-    table = variation("ict_ring", OmegaConf.to_container(config, resolve=True))
+    table = config_changes("ict_ring", OmegaConf.to_container(config, resolve=True))
     assert [row[:3] for row in table.rows] == [["optimizer.lr", "0.003", "0.0001"]]
 
 

@@ -15,7 +15,7 @@ from consistency.table import Table
 from consistency.tasks.show.compare import Compare
 from consistency.tasks.show.curves import curve_families
 from consistency.tasks.show.page import Picture, Section, html_page
-from consistency.tasks.show.variation import variation
+from consistency.tasks.show.variation import config_changes
 from tests.conftest import ROOT, SMALL, run
 from tests.sessions import composed
 
@@ -170,8 +170,8 @@ class TestVariation:
         monkeypatch.setattr(
             "consistency.tasks.show.variation.compose", lambda name, overrides: self.base(*overrides)
         )
-        assert variation("ict_digits", self.written()).rows == []
-        table = variation(
+        assert config_changes("ict_digits", self.written()).rows == []
+        table = config_changes(
             "ict_digits", self.written("optimizer.lr=0.5", "net.width=64", "curriculum=constant")
         )
         rows = {row[0]: row[1:] for row in table.rows}
@@ -180,7 +180,7 @@ class TestVariation:
         assert rows["curriculum._target_"][1].endswith("Constant")
         assert rows["curriculum.s0"] == ["10", "–"]
         assert all(key.split(".")[0] in {"optimizer", "net", "curriculum"} for key in rows)
-        assert variation(None, {}) is None
+        assert config_changes(None, {}) is None
 
     def base(self, *overrides):
         config = composed("train", "run_dir=y", *overrides)

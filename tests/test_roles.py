@@ -7,7 +7,7 @@ from consistency.errors import UserError
 from consistency.export.diffusers import Diffusers
 from consistency.export.model import Outgoing
 from consistency.model.maps import Consistency, Denoiser
-from consistency.tasks.measure.teacher import teacher_of
+from consistency.tasks.teacher import teacher_of
 from consistency.teachers.checkpoint import checkpoint as read
 from consistency.teachers.checkpoint import read_checkpoint
 from tests.conftest import ROOT, run

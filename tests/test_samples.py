@@ -115,9 +115,9 @@ class TestSamples:
         sample(count=8, array=True)(session(tmp_path, ckpt))
         before = (tmp_path / "1step.npy").read_bytes()
         for words in ({"seed": 1}, {"count": 9}, {"array": False}, {"samplers": ["2step"]}):
-            with pytest.raises(UserError, match="other weights or other words: choose another run_dir"):
+            with pytest.raises(UserError, match="other weights or other arguments: choose another run_dir"):
                 sample(**{"count": 8, "array": True, **words})(session(tmp_path, ckpt))
-        with pytest.raises(UserError, match="other weights or other words"):
+        with pytest.raises(UserError, match="other weights or other arguments"):
             sample(count=8, array=True)(session(tmp_path, ckpt, precision="bf16-mixed"))
         assert (tmp_path / "1step.npy").read_bytes() == before
         sample(count=8, array=True, batch=3, grid=2)(session(tmp_path, ckpt))

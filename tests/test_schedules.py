@@ -12,11 +12,11 @@ from consistency.export.web.description import offered
 from consistency.export.weights import Safetensors
 from consistency.files.checksum import content_sha256
 from consistency.sampling.samplers import OneStep
-from consistency.tasks.measure import schedules
+from consistency.tasks import schedules
 from consistency.tasks.measure.fidelity import Fidelity
 from consistency.tasks.measure.ladder import Ladder, Search
-from consistency.tasks.measure.schedule_file import MOST, Listed, Origin, alone, read_lists
-from consistency.tasks.measure.schedules import chosen_samplers
+from consistency.tasks.schedule_file import MOST, Origin, SigmaList, locked, read_lists
+from consistency.tasks.schedules import chosen_samplers
 from consistency.tasks.show.report import Report
 from tests.sessions import Watched, checkpoint
 from tests.sessions import session as session_of
@@ -47,66 +47,67 @@ def path(tmp_path):
 def sigmas(ckpt, weights="a"):
     """What is kept for these weights, by sampler."""
     return {
-        n: each.sigmas for n, each in (read_lists(schedules.path_of(ckpt), "") or {}).get(weights, {}).items()
+        n: each.sigmas
+        for n, each in (read_lists(schedules.schedule_path(ckpt), "") or {}).get(weights, {}).items()
     }
 
 
 def write(ckpt, kept):
-    schedules.path_of(ckpt).write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
+    schedules.schedule_path(ckpt).write_text(json.dumps({**kept, "sha256": content_sha256(kept)}))
 
 
 class TestFile:
     def test_other_numbers_of_calls_and_other_weights_stay(self, path):
         schedules.keep_lists(
-            path, "a", {"1step": Listed([80.0], GOOD), "4step": Listed([80.0, 9.0, 3.0, 1.0], GOOD)}
+            path, "a", {"1step": SigmaList([80.0], GOOD), "4step": SigmaList([80.0, 9.0, 3.0, 1.0], GOOD)}
         )
-        schedules.keep_lists(path, "b", {"2step": Listed([80.0, 0.7], GOOD)})
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "b", {"2step": SigmaList([80.0, 0.7], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 0.5], GOOD)})
         assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 0.5], "4step": [80.0, 9.0, 3.0, 1.0]}
         assert sigmas(path, "b") == {"2step": [80.0, 0.7]}
-        assert read_lists(schedules.path_of(path), "")["b"]["2step"].origin == GOOD
-        assert schedules.found_for(path, "a", OWN, 0.002).keys() == {"1step", "2step", "4step"}
+        assert read_lists(schedules.schedule_path(path), "")["b"]["2step"].origin == GOOD
+        assert schedules.read_found_samplers(path, "a", OWN, 0.002).keys() == {"1step", "2step", "4step"}
 
     def test_of_two_lists_judged_alike_the_better_stays(self, path, capsys):
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 1.0], WORSE)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 0.5], GOOD)})
         assert sigmas(path) == {"2step": [80.0, 0.5]}
         assert capsys.readouterr().err == ""
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD._replace(budget=1))})
-        assert read_lists(schedules.path_of(path), "")["a"] == {"2step": Listed([80.0, 0.5], GOOD)}
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 1.0], WORSE)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 0.5], GOOD._replace(budget=1))})
+        assert read_lists(schedules.schedule_path(path), "")["a"] == {"2step": SigmaList([80.0, 0.5], GOOD)}
         (line,) = capsys.readouterr().err.splitlines()
         assert "the list of 2step with FD(digits) 5 of 2,000 samples stays, no worse than the new" in line
 
     @pytest.mark.parametrize("change", [{"metric": "SW2"}, {"count": 100}, {"seed": 2}])
     def test_a_list_judged_otherwise_is_replaced_with_a_line(self, path, change, capsys):
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE._replace(**change))})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 1.0], WORSE._replace(**change))})
         assert sigmas(path) == {"2step": [80.0, 1.0]}
         assert "list of 2step with FD(digits) 5 of 2,000 samples is replaced" in capsys.readouterr().err
 
     def test_the_former_format_is_read_and_taken_over(self, path, capsys):
         lists = {"1": [80.0], "2": [80.0, 0.5]}
         write(path, {"weights_sha256": "a", "sigmas": lists})
-        assert schedules.found_for(path, "a", OWN, 0.002)["2step"].sigmas == (80.0, 0.5)
-        schedules.keep_lists(path, "b", {"1step": Listed([70.0], GOOD)})
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 1.0], WORSE)})
+        assert schedules.read_found_samplers(path, "a", OWN, 0.002)["2step"].sigmas == (80.0, 0.5)
+        schedules.keep_lists(path, "b", {"1step": SigmaList([70.0], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 1.0], WORSE)})
         assert sigmas(path) == {"1step": [80.0], "2step": [80.0, 1.0]}
         assert "of 2step with a value that is not known is replaced by" in capsys.readouterr().err
 
     def test_the_lists_of_so_many_weights_are_kept(self, path, capsys):
         for i in range(MOST):
-            schedules.keep_lists(path, f"{i}", {"1step": Listed([80.0], GOOD)})
-        schedules.keep_lists(path, "0", {"2step": Listed([80.0, 0.5], GOOD)})  # now the newest
+            schedules.keep_lists(path, f"{i}", {"1step": SigmaList([80.0], GOOD)})
+        schedules.keep_lists(path, "0", {"2step": SigmaList([80.0, 0.5], GOOD)})  # now the newest
         assert capsys.readouterr().err == ""
-        schedules.keep_lists(path, "new", {"1step": Listed([80.0], GOOD)})
-        assert list(read_lists(schedules.path_of(path), "")) == [*map(str, range(2, MOST)), "0", "new"]
+        schedules.keep_lists(path, "new", {"1step": SigmaList([80.0], GOOD)})
+        assert list(read_lists(schedules.schedule_path(path), "")) == [*map(str, range(2, MOST)), "0", "new"]
         assert "keeps the lists of 16 weights; those of the oldest 1 were removed" in capsys.readouterr().err
 
     def test_a_list_without_a_finite_value_is_not_kept(self, path):
-        schedules.keep_lists(path, "a", {"2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(path, "a", {"2step": SigmaList([80.0, 0.5], GOOD)})
         schedules.keep_lists(
-            path, "a", {"2step": Listed([80.0, 1.0], GOOD._replace(value=float("nan"), seed=3))}
+            path, "a", {"2step": SigmaList([80.0, 1.0], GOOD._replace(value=float("nan"), seed=3))}
         )
         assert sigmas(path) == {"2step": [80.0, 0.5]}
 
@@ -126,7 +127,7 @@ class TestFile:
         with pytest.raises(
             UserError, match=r"last\.schedule\.json is damaged: delete it, or say found=false"
         ):
-            schedules.found_for(path, "a", OWN, 0.002)
+            schedules.read_found_samplers(path, "a", OWN, 0.002)
 
     @pytest.mark.parametrize(
         "lists", [[], {"a": []}, {"a": {"2": [80.0, 0.5]}}, {"a": {"2": {"sigmas": [1.0]}}}]
@@ -136,15 +137,15 @@ class TestFile:
         with pytest.raises(
             UserError, match=r"last\.schedule\.json is damaged: delete it, or say found=false"
         ):
-            schedules.found_for(path, "a", OWN, 0.002)
+            schedules.read_found_samplers(path, "a", OWN, 0.002)
         for use in (
             schedules.check_schedule_file,
-            lambda ckpt: schedules.keep_lists(ckpt, "a", {"1step": Listed([80.0], GOOD)}),
+            lambda ckpt: schedules.keep_lists(ckpt, "a", {"1step": SigmaList([80.0], GOOD)}),
         ):
-            before = schedules.path_of(path).read_bytes()
+            before = schedules.schedule_path(path).read_bytes()
             with pytest.raises(UserError, match=r"last\.schedule\.json is damaged: .* say task\.keep=false"):
                 use(path)
-            assert schedules.path_of(path).read_bytes() == before
+            assert schedules.schedule_path(path).read_bytes() == before
 
     def test_writers_at_the_same_time_lose_nothing(self, path):
         fork = multiprocessing.get_context("fork")
@@ -158,25 +159,25 @@ class TestFile:
             assert sorted(sigmas(path, f"{i}")) == [f"{n}step" for n in range(1, 9)]
 
     def test_a_writer_waits_for_another_and_not_for_ever(self, path, monkeypatch):
-        place = schedules.path_of(path)
-        monkeypatch.setattr("consistency.tasks.measure.schedule_file.PATIENCE", 0.01)
+        place = schedules.schedule_path(path)
+        monkeypatch.setattr("consistency.tasks.schedule_file.PATIENCE", 0.01)
         with (
-            alone(place),
+            locked(place),
             pytest.raises(UserError, match=r"last\.schedule\.json is being written by another"),
         ):
-            schedules.keep_lists(path, "a", {"1step": Listed([80.0], GOOD)})
+            schedules.keep_lists(path, "a", {"1step": SigmaList([80.0], GOOD)})
 
     def test_a_link_in_place_of_the_lock_is_refused(self, path, tmp_path):
         (tmp_path / "precious").write_text("content")
         (tmp_path / ".last.schedule.json.lock").symlink_to(tmp_path / "precious")
         with pytest.raises(UserError, match="is a link"):
-            schedules.keep_lists(path, "a", {"1step": Listed([80.0], GOOD)})
+            schedules.keep_lists(path, "a", {"1step": SigmaList([80.0], GOOD)})
         assert (tmp_path / "precious").read_text() == "content"
 
 
 def keep_many(path, weights):
     for n in range(1, 9):
-        schedules.keep_lists(path, weights, {f"{n}step": Listed([80.0 - i for i in range(n)], GOOD)})
+        schedules.keep_lists(path, weights, {f"{n}step": SigmaList([80.0 - i for i in range(n)], GOOD)})
 
 
 class TestLadder:
@@ -201,16 +202,16 @@ class TestLadder:
     def test_an_origin_says_what_was_searched(self, own, tmp_path):
         SMALL(session(tmp_path, own))
         digest = session(tmp_path, own).trained.provenance.weights_sha256
-        for name, listed in read_lists(schedules.path_of(own), "")[digest].items():
+        for name, listed in read_lists(schedules.schedule_path(own), "")[digest].items():
             assert f"{len(listed.sigmas)}step" == name
             assert listed.origin._replace(value=0.0) == Origin("FD(digits)", 0.0, count=20, seed=1, budget=3)
 
     def test_without_a_search_nothing_is_kept(self, own, tmp_path):
         replace(SMALL, search=None)(session(tmp_path, own))
-        assert not schedules.path_of(own).exists()
+        assert not schedules.schedule_path(own).exists()
 
     def test_a_damaged_file_is_refused_before_the_search(self, own, tmp_path):
-        schedules.path_of(own).write_text("{")
+        schedules.schedule_path(own).write_text("{")
         begun = session(tmp_path, own, found=False)
         Watched(begun, calls=0)
         with pytest.raises(UserError, match=r"task\.keep=false"):
@@ -218,7 +219,9 @@ class TestLadder:
 
     def test_a_line_says_which_lists_replace_those_of_the_run(self, own, tmp_path, capsys):
         digest = session(tmp_path, own).trained.provenance.weights_sha256
-        schedules.keep_lists(own, digest, {"1step": Listed([80.0], GOOD), "2step": Listed([80.0, 0.5], GOOD)})
+        schedules.keep_lists(
+            own, digest, {"1step": SigmaList([80.0], GOOD), "2step": SigmaList([80.0, 0.5], GOOD)}
+        )
         assert capsys.readouterr().err == ""
         later = session(tmp_path, own).trained
         assert later.samplers["1step"].name == "onestep"  # its σ are the run's own
@@ -238,7 +241,7 @@ class TestLadder:
         report = Report(ladder=replace(SMALL, calls=(2,)), fidelity=part)
         with pytest.raises(KeyboardInterrupt):
             report(session(tmp_path, own, found))
-        ((kept,),) = [by.values() for by in read_lists(schedules.path_of(own), "").values()]
+        ((kept,),) = [by.values() for by in read_lists(schedules.schedule_path(own), "").values()]
         assert kept.sigmas != [80.0, 0.821]
         assert used == [kept.sigmas if found else [80.0, 0.821]]
         assert ("in place of 80, 0.821" in capsys.readouterr().err) is found
@@ -271,7 +274,7 @@ class TestExported:
     @pytest.fixture
     def model(self, own, tmp_path):
         digest = session(tmp_path, own).trained.provenance.weights_sha256
-        found = {f"{n}step": Listed([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
+        found = {f"{n}step": SigmaList([80.0, 9.0, 3.0, 1.0][:n], GOOD) for n in (2, 4)}
         schedules.keep_lists(own, digest, found)
         t = session(tmp_path, own).trained
         return Outgoing.of(t, chosen_samplers(t, None))
@@ -284,7 +287,7 @@ class TestExported:
         assert chosen_samplers(again, ["4step"])["4step"].sigmas == (80.0, 9.0, 3.0, 1.0)
         assert f"{file}: 2step 80, 9 in place of 80, 0.821\n" in capsys.readouterr().err
         schedules.keep_lists(
-            file, again.provenance.weights_sha256, {"2step": Listed([80.0, 0.821], GOOD)}
+            file, again.provenance.weights_sha256, {"2step": SigmaList([80.0, 0.821], GOOD)}
         )  # the run's own again
         assert session(tmp_path / "eval", file).trained.samplers["2step"].sigmas == (80.0, 0.821)
 

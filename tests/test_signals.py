@@ -18,11 +18,11 @@ from consistency.lit.callbacks.reports import check_metric
 from consistency.lit.callbacks.signals import Signals, excerpt
 from consistency.lit.data.digits import Digits
 from consistency.metrics.card import Memo
-from consistency.metrics.signals import Gaps, Probe, ProbeData, figure, posterior
+from consistency.metrics.gaps import Gaps, Probe, ProbeData, gap_figure, posterior_mean
 from consistency.model.condition import Condition
 from consistency.tasks.measure.gap import Gap
-from consistency.tasks.measure.teacher import follows_teacher
 from consistency.tasks.session import Session
+from consistency.tasks.teacher import uses_teacher_flow
 from consistency.tensor import expand
 from consistency.truth.oracle import Mixture
 from tests.conftest import CD_MOONS, ROOT, SMALL, run
@@ -116,11 +116,11 @@ class TestTrajectories:
     def test_the_posterior_mean_is_that_of_the_class(self):
         x, sigma = torch.randn(30, 2).double(), torch.full((30,), 0.5).double()
         label = torch.arange(30) % 2
-        D = posterior(ProbeData(SOME.x, Condition(torch.arange(100) % 2)))
+        D = posterior_mean(ProbeData(SOME.x, Condition(torch.arange(100) % 2)))
         for c in (0, 1):
             own = Mixture.finite(SOME.x[c::2]).denoise(x, sigma)
             assert torch.allclose(D(x, sigma, Condition(label))[label == c], own[label == c])
-        assert torch.allclose(posterior(SOME)(x, sigma), Mixture.finite(SOME.x)(x, sigma))
+        assert torch.allclose(posterior_mean(SOME)(x, sigma), Mixture.finite(SOME.x)(x, sigma))
 
     def test_f_and_the_teacher_are_told_the_class(self):
         some, seen = ProbeData(SOME.x, Condition(torch.arange(100) % 10)), []
@@ -188,7 +188,7 @@ def test_numbers_that_make_no_trajectory_are_refused_by_their_key(key):
 def test_the_picture_says_whose_trajectories_they_are_and_bears_any_number(value):
     same = {name: [value] * n for name, n in (("self", 2), ("trajectory", 3), ("reconstruction", 3))}
     for source, words in (("exact", "exact flow"), ("teacher", "teacher's"), ("data", "training samples'")):
-        drawn = figure(Gaps(source, [0.002, 0.4, 80.0], value, same))
+        drawn = gap_figure(Gaps(source, [0.002, 0.4, 80.0], value, same))
         drawn.savefig(io.BytesIO())
         (axes,) = drawn.axes
         assert words in axes.get_legend().get_texts()[1].get_text()
@@ -197,7 +197,7 @@ def test_the_picture_says_whose_trajectories_they_are_and_bears_any_number(value
 
 def test_the_lines_stand_over_their_levels(exact):
     gaps = PROBE.measure(RING, exact)
-    own, trajectory, _ = figure(gaps).axes[0].lines
+    own, trajectory, _ = gap_figure(gaps).axes[0].lines
     assert list(own.get_xdata()) == gaps.sigma[1:]
     assert list(trajectory.get_xdata()) == gaps.sigma
     assert list(own.get_ydata()) == gaps.curves["self"]
@@ -343,7 +343,7 @@ def test_a_student_is_held_against_its_teacher_for_as_long_as_there_is_one(stude
 )
 def test_a_task_measures_on_the_trajectories_of_the_run(overrides, follows, tmp_path):
     trained = session(tmp_path / "eval", checkpoint(tmp_path, *overrides)).trained
-    assert follows_teacher(trained) is follows
+    assert uses_teacher_flow(trained) is follows
 
 
 def test_numbers_that_a_task_cannot_use_are_refused_by_their_key(digits, tmp_path, hydra):

@@ -27,7 +27,7 @@ from consistency.sweep.runs import is_sweep, runs_of
 from consistency.tasks.show import curves, sweep_curves, sweep_report
 from consistency.tasks.show.compare import read_numbers
 from consistency.tasks.show.report import Report
-from consistency.tasks.show.sweep_report import direction, labels
+from consistency.tasks.show.sweep_report import better_value, run_labels
 from consistency.teach import teacher_directory
 from tests.conftest import SMALL, run
 from tests.sessions import checkpoint, session, train_here
@@ -81,7 +81,7 @@ def finished(value, **more):
 def reported(sweep, directory):
     """What the task says of a sweep, and its page."""
     directory.mkdir(exist_ok=True)
-    outcome = Report()(SimpleNamespace(asked=sweep, directory=directory))
+    outcome = Report()(SimpleNamespace(ckpt_path=sweep, directory=directory))
     text = (directory / "report.html").read_text(encoding="utf-8")
     read = Reader(text)
     assert read.open == []
@@ -158,11 +158,11 @@ class TestPage:
 
     def test_what_is_better_is_said_only_where_it_is_known(self):
         for name in ("SW2/1step", "FD(digits)/2step", "FID/1step", "gap/self", "oracle_rmse"):
-            assert direction(name) is min
+            assert better_value(name) is min
         for name in ("IS/1step", "precision(digits)/1step"):
-            assert direction(name) is max
+            assert better_value(name) is max
         for name in ("SW2/floor", "IS ±", "teacher/FD/heun", "custom/1step"):
-            assert direction(name) is None
+            assert better_value(name) is None
 
 
 class TestFiles:
@@ -241,15 +241,15 @@ class TestFiles:
         assert text.count("<li>") == 3
         for line in ("3 of 5 charts", "first 3 of 12 runs", "3 of 12 runs are shown"):
             assert line in text
-        steps, values = curves.thinned(([*range(10_001)], [0.0] * 10_001))
+        steps, values = curves.thin_curve(([*range(10_001)], [0.0] * 10_001))
         assert steps[-1] == 10_000
         assert len(steps) == len(values) <= curves.POINTS
-        assert curves.thinned(([1, 2], [3.0, 4.0])) == ([1, 2], [3.0, 4.0])
+        assert curves.thin_curve(([1, 2], [3.0, 4.0])) == ([1, 2], [3.0, 4.0])
 
     def test_a_label_is_not_endless(self, tmp_path):
         made(tmp_path, "0", f"x={'y' * 10_000}")
         made(tmp_path, "1")
-        assert max(map(len, labels(runs_of(tmp_path)))) < 300
+        assert max(map(len, run_labels(runs_of(tmp_path)))) < 300
 
     def test_an_integer_that_no_float_holds_is_no_number(self):
         assert is_number(2**1023)

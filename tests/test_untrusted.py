@@ -23,9 +23,9 @@ from consistency.errors import UserError
 from consistency.files import pickles
 from consistency.files.pickles import check_pickle, load_tensors
 from consistency.lit.data.folder import ImageFolder
-from consistency.metrics.features.inception import network
+from consistency.metrics.features.inception import load_inception
 from consistency.metrics.perceptual import WeightsFile
-from consistency.tasks.make.inputs import list_files, open_image, read_mask
+from consistency.tasks.make.inputs import list_files, open_image, read_mask_file
 from consistency.tasks.show.compare import read_numbers as read_result
 from consistency.teachers.checkpoint import checkpoint, read_checkpoint, read_trained
 from consistency.teachers.edm import edm
@@ -74,7 +74,7 @@ READERS = {
     "teacher": checkpoint,
     "openai": lambda path: openai(path, nn.Identity()),
     "edm": lambda path: edm(path, nn.Identity()),
-    "inception": network,
+    "inception": load_inception,
     "lpips": lambda path: WeightsFile(path).read(),
 }
 
@@ -199,7 +199,10 @@ def test_a_postscript_file_called_png_starts_nothing(packed, tmp_path, started):
     (root / "x.png").write_bytes(EPS)
     with pytest.raises(UserError, match=r"x\.png is not an image"):
         data(archived(root) if packed else root).real()
-    for use in (lambda: open_image(root / "x.png", "input"), lambda: read_mask(str(root / "x.png"), (8, 8))):
+    for use in (
+        lambda: open_image(root / "x.png", "input"),
+        lambda: read_mask_file(str(root / "x.png"), (8, 8)),
+    ):
         with pytest.raises(UserError, match=r"x\.png is not an image"):
             use()
     assert not started
@@ -273,7 +276,7 @@ def test_pipes_and_sockets_are_not_waited_for(endless, tmp_path):
         lambda: data(path).real(),
         lambda: open_image(path, "input"),
         lambda: open_image(list_files([str(root)])[-1], "input"),
-        lambda: read_mask(str(path), (8, 8)),
+        lambda: read_mask_file(str(path), (8, 8)),
         lambda: read_trained(path),
         lambda: checkpoint(path),
         lambda: openai(path, nn.Identity()),

@@ -19,8 +19,8 @@ from consistency.lit.run_times import Forecast, RemainingSteps, RunTimes
 from consistency.metrics.features import see
 from consistency.metrics.features.digits import DigitsFeatures
 from consistency.metrics.fidelity import between_halves
+from consistency.metrics.gaps import Probe, ProbeData
 from consistency.metrics.reference import reference
-from consistency.metrics.signals import Probe, ProbeData
 from consistency.model.condition import Condition
 from consistency.model.portions import WORK, Portions, portion
 from consistency.process import stops

@@ -1,4 +1,4 @@
-"""A network of one's own, outside the package: any nn.Module that is called as net(x, c_noise, c)."""
+"""A network outside the package: any nn.Module that is called as net(x, c_noise, c)."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ class GatedMLP(nn.Module):
     """Residual blocks whose units are gated by the noise level and the class.
 
     Args:
-        shape: of one sample, (D,) or (C, H, W); the data fill it in.
-        classes: number of classes, 0 for none; the data fill it in.
+        shape: of one sample, (D,) or (C, H, W); set from the data.
+        classes: number of classes, 0 for none; set from the data.
         width: units of each block.
-        blocks: how many.
+        blocks: number of blocks.
     """
 
     def __init__(self, shape: Sequence[int], classes: int = 0, width: int = 128, blocks: int = 2) -> None:
         super().__init__()
         n, self.classes = math.prod(shape), classes
-        self.takes = takes(label=classes)  # the fields of a Condition that it reads: others are refused
+        self.takes = takes(label=classes)  # the fields of a Condition that it reads; others are refused
         self.stem = nn.Linear(n, width)
         self.gates = nn.ModuleList([nn.Linear(2 + classes, width) for _ in range(blocks)])
         self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(blocks)])

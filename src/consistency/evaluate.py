@@ -38,7 +38,7 @@ from consistency.schema.check import check_composed, check_config
 from consistency.schema.hardware import check_hardware
 from consistency.summary import count_parameters
 from consistency.sweep.single import check_free, check_single
-from consistency.tasks.measure.schedules import found_for, with_found
+from consistency.tasks.schedules import read_found_samplers, use_found_lists
 from consistency.tasks.session import Outcome, Session, Trained
 from consistency.teachers.checkpoint import read_named
 from consistency.teachers.debugged import debug_of
@@ -115,12 +115,12 @@ def open_checkpoint(config: DictConfig, fabric: Fabric) -> Trained:
         make_data=lambda: data,
         make_judge=cache(lambda: make(config.metric) if config.get("metric") else build_judge(brought)),
         file=written,
-        follows=config.found,
+        use_found=config.found,
     )
     if not config.found:
         return trained
     digest = model.provenance.weights_sha256
-    return with_found(trained, found_for(path, digest, trained.own, model.sigma.min))
+    return use_found_lists(trained, read_found_samplers(path, digest, trained.own, model.sigma.min))
 
 
 def read_content(config: DictConfig) -> tuple[Path, dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""What every codec is: data u, which people and metrics see, <-> z, the inputs and outputs of networks.
+"""The interface of codecs: data u, for people and metrics, <-> z, the inputs and outputs of networks.
 
-Data u are uint8 images [B, C, H, W], or points [B, D] in floating point. z is float32
-[B, ...] of unit noise level: σ is in its units.
+Data u are uint8 images [B, C, H, W], or points [B, D] in floating point. z is float32 [B, ...]; noise levels
+σ are in units of z.
 """
 
 from collections.abc import Sequence
@@ -58,14 +58,14 @@ class Codec(Protocol):
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """What networks make -> u, on the device of z: images at the nearest of the 256 levels, or points."""
+        """z -> u on the device of z: images rounded to the nearest of the 256 levels, or points."""
         ...
 
     def program(self) -> nn.Module | None:
-        """What exports append to a sampler: z -> images in [-1, 1], u = 127.5 x + 127.5, or z -> points.
+        """A module to export after a sampler: z -> images x in [-1, 1], u = 127.5 x + 127.5, or z -> points.
 
-        `torch.export` must be able to trace it. None for `Pixels` and `Points`, of which
-        `describe` holds everything.
+        `torch.export` must be able to trace it. None for `Pixels` and `Points`, which `describe` defines
+        completely.
 
         Raises:
             UserError: this codec cannot be exported.
@@ -73,5 +73,5 @@ class Codec(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """All that z depends on, as plain data: for a network its hash. `codec` is the name of the class."""
+        """Everything that z depends on as plain data, weights by hash. The key `codec` is the class name."""
         ...

@@ -1,4 +1,4 @@
-"""Whether two codecs are the same: for cards, caches and checkpoints."""
+"""Identity of codecs, for cards, caches and checkpoints."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from consistency.codec.points import Points
 
 
 def codec_digest(codec: Codec) -> str:
-    """SHA-256 of all that z depends on."""
+    """SHA-256 of a codec's description."""
     return hashlib.sha256(json.dumps(codec.describe(), sort_keys=True).encode()).hexdigest()
 
 
 def marks(codec: Codec) -> dict[str, Any]:
-    """What cards and caches keep of a codec, by name.
+    """The entries of cards and caches for a codec, by key.
 
-    For pixels and points they are the two numbers that were kept before there were codecs, so that published
-    digests hold: a data set of points has always had those of pixels.
+    For pixels and points these are the two numbers from before there were codecs, so that published digests
+    stay valid; data sets of points have always had those of pixels.
     """
-    if type(codec) is Pixels:  # and nothing that derives from it
+    if type(codec) is Pixels:  # not a subclass
         return {"offset": codec.offset, "scale": codec.scale}
     return {"offset": 127.5, "scale": 127.5} if type(codec) is Points else {"codec": codec_digest(codec)}

@@ -31,31 +31,32 @@ class Pixels:
 
     @property
     def visible(self) -> bool:
-        """They are images."""
+        """True: u are images."""
         return True
 
     @property
     def range(self) -> tuple[float, float]:
-        """Black and white."""
+        """z of black and of white."""
         low, high = self.encode(torch.tensor([0, 255])).tolist()
         return low, high
 
     def encoded(self, shape: Sequence[int]) -> Shape:
-        """(C, H, W), as it is."""
+        """(C, H, W), unchanged."""
         return image_shape("Pixels", shape)
 
     def decoded(self, shape: Sequence[int]) -> Shape:
-        """(C, H, W), as it is."""
+        """(C, H, W), unchanged."""
         return image_shape("Pixels", shape)
 
     def encode(self, u: Tensor, draws: Draws | None = None) -> Tensor:
-        """uint8 -> float32; nothing is drawn."""
+        """uint8 -> float32; `draws` is not used."""
         return (u.float() - self.offset) / self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """The nearest uint8 images, which bring back all 256 levels.
+        """The nearest uint8 images; decoding an encoded image returns it exactly.
 
-        For z in [-1, 1] this truncates 127.5 z + 128, as EDM does; truncating 127.5 (z + 1) corrupts dozens.
+        For z in [-1, 1] this truncates 127.5 z + 128, as EDM does; truncating 127.5 (z + 1) would change
+        dozens of the 256 levels.
         """
         return (z.float() * self.scale + (self.offset + 0.5)).clamp(0, 255).to(torch.uint8)
 
@@ -75,7 +76,7 @@ def image_shape(name: str, shape: Sequence[int]) -> Shape:
         shape: of one sample.
 
     Raises:
-        UserError: it is of something else.
+        UserError: it is not the shape of an image.
     """
     if len(shape) != 3:
         raise UserError(f"data.codec={name} is for images [C, H, W], and samples are {list(shape)}")
@@ -83,17 +84,17 @@ def image_shape(name: str, shape: Sequence[int]) -> Shape:
 
 
 def pixels_of(codec: Codec, what: str, remedy: str) -> Pixels:
-    """The codec of a model in pixel space, for what works on nothing else.
+    """The codec as `Pixels`, for code that works on pixels only.
 
     Args:
         codec: of the model.
-        what: works on pixels, for the message: `export=web draws`.
-        remedy: what to do with a model of another space.
+        what: subject and verb of the message, such as `export=web draws`.
+        remedy: for a model with another codec, for the message.
 
     Raises:
         UserError: the model is in another space; names the codec.
     """
-    if type(codec) is not Pixels:  # what derives from it may be anything
+    if type(codec) is not Pixels:  # a subclass may do anything
         raise UserError(
             f"{what} pixels, and this model sees what {codec_name(codec)} makes of them: {remedy}"
         )

@@ -1,4 +1,4 @@
-"""Points are inputs of networks as they are."""
+"""The codec of points, which is the identity."""
 
 import math
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ class Points:
 
     @property
     def visible(self) -> bool:
-        """They are no images."""
+        """False: u are not images."""
         return False
 
     @property
     def range(self) -> tuple[float, float]:
-        """There is no bound."""
+        """Infinite: there are no bounds."""
         return -math.inf, math.inf
 
     def encoded(self, shape: Sequence[int]) -> Shape:
-        """(D,), as it is."""
+        """(D,), unchanged."""
         if len(shape) != 1:
             raise UserError(f"data.codec=Points is for points [D], and samples are {list(shape)}")
         return tuple(shape)
 
     def decoded(self, shape: Sequence[int]) -> Shape:
-        """(D,), as it is."""
+        """(D,), unchanged."""
         return self.encoded(shape)
 
     def encode(self, u: Tensor, draws: Draws | None = None) -> Tensor:
@@ -48,5 +48,5 @@ class Points:
         """None: z are points already."""
 
     def describe(self) -> dict[str, Any]:
-        """Points have no options: an empty dict but for the name."""
+        """The name only: there are no options."""
         return {"codec": "Points"}

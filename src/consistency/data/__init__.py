@@ -1,1 +1,1 @@
-"""How do data lie on disk and in memory? Batches by number, images of folders, caches, array files."""
+"""Data on disk and in memory: batches by number, images of folders, caches, array files."""

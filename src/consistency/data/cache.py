@@ -1,8 +1,8 @@
-"""A folder of images converted once: a uint8 array on disk that a run maps instead of decoding.
+"""Caches of converted images: a uint8 array on disk, which a run maps instead of decoding images.
 
-A cache is a folder with `images.npy`, `labels.npy` and `manifest.json`, which holds checksums of both and of
-itself. It is written under another name and
-renamed when whole, so that a killed conversion leaves nothing that looks like one.
+A cache is a folder with `images.npy`, `labels.npy` and `manifest.json`, which has checksums of both and of
+itself. It is written under another name and renamed when complete, so that a killed conversion leaves no
+incomplete cache.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from consistency.errors import UserError
 from consistency.files.checksum import content_sha256
 from consistency.files.paths import regular
 
-VERSION = 1  # of what `square` makes of an image: raise it, and all caches are made anew
-SMALL = 2**30  # bytes up to which an array is loaded, and hashed whole
-BLOCK = 2**20  # of a larger array so many bytes are hashed in each of BLOCKS places
+VERSION = 1  # of the conversion by `square`; caches of other versions are rebuilt
+SMALL = 2**30  # bytes; up to this size an array is loaded into memory, and hashed completely
+BLOCK = 2**20  # bytes hashed at each of BLOCKS places of a larger array
 BLOCKS = 64
 FILES = ("images.npy", "labels.npy", "manifest.json")
 
@@ -33,18 +33,18 @@ Named = tuple[list[str], np.ndarray]  # names of n files, and their images [n, C
 
 @dataclass(frozen=True)
 class CacheManifest:
-    """What a cache was made from, and what it must be."""
+    """The source of a cache, and the checksums of its files."""
 
-    fingerprint: str  # of the source
-    count: int  # images
-    skipped: int  # files that were no images
+    fingerprint: str  # of the source and the conversion
+    count: int  # number of images
+    skipped: int  # number of files that could not be read as images
     images: str  # checksum of images.npy
     labels: str  # checksum of labels.npy
-    classes: list[str]  # by label; empty where there are no labels
+    classes: list[str]  # names by label; empty if there are no labels
 
 
 def fingerprint(entries: Sequence[Entry], resolution: int, channels: int) -> str:
-    """A hash of the source and of what is to be made of it."""
+    """SHA-256 of the source (names, sizes and stamps of its files), the image size and the channels."""
     digest = hashlib.sha256(f"{VERSION} {resolution} {channels}\n".encode())
     for entry in entries:
         digest.update(f"{entry.name}\0{entry.size}\0{entry.stamp}\n".encode(errors="surrogateescape"))
@@ -52,7 +52,7 @@ def fingerprint(entries: Sequence[Entry], resolution: int, channels: int) -> str
 
 
 def file_checksum(path: Path) -> str:
-    """A hash of size and content; of a file too large to read at every start, of evenly spaced blocks."""
+    """SHA-256 of a file's size and content; of a file larger than `SMALL`, of evenly spaced blocks of it."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -65,7 +65,7 @@ def file_checksum(path: Path) -> str:
 
 
 def read_manifest(directory: Path) -> CacheManifest | None:
-    """The manifest of a cache, None where there is none that agrees with its own checksum."""
+    """The manifest of a cache; None if there is none, or its checksum is wrong."""
     try:
         kept = json.loads(regular(directory / "manifest.json").read_text("utf-8"))
         return CacheManifest(**kept) if kept.pop("sha256") == content_sha256(kept) else None
@@ -74,14 +74,20 @@ def read_manifest(directory: Path) -> CacheManifest | None:
 
 
 def write_manifest(directory: Path, manifest: CacheManifest) -> None:
-    """Write it with its checksum."""
+    """Write a manifest with its checksum."""
     kept = asdict(manifest)
     text = json.dumps({**kept, "sha256": content_sha256(kept)}, indent=2)
     (directory / "manifest.json").write_text(f"{text}\n", "utf-8")
 
 
 def cache_fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
-    """Why a cache cannot be used for the source with this fingerprint, None if it can."""
+    """The reason why a cache cannot be used, for a message; None if it can be used.
+
+    Args:
+        directory: of the cache.
+        mark: fingerprint of the source.
+        skip_broken: whether the run accepts that unreadable files are left out.
+    """
     manifest = read_manifest(directory)
     if manifest is None or not all((directory / name).is_file() for name in FILES):
         return "is damaged, or of an older version" if directory.exists() else "is not there yet"
@@ -93,7 +99,7 @@ def cache_fault(directory: Path, mark: str, skip_broken: bool) -> str | None:
 
 
 def is_whole(directory: Path, manifest: CacheManifest) -> bool:
-    """Whether the arrays are what was written."""
+    """Whether the arrays have the checksums of the manifest."""
     try:
         images, labels = file_checksum(directory / "images.npy"), file_checksum(directory / "labels.npy")
     except OSError:
@@ -102,7 +108,7 @@ def is_whole(directory: Path, manifest: CacheManifest) -> bool:
 
 
 def load_cache(directory: Path) -> ArrayData:
-    """The arrays: in memory if small, else mapped, so that processes share the pages they touch."""
+    """The data of a cache: in memory if small, else mapped, so that processes share memory."""
     path = directory / "images.npy"
     # Copy-on-write, because torch warns of arrays that cannot be written; nothing writes to it.
     images = np.load(path, mmap_mode=None if path.stat().st_size <= SMALL else "c")
@@ -111,7 +117,7 @@ def load_cache(directory: Path) -> ArrayData:
 
 
 def in_memory(batches: Iterable[Named]) -> ArrayData:
-    """The arrays of a cache that is written nowhere."""
+    """The same data without a cache on disk."""
     parts = list(batches)
     names = [name for some, _ in parts for name in some]
     images = torch.from_numpy(np.concatenate([images for _, images in parts]))
@@ -123,7 +129,7 @@ def in_memory(batches: Iterable[Named]) -> ArrayData:
 
 
 def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[Named]) -> list[str]:
-    """Write batches one after the other as one .npy file [M, *shape]; the M names come back."""
+    """Write batches of images to one .npy file [M, *shape]; returns the M file names."""
     names: list[str] = []
     with path.open("wb") as file:
         write_header(file, (0, *shape))
@@ -131,12 +137,14 @@ def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[Named]) -
             file.write(images.tobytes())
             names += some
         file.seek(0)
-        write_header(file, (len(names), *shape))  # as long as before: numpy leaves room for the first axis
+        write_header(
+            file, (len(names), *shape)
+        )  # has the same length: numpy reserves space for the first axis
     return names
 
 
 def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """The beginning of a .npy file of uint8."""
+    """Write the header of a .npy file of uint8."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -144,7 +152,18 @@ def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 def build_cache(
     directory: Path, mark: str, shape: tuple[int, ...], total: int, batches: Iterable[Named]
 ) -> CacheManifest:
-    """Write a cache of images that come with their names, of a source with `total` files."""
+    """Write a cache.
+
+    Args:
+        directory: of the cache; a former one is replaced.
+        mark: fingerprint of the source.
+        shape: of an image, (C, H, W).
+        total: number of files of the source.
+        batches: names and images of the files that could be read.
+
+    Returns:
+        The manifest.
+    """
     partial = directory.with_name(directory.name + ".partial")
     discard(partial)  # of a run that was killed
     partial.mkdir()
@@ -163,10 +182,10 @@ def build_cache(
 
 
 def discard(directory: Path) -> None:
-    """Remove a cache, or what a killed conversion left of one. Files of other names are never removed.
+    """Remove a cache, or an incomplete one of a killed conversion. Files with other names are never removed.
 
     Raises:
-        UserError: something else stands there.
+        UserError: the path is not a folder, or has other files in it.
     """
     if not os.path.lexists(directory):
         return

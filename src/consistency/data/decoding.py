@@ -1,4 +1,4 @@
-"""The pixels of an image file, as a square array."""
+"""Decoding of image files to square arrays."""
 
 import warnings
 from io import BytesIO
@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # in Pillow an error only at twice the pixels
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow raises only at twice the limit
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # whatever a file is called: others start programs
-WIDE = ("I", "F")  # Pillow's names of 32 bits a number
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # by content; for others Pillow starts programs
+WIDE = ("I", "F")  # Pillow's modes with 32 bits per number
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
 
 def square(content: bytes, resolution: int, channels: int) -> np.ndarray:
-    """An image file -> its central square as uint8 [channels, resolution, resolution].
+    """The content of an image file -> its central square, uint8 [channels, resolution, resolution].
 
-    Cropped, then resized with Lanczos's filter, which Pillow widens when it shrinks, so nothing aliases.
+    It is cropped, then resized with a Lanczos filter, which Pillow widens for reduction to avoid aliasing.
     """
     upright = decoded(BytesIO(content)).convert(MODES[channels])
     side = min(upright.size)
@@ -30,10 +30,10 @@ def square(content: bytes, resolution: int, channels: int) -> np.ndarray:
 
 
 def decoded(file: Path | BytesIO) -> Image.Image:
-    """The image in a file, upright, on white where it is transparent.
+    """The image in a file, rotated upright, on white where it is transparent.
 
     Raises:
-        Exception: of a dozen kinds, where it is none, or has more pixels than Pillow's limit.
+        Exception: of many types, if it is not an image, or has more pixels than Pillow's limit.
     """
     with Image.open(file, formats=FORMATS) as image:
         check_page(image)
@@ -41,10 +41,10 @@ def decoded(file: Path | BytesIO) -> Image.Image:
 
 
 def check_page(image: Image.Image) -> None:
-    """Refuse TIFF files of several pages, and of numbers that are no levels of grey or colour.
+    """Check that a TIFF file has one page and at most 16 bits per number.
 
     Raises:
-        ValueError: says which.
+        ValueError: it has not.
     """
     if image.format != "TIFF":
         return
@@ -55,7 +55,7 @@ def check_page(image: Image.Image) -> None:
 
 
 def flatten_image(image: Image.Image) -> Image.Image:
-    """The image on white where it is transparent, and with 8 of its bits where it has 16."""
+    """The image on white where it is transparent; of 16-bit numbers, the upper 8 bits."""
     if image.mode.startswith("I"):  # Pillow would clip these at 255 instead
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if not image.has_transparency_data:

@@ -23,7 +23,7 @@ LARGEST = 2**28  # bytes of an image file
 
 
 class Entry(NamedTuple):
-    """A file, and what changes when its content does."""
+    """A file, with values that change when its content changes."""
 
     name: str  # relative, with slashes
     size: int  # in bytes
@@ -31,31 +31,31 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a place holds."""
+    """The files of a folder or archive."""
 
-    entries: list[Entry]  # image files, by name
-    others: Counter[str]  # number of other files by suffix, without hidden ones and those of a system
+    entries: list[Entry]  # image files, sorted by name
+    others: Counter[str]  # number of other files by suffix, without hidden and system files
 
     @property
     def unread(self) -> Counter[str]:
-        """Those of the others that are images."""
+        """The other files that are images in formats that are not supported, by suffix."""
         return Counter({suffix: count for suffix, count in self.others.items() if suffix in UNREAD})
 
 
 class Source(Protocol):
-    """A place with image files."""
+    """A folder or an archive with image files."""
 
     def listing(self) -> Listing:
-        """All image files, and how many others."""
+        """All image files, and the number of other files."""
         ...
 
     def read(self, name: str) -> bytes:
-        """The content of one."""
+        """The content of a file of the listing."""
         ...
 
 
 class Folder:
-    """Image files of a folder and the folders within.
+    """Image files of a folder and its subfolders.
 
     Args:
         root: the folder.
@@ -65,18 +65,18 @@ class Folder:
         self.root = root
 
     def listing(self) -> Listing:
-        """All image files, by name; links are followed, but into no folder twice. And how many others."""
+        """All image files, and the number of others; links are followed, but no folder is read twice."""
         others = Counter[str]()
         return Listing(sorted(self._walk(others)), others)
 
     def read(self, name: str) -> bytes:
-        """The content of one."""
+        """The content of a file of the listing."""
         path = regular(self.root / name)
         check_file_size(path.stat().st_size)
         return path.read_bytes()
 
     def _walk(self, others: Counter[str]) -> Iterator[Entry]:
-        """Depth first, on a stack that is as deep as the folders."""
+        """Yield image files depth first, without recursion."""
         seen = set[tuple[int, int]]()
         stack = [self._listed(str(self.root), "", seen, others)]
         while stack:
@@ -91,7 +91,7 @@ class Folder:
     def _listed(
         self, folder: str, prefix: str, seen: set[tuple[int, int]], others: Counter[str]
     ) -> Iterator[Entry | tuple[str, str]]:
-        """The image files of a folder, and the path and the prefix of each folder in it; nothing twice."""
+        """Yield the image files of a folder, and (path, prefix) of its subfolders; nothing if read before."""
         here = os.stat(folder)  # noqa: PTH116 - with 50,000 files Path costs seconds
         if (here.st_dev, here.st_ino) in seen:
             return
@@ -110,11 +110,11 @@ class Folder:
 
 
 class Archive:
-    """Image files of a zip archive. Programs on Windows may have written backslashes into it: they separate.
+    """Image files of a zip archive. Backslashes, which some Windows programs write, are separators.
 
     Args:
-        root: the archive.
-        key: of the config that names it, for messages.
+        root: path of the archive.
+        key: config key of this path, for messages.
     """
 
     def __init__(self, root: Path, key: str = "data.root") -> None:
@@ -126,14 +126,14 @@ class Archive:
         self._members = self._named(info for info in self.zip.infolist() if not is_archive_folder(info))
 
     def listing(self) -> Listing:
-        """All image files, by name, and how many others."""
+        """All image files, sorted by name, and the number of others."""
         names = [name for name in self._members if not is_clutter(name)]
         images = {name: self._members[name] for name in names if is_image_name(name)}
         entries = [Entry(name, info.file_size, info.CRC) for name, info in images.items()]
         return Listing(sorted(entries), Counter(kind(name) for name in names if name not in images))
 
     def read(self, name: str) -> bytes:
-        """The content of one."""
+        """The content of a file of the listing."""
         check_file_size(self._members[name].file_size)
         return self.zip.read(self._members[name])
 
@@ -141,7 +141,7 @@ class Archive:
         """Members by name.
 
         Raises:
-            UserError: an image has a name twice, or one that leads out of the archive, or is encrypted.
+            UserError: a name of an image occurs twice or leads out of the archive, or an image is encrypted.
         """
         found: dict[str, ZipInfo] = {}
         for info in files:
@@ -173,13 +173,16 @@ def open_source(root: Path, key: str = "data.root") -> Source:
 
 
 def check_listing(found: Listing, place: str, remedy: str, skip: bool = False) -> None:
-    """Refuse a place without images, or with images of kinds that are not read.
+    """Check the files of a folder or archive.
 
     Args:
-        found: what it holds.
+        found: its files.
         place: as an override, for messages.
-        remedy: for images of other kinds.
-        skip: whether those are left out.
+        remedy: for images in unsupported formats, for messages.
+        skip: whether such images are left out.
+
+    Raises:
+        UserError: there are no images, or some in unsupported formats.
     """
     if found.unread and not skip:
         raise UserError(
@@ -190,12 +193,12 @@ def check_listing(found: Listing, place: str, remedy: str, skip: bool = False) -
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is called like an image, and is neither hidden nor an extra of macOS."""
+    """Whether a file name has the suffix of an image, and is neither hidden nor a system file."""
     return name.lower().endswith(SUFFIXES) and not is_clutter(name)
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file is hidden, or what macOS and Windows leave beside others."""
+    """Whether a file is hidden, or a system file of macOS or Windows."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
     return hidden or name.startswith("__MACOSX/") or name.rpartition("/")[2].lower() in CLUTTER
 
@@ -206,25 +209,25 @@ def is_archive_folder(info: ZipInfo) -> bool:
 
 
 def kind(name: str) -> str:
-    """The suffix of a file, in small letters; empty if it has none."""
+    """The suffix of a file in lower case; empty if it has none."""
     return PurePosixPath(name).suffix.lower()
 
 
 def count_suffixes(others: Counter[str]) -> str:
-    """Files by suffix, as a message has them."""
-    said = [
+    """The numbers of files by suffix as text, the six most frequent ones."""
+    counts = [
         f"{count:,} {printable_path(suffix) or 'without a suffix'}" for suffix, count in others.most_common(6)
     ]
-    return ", ".join(said) + (", ..." if len(others) > 6 else "")
+    return ", ".join(counts) + (", ..." if len(others) > 6 else "")
 
 
 def classes(names: Sequence[str]) -> list[str] | None:
-    """The class of each file: the folder it lies in on the first level where folders divide the files.
+    """The class of each file: its folder at the first level with more than one folder.
 
-    None where all files lie in one folder, or where some lie beside the class folders.
+    None if all files are in one folder, or if some are beside the class folders.
     """
     parts = [PurePosixPath(name).parts for name in names]
-    first, last = min(parts), max(parts)  # what these two share, all share
+    first, last = min(parts), max(parts)  # all names share the common start of these two
     level = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     if any(len(part) <= level + 1 for part in parts):
         return None
@@ -232,10 +235,10 @@ def classes(names: Sequence[str]) -> list[str] | None:
 
 
 def check_file_size(size: int) -> None:
-    """Refuse files that are too large for an image.
+    """Check that a file is not too large for an image.
 
     Raises:
-        ValueError: with the size and the limit.
+        ValueError: it is larger than `LARGEST`.
     """
     if size > LARGEST:
         raise ValueError(f"{size:,} bytes are more than the {LARGEST:,} of an image file")

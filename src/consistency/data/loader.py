@@ -1,4 +1,4 @@
-"""Batches as functions of their step, and the noise that samples are made from."""
+"""Batches for training as functions of the step, and noise and labels for sampling."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,26 +32,26 @@ class ArrayData:
 
 
 class Batch(NamedTuple):
-    """Samples to learn from."""
+    """Training samples of one step."""
 
     x: Tensor  # [b, ...]
-    c: Condition = NONE  # of each
+    c: Condition = NONE  # of each sample
 
 
 class Excerpt(NamedTuple):
-    """Samples as training serves them: encoded, mirrored where it mirrors."""
+    """Samples as the training loss gets them: encoded, and mirrored if the data set mirrors them."""
 
     x: Tensor  # [n, ...]
-    c: Condition  # of each
-    whole: bool  # whether these are all there are, each once; else drawn independently
+    c: Condition  # of each sample
+    whole: bool  # whether x is the whole data set, each sample once; else independent draws
 
 
 class Request(NamedTuple):
-    """Samples to make: sample i has its own numbers, whatever the batch size and the number of processes."""
+    """Inputs for b samples; those of sample i do not depend on batch size and number of processes."""
 
-    draws: ImageDraws  # goes on after z
+    draws: ImageDraws  # further random numbers, after z
     z: Tensor  # unit noise [b, ...]
-    c: Condition = NONE  # of each
+    c: Condition = NONE  # of each sample
 
 
 class StepLoader:
@@ -120,7 +120,7 @@ class StepLoader:
                 yield ready.popleft().result()
 
     def _samples(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Index into the data, and whether it is mirrored, of ascending positions in the stream."""
+        """Indices into the data, and whether to mirror each, for ascending positions in the stream."""
         epoch, place = position // len(self.data), position % len(self.data)
         drawn = [[part[place[epoch == e]] for part in self._epoch(e)] for e in epoch.unique().tolist()]
         index, mirrored = (torch.cat(parts) for parts in zip(*drawn, strict=True))
@@ -135,12 +135,12 @@ class StepLoader:
 
 
 class RequestLoader:
-    """Asks for `count` samples, in batches dealt to the processes like cards.
+    """Requests for `count` samples in batches; process r of W gets batches r, r + W, r + 2W, …
 
     Args:
-        count: samples over all processes.
+        count: number of samples over all processes.
         shape: of one sample, (C, H, W) or (D,).
-        batch: samples of a batch, on one process.
+        batch: samples per batch, on one process.
         seed: the noise of sample i follows from it and i.
         classes: if positive, sample i is of class i mod `classes`.
         rank: this process, 0 <= rank < world.

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock for a folder, so that one process at a time works in it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(directory: Path, beat: Callable[[], object], seconds: float = 1.0) -> Iterator[None]:
-    """Hold a folder, which is made; the system lets go of it when the process ends, however it does.
+    """Create and lock a folder; the operating system releases the lock when the process ends in any way.
 
     Args:
         directory: the folder.
-        beat: called now and then while another process holds it.
-        seconds: between two beats.
+        beat: called regularly while another process has the lock.
+        seconds: between two calls of `beat`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock", thread_local=False)
@@ -32,7 +32,7 @@ def locked(directory: Path, beat: Callable[[], object], seconds: float = 1.0) ->
 
 
 def try_lock(lock: FileLock, seconds: float) -> bool:
-    """Try to take the lock for so long."""
+    """Wait for a lock for some seconds; returns whether it was acquired."""
     try:
         lock.acquire(timeout=seconds)
     except Timeout:

@@ -1,4 +1,4 @@
-"""Arrays in numpy's files, which may be damaged."""
+"""Reading of .npy files that may be damaged."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ def map_array(path: Path, mode: Literal["r", "r+"] = "r") -> np.ndarray:
     """The array of a .npy file, mapped into memory.
 
     Raises:
-        ValueError: the header makes no sense, or is of an array longer than the file.
+        ValueError: the header is damaged, or the array is longer than the file.
         OSError: the file cannot be read.
     """
     try:

@@ -1,4 +1,4 @@
-"""What an object was made of, as plain values under dotted names, the same in every process."""
+"""Descriptions of objects as plain values under dotted names, equal in every process."""
 
 import inspect
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Origin = dict[str, str | int | float | None]
 
 
 def describe_origin(name: str, value: Any) -> Origin:
-    """Classes, functions and numbers by name; tensors and weights by their hash.
+    """A flat description: classes and functions by name, numbers by value, tensors and weights by hash.
 
     {"pairs": "GridPairs", "pairs.curriculum": "Constant", "pairs.curriculum.N": 18, ...}
     """
@@ -22,7 +22,7 @@ def describe_origin(name: str, value: Any) -> Origin:
 
 
 def walk_value(name: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:
-    """The value, and what it holds, depth first."""
+    """Yield the description of a value and of its parts, depth first."""
     if value is None or isinstance(value, str | int | float):
         yield name, value
     elif isinstance(value, Tensor):
@@ -36,7 +36,7 @@ def walk_value(name: str, value: Any) -> Iterator[tuple[str, str | int | float |
         yield name, type(value).__name__
         yield f"{name}.weights", weights_sha256(value.state_dict())
         yield from walk_parts(name, {key: law for key, law in vars(value).items() if is_dataclass(law)})
-    elif is_dataclass(value):  # its fields: what it keeps beside them, it made itself
+    elif is_dataclass(value):  # only its fields: other attributes follow from them
         yield name, type(value).__qualname__
         yield from walk_parts(name, {f.name: getattr(value, f.name) for f in fields(value)})
     else:
@@ -45,13 +45,13 @@ def walk_value(name: str, value: Any) -> Iterator[tuple[str, str | int | float |
 
 
 def walk_parts(name: str, held: dict[str, Any]) -> Iterator[tuple[str, str | int | float | None]]:
-    """The parts of each."""
+    """Yield the descriptions of named parts."""
     for key, value in held.items():
         yield from walk_value(f"{name}.{key}", value)
 
 
 def first_difference(there: Origin, here: Origin) -> str | None:
-    """The first name whose values differ, with both; None where all agree."""
+    """A message with the first name whose values differ; None if all agree."""
     for name in [*here, *(n for n in there if n not in here)]:
         if there.get(name) != here.get(name):
             return (
@@ -61,6 +61,6 @@ def first_difference(there: Origin, here: Origin) -> str | None:
 
 
 def shorten_value(value: Any) -> str:
-    """A value cut to the length of a message."""
+    """A value as text for a message, cut after twelve characters if it is long."""
     text = str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."

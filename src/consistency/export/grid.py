@@ -1,4 +1,4 @@
-"""Levels of diffusers' CMStochasticIterativeScheduler, on Karras's grid, and those nearest to a σ list."""
+"""The levels of diffusers' CMStochasticIterativeScheduler (Karras's grid) nearest to given σ lists."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from torch import Tensor
 from consistency.sampling.levels import visits
 
 RHO = 7.0
-SIZES = (40, 2000)  # of grids that are tried; 40 is the library's
+SIZES = (40, 2000)  # smallest and largest grid to try; 40 is the library's default
 
 
 class Grid(NamedTuple):
-    """Levels from sigma_max, which is number 0, to sigma_min, number N - 1.
+    """N levels, numbered from 0 at sigma_max to N - 1 at sigma_min.
 
     Args:
-        N: how many.
-        sigma_min: the last.
-        sigma_max: the first, where the pipeline begins.
-        timesteps: numbers to sample with, falling as the pipeline wants them, by sampler; without those that
-            begin elsewhere, or whose levels share a number.
+        N: number of levels.
+        sigma_min: the last level.
+        sigma_max: the first level, at which the pipeline begins.
+        timesteps: level numbers of each sampler, falling, as the pipeline expects them. Samplers that begin
+            at another level, or two of whose levels have the same number, are left out.
     """
 
     N: int
@@ -29,13 +29,13 @@ class Grid(NamedTuple):
     timesteps: Mapping[str, list[int]]
 
     def sigmas(self, timesteps: Sequence[int]) -> list[float]:
-        """σ of numbers that fall, in the order of sampling: from high to low."""
+        """The σ of level numbers, in the order of sampling, from high to low."""
         low, high = self.sigma_min ** (1 / RHO), self.sigma_max ** (1 / RHO)
         return [(high + i / (self.N - 1) * (low - high)) ** RHO for i in reversed(timesteps)]
 
 
 def grid_of(lists: Mapping[str, Sequence[float]], sigma_min: float) -> Grid:
-    """The grid that comes nearest to σ lists: in the greatest ratio of a level to its neighbour on it."""
+    """The grid with the smallest maximum of |ln σ - ln(nearest grid level)| over all levels of the lists."""
     levels = {name: [tau for tau, _ in visits(sigmas, sigma_min)] for name, sigmas in lists.items()}
     sigma_max = max(sigmas[0] for sigmas in levels.values())
     wanted = torch.tensor([s for sigmas in levels.values() for s in sigmas], dtype=torch.float64)

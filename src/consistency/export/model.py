@@ -1,4 +1,4 @@
-"""What every format is given, and what it gives back."""
+"""The interface of export formats: the model that a format receives, and the result that it returns."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ Run = Callable[..., Tensor]  # (*Inputs) -> images or points, decoded
 
 
 class Outgoing(Model):
-    """A model on its way out: frozen, in float32, on the CPU, with the samplers that are exported."""
+    """A model to export: frozen, in float32, on the CPU, with the samplers that are exported."""
 
     f: Map
 
@@ -34,11 +34,11 @@ class Outgoing(Model):
         """A copy of a model for exports.
 
         Args:
-            model: any; it stays as it is.
-            samplers: to be exported, by name.
+            model: the model, which is not changed.
+            samplers: the samplers to export, by name.
 
         Raises:
-            UserError: it has no network, or its codec cannot be exported.
+            UserError: the model has no network, or its codec cannot be exported.
         """
         if not isinstance(model.f, Map):
             raise UserError(
@@ -51,7 +51,7 @@ class Outgoing(Model):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What it is, as plain data: experiment, step, weights and their hash, role, file, config."""
+        """Experiment, step, weights and their hash, role, file and config, as plain data."""
         where = self.provenance
         return {
             "experiment": where.experiment,
@@ -65,12 +65,12 @@ class Outgoing(Model):
 
     @property
     def sigma_min(self) -> float:
-        """ε."""
+        """ε, the lowest noise level."""
         return self.sigma.min
 
     @property
     def sigmas(self) -> dict[str, Sequence[float]]:
-        """σ lists of one step and of multistep sampling, by name: `1step`; none of a teacher."""
+        """σ lists of the one-step and multistep samplers, by name, such as `1step`; empty for a teacher."""
         return {k: each.sigmas for k, each in self.samplers.items() if isinstance(each, OneStep | MultiStep)}
 
     @property
@@ -80,17 +80,21 @@ class Outgoing(Model):
 
     @property
     def pixels(self) -> Pixels | None:
-        """How images x of a program become uint8; those of a codec's own are in [-1, 1]. None of points."""
+        """The conversion of a program's images x to uint8; None for points.
+
+        Programs that end with a codec's own program return images in [-1, 1].
+        """
         if type(self.codec) is Pixels:
             return self.codec
         return Pixels() if self.codec.visible else None
 
     def programs(self) -> dict[str, Program | Decoded]:
-        """Every sampler as a module, by name; it ends with the codec's own program, where there is one."""
+        """Every sampler as a module, by name, followed by the codec's program if the codec has one."""
         decoder = self.decoder()
-        made = {name: sampler.program(self.f) for name, sampler in self.samplers.items()}
+        modules = {name: sampler.program(self.f) for name, sampler in self.samplers.items()}
         return {
-            name: program if decoder is None else Decoded(program, decoder) for name, program in made.items()
+            name: program if decoder is None else Decoded(program, decoder)
+            for name, program in modules.items()
         }
 
     def sampled(self, name: str) -> Run:
@@ -104,22 +108,22 @@ class Outgoing(Model):
         return run
 
     def decoder(self) -> nn.Module | None:
-        """What networks see -> images in [-1, 1] or points; None where they see these."""
-        made = self.codec.program()
-        return None if made is None else frozen(made)
+        """The codec's program, z -> images in [-1, 1] or points; None if z are pixels or points already."""
+        program = self.codec.program()
+        return None if program is None else frozen(program)
 
     def inputs(self, program: Program | Decoded, batch: int, seed: int = 0) -> Inputs:
-        """Unit noise for a program, and labels if the model has classes; a function of the seed."""
+        """Inputs of a program: unit noise [batch, K, ...] from the seed, and labels if there are classes."""
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(batch, program.noises, *self.shape, generator=generator)
         return self.labelled(z)
 
     def labels(self, n: int) -> Tensor | None:
-        """All classes in turn, long [n]; None of a model without."""
+        """All classes in turn, long [n]; None for a model without classes."""
         return torch.arange(n) % self.classes if self.classes else None
 
     def labelled(self, *inputs: Tensor) -> Inputs:
-        """Inputs of a batch, and its labels if the model has classes."""
+        """The inputs of a batch, with its labels appended if the model has classes."""
         label = self.labels(len(inputs[0]))
         return inputs if label is None else (*inputs, label)
 
@@ -141,16 +145,16 @@ class KnownNoise(ImageDraws):
 
 
 class Written(NamedTuple):
-    """What came of an export.
+    """The result of an export.
 
     Args:
-        files: that were written.
-        runs: the samplers as they stand in those files, read back, by name.
-        tolerance: greatest difference from the model's own samples, in units of x, that an exact export may
-            have; None where it is only measured.
-        network: the bare network as read back, (x, noise[, label]) -> F; None where it was not written.
-        how: lines of Python that make images x of what was written.
-        device: where runs take their inputs.
+        files: the written files.
+        runs: functions that run the samplers in those files, by name.
+        tolerance: greatest allowed difference from the model's own samples, in units of x; None if the
+            difference is only measured.
+        network: runs the bare network in its file, (x, noise[, label]) -> F; None if it was not written.
+        how: Python code that makes images x with one of the files, for the README.
+        device: of the inputs of `runs`.
     """
 
     files: Sequence[Path]
@@ -162,26 +166,26 @@ class Written(NamedTuple):
 
 
 class Format(Protocol):
-    """(model, folder) -> what was written there."""
+    """(model, folder) -> the files written to the folder."""
 
     def __call__(self, model: Outgoing, folder: Path) -> Written:
         """Write files into an empty folder, and read them back.
 
         Raises:
-            UserError: a library is missing, or the model cannot be said in this format.
+            UserError: a library is missing, or the format cannot represent the model.
         """
         ...
 
 
 def check_plain(model: Outgoing, name: str) -> None:
-    """Refuse samplers with options that the loops of others do not have.
+    """Check that the samplers have no options that the loop of another library lacks.
 
     Args:
-        model: to be exported.
-        name: of the format.
+        model: the model to export.
+        name: of the format, for the message.
 
     Raises:
-        UserError: one clips, or has a preconditioner of its own.
+        UserError: a sampler has `clip` or `precond`.
     """
     for key, each in model.samplers.items():
         if isinstance(each, OneStep | MultiStep | Jumps) and (each.clip or each.precond is not None):
@@ -192,5 +196,5 @@ def check_plain(model: Outgoing, name: str) -> None:
 
 
 def frozen(f: M) -> M:
-    """In evaluation mode, without gradients, in float32 on the CPU."""
+    """The module in evaluation mode, without gradients, in float32 on the CPU."""
     return f.eval().requires_grad_(False).float().cpu()

@@ -1,4 +1,4 @@
-"""ONNX: a program that runs wherever there is a runtime, without Python; any batch size."""
+"""Export to ONNX, for runtimes without Python; the batch size is free."""
 
 import copy
 import logging
@@ -24,11 +24,11 @@ from consistency.export.parts import (
 )
 from consistency.model.condition import NONE, Condition
 
-LARGEST = 1_900_000_000  # bytes of weights in one file; the format ends at 2 GiB
+LARGEST = 1_900_000_000  # bytes of weights in one file; the limit of the format is 2 GiB
 
 
 class Precision(Protocol):
-    """In which numbers a program computes. Its inputs and outputs are float32 in any."""
+    """The number format in which a program computes; its inputs and outputs are always float32."""
 
     @property
     def tolerance(self) -> float | None:
@@ -36,11 +36,11 @@ class Precision(Protocol):
         ...
 
     def model(self, model: Outgoing) -> Outgoing:
-        """The model that is exported."""
+        """The model in this precision."""
         ...
 
     def finish(self, path: Path) -> None:
-        """What is done to a file in the end."""
+        """Convert a written file."""
         ...
 
 
@@ -55,16 +55,16 @@ class Full:
     tolerance: float | None = 1e-4
 
     def model(self, model: Outgoing) -> Outgoing:
-        """The same."""
+        """The model itself."""
         return model
 
     def finish(self, path: Path) -> None:
-        """Nothing."""
+        """Nothing to convert."""
 
 
 @dataclass(frozen=True)
 class Half:
-    """Weights of the network, and what it computes, in float16; embeddings and the sampler stay in float32.
+    """Weights and activations of the network in float16; embeddings and the sampler stay in float32.
 
     Args:
         tolerance: as in `Full`; None to measure only.
@@ -77,14 +77,14 @@ class Half:
         return model.with_map(model.f.with_parts(Halved(model.f.net), model.f.precond).eval())
 
     def finish(self, path: Path) -> None:
-        """Nothing."""
+        """Nothing to convert."""
 
 
 class Halved(nn.Module):
-    """A network in float16 between float32.
+    """A network in float16 with inputs and outputs in float32.
 
     Args:
-        net: is copied.
+        net: the network, which is copied.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -100,10 +100,10 @@ class Halved(nn.Module):
 
 @dataclass(frozen=True)
 class Int8:
-    """Weights as 8-bit integers, activations quantised as they come (onnxruntime's dynamic quantisation).
+    """Weights as 8-bit integers, with onnxruntime's dynamic quantisation of activations.
 
     Args:
-        per_channel: a scale for each channel of a weight, rather than one for all.
+        per_channel: a scale for each channel of a weight instead of one for all.
         tolerance: as in `Full`; None to measure only.
     """
 
@@ -111,32 +111,32 @@ class Int8:
     tolerance: float | None = None
 
     def model(self, model: Outgoing) -> Outgoing:
-        """The same."""
+        """The model itself."""
         return model
 
     def finish(self, path: Path) -> None:
         """Quantise the file."""
         quantization = optional_library("onnxruntime.quantization")
-        how = {
+        options = {
             "per_channel": self.per_channel,
-            "weight_type": quantization.QuantType.QUInt8,  # the CPU's integer convolution knows no other
+            "weight_type": quantization.QuantType.QUInt8,  # the only type of the CPU's integer convolution
         }
         level = logging.root.level
-        logging.root.setLevel(logging.ERROR)  # it advises preprocessing, for the sake of speed
+        logging.root.setLevel(logging.ERROR)  # hides advice on preprocessing
         try:
-            quantization.quantize_dynamic(path, path, **how)
+            quantization.quantize_dynamic(path, path, **options)
         finally:
             logging.root.setLevel(level)
 
 
 @dataclass(frozen=True)
 class Onnx:
-    """`<sampler>.onnx` for each sampler and `network.onnx`, read back by onnxruntime.
+    """Writes `<sampler>.onnx` for each sampler and `network.onnx`, and reads them with onnxruntime.
 
-    What a program is stands in its metadata: σ list, codec, offset and scale of pixels, hash of the weights.
+    The metadata of a file are its σ list, codec, offset and scale of pixels, and hash of the weights.
 
     Args:
-        precision: of what it computes.
+        precision: the number format of the computation.
     """
 
     precision: Precision = Full()
@@ -157,7 +157,13 @@ class Onnx:
 
 
 def example_code(file: str, shape: tuple[int, ...], classes: int) -> str:
-    """Lines of Python that run a file."""
+    """Python code that runs a file.
+
+    Args:
+        file: its name.
+        shape: of the noise z.
+        classes: number of classes, 0 for none.
+    """
     label = f', "label": np.arange({shape[0]}) % {classes}' if classes else ""
     return (
         "import numpy as np, onnxruntime\n"
@@ -173,7 +179,7 @@ def output_of(program: ExportProgram) -> str:
 
 
 def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
-    """Write a program, with metadata."""
+    """Write a program as an ONNX file with metadata."""
     with without_exporter_warnings():
         made = torch.onnx.export(
             program.module,
@@ -186,7 +192,7 @@ def save(program: ExportProgram, path: Path, metadata: dict[str, str]) -> None:
             verbose=False,
         )
     assert made is not None
-    for node in made.model.graph.all_nodes():  # what they carry is where they stood in our source files
+    for node in made.model.graph.all_nodes():  # it has paths and lines of our source files
         node.metadata_props.clear()
     made.model.metadata_props.update(metadata)
     size = sum(p.numel() * p.element_size() for p in program.module.parameters())
@@ -220,15 +226,15 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def run_onnx(path: Path) -> Run:
-    """What a file does, on as many threads as torch has."""
+    """A function that runs an ONNX file on the CPU, with torch's number of threads."""
     runtime = optional_library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
+    names = [node.name for node in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Tensor:
-        given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return torch.from_numpy(session.run(None, given)[0])
+        arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, arrays)[0])
 
     return run

@@ -1,4 +1,4 @@
-"""The programs that a model falls into, each a file of its own: one per sampler, and the bare network.
+"""The programs of an exported model, a file each: one per sampler, and the bare network.
 
 Of a flow map there is one more, which jumps from any level to any lower one.
 
@@ -37,7 +37,7 @@ class ExportProgram(NamedTuple):
         name: of its sampler, `network`, `decoder` of a codec, or `jump` of a flow map.
         module: in evaluation mode.
         names: of its inputs.
-        inputs: (batch, seed) -> inputs of that batch.
+        inputs: (batch size, seed) -> example inputs.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ExportProgram(NamedTuple):
     inputs: Callable[[int, int], Inputs]
 
 
-Write = Callable[[ExportProgram, Path], Run]  # a file, and what it does when it is read back
+Write = Callable[[ExportProgram, Path], Run]  # writes a program to a file -> runs the file
 How = Callable[[str, tuple[int, ...], int], str]
 
 
@@ -70,7 +70,7 @@ def programs(model: Outgoing) -> dict[str, ExportProgram]:
 
 
 def encoded(model: Outgoing, batch: int, seed: int = 0) -> Inputs:
-    """Something like what networks see: x [B, ...] of standard deviation 1/2."""
+    """Example inputs of a decoder: z [B, ...] with standard deviation 1/2."""
     return (0.5 * torch.randn(batch, *model.shape, generator=torch.Generator().manual_seed(seed)),)
 
 
@@ -107,13 +107,13 @@ def write_programs(
     without: Sequence[str] = (),
     **more: Any,
 ) -> Written:
-    """Every program of a model in a file of its own.
+    """Write every program of a model to a file of its own.
 
     Args:
-        model: that is exported.
-        folder: where to.
-        ending: of the files, such as `.onnx`.
-        write: writes one, and reads it back.
+        model: the model to export.
+        folder: for the files.
+        ending: of the file names, such as `.onnx`.
+        write: writes a program and returns a function that runs its file.
         tolerance: see `Written`.
         how: (file, shape of noise, classes) -> lines of Python that run a program.
         without: names of programs that are left out.
@@ -135,7 +135,7 @@ def write_programs(
 
 
 def describe_program(model: Outgoing, program: ExportProgram) -> dict[str, str]:
-    """What a program is, as text by key, for formats that can keep it."""
+    """Metadata of a program as texts by key: σ list, codec, pixels, provenance of the weights."""
     sigmas = {"sigmas": json.dumps(sigmas_of(model, program.name))}
     means = model.pixels or Pixels(0.0, 1.0)  # points are what they are
     pixels = {"sigma_min": str(model.sigma_min), "offset": str(means.offset), "scale": str(means.scale)}
@@ -150,19 +150,23 @@ def describe_program(model: Outgoing, program: ExportProgram) -> dict[str, str]:
 
 
 def sigmas_of(model: Outgoing, name: str) -> list[float]:
-    """The levels of a program's sampler; none of the bare network."""
+    """The σ list of a program's sampler; empty for the bare network."""
     sampler = model.samplers.get(name)
     return [] if sampler is None else list(sampler.sigmas)
 
 
 def dynamic(program: ExportProgram) -> tuple[dict[int, Any], ...]:
-    """Of its inputs, the first axis is a batch of any size."""
+    """The dynamic axes of a program's inputs for torch.export: the first axis of each is the batch."""
     batch = torch.export.Dim("batch", min=1)
     return tuple({0: batch} for _ in program.names)
 
 
 def optional_library(name: str, extra: str = "export") -> ModuleType:
-    """An optional library.
+    """Import an optional library.
+
+    Args:
+        name: of the module.
+        extra: the extra of this package that installs it.
 
     Raises:
         UserError: it is not installed.
@@ -175,7 +179,7 @@ def optional_library(name: str, extra: str = "export") -> ModuleType:
 
 @contextmanager
 def without_exporter_warnings() -> Iterator[None]:
-    """Exporters warn of their own insides, which nobody here can change; the export is verified instead."""
+    """Hide warnings of exporters about their own internals; the result is verified instead."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

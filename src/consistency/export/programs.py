@@ -14,7 +14,7 @@ from consistency.model.maps import FlowMap, Map
 
 
 class RawNetwork(nn.Module):
-    """F(c_in x, c_noise): D or f is c_skip x + c_out F, with coefficients that the model's file lists by σ.
+    """F(c_in x, c_noise). D or f is c_skip x + c_out F; `model.json` lists the coefficients by σ.
 
     Args:
         f: a denoiser or a consistency function.

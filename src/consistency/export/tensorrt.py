@@ -23,19 +23,19 @@ from consistency.export.parts import (
     write_programs,
 )
 
-LEAST = 7  # samples that an export is verified with
+LEAST = 7  # largest batch size of the verification
 
 
 @dataclass(frozen=True)
 class TensorRT:
-    """`<sampler>.plan` for each sampler and `network.plan`, for batches from 1 to `largest`.
+    """Writes `<sampler>.plan` for each sampler and `network.plan`, for batch sizes from 1 to `largest`.
 
     Not the jump of a flow map between any two levels: its coefficients take float64, which TensorRT lacks.
 
     Args:
-        largest: batch.
-        usual: batch that the engine is tuned for.
-        tf32: let products be rounded to ten bits, which is faster.
+        largest: largest batch size.
+        usual: batch size for which the engine is tuned.
+        tf32: allow TF32, which rounds factors to ten bits and is faster.
         tolerance: greatest difference from the model's own samples; None to measure only.
     """
 
@@ -48,7 +48,7 @@ class TensorRT:
         """See `Format`.
 
         Raises:
-            UserError: the library or a GPU is missing, or it cannot build the model.
+            UserError: the library or a GPU is missing, or the library cannot build the model.
         """
         at_least("task.formats.tensorrt", LEAST, largest=self.largest)
         at_least("task.formats.tensorrt", usual=self.usual)
@@ -71,23 +71,23 @@ class TensorRT:
         )
 
     def profile(self, program: ExportProgram) -> dict[str, list[tuple[int, ...]]]:
-        """Least, usual and largest shape of each input."""
+        """Smallest, usual and largest shape of each input."""
         batches = (1, min(self.usual, self.largest), self.largest)
         given = zip(program.names, program.inputs(EXAMPLE, 0), strict=True)
         return {name: [(batch, *x.shape[1:]) for batch in batches] for name, x in given}
 
 
 def build_engine(trt: Any, source: Path, shapes: dict[str, list[tuple[int, ...]]], tf32: bool) -> bytes:
-    """An engine from an ONNX file.
+    """The serialized engine of an ONNX file.
 
     Args:
         trt: the library.
         source: the file.
-        shapes: least, usual and largest of each input.
+        shapes: smallest, usual and largest shape of each input.
         tf32: see `TensorRT`.
 
     Raises:
-        UserError: it cannot be read or built.
+        UserError: the library cannot read or build the file.
     """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -108,13 +108,13 @@ def build_engine(trt: Any, source: Path, shapes: dict[str, list[tuple[int, ...]]
 
 
 def run_engine(trt: Any, path: Path, program: ExportProgram, largest: int) -> Run:
-    """What an engine does, on torch's tensors and torch's stream."""
+    """A function that runs an engine on torch's tensors and CUDA stream."""
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
     context = engine.create_execution_context()
     made = onnx.output_of(program)
 
     def run(*inputs: Tensor) -> Tensor:
-        """What the program makes, on the GPU, of inputs from anywhere; a batch of at most `largest`."""
+        """The program's output on the GPU, for inputs on any device and a batch size of at most `largest`."""
         if inputs[0].shape[0] > largest:
             raise UserError(
                 f"a batch of {inputs[0].shape[0]} is more than task.formats.tensorrt.largest={largest}"
@@ -133,7 +133,7 @@ def run_engine(trt: Any, path: Path, program: ExportProgram, largest: int) -> Ru
 
 
 def example_code_tensorrt(file: str, shape: tuple[int, ...], classes: int) -> str:
-    """Lines of Python that run a file."""
+    """Python code that runs an engine; arguments as in `onnx.example_code`."""
     label = f', "label": torch.arange({shape[0]}, device="cuda") % {classes}' if classes else ""
     return (
         "import numpy as np, tensorrt as trt, torch\n"

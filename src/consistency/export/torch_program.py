@@ -1,4 +1,4 @@
-"""Programs of torch itself: `.pt2` without the Python that made it, and the same compiled ahead of time."""
+"""Export as programs of torch.export: `.pt2` files that need no code of this package, or compiled ones."""
 
 import shutil
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ PACKAGE = 'torch._inductor.aoti_load_package("{}")'
 
 @dataclass(frozen=True)
 class TorchExport:
-    """`<sampler>.pt2` for each sampler and `network.pt2` (torch.export), for batches of any size.
+    """Writes `<sampler>.pt2` for each sampler and `network.pt2` (torch.export), for any batch size.
 
     Args:
         tolerance: greatest difference from the model's own samples.
@@ -49,9 +49,9 @@ class TorchExport:
 
 @dataclass(frozen=True)
 class AOTInductor:
-    """The same, compiled ahead of time: a package that Python and C++ load without compiling anything.
+    """Writes the same programs compiled ahead of time, as packages for Python and C++.
 
-    It runs on processors like the one it was made on, and with the version of torch that made it.
+    They run on processors like that of this machine, and with the same version of torch.
 
     Args:
         tolerance: greatest difference from the model's own samples.
@@ -76,7 +76,7 @@ class AOTInductor:
 
 
 def traced(program: ExportProgram) -> ExportedProgram:
-    """A program as torch keeps it, without the places in our source files."""
+    """A program as an `ExportedProgram`, without the paths of our source files."""
     with without_exporter_warnings():
         made = torch.export.export(
             program.module, program.inputs(EXAMPLE, 0), dynamic_shapes=dynamic(program)
@@ -87,7 +87,7 @@ def traced(program: ExportProgram) -> ExportedProgram:
 
 
 def compile_program(program: ExportProgram, path: Path) -> Run:
-    """Compile a program into a file, and load it."""
+    """Compile a program to a file; returns a function that runs the file."""
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     with without_exporter_warnings():
@@ -96,7 +96,14 @@ def compile_program(program: ExportProgram, path: Path) -> Run:
 
 
 def example_code_torch(load: str, file: str, shape: tuple[int, ...], classes: int) -> str:
-    """Lines of Python that load a file and run it."""
+    """Python code that loads and runs a file.
+
+    Args:
+        load: expression that loads a file, with {} for its name.
+        file: its name.
+        shape: of the noise z.
+        classes: number of classes, 0 for none.
+    """
     label = f", torch.arange({shape[0]}) % {classes}" if classes else ""
     return (
         f"import numpy as np, torch\nrun = {load.format(file)}\nx = run(torch.randn{shape}{label}).numpy()\n"

@@ -1,4 +1,4 @@
-"""Weights in one safetensors file with their config, which this project takes for a checkpoint."""
+"""Export of weights and config as one safetensors file, which can be used like a checkpoint."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -23,10 +23,10 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Safetensors:
-    """`model.safetensors`: for ckpt_path, teacher.path, or anybody's loader.
+    """Writes `model.safetensors`, for ckpt_path, teacher.path, or any loader of safetensors.
 
     Args:
-        dtype: of the weights on disk: float32, or half the bytes with float16 or bfloat16.
+        dtype: of the weights on disk: float32, float16 or bfloat16.
     """
 
     dtype: str = "float32"
@@ -38,7 +38,7 @@ class Safetensors:
             )
 
     def __call__(self, model: Outgoing, folder: Path) -> Written:
-        """One file, and the model's samplers with the weights as they stand in it."""
+        """Write the file; `runs` are the model's samplers with the weights read back from it."""
         dtype, tolerance = DTYPES[self.dtype]
         path = folder / "model.safetensors"
         state = {
@@ -55,7 +55,7 @@ class Safetensors:
 
 
 def portable(node: Any) -> Any:
-    """Plain data whose paths below the working directory are relative to it: the file is meant for others."""
+    """Plain data in which paths below the working directory are made relative to it, for use elsewhere."""
     if isinstance(node, Mapping):
         return {key: portable(value) for key, value in node.items()}
     if isinstance(node, list | tuple):

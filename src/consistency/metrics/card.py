@@ -1,7 +1,7 @@
-"""The card that goes with every number: what was judged, how, and by which program.
+"""The card of a number: the model that was judged, the protocol, and the program.
 
-Two numbers may be compared if their cards agree in everything that moves a number but the model itself. And a
-number whose card is known need not be computed again.
+Two numbers may be compared if their cards differ in the model only. A number whose card is known need not be
+computed again.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from consistency.files.configs import Package, trusted
 from consistency.metrics.processes import from_first, rank
 from consistency.process.notices import notice
 
-VERSION = 1  # of what numbers mean: raise it, and older ones are not compared with newer ones
+VERSION = 1  # of the definition of the numbers; numbers of different versions are not compared
 OURS = Package("consistency", (Path(__file__).parents[1],))
 SHA256 = re.compile("[0-9a-f]{64}")
-RANGES = {  # that no number of this name can leave
+RANGES = {  # the possible values of metrics, by name
     "precision": (0.0, 1.0),
     "recall": (0.0, 1.0),
     "SSIM": (-1.0, 1.0),
@@ -37,13 +37,13 @@ RANGES = {  # that no number of this name can leave
 
 @dataclass(frozen=True)
 class Card:
-    """Plain data only.
+    """The circumstances of a measurement, as plain data.
 
     Args:
-        model: what was judged: experiment, step, hash of the weights and of what they mean.
-        protocol: how: all that moves a number of the same model, σ list and seed among them.
-        code: by which program; what is computed anew when it changes.
-        commit: of that program, for people.
+        model: the judged model: experiment, step, hash of the weights and of their meaning.
+        protocol: everything else that changes the number, such as the σ list and the seed.
+        code: versions and hash of the program; a number is measured again when they change.
+        commit: git commit of the program, for people; not part of the hash.
     """
 
     model: dict[str, Any]
@@ -54,28 +54,28 @@ class Card:
     @property
     def digest(self) -> str:
         """Hash of all but the commit."""
-        words = [self.model, self.protocol, self.code]
-        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+        content = [self.model, self.protocol, self.code]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Number(NamedTuple):
-    """What came of judging one sampler, with its card."""
+    """The values of one measurement, with their card."""
 
     values: dict[str, float]  # by name of the metric
     card: Card
 
     def to_plain(self, name: str) -> dict[str, Any]:
-        """As it stands in result.json, under the sampler's name."""
+        """The number as an entry of `numbers` in result.json, under the sampler's name."""
         return {"name": name, "values": self.values, "card": asdict(self.card)}
 
 
-def of_plain(kept: dict[str, Any]) -> Number:
-    """A number of a result.json."""
+def number_from_plain(kept: dict[str, Any]) -> Number:
+    """The number of an entry of result.json."""
     return Number(kept["values"], Card(**kept["card"]))
 
 
 def forbidding_differences(a: Card, b: Card, allow: Collection[str] = ()) -> list[str]:
-    """What forbids a comparison, in words: each part of the protocols that differs and may not."""
+    """A text for each entry of the protocols that differs and is not in `allow`."""
     one, other = ({**card.protocol, "version": card.code["version"]} for card in (a, b))
     keys = [key for key in {**one, **other} if key not in allow and one.get(key) != other.get(key)]
     return [
@@ -85,13 +85,13 @@ def forbidding_differences(a: Card, b: Card, allow: Collection[str] = ()) -> lis
 
 
 def hash_or_text(value: Any) -> str:
-    """A value, cut where it is a hash."""
+    """A value as text; of a SHA-256 the first twelve digits."""
     text = "absent" if value is None else str(value)
     return f"{text[:12]}…" if SHA256.fullmatch(text) else text
 
 
 def code_version() -> dict[str, Any]:
-    """Version of the numbers, hash of this package and of those that the user trusts, computing libraries."""
+    """`VERSION`, hashes of this package and of trusted ones, versions of the numerical libraries."""
     libraries = {name: version(name) for name in ("torch", "torch-fidelity")}
     others = {package.name: source_sha256(package) for package in trusted()}
     return {
@@ -112,11 +112,11 @@ def source_sha256(package: Package) -> str:
 
 
 def plausible(found: Any, needed: Collection[str] = ()) -> bool:
-    """Whether a value is numbers by name of the metric, each in its range; NaN is in any.
+    """Whether a value read from disk is a dict of metrics by name, each NaN or within its range.
 
     Args:
         found: any value.
-        needed: names that must be among them.
+        needed: names that the dict must contain.
     """
     if not isinstance(found, dict) or not found or not found.keys() >= {*needed}:
         return False
@@ -124,13 +124,13 @@ def plausible(found: Any, needed: Collection[str] = ()) -> bool:
 
 
 def range_of(name: str) -> tuple[float, float]:
-    """The numbers that a metric can have, `FD(digits)` or `IS ±`; all where nothing is known of it."""
+    """Bounds of a metric's values by its name, such as `FD(digits)` or `IS ±`; infinite if not known."""
     known = RANGES.get(name.removesuffix(" ±").partition("(")[0])
     return (0.0, math.inf) if known and name.endswith(" ±") else known or (-math.inf, math.inf)
 
 
 def in_range(value: Any, low: float, high: float) -> bool:
-    """Whether it is a number that float64 holds and in a range, or NaN."""
+    """Whether a value is NaN, or a number within float64 and in [low, high]."""
     if type(value) is int and abs(value) > sys.float_info.max:
         return False
     return type(value) in (int, float) and (math.isnan(value) or low <= value <= high)
@@ -141,22 +141,22 @@ Fits = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Memo:
-    """Numbers on disk, a file per card: an evaluation that was stopped, or is asked for again, goes on there.
+    """Measured numbers on disk, a file per card, so that a repeated evaluation measures only missing numbers.
 
-    A file that does not agree with its checksum and with its name, or holds what cannot be, is measured anew.
+    If the checksum, the name or the values of a file are wrong, its numbers are measured again.
 
     Args:
-        directory: where they are; None to keep nothing.
+        directory: folder of the files; None to keep nothing.
     """
 
     directory: Path | None
 
     def recall(self, digest: str, fits: Fits = plausible) -> Any:
-        """What is kept under a hash and fits, the same on every process; None where there is nothing."""
+        """The value kept under a hash if it passes `fits`, else None; the same on every process."""
         return from_first(lambda: self._read(digest, fits))
 
     def keep(self, digest: str, value: dict[str, Any]) -> None:
-        """Keep plain data, `card` and what was `found`; if that fails, they are measured again."""
+        """Write plain data with the keys `card` and `found`; a failure to write is ignored."""
         if self.directory is None or rank():
             return
         content = json.loads(json.dumps(value))
@@ -165,12 +165,12 @@ class Memo:
             write_text(self._path(digest), f"{text}\n", shared=True)
 
     def once(self, card: Card, make: Callable[[], Any], fits: Fits = plausible) -> Any:
-        """What is kept for the card, or else what `make` returns, which is kept then.
+        """The value that was kept for the card; else the value of `make`, which is then kept.
 
         Args:
-            card: of the numbers.
-            make: measures them.
-            fits: whether a value that was kept is one that `make` could return.
+            card: of the value.
+            make: measures the value.
+            fits: whether a value from disk is one that `make` could return.
         """
         found = self.recall(card.digest, fits)
         if found is None:

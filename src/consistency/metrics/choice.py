@@ -1,4 +1,4 @@
-"""Which of the measured numbers is meant."""
+"""The choice of one metric by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,14 @@ from consistency.errors import UserError, nearest
 
 
 def pick(name: str | None, metrics: Mapping[str, Any]) -> float | None:
-    """The metric called `name`, in full or by its end after '/': `1step` for `FD(digits)/1step`.
+    """The value of a metric by its full name or the part after '/': `1step` for `FD(digits)/1step`.
+
+    Args:
+        name: of the metric; None returns None.
+        metrics: values by full name.
 
     Raises:
-        UserError: no metric is called so.
+        UserError: no metric has this name.
     """
     if name is None:
         return None

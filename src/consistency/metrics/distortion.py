@@ -1,4 +1,4 @@
-"""How far a restored image is from the true one: PSNR and SSIM, of uint8 images [B, C, H, W]."""
+"""Distances of restored images from the true ones: PSNR and SSIM of uint8 images [B, C, H, W]."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,23 @@ from torch.nn.functional import avg_pool2d
 from consistency.errors import UserError
 
 PEAK = 255.0
-WINDOW = 7  # pixels; scikit-image's default, where small images have room for it
+WINDOW = 7  # pixels; scikit-image's default
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def psnr(images: Tensor, true: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each, in dB, float64 [B]; infinite where they are equal."""
+    """Peak signal-to-noise ratio of each image in dB, float64 [B]; infinite for equal images."""
     error = (images.double() - true.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(PEAK**2 / error)
 
 
 def ssim(images: Tensor, true: Tensor) -> Tensor:
-    """Structural similarity of each, float64 [B] (Wang et al. 2004), as scikit-image has it by default.
+    """Structural similarity of each image, float64 [B] (Wang et al. 2004), with scikit-image's defaults.
 
-    Means over windows of 7x7 pixels that lie inside the image, with the unbiased covariance.
+    The mean over all windows of 7x7 pixels inside the image, with the unbiased covariance.
+
+    Raises:
+        UserError: the images are smaller than a window.
     """
     if min(true.shape[-2:]) < WINDOW:
         raise UserError(f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels")
@@ -34,5 +37,5 @@ def ssim(images: Tensor, true: Tensor) -> Tensor:
 
 
 def window_means(x: Tensor) -> Tensor:
-    """Over every window."""
+    """Means over every window."""
     return avg_pool2d(x, WINDOW, stride=1)

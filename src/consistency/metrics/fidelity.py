@@ -1,7 +1,7 @@
-"""How close are the features of samples to those of data? The Fréchet distance, in float64.
+"""The Fréchet distance between the features of samples and of data, in float64.
 
 FD = ‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^{1/2}) of the features' moments (1706.08500, eq. 6).
-It is FID in Inception's features only; in others it is called FD(name of the features).
+With Inception's features it is FID; with others it is called FD(name of the features).
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from torch import Tensor
 from consistency.errors import UserError
 from consistency.watch import tick
 
-BLOCK = 4096  # samples in float64 at a time
+BLOCK = 4096  # samples converted to float64 at a time
 
 
 class Moments(NamedTuple):
     """Mean and covariance of features, in float64."""
 
     mean: Tensor  # [d]
-    cov: Tensor  # [d, d], of n - 1 degrees of freedom
+    cov: Tensor  # [d, d], unbiased (divided by n - 1)
 
     def to(self, device: torch.device | str) -> "Moments":
         """The same on another device."""
@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FeatureReference:
-    """The data, as seen by an extractor.
+    """The features of the data.
 
     Args:
         features: float32 [n, d], of all images.
@@ -48,7 +48,11 @@ class FeatureReference:
 
 
 def feature_moments(features: Tensor) -> Moments:
-    """Of features [n, d], n at least 2; block by block, so that n of them never lie there in float64."""
+    """Moments of features [n, d], computed in blocks so that not all features are in float64 at once.
+
+    Raises:
+        UserError: n is less than 2.
+    """
     if len(features) < 2:
         raise UserError(f"a distance needs at least 2 real and 2 generated images, not {len(features)}")
     blocks = features.split(BLOCK)
@@ -76,9 +80,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def between_halves(features: Tensor, repeats: int = 5, seed: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation of the distance between random halves of features [n, d].
+    """Mean and standard deviation, over random splits, of the distance between the halves of features [n, d].
 
-    What a perfect model would score with half as many samples against the other half of the data.
+    This is the score of a perfect model with n/2 samples against n/2 samples of the data.
     """
     generator = torch.Generator().manual_seed(seed)
     splits = [torch.randperm(len(features), generator=generator).tensor_split(2) for _ in range(repeats)]

@@ -1,4 +1,4 @@
-"""Judges of samples: shown the data once, then samples by the sampler's name, then asked for numbers."""
+"""Judges, which compare samples with data: `begin` with the data, `update` with samples, then `compute`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,52 +16,52 @@ from consistency.metrics.scores import ALL, Frechet, Plain, Score
 from consistency.metrics.transport import sliced_wasserstein2
 from consistency.tensor import weights_sha256
 
-FEWEST = 4  # samples of the data, for the floor of a Fréchet distance
+FEWEST = 4  # least samples of the data for the floor of a Fréchet distance
 
 
 class Judge(Protocol):
     """Compares samples with data, both as uint8 images [B, C, H, W] or as points [B, D].
 
-    Batches of samples are dealt to the processes like cards: the numbers do not depend on how many there are.
+    Process r of n sees the batches r, r + n, r + 2n, …; the numbers do not depend on n.
     """
 
     @property
     def main(self) -> str:
-        """Name of the number that tells better from worse; lower is better."""
+        """Name of the number that ranks models; lower is better."""
         ...
 
     def check(self, shape: Sequence[int], real: int, made: int, key: str) -> None:
-        """Refuse, before anything is computed, what it cannot judge.
+        """Check, before anything is computed, that the samples can be judged.
 
         Args:
             shape: of a sample, (C, H, W) of an image or (D,) of a point.
             real: number of samples of the data.
             made: number of samples to be judged.
-            key: of the config that says how many are made.
+            key: the config key with this number, for messages.
 
         Raises:
-            UserError: it judges no such samples, or they are too few.
+            UserError: samples of this shape cannot be judged, or there are too few.
         """
         ...
 
     def begin(self, real: Tensor, device: torch.device) -> None:
-        """See the data; called again for the same data, does nothing."""
+        """Process the data, uint8 [n, C, H, W] or points [n, D]; a second call does nothing."""
         ...
 
     def update(self, name: str, samples: Tensor) -> None:
-        """See some samples of the sampler `name`."""
+        """Add samples of the sampler `name`."""
         ...
 
     def compute(self) -> dict[str, float]:
-        """Numbers by `metric/name`, over all processes, and forget the samples."""
+        """Numbers by `metric/name` over the samples of all processes; then the samples are dropped."""
         ...
 
     def protocol(self, count: int) -> dict[str, Plain]:
-        """All of the judge that moves its numbers for so many samples, once the data have been seen."""
+        """The entries of a card that describe the judge, for `count` samples; call after `begin`."""
         ...
 
     def thorough(self) -> "Judge":
-        """The same judge with all that it can say, for the few times when seconds do not matter."""
+        """A judge with all scores, the slow ones included, for evaluations outside training."""
         ...
 
 
@@ -85,7 +85,7 @@ class Fidelity:
 
     @property
     def main(self) -> str:
-        """FID, or FD(features)."""
+        """`FID`, or `FD(name of the features)`."""
         return self.extractor.metric_name
 
     def check(self, shape: Sequence[int], real: int, made: int, key: str) -> None:
@@ -106,23 +106,23 @@ class Fidelity:
             raise UserError(f"{key}={made}: {self.main} needs at least 2 samples: set {key}=2 or greater")
 
     def begin(self, real: Tensor, device: torch.device) -> None:
-        """Have the data seen, once."""
+        """Extract the features of the data, or read them from the cache."""
         if self.real is None:
             cache = None if self.cache is None else Path(self.cache)
             self.real = reference(real, self.extractor.to(device), cache)
 
     def update(self, name: str, samples: Tensor) -> None:
-        """See some samples."""
+        """Extract the features of samples."""
         self.made.setdefault(name, []).append(see(samples, self.extractor))
 
     def compute(self) -> dict[str, float]:
-        """All scores of each sampler, and the floor."""
+        """All scores of each sampler, and the floor of the Fréchet distance."""
         dealt = everybodys(self.made)
         self.made = {}
-        return from_first(lambda: self._judged(dealt))
+        return from_first(lambda: self._score(dealt))
 
     def protocol(self, count: int) -> dict[str, Plain]:
-        """Extractor, data and scores."""
+        """The extractor, the data and the arguments of the scores."""
         assert self.real is not None
         found: dict[str, Plain] = {
             "extractor": self.extractor.name,
@@ -136,16 +136,17 @@ class Fidelity:
         return found
 
     def thorough(self) -> "Fidelity":
-        """With Inception Score, KID, precision and recall."""
+        """The judge with Inception Score, KID, precision and recall."""
         judge = Fidelity(self.extractor, ALL, self.cache)
-        judge.real = self.real  # seen already, perhaps
+        judge.real = self.real  # reuse the features of the data, if there are any
         return judge
 
-    def _judged(self, dealt: list[dict[str, list[Seen]]]) -> dict[str, float]:
+    def _score(self, dealt: list[dict[str, list[Seen]]]) -> dict[str, float]:
+        """All scores, from the features of each process by sampler."""
         assert self.real is not None
         values: dict[str, float] = {}
         for name in list(dict.fromkeys(name for of_process in dealt for name in of_process)):
-            made = merge_seen(undeal([of_process.pop(name, []) for of_process in dealt]))  # not there twice
+            made = merge_seen(undeal([of_process.pop(name, []) for of_process in dealt]))  # pop frees memory
             for score in self.scores:
                 found = score(self.extractor, made, self.real)
                 values |= {f"{metric}/{name}": value for metric, value in found.items()}
@@ -153,14 +154,14 @@ class Fidelity:
 
 
 class Transport:
-    """Sliced Wasserstein-2 distance of points, or of images seen as points.
+    """Sliced Wasserstein-2 distance between points, or between images as vectors.
 
-    Images are measured in units of twice the standard deviation of the data's pixels: the data then have 1/2,
-    as they have for networks. The floor is what a perfect model would score: as many of the data against as
-    many others; where there are more samples than data, as many drawn from the data against all of them.
+    The unit for images is twice the standard deviation of the data's pixels, so that the data have standard
+    deviation 1/2, as for networks. The floor is the score of a perfect model: that of as many samples of the
+    data against others of them, or, if there are more samples than data, of random draws from the data.
 
     Args:
-        projections: directions averaged over.
+        projections: number of directions in the mean.
     """
 
     main = "SW2"
@@ -177,28 +178,28 @@ class Transport:
             raise UserError(f"data: {self.main} needs at least 2 samples of the data, and there is {real}")
 
     def begin(self, real: Tensor, device: torch.device) -> None:
-        """Keep the data."""
+        """Store the data, and their unit."""
         if self.real is None:
             self.real = real.double().cpu()
             self.unit = 1.0 if real.is_floating_point() else 2 * self.real.std(correction=0).item()
 
     def update(self, name: str, samples: Tensor) -> None:
-        """See some samples."""
+        """Store samples."""
         self.samples.setdefault(name, []).append(samples.double().cpu())
 
     def compute(self) -> dict[str, float]:
-        """Distance of each sampler, and the floor at the same number of points."""
+        """The distance of each sampler, and the floor for the same number of points."""
         assert self.real is not None
         dealt = everybodys(self.samples)
         names = dict.fromkeys(name for of_process in dealt for name in of_process)
         made = {n: torch.cat(undeal([of_process.get(n, []) for of_process in dealt])) for n in names}
         values = {name: self._distance(points) for name, points in made.items()}
-        values["floor"] = self._distance(perfect(self.real, max(map(len, made.values()), default=0)))
+        values["floor"] = self._distance(draw_perfect(self.real, max(map(len, made.values()), default=0)))
         self.samples = {}
         return {f"{self.main}/{name}": value for name, value in values.items()}
 
     def protocol(self, count: int) -> dict[str, Plain]:
-        """Data and directions."""
+        """The data and the number of directions."""
         assert self.real is not None
         sha256 = weights_sha256({"": self.real})
         return {
@@ -208,7 +209,7 @@ class Transport:
         }
 
     def thorough(self) -> "Transport":
-        """There is nothing more to say."""
+        """A judge with the same number: there are no other scores."""
         return Transport(self.projections)
 
     def _distance(self, points: Tensor) -> float:
@@ -217,8 +218,14 @@ class Transport:
         return sliced_wasserstein2(points, real, projections=self.projections) / self.unit
 
 
-def perfect(real: Tensor, n: int, seed: int = 0) -> Tensor:
-    """What a perfect model makes: the first n of the data, half at most; where n is more than all, draws."""
+def draw_perfect(real: Tensor, n: int, seed: int = 0) -> Tensor:
+    """Samples of a perfect model: the first n of the data, at most half; random draws if n exceeds m.
+
+    Args:
+        real: the data [m, ...].
+        n: number of samples; 0 for half of the data.
+        seed: of the draws.
+    """
     if n <= len(real):
         return real[: min(n or len(real), len(real) // 2)]
     return real[torch.randint(len(real), (n,), generator=torch.Generator().manual_seed(seed))]

@@ -1,11 +1,11 @@
-"""Are samples copies of the data?"""
+"""Nearest training images of samples, and the share of samples that are copies of them."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-RATIO = 1 / 3  # to the second nearest, below which a sample counts as a copy
+RATIO = 1 / 3  # of the distances to the nearest and second nearest image; a copy is below it (2310.02664)
 ROWS = 2048  # training images compared at a time
 
 
@@ -17,17 +17,17 @@ class Neighbours(NamedTuple):
 
     @property
     def memorised(self) -> float:
-        """Share of samples less than a third as far from their nearest training image as from the next.
+        """Share of samples whose nearest training image is less than a third as far as the second nearest.
 
-        The criterion of 2310.02664; images that stand in the data twice hide copies of them.
+        This is the criterion of 2310.02664. Copies of an image that the data contain twice are not counted.
         """
         first, second = self.distance[:, 0], self.distance[:, 1]
         return (first < RATIO * second).double().mean().item()
 
 
 def neighbours(samples: Tensor, real: Tensor, k: int = 4) -> Neighbours:
-    """The k nearest of real [m, ...], m >= 2, for each of samples [n, ...]; distances in the unit of both."""
-    flat, k = samples.flatten(1).double(), min(k, len(real))  # float32 would not see that a copy is one
+    """The k nearest of real [m, ...], m >= 2, for each of samples [n, ...], in the units of both."""
+    flat, k = samples.flatten(1).double(), min(k, len(real))  # float32 would give copies a distance above 0
     parts = [torch.cdist(flat, some.flatten(1).double()) for some in real.split(ROWS)]
     distance, index = torch.cat(parts, 1).topk(k, dim=1, largest=False)
     return Neighbours(index, distance / flat.shape[1] ** 0.5)

@@ -1,7 +1,7 @@
-"""LPIPS (1801.03924): how differently a network trained on ImageNet sees two images. A distance for training.
+"""LPIPS (1801.03924): a distance for training, between the features of two images in VGG16.
 
-It is not for judging: FID reads the features of a network that was trained on the same ImageNet, so what is
-trained on this distance scores better there than it looks (the model card of 2303.01469's code says so).
+Models trained with it should not be compared with others by FID: VGG16 and Inception are both trained on
+ImageNet, so their FID is better than their samples look (see the model card of 2303.01469's code).
 """
 
 import pickle
@@ -37,17 +37,18 @@ DAMAGE += (TypeError, IndexError, AttributeError)
 
 
 class LPIPS:
-    """Σ over five depths of the mean over places of Σ head · (â - b̂)², â and b̂ of unit length over channels.
+    """Σ over five depths of the mean over positions of Σ_channels head · (â - b̂)², with â, b̂ of unit length.
 
-    The gradient reaches a only. The network is no module of its user: it is not saved, averaged or trained.
+    Only a gets a gradient. The network is not a submodule of the module that uses it: it is not saved,
+    averaged or trained.
 
     Args:
-        backbone: torchvision's VGG16, .pth or .safetensors, with its classifier or without; null looks in
-            the cache of torch.hub, then downloads to it.
-        average_pooling: in place of VGG's maximum, as 2303.01469's code for ImageNet has it; its code for
-            CIFAR-10 keeps the maximum.
-        resize: side to which images are brought, bilinearly.
-        always_resize: bring images to it that have 256 pixels a side or more, too (the code for CIFAR-10).
+        backbone: file of torchvision's VGG16, .pth or .safetensors, with or without its classifier; null uses
+            the cache of torch.hub and downloads the file if it is not there.
+        average_pooling: average pooling in place of VGG's maximum, as in 2303.01469's code for ImageNet; its
+            code for CIFAR-10 keeps the maximum.
+        resize: side in pixels to which images are resized, bilinearly.
+        always_resize: resize images with a side of 256 pixels or more, too (the code for CIFAR-10).
     """
 
     of_pixels = True  # in [-1, 1]
@@ -64,22 +65,22 @@ class LPIPS:
         self.resize, self.always_resize = resize, always_resize
         pool = nn.AvgPool2d(2) if average_pooling else nn.MaxPool2d(2)
         self.net = PerceptualNetwork(pool).eval().requires_grad_(False)
-        load_heads(self.net, VGG16.located(backbone))
+        load_heads(self.net, VGG16.locate(backbone))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each image, float32 [B], of a and b [B, 1 or 3, H, W] in [-1, 1]. In full precision."""
+        """Distance between each a and b [B, 1 or 3, H, W] in [-1, 1], float32 [B], without autocast."""
         if a.ndim != 4 or a.shape[1] not in (1, 3):
             raise UserError(
                 f"distance=lpips is for images of 1 or 3 channels, not for {list(a.shape[1:])}: "
                 "say distance=pseudo_huber"
             )
-        with torch.inference_mode(False):  # a network that is moved in validation is trained through later
+        with torch.inference_mode(False):  # else weights moved during validation would block gradients later
             self.net.to(a.device)
         with without_autocast(a):
-            return self.net(self.prepared(a), self.prepared(b.detach()))
+            return self.net(self.prepare(a), self.prepare(b.detach()))
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Three channels in float32, of the size that VGG16 is shown."""
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images as inputs of VGG16: float32, three channels, resized."""
         x = x.float().expand(-1, 3, -1, -1)
         if self.always_resize or min(x.shape[2:]) < 256:
             x = F.interpolate(x, (self.resize, self.resize), mode="bilinear")
@@ -90,7 +91,7 @@ class PerceptualNetwork(nn.Module):
     """VGG16 without its classifier, and a linear head at each of five depths: (a, b) -> [B].
 
     Args:
-        pool: what stands between the depths.
+        pool: pooling layer after each depth.
     """
 
     shift: Tensor
@@ -105,20 +106,20 @@ class PerceptualNetwork(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each image, [B]."""
-        depths = zip(self.heads, self.units(a), self.units(b), strict=True)
+        depths = zip(self.heads, self.unit_features(a), self.unit_features(b), strict=True)
         return torch.stack([(head * (f - g).square()).sum(1).mean((1, 2)) for head, f, g in depths]).sum(0)
 
-    def units(self, x: Tensor) -> Iterator[Tensor]:
-        """What VGG16 sees at each depth, before it is pooled: vectors of unit length over the channels."""
+    def unit_features(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the features at each depth before pooling, scaled to unit length over the channels."""
         x = (x - self.shift) / self.scale
         for layer in self.features:
             if isinstance(layer, nn.AvgPool2d | nn.MaxPool2d):
-                yield x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt()  # zeros have a gradient, too
+                yield x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt()  # finite gradient at zero
             x = layer(x)
 
 
 def vgg_layers(pool: nn.Module) -> Iterator[nn.Module]:
-    """Those of VGG16's features, without numbers in them."""
+    """Yield the convolutional layers of VGG16 with uninitialised weights."""
     n_in = 3
     for width, count in PLAN:
         for _ in range(count):
@@ -129,7 +130,7 @@ def vgg_layers(pool: nn.Module) -> Iterator[nn.Module]:
 
 
 def load_heads(net: PerceptualNetwork, path: Path) -> None:
-    """Give the network its weights: torchvision's in `path`, and the heads that come with torchmetrics."""
+    """Load the weights: torchvision's backbone from `path`, and the heads from torchmetrics' files."""
     ours = net.state_dict()
     heads = Path(str(files("torchmetrics.functional.image"))) / "lpips_models" / "vgg.pth"
     for source, names in (
@@ -141,7 +142,7 @@ def load_heads(net: PerceptualNetwork, path: Path) -> None:
     ):
         state = source.read()
         for name, theirs in names.items():
-            ours[name].copy_(source.checked(theirs, state.get(theirs), ours[name]))
+            ours[name].copy_(source.check_tensor(theirs, state.get(theirs), ours[name]))
 
 
 @dataclass(frozen=True)
@@ -150,22 +151,35 @@ class WeightsFile:
 
     Args:
         path: of the file.
-        remedy: for a file of other content.
+        remedy: for messages about wrong content.
     """
 
     path: Path
     remedy: str = f"delete it or name another file in distance.backbone; the right one is {VGG16.url}"
 
     def read(self) -> dict[str, Any]:
-        """All of its tensors; a file that holds code, or no tensors by name, is refused."""
+        """All tensors of the file by name.
+
+        Raises:
+            UserError: the file contains code, or no dict of tensors.
+        """
         try:
             safe = self.path.suffix == ".safetensors"
             return dict(load_file(self.path) if safe else load_tensors(self.path))
         except DAMAGE as error:
             raise self.refused((str(error).splitlines() or [type(error).__name__])[0]) from error
 
-    def checked(self, name: str, found: Any, ours: Tensor) -> Tensor:
-        """A tensor of the file, if it is what the network has there."""
+    def check_tensor(self, name: str, found: Any, ours: Tensor) -> Tensor:
+        """A tensor of the file, after checking its type, shape and values.
+
+        Args:
+            name: of the tensor in the file.
+            found: its value; None if it is missing.
+            ours: the network's tensor.
+
+        Raises:
+            UserError: it does not fit.
+        """
         here = f"where LPIPS has numbers in the shape {list(ours.shape)}"
         if not isinstance(found, Tensor) or not found.is_floating_point():
             raise self.refused(f"{name} is absent or holds no fractions, {here}")
@@ -176,5 +190,5 @@ class WeightsFile:
         return found
 
     def refused(self, reason: str) -> UserError:
-        """What is wrong with the file, in one line."""
+        """The error for a file with wrong content."""
         return UserError(f"{self.path} does not hold the weights that LPIPS needs ({reason}); {self.remedy}")

@@ -1,4 +1,4 @@
-"""Samples as one picture."""
+"""Pictures of samples: grids of images, and plots of points."""
 
 import math
 
@@ -11,26 +11,26 @@ from consistency.errors import UserError
 
 
 def picture(samples: Tensor, count: int = 64, least: int = 480) -> Image.Image:
-    """A square grid of uint8 images [B, C, H, W], or a cloud of points [B, 2].
+    """A square grid of uint8 images [B, C, H, W], or a plot of points [B, 2].
 
     Args:
         samples: at least one sample.
-        count: images shown.
-        least: pixels of the picture's side; small images are enlarged by whole factors.
+        count: number of images in the grid, at most; points are all drawn.
+        least: least width of the grid in pixels; small images are enlarged by whole factors.
     """
     return grid(samples if samples.ndim == 2 else samples[:count], least)
 
 
 def grid(samples: Tensor, least: int = 480, columns: int | None = None) -> Image.Image:
-    """Samples as one picture to `save(path)`: images with a thin line between them, or a cloud of points.
+    """Samples as one picture, to `save(path)`: images with thin lines between them, or a plot of points.
 
     Args:
         samples: uint8 images [B, C, H, W], or points [B, 2].
-        least: pixels of the picture's width; small images are enlarged by whole factors.
-        columns: of images; None for a square.
+        least: least width of the grid in pixels; small images are enlarged by whole factors.
+        columns: number of columns of the grid; None for a square.
 
     Raises:
-        UserError: they are neither.
+        UserError: the samples are neither.
     """
     if samples.ndim == 2 and samples.shape[1] == 2:
         return cloud(samples)
@@ -49,7 +49,14 @@ def grid(samples: Tensor, least: int = 480, columns: int | None = None) -> Image
 
 
 def beside(samples: Tensor, others: Tensor, rows: int = 8, least: int = 240) -> Image.Image:
-    """A row per sample: uint8 images [n, C, H, W], each before its own k others [n, k, C, H, W]."""
+    """A picture with a row per sample: the image, a gap, and its k other images.
+
+    Args:
+        samples: uint8 images [n, C, H, W].
+        others: uint8 images [n, k, C, H, W].
+        rows: largest number of rows.
+        least: least width in pixels, as in `grid`.
+    """
     rows = min(rows, len(samples))
     gap = torch.full_like(samples[:rows], 255)
     lines = torch.cat([samples[:rows, None], gap[:, None], others[:rows]], 1)
@@ -57,7 +64,7 @@ def beside(samples: Tensor, others: Tensor, rows: int = 8, least: int = 240) -> 
 
 
 def cloud(points: Tensor) -> Image.Image:
-    """Points [B, 2] in the plane."""
+    """A scatter plot of points [B, 2] in [-1.5, 1.5]²."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
-"""How far are few samples from data? Along the axes in which the data vary most.
+"""The distance of a few samples from the data along the principal axes of the data.
 
-Random directions cannot tell a few images from noise of the same variance, for nearly all directions in pixel
-space are alike; along principal axes the two differ by an order of magnitude.
+Along random directions a few images cannot be told from noise of the same variance, because nearly all
+directions in pixel space are alike. Along principal axes the two differ by an order of magnitude.
 """
 
 import math
@@ -13,16 +13,16 @@ from torch import Tensor
 from consistency.metrics.transport import transport_1d
 
 AXES = 16
-NUMBERS = 2**24  # of the data that are looked at, samples times coordinates
+NUMBERS = 2**24  # size of the data that are used, as samples times coordinates
 
 
 @dataclass(frozen=True, eq=False)
 class Principal:
-    """Data, seen along their principal axes.
+    """Data in coordinates along their principal axes.
 
     Args:
         mean: of the data [D], float64.
-        axes: orthonormal, K of them [D, K], float64; none where the data do not vary.
+        axes: K orthonormal axes [D, K], float64; K = 0 if the data do not vary.
         data: their coordinates on the axes, about the mean [n, K].
     """
 
@@ -32,7 +32,7 @@ class Principal:
 
     @classmethod
     def of(cls, data: Tensor, axes: int = AXES) -> "Principal":
-        """The first `axes` principal axes of data [n, ...], of which at most 2^24 numbers are looked at."""
+        """The first `axes` principal axes of data [n, ...], computed from at most `NUMBERS` numbers."""
         x = data[: max(NUMBERS // data[0].numel(), 2)].detach().cpu().double().flatten(1)
         mean = x.mean(0)
         values, vectors = torch.linalg.eigh((x - mean) @ (x - mean).T)
@@ -46,7 +46,7 @@ class Principal:
         return self.data.square().mean(0).sum().sqrt().item()
 
     def coordinates(self, samples: Tensor) -> Tensor:
-        """Of samples [m, ...] on the axes, about the mean of the data [m, K]."""
+        """Coordinates of samples [m, ...] on the axes, relative to the mean of the data, [m, K]."""
         return (samples.detach().cpu().double().flatten(1) - self.mean) @ self.axes
 
     def distance(self, coordinates: Tensor) -> float:
@@ -62,5 +62,5 @@ class Principal:
         return transport_1d(coordinates, self.data).sum().sqrt().item() / self.spread
 
     def share(self, coordinates: Tensor) -> float:
-        """Variance of samples along all axes together, as a share of the data's; NaN if one is not finite."""
+        """Variance of samples over all axes, relative to the data's; NaN if a sample is not finite."""
         return coordinates.var(0, correction=0).sum().item() / self.spread**2

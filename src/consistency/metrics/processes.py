@@ -1,4 +1,4 @@
-"""Several processes that judge together: who is who, and one answer for all."""
+"""Communication between the processes of one evaluation; with a single process, nothing is exchanged."""
 
 from collections.abc import Callable
 from itertools import chain, zip_longest
@@ -10,22 +10,22 @@ T = TypeVar("T")
 
 
 def distributed() -> bool:
-    """Whether there are several processes."""
+    """Whether torch.distributed is in use."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process among those that evaluate together."""
+    """Number of this process, 0 <= rank < world."""
     return dist.get_rank() if distributed() else 0
 
 
 def world() -> int:
-    """How many they are."""
+    """Number of processes."""
     return dist.get_world_size() if distributed() else 1
 
 
 def everybodys(value: T) -> list[T]:
-    """The value of every process, by rank, on each."""
+    """Gather a value from every process; returns the list by rank on each process."""
     if not distributed():
         return [value]
     values: list[Any] = [None] * world()
@@ -34,22 +34,26 @@ def everybodys(value: T) -> list[T]:
 
 
 def undeal(dealt: list[list[T]]) -> list[T]:
-    """Pieces that were dealt to the processes like cards, as they lay before: by rank -> one list."""
+    """Restore the order of pieces that went to the processes in turn (0, 1, …, W-1, 0, …).
+
+    Args:
+        dealt: the pieces of each process, by rank.
+    """
     nobody = object()
     return [piece for piece in chain(*zip_longest(*dealt, fillvalue=nobody)) if piece is not nobody]  # type: ignore[misc]
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What the first process makes, on each; if it fails, all fail alike instead of waiting."""
+    """Call `make` on the first process and return its result on each; an exception is raised on each, too."""
     if not distributed():
         return make()
-    said: list[Any] = [None, None]
+    result: list[Any] = [None, None]
     if rank() == 0:
         try:
-            said[0] = make()
+            result[0] = make()
         except Exception as error:
-            said[1] = error
-    dist.broadcast_object_list(said)
-    if said[1] is not None:
-        raise said[1]
-    return said[0]
+            result[1] = error
+    dist.broadcast_object_list(result)
+    if result[1] is not None:
+        raise result[1]
+    return result[0]

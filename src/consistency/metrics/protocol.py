@@ -1,4 +1,4 @@
-"""How samples of a run are judged, as its cards say it."""
+"""The entries of a card: the protocol of a judgement, and the model."""
 
 import hashlib
 import json
@@ -14,48 +14,48 @@ from consistency.sampling.samplers import Sampler
 
 
 class Served(Protocol):
-    """What a data set is for cards: how many classes it has, and what networks see of it."""
+    """The properties of a data set that cards record."""
 
     @property
     def classes(self) -> int:
-        """How many, 0 for none."""
+        """Number of classes, 0 for none."""
         ...
 
     @property
     def codec(self) -> Codec:
-        """What networks see."""
+        """Data u <-> z, the inputs of networks."""
         ...
 
 
 def protocol(
     sampler: Sampler, judge: Judge, data: Served, count: int, seed: int, precision: str, weights: str
 ) -> dict[str, Any]:
-    """All that moves a number of the same model.
+    """Everything beside the model that changes the numbers of a judge.
 
     Args:
         sampler: makes the samples.
         judge: has seen the data.
-        data: what they are compared with.
-        count: samples.
-        seed: of their noise; labels follow from their numbers.
-        precision: in which the network computes.
-        weights: an average by name, or raw.
+        data: the data that samples are compared with.
+        count: number of samples.
+        seed: of their noise; the label of a sample follows from its number.
+        precision: numeric precision of the network.
+        weights: name of the average, or "raw".
     """
     labels = f"i mod {data.classes}" if data.classes else "none"
-    about = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
-    made = {"count": count, "seed": seed, "weights": weights, "precision": precision}
+    data_set = {"data": type(data).__name__, "split": "training", "flips": False, "labels": labels}
+    samples = {"count": count, "seed": seed, "weights": weights, "precision": precision}
     rounding = ROUNDING if data.codec.visible else "none: points"
-    return {**describe_sampler(sampler), **made, "rounding": rounding, **about, **judge.protocol(count)}
+    return {**describe_sampler(sampler), **samples, "rounding": rounding, **data_set, **judge.protocol(count)}
 
 
 def describe_sampler(sampler: Sampler) -> dict[str, Any]:
-    """Sampler, network calls, σ list, and the options that make a difference."""
+    """Name of a sampler, number of network calls (nfe), σ list and options, as plain data."""
     options = {key: to_json(value) for key, value in sampler.described_options.items()}
     return {"sampler": sampler.name, "nfe": sampler.nfe, "sigmas": list(sampler.sigmas), **options}
 
 
 def to_json(value: Any) -> Any:
-    """What JSON can hold; anything else as it describes itself."""
+    """The value if JSON can hold it, else its `repr`."""
     return value if value is None or isinstance(value, str | int | float) else repr(value)
 
 
@@ -67,17 +67,17 @@ def model(
     meaning: Mapping[str, Any],
     codec: Codec,
 ) -> dict[str, Any]:
-    """What is judged: the weights, and what they mean, in units of the data.
+    """The model of a card: its weights, and a hash of the function that they define in units of the data.
 
     Args:
-        experiment: that was trained.
+        experiment: name of the experiment; None if not known.
         role: of the map.
-        step: optimiser steps.
+        step: number of optimiser steps.
         weights_sha256: of the weights.
         meaning: section `model` of the run's config, plain data.
-        codec: what networks see.
+        codec: data u <-> z, the inputs of networks.
     """
-    about = [{**meaning, "_target_": FORMER_MAP}, *marks(codec).values()]  # the role stands by itself
+    about = [{**meaning, "_target_": FORMER_MAP}, *marks(codec).values()]  # the role is an entry of its own
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return {
         "experiment": experiment,

@@ -1,4 +1,4 @@
-"""Weights that others publish: the file that was named, the cached one, or a download."""
+"""Published files of weights: a local copy, the cached file, or a download."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Published:
     """A file of weights on the web.
 
     Args:
-        url: where it is; its name ends in the beginning of its hash.
-        user: what needs it, for messages.
-        option: the config key that names a local copy.
-        instead: what to choose where it cannot be had.
+        url: address; the file name ends with the first digits of the file's SHA-256.
+        user: the feature that needs the file, for messages.
+        option: config key of a local copy.
+        instead: alternatives without the file, for messages.
     """
 
     url: str
@@ -33,16 +33,16 @@ class Published:
 
     @property
     def hash(self) -> str:
-        """How the file's SHA-256 begins."""
+        """First digits of the file's SHA-256."""
         return Path(self.name).stem.rpartition("-")[2]
 
-    def located(self, named: str | Path | None) -> Path:
-        """The file that is named, or torch.hub's, which is downloaded if it is not there.
+    def locate(self, named: str | Path | None) -> Path:
+        """The path of the file: `named`, or else the file in torch.hub's cache, downloaded if necessary.
 
-        A file under another name may be any; one under this name is what it says.
+        The hash is checked if the file has the published name; a file with another name may be any.
 
         Raises:
-            UserError: there is no such file, or no network, or the file is damaged.
+            UserError: the file does not exist, cannot be downloaded, or is damaged.
         """
         path = Path(named or Path(torch.hub.get_dir()) / "checkpoints" / self.name)
         if named is None and not path.is_file():
@@ -54,7 +54,7 @@ class Published:
         return path
 
     def _download(self, path: Path) -> None:
-        """Fetch it; a failed download, or one whose hash is not that of its name, leaves nothing behind."""
+        """Download the file; a failed download, or one with a wrong hash, leaves no file."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(self.url, str(path), hash_prefix=self.hash, progress=False)
@@ -64,7 +64,7 @@ class Published:
             ) from error
 
     def _missing(self, what: str, path: Path) -> UserError:
-        """The remedies, in one line."""
+        """The error for a missing or damaged file, with the remedies."""
         return UserError(
             f"{what}; get {self.url} (sha256 {self.hash}…) on another machine and put it at {path}, or say "
             f"{self.option}=FILE, or choose {self.instead}"
@@ -72,6 +72,6 @@ class Published:
 
 
 def sha256(path: Path) -> str:
-    """Of a file."""
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

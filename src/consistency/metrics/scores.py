@@ -1,6 +1,7 @@
-"""Numbers from features. The formulas are torch-fidelity's, the Fréchet distance's excepted.
+"""Scores from features. All but the Fréchet distance are computed by torch-fidelity.
 
-Inception's numbers have the names of the papers; in other features the name of the features is added.
+With Inception's features, scores have the names of the papers; with others, the name of the features is
+added.
 """
 
 from dataclasses import dataclass
@@ -18,36 +19,36 @@ Plain = str | int | float | bool | None
 
 
 class Score(Protocol):
-    """(extractor, samples as it sees them, the data as it sees them) -> numbers by name."""
+    """(extractor, features of the samples, features of the data) -> numbers by name."""
 
     def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
-        """Numbers by name; none where the extractor has no logits and they are needed."""
+        """Numbers by name; empty if the score needs logits and the extractor has none."""
         ...
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
-        """What moves the numbers beside the images, for so many samples and so many of the data."""
+        """The entries of a card for this score, for `made` samples and `real` samples of the data."""
         ...
 
 
 @dataclass(frozen=True)
 class Frechet:
-    """FID (1706.08500), with the moments of all samples and of all data."""
+    """FID (1706.08500) between all samples and all data."""
 
     def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
-        """One number."""
+        """The distance."""
         return {extractor.metric_name: frechet_distance(feature_moments(made.features), real.moments)}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
-        """Nothing to choose."""
+        """Empty: there are no options."""
         return {}
 
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """exp of the mean divergence between p(y|x) and p(y) (1606.03498): mean and spread over splits.
+    """Inception Score (1606.03498): exp of the mean KL divergence of p(y|x) from p(y), over splits.
 
     Args:
-        splits: into which the samples are divided, after a shuffle.
+        splits: number of parts of the shuffled samples, over which mean and spread are taken.
         seed: of the shuffle.
     """
 
@@ -55,20 +56,20 @@ class InceptionScore:
     seed: int = 2020
 
     def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
-        """Two numbers, where the extractor classifies."""
+        """Mean and standard deviation over the splits; empty if the extractor does not classify."""
         from torch_fidelity.metric_isc import isc_features_to_metric
 
         if made.logits is None:
             return {}
         found = [
             isc_features_to_metric(made.logits[part], 1, False)["inception_score_mean"]
-            for part in self._parts(len(made.logits))  # all at once take three times the logits in float64
+            for part in self._parts(len(made.logits))  # in parts, to save memory
         ]
         name = extractor.named("IS", "IS")
         return {name: float(np.mean(found)), f"{name} ±": float(np.std(found))}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
-        """Splits and seed."""
+        """Number of splits, and the seed."""
         return {"is_splits": self._splits(made), "is_seed": self.seed}
 
     def _parts(self, made: int) -> list[np.ndarray]:
@@ -85,9 +86,9 @@ class KernelDistance:
     """KID (1801.01401): unbiased MMD² with (x·y/d + 1)³, mean and spread over random subsets.
 
     Args:
-        subsets: how many.
-        size: of each, and no more than there are.
-        seed: of the subsets.
+        subsets: number of subsets.
+        size: of a subset, at most.
+        seed: of the choice of subsets.
     """
 
     subsets: int = 100
@@ -95,7 +96,7 @@ class KernelDistance:
     seed: int = 2020
 
     def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
-        """Two numbers."""
+        """Mean and standard deviation over the subsets."""
         from torch_fidelity.metric_kid import kid_features_to_metric
 
         size = self._size(len(made.features), len(real))
@@ -116,15 +117,16 @@ class KernelDistance:
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Improved precision and recall (1904.06991): shares of samples, and of data, inside the other's balls.
+    """Improved precision and recall (1904.06991): shares of samples near data, and of data near samples.
 
-    The cost grows with the square of the number of images, and so it is bounded.
+    "Near" is within the distance of a neighbour's own k-th nearest neighbour. The cost grows with the square
+    of the number of images, which is therefore limited.
 
     Args:
-        neighbours: k of the k-th nearest neighbour, whose distance is a ball's radius.
-        most: images of either kind, drawn from all; None for all, as the papers' 50,000.
+        neighbours: k.
+        most: number of samples and of data to use, drawn at random; None for all (50,000 in the papers).
         seed: of the draw.
-        rows: distances are computed for so many images at a time, to all others.
+        rows: number of images whose distances to all others are computed at a time.
     """
 
     neighbours: int = 3
@@ -133,7 +135,11 @@ class PrecisionRecall:
     rows: int = 1000
 
     def __call__(self, extractor: Extractor, made: Seen, real: FeatureReference) -> dict[str, float]:
-        """Two numbers."""
+        """Precision and recall, in [0, 1].
+
+        Raises:
+            UserError: there are no more than k samples or data.
+        """
         from torch_fidelity.metric_prc import prc_features_to_metric
 
         if min(len(made.features), len(real)) <= self.neighbours:
@@ -144,7 +150,7 @@ class PrecisionRecall:
         return {extractor.named(name, name): found[name] for name in ("precision", "recall")}
 
     def protocol(self, made: int, real: int) -> dict[str, Plain]:
-        """k, and how many images."""
+        """k, the numbers of samples and data used, and the seed."""
         counts = {"prc_samples": self._count(made), "prc_reference": self._count(real)}
         return {"prc_neighbours": self.neighbours, **counts, "prc_seed": self.seed}
 
@@ -152,7 +158,7 @@ class PrecisionRecall:
         return n if self.most is None else min(self.most, n)
 
     def _some(self, features: torch.Tensor) -> torch.Tensor:
-        """Features [n, d] -> [at most `most`, d], in the order they lie."""
+        """At most `most` rows of features [n, d], drawn at random and kept in order."""
         if self._count(len(features)) == len(features):
             return features
         generator = torch.Generator().manual_seed(self.seed)

@@ -1,27 +1,28 @@
-"""When does a loss leave what is usual at its noise level?"""
+"""Detection of losses that are unusually high for their noise level."""
 
 import math
 
 import torch
 from torch import Tensor
 
-MEMORY = 100  # observations of a bin that its means reach back over, and for which it is young
+MEMORY = 100  # observations of a bin in its running means; a bin with fewer raises no alarm
 PATIENCE = 5  # observations in a row that must be too high
-STATE = ("mean", "distance", "seen", "streak")  # of each bin [bins]
+STATE = ("mean", "distance", "seen", "streak")  # tensors [bins]
 
 
 class Spikes:
     """The running mean of the loss in each bin of σ, and the usual distance from it.
 
-    Too high is what lies above the mean by more than `factor` times the usual distance: the running mean of
-    |loss - mean|, or |mean| where that is more. So losses may be negative, bins of few samples may have heavy
-    tails, and a new stage of a curriculum may move a loss by a factor of a few. In a young bin nothing is too
-    high: losses of untrained networks, and of tangents that warm up, grow a hundredfold from nearly zero.
-    What is too high enters the means only up to the limit: they follow a new level in time, not an explosion.
+    A loss is too high if it exceeds the mean by more than `factor` times the usual distance: the running mean
+    of |loss - mean|, or |mean| if that is larger. So losses may be negative, bins with few samples may have
+    heavy tails, and a new stage of a curriculum may change a loss by a small factor. In the first `MEMORY`
+    observations of a bin no loss is too high: losses of untrained networks, and of tangents that warm up,
+    grow a hundredfold from nearly zero. Losses above the limit enter the means as the limit, so that the
+    means follow a lasting change slowly and an explosion hardly.
 
     Args:
-        bins: how many.
-        factor: how far is too far.
+        bins: number of bins.
+        factor: limit, as a multiple of the usual distance.
     """
 
     def __init__(self, bins: int, factor: float) -> None:
@@ -29,7 +30,7 @@ class Spikes:
         self.mean, self.distance, self.seen, self.streak = torch.zeros(4, bins, dtype=torch.float64)
 
     def observe(self, loss: Tensor) -> Tensor:
-        """Take in a step; `calm` says whether all was as usual.
+        """Process the losses of a step, and set `calm` to whether none was too high.
 
         Args:
             loss: mean over the samples of each bin [bins], float64; NaN for a bin without samples.
@@ -45,16 +46,16 @@ class Spikes:
         return self.streak >= PATIENCE
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What has been learned of each bin."""
+        """The statistics of each bin."""
         return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take it up."""
+        """Restore the statistics."""
         for name in STATE:
             setattr(self, name, state[name])
 
     def _reach(self) -> Tensor:
-        """How far above its mean a loss may lie."""
+        """The limit above the mean for each bin [bins]; infinite during the first observations."""
         reach = self.factor * torch.maximum(self.distance, self.mean.abs())
         return torch.where(self.seen < MEMORY, math.inf, reach)
 

@@ -1,7 +1,4 @@
-"""How far must samples be moved to become data? Wasserstein-2 distances between clouds of points.
-
-Points are [n, ...] and seen as vectors; distances are in the units of the points.
-"""
+"""Wasserstein-2 distances between sets of points [n, ...], as vectors, in the unit of the points."""
 
 from collections.abc import Callable
 
@@ -10,14 +7,17 @@ from torch import Tensor
 
 from consistency.errors import UserError
 
-LARGEST = 1000  # points of an exact assignment, whose cost grows with the cube
+LARGEST = 1000  # points in an exact assignment, whose cost grows with their cube
 
 
 def sliced_wasserstein2(a: Tensor, b: Tensor, projections: int = 128, seed: int = 0) -> float:
     """√(mean over directions of W₂² of the projections), in float64, for a [n, ...] and b [m, ...].
 
-    Directions come in orthonormal frames, whole ones when they divide `projections`: moving all points by δ
-    in D dimensions then gives exactly ‖δ‖/√D. On one axis transport is exact for unequal n and m as well.
+    Directions come in orthonormal frames. If D divides `projections`, all frames are complete, and a shift of
+    all points by δ has the distance ‖δ‖/√D exactly. In one dimension transport is exact for n ≠ m, too.
+
+    Raises:
+        UserError: the points have different dimensions.
     """
     a, b = a.flatten(1).double(), b.flatten(1).double()
     if a.shape[1] != b.shape[1]:
@@ -49,12 +49,16 @@ def transport_1d(a: Tensor, b: Tensor) -> Tensor:
 
 
 def transport_floor(sample: Callable[[int], Tensor], n: int, projections: int = 128, seed: int = 0) -> float:
-    """Sliced distance between two independent samples of n points: what a perfect model would score."""
+    """Sliced distance between two independent samples of n points: the score of a perfect model."""
     return sliced_wasserstein2(sample(n), sample(n), projections, seed)
 
 
 def wasserstein2(a: Tensor, b: Tensor) -> float:
-    """Exact W₂ between equally many points, at most 1000, by optimal assignment."""
+    """Exact W₂ between two sets of equal size, at most 1000 points, by optimal assignment.
+
+    Raises:
+        UserError: the sets differ in size or are too large.
+    """
     from scipy.optimize import linear_sum_assignment
 
     a, b = a.flatten(1).double().cpu(), b.flatten(1).double().cpu()

@@ -1,1 +1,1 @@
-"""What can be asked of a trained checkpoint."""
+"""The tasks of eval.py: what can be done with a trained checkpoint."""

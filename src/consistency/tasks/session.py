@@ -1,4 +1,4 @@
-"""What a task has at hand: the trained checkpoint where it computes, a folder, and numbers already known."""
+"""What every task receives (the checkpoint, a folder, the numbers computed before), and what it returns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,31 +20,31 @@ from consistency.table import Table
 
 @dataclass(frozen=True, eq=False)
 class Trained(Model):
-    """A model where it computes, with what judges it. Data and judge are made when they are first asked for.
+    """A model on its device, with its training data and the judge of its samples, both made on first use.
 
     Args:
-        own: the samplers of its run, as its config has them; `samplers` are these, with the σ lists that were
-            found for these weights where `follows`.
-        make_data: makes the data that it was trained on, the same every time.
-        make_judge: likewise the judge of its samples.
-        file: the config of its file, of which more may be built; None where it has none.
-        follows: whether lists that are found from here on take the place of the run's own.
+        own: the samplers in the config of its run, by name. `samplers` are the same, except that with
+            `use_found` they have the σ lists that a ladder found for these weights.
+        make_data: returns the data that the model was trained on, the same object every time.
+        make_judge: returns the judge of its samples, the same object every time.
+        file: the config in its file, from which parts of the run can be built; None if the file has none.
+        use_found: whether the σ lists that a ladder finds replace those of the run.
     """
 
     own: Mapping[str, Sampler] = field(default_factory=dict, kw_only=True)
     make_data: Callable[[], DataModule] = field(kw_only=True)
     make_judge: Callable[[], Judge] = field(kw_only=True)
     file: FileConfig | None = field(default=None, kw_only=True)
-    follows: bool = field(default=True, kw_only=True)
+    use_found: bool = field(default=True, kw_only=True)
 
     @property
     def data(self) -> DataModule:
-        """What it was trained on; read when samples are first asked for."""
+        """The training data; files are read when samples of it are first used."""
         return self.make_data()
 
     @property
     def judge(self) -> Judge:
-        """Of its samples; it may need files of its own."""
+        """The judge of its samples; it may need files, such as the weights of a feature extractor."""
         return self.make_judge()
 
 
@@ -52,13 +52,13 @@ class Session:
     """One call of eval.py.
 
     Args:
-        directory: where the task leaves what it makes.
-        fabric: the processes and their devices, launched.
-        precision: in which they compute.
-        memo: numbers that are known already.
-        commit: of this program, for cards.
-        open_checkpoint: opens the checkpoint, for tasks that ask for one.
-        asked: what ckpt_path names, for tasks that can do with less than a checkpoint; None for nothing.
+        directory: the task writes its files here.
+        fabric: the launched processes and their devices.
+        precision: numeric precision of the computation, as Fabric names it.
+        memo: numbers of earlier evaluations, by card.
+        commit: git commit of this program, for cards; None if not known.
+        open_checkpoint: opens the checkpoint, for tasks that use one.
+        ckpt_path: the path that the user gave, for tasks that accept a sweep's directory too; None if none.
     """
 
     def __init__(
@@ -69,51 +69,62 @@ class Session:
         memo: Memo,
         commit: str | None,
         open_checkpoint: Callable[[], Trained],
-        asked: Path | None = None,
+        ckpt_path: Path | None = None,
     ) -> None:
         self.directory, self.fabric, self.precision = directory, fabric, precision
         self.memo, self.commit = memo, commit
-        self._open, self.asked = open_checkpoint, asked
+        self._open, self.ckpt_path = open_checkpoint, ckpt_path
 
     @cached_property
     def trained(self) -> Trained:
-        """The checkpoint, opened when it is first asked for."""
+        """The checkpoint, opened on first use."""
         return self._open()
 
-    def about(self, trained: Trained) -> "Session":
-        """The same session about something else, such as the teacher."""
+    def with_trained(self, trained: Trained) -> "Session":
+        """The same session for another model, such as the teacher."""
         other = Session(
-            self.directory, self.fabric, self.precision, self.memo, self.commit, self._open, self.asked
+            self.directory, self.fabric, self.precision, self.memo, self.commit, self._open, self.ckpt_path
         )
         other.trained = trained
         return other
 
-    def card(self, sampler: Sampler, judge: Judge, count: int, seed: int) -> Card:
-        """Of a number that the judge, who has seen the data, gives for samples of a sampler."""
-        t = self.trained
-        how = protocol.protocol(sampler, judge, t.data, count, seed, self.precision, t.provenance.weights)
-        return self.card_of(how)
+    def sampler_card(self, sampler: Sampler, judge: Judge, count: int, seed: int) -> Card:
+        """The card of the judge's numbers for `count` samples of a sampler.
 
-    def card_of(self, how: dict[str, Any]) -> Card:
-        """Of anything that is asked of the checkpoint: `how` is all that moves it."""
+        Args:
+            sampler: makes the samples.
+            judge: has seen the data (`begin`).
+            count: number of samples.
+            seed: of their noise.
+        """
         t = self.trained
-        where = t.provenance
-        meaning = where.config.get("model", {})
-        what = protocol.model(where.experiment, t.role, where.step, where.weights_sha256, meaning, t.codec)
-        return Card(what, how, code_version(), self.commit)
+        return self.make_card(
+            protocol.protocol(sampler, judge, t.data, count, seed, self.precision, t.provenance.weights)
+        )
+
+    def make_card(self, settings: dict[str, Any]) -> Card:
+        """The card of any measurement of the checkpoint.
+
+        Args:
+            settings: everything beside the model that changes the result, as plain data.
+        """
+        t, p = self.trained, self.trained.provenance
+        meaning = p.config.get("model", {})
+        model = protocol.model(p.experiment, t.role, p.step, p.weights_sha256, meaning, t.codec)
+        return Card(model, settings, code_version(), self.commit)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task has to say.
+    """The result of a task.
 
     Args:
         metrics: numbers by `metric/name`.
-        paths: files for people, by name.
-        images: samples that were made.
-        numbers: with their cards, as they stand in result.json.
-        tables: for people.
-        printed: how many of them, the first, are printed at the end; None for all.
+        paths: the files that the task wrote, by a short name.
+        images: number of samples made.
+        numbers: numbers with their cards, as plain data for result.json.
+        tables: for the terminal and for reports.
+        printed: the first `printed` tables are printed at the end; None for all.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -124,7 +135,7 @@ class Outcome:
     printed: int | None = None
 
     def text(self) -> str:
-        """The tables that are printed."""
+        """The tables to print, as text."""
         return "".join(f"{table.text()}\n\n" for table in self.tables[: self.printed]).removesuffix("\n")
 
 
@@ -132,5 +143,9 @@ class Task(Protocol):
     """session -> outcome."""
 
     def __call__(self, session: Session) -> Outcome:
-        """Do what was asked."""
+        """Run the task.
+
+        Raises:
+            UserError: the checkpoint or an argument does not suit the task.
+        """
         ...

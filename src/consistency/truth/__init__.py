@@ -1,1 +1,1 @@
-"""What would be exact? Densities whose denoiser and consistency function are known."""
+"""Densities whose denoiser, trajectories and consistency function are known exactly."""

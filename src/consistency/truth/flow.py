@@ -1,4 +1,4 @@
-"""The closed-form flow of a known density, of which those of `consistency.objectives.flow` are estimates."""
+"""The exact probability flow of a known density; the flows of `consistency.objectives.flow` estimate it."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +23,7 @@ class Solution(Protocol):
 
 @dataclass(frozen=True)
 class ExactFlow:
-    """A flow that makes no error, for tests and figures.
+    """The flow without estimation error, for tests and figures.
 
     Args:
         density: the distribution of the data.

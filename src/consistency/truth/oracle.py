@@ -15,20 +15,20 @@ from consistency.model.condition import NONE, Condition
 from consistency.tensor import expand
 from consistency.watch import tick
 
-BLOCK = 2**22  # entries of one block's [B, K] table of posterior weights: 32 MB
-FLOOR = 1e-3  # σ where trajectories to σ = 0, which ln σ never reaches, take one last step
-TINY = torch.finfo(torch.float64).tiny  # instead of a variance of 0, whose logarithm of density is infinite
+BLOCK = 2**22  # largest table [B, K] of posterior weights in one block: 32 MB
+FLOOR = 1e-3  # σ from which trajectories to σ = 0 take one last step: steps are in ln σ
+TINY = torch.finfo(torch.float64).tiny  # replaces a variance of 0, for which the log density is infinite
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """Σ_k w_k N(m_k, s² I): one Gaussian (K = 1), a ring of them, or a finite data set (s = 0).
 
-    It is a denoiser: call it as (x, σ, c). The condition is not looked at.
+    It is a denoiser: call it as (x, σ, c). The condition c is ignored.
 
     Args:
         weights: w [K], positive; they need not sum to one.
-        means: m [K, ...], the shape of a sample behind the first axis.
+        means: m [K, ...], K points with the shape of a sample.
         std: s >= 0, in units of the data.
     """
 
@@ -62,7 +62,7 @@ class Mixture:
         return cls(torch.ones(len(x), device=x.device), x, 0.0)
 
     def to(self, device: torch.device | str) -> "Mixture":
-        """The same density on another device; worth doing once for a large data set."""
+        """The same density on another device; do this once for a large data set, as calls would copy it."""
         return replace(self, weights=self.weights.to(device), means=self.means.to(device))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -90,7 +90,7 @@ class Mixture:
         return density._integrate(x.double(), start, end, steps).to(x.dtype)
 
     def consistency(self, x: Tensor, sigma: Tensor, sigma_min: float = 0.002) -> Tensor:
-        """f(x, σ): where the trajectory through x at σ [B] is at σ_min (2303.01469, definition 1)."""
+        """f(x, σ): the point at σ_min of the trajectory through x at σ [B] (2303.01469, definition 1)."""
         return self.solve(x, sigma, torch.full_like(sigma, sigma_min, dtype=torch.float64))
 
     def _posterior_mean(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Mixture:
         flat, means = x.double().flatten(1), self.means.flatten(1)
         fit = (
             flat @ means.T - torch.linalg.vector_norm(means, dim=1).square() / 2
-        )  # -‖x - m_k‖²/2 without what all k share
+        )  # -‖x - m_k‖²/2 up to a term that all k share
         p = ((fit - fit.amax(1, keepdim=True)) / total + self.weights.log()).softmax(1)
         nearby = p @ means
         return (nearby + self.std**2 / total * (flat - nearby)).reshape(x.shape).to(x.dtype)
@@ -118,7 +118,7 @@ class Mixture:
         return torch.where(expand(reached > end, x).bool(), self._land(x, reached), x)
 
     def _land(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """From a small σ to 0: exact within a component, elsewhere up to O(σ⁴)."""
+        """One step from a small σ to 0: exact for a single component, else with an error of O(σ⁴)."""
         r = expand(self.std / (self.std**2 + sigma**2).clamp(min=TINY).sqrt(), x)
         return (self.denoise(x, sigma) + r * x) / (1 + r)
 
@@ -139,5 +139,5 @@ class Mixture:
 
 
 def by_blocks(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, rows: int) -> Tensor:
-    """f(x, σ) evaluated for so many samples at a time."""
+    """f(x, σ), evaluated for at most `rows` samples at a time."""
     return torch.cat([f(*block) for block in zip(x.split(rows), sigma.split(rows), strict=True)])

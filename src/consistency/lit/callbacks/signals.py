@@ -9,7 +9,7 @@ from consistency.lit.data.module import DataModule, data_of
 from consistency.lit.loggers.base import log_picture
 from consistency.lit.module import Module
 from consistency.lit.pacing import paced, uncounted
-from consistency.metrics.signals import Probe, ProbeData, Trajectories, figure
+from consistency.metrics.gaps import Probe, ProbeData, Trajectories, gap_figure
 from consistency.model.condition import given_label
 from consistency.model.maps import DenoiserLike
 from consistency.objectives.flow import TeacherFlow
@@ -45,7 +45,7 @@ class Signals(Extra):
             self.kept = self._trajectories(data_of(trainer), pl_module)
         gaps = self.probe.measure(pl_module.paced_one_time(), self.kept)
         pl_module.log_dict(gaps.means(), rank_zero_only=False, sync_dist=True)
-        log_picture(trainer, "gap/by_sigma", lambda: figure(gaps))
+        log_picture(trainer, "gap/by_sigma", lambda: gap_figure(gaps))
 
     def calls(self, trainer: Trainer, module: Module) -> int:
         """Those of the probe; none with a teacher's training."""

@@ -1,4 +1,4 @@
-"""What does a metric look at? Frozen networks from uint8 images to features."""
+"""Feature extractors for metrics: frozen networks from uint8 images to features."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ from consistency.watch import tick
 
 
 class Seen(NamedTuple):
-    """What an extractor sees of n images."""
+    """The outputs of an extractor for n images."""
 
     features: Tensor  # float32 [n, d]
-    logits: Tensor | None = None  # float32 [n, classes]; None of networks that do not classify
+    logits: Tensor | None = None  # float32 [n, classes]; None if the network does not classify
 
 
 class Extractor(nn.Module, ABC):
     """A frozen map from uint8 images [B, C, H, W] to features [B, num_features] in float32.
 
-    It never trains: parameters ask for no gradient and `train()` leaves it in evaluation mode.
+    It never trains: parameters have no gradient and `train()` leaves it in evaluation mode.
 
     Args:
-        name: what distances in this feature space are called after.
+        name: of the features, in the names of distances.
         num_features: d.
     """
 
-    resize = "none: images are seen as they are"  # how they are brought to the network's size
+    resize = "none: images are seen as they are"  # resizing of the images, for cards
 
     def __init__(self, name: str, num_features: int) -> None:
         super().__init__()
@@ -42,11 +42,11 @@ class Extractor(nn.Module, ABC):
 
     @property
     def metric_name(self) -> str:
-        """How a Fréchet distance in these features is reported: only Inception's is called FID."""
+        """Name of the Fréchet distance: `FID` with Inception's features, else `FD(name)`."""
         return self.named("FD", "FID")
 
     def named(self, general: str, inception: str) -> str:
-        """The name of a number: one of its own in Inception's features, in others with theirs added."""
+        """The name of a score: `inception` with Inception's features, else `general(name)`."""
         return f"{general}({self.name})"
 
     @cached_property
@@ -59,11 +59,11 @@ class Extractor(nn.Module, ABC):
         """Features [B, d] of uint8 images [B, C, H, W]."""
 
     def see(self, images: Tensor) -> Seen:
-        """Features, and logits where the network classifies, of uint8 images [B, C, H, W]."""
+        """Features of uint8 images [B, C, H, W], and logits if the network classifies."""
         return Seen(self(images))
 
     def largest(self, images: Tensor) -> int:
-        """How many images [B, C, H, W] it takes at a time, so that a call takes seconds at most on a CPU."""
+        """The batch size for images like these [B, C, H, W] at which a call takes seconds at most."""
         key = images.shape[1:], images.device
         if key not in self._largest:
             self._largest[key] = portion(self, lambda: self(images[:1]), images.device)
@@ -74,11 +74,11 @@ class Extractor(nn.Module, ABC):
         return super().train(False)
 
     def freeze(self) -> None:
-        """Last line of a constructor: no gradients, evaluation mode."""
+        """Turn off gradients and training mode; constructors of subclasses end with this call."""
         self.requires_grad_(False).eval()
 
     def expect(self, images: Tensor, *shape: int | None) -> None:
-        """Refuse images that are not uint8 [B, *shape], None standing for any size."""
+        """Raise UserError unless images are uint8 [B, *shape]; None is any size."""
         fits = len(images.shape) == 4 and all(
             wanted in (None, size) for wanted, size in zip(shape, images.shape[1:], strict=True)
         )
@@ -88,16 +88,16 @@ class Extractor(nn.Module, ABC):
             raise UserError(f"{self.metric_name} looks at uint8 images [B, {sizes}], not {found}")
 
     def coloured(self, images: Tensor, channels: int) -> Tensor:
-        """uint8 images [B, 1 or channels, H, W] with all channels; others are refused."""
+        """uint8 images [B, 1 or channels, H, W] -> [B, channels, H, W], grey ones repeated."""
         grey = images.ndim == 4 and images.shape[1] == 1
         self.expect(images, 1 if grey else channels, None, None)
         return images.expand(-1, channels, -1, -1)
 
 
 def see(images: Tensor, extractor: Extractor) -> Seen:
-    """What the extractor sees of uint8 images [B, C, H, W]: computed where it is, kept on the CPU."""
+    """Features, and logits if any, of uint8 images [B, C, H, W], returned on the CPU."""
     device = device_of(extractor)
-    with plainly(device):
+    with without_gradients(device):
         images = images.to(device)
         parts = []
         for some in images.split(extractor.largest(images)):
@@ -108,7 +108,7 @@ def see(images: Tensor, extractor: Extractor) -> Seen:
 
 
 def merge_seen(parts: list[Seen]) -> Seen:
-    """One after the other."""
+    """Concatenate outputs."""
     logits = [part.logits for part in parts if part.logits is not None]
     return Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
@@ -119,12 +119,12 @@ def features(images: Tensor, extractor: Extractor, batch: int = 256) -> Tensor:
 
 
 def device_of(extractor: Extractor) -> torch.device:
-    """Where it computes."""
+    """The device of an extractor's weights; the CPU if it has none."""
     return next(chain(extractor.parameters(), extractor.buffers()), torch.empty(0)).device
 
 
 @contextmanager
-def plainly(device: torch.device) -> Iterator[None]:
-    """No autocast, which moves distances by 1e-3, no gradients, and no inference tensors that outlive us."""
+def without_gradients(device: torch.device) -> Iterator[None]:
+    """Disable gradients, autocast (it changes distances by 1e-3) and inference mode."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

@@ -2,8 +2,7 @@
 
 `python -m consistency.metrics.training.cifar10 FOLDER` trains it again, in about half an hour on one core;
 FOLDER holds train/CLASS/ and test/CLASS/ with image files. The shipped weights come from CIFAR-10's images as
-JPEG files of quality 75: good enough to compare models of such images with one another, and never comparable
-with FID.
+JPEG files of quality 75. Its distances compare models of such images with one another; they are not FID.
 """
 
 from pathlib import Path

@@ -1,9 +1,10 @@
-"""Small classifiers, shipped with their weights: features where nothing can be downloaded.
+"""Small classifiers, shipped with their weights, as feature extractors that need no download.
 
-The scale of a classifier's features is an accident of its training. They are therefore multiplied by a fixed
-factor, stored with the weights, which makes the distance between random halves of the data a round number.
+The scale of a classifier's features depends on its training. They are therefore multiplied by a fixed factor,
+stored with the weights, which makes the distance between random halves of the data a round number.
 
-A file is believed if its tensors have the hash that stands here, or, of files elsewhere, in the file itself.
+The hash of a file's tensors is checked: against `SHIPPED` for files of this folder, else against the one in
+the file.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from consistency.files.checksum import content_sha256
 from consistency.metrics.features import Extractor, Seen
 
 HERE = Path(__file__).parent
-SHIPPED = {  # hashes of the tensors in the files of this folder: one that is trained again has another
+SHIPPED = {  # hashes of the tensors in the files of this folder; update them after training again
     "cifar10.safetensors": "310da9b29d57db4371683feea09c2751bae758d23151610044a40293dea10d77",
     "digits.safetensors": "343aa2f1d20682213e251d27edd4ffc3d80911df74d05e2f96ff2b0f7530e9f6",
     "fashion.safetensors": "2fa324d0f6dca8bc67b9e5635fa84c694a421e536299a7f5cb2b8e038575f316",
@@ -28,12 +29,12 @@ class Classifier(Extractor):
     """Features [B, d] before the last layer of a classifier, and its logits.
 
     Args:
-        name: what distances in this feature space are called after.
+        name: of the features, in the names of distances.
         body: images in [-1, 1] -> features [B, d].
         head: features -> logits.
         shape: of an image, (C, H, W).
         weights: a file written by `consistency.metrics.training.classifier.write_weights`.
-        script: what writes it again, for messages.
+        script: the command that writes the file again, for messages.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Classifier(Extractor):
 
 
 class Residual(nn.Module):
-    """x + a convolution of x."""
+    """x + block(x), with a block of `conv_norm_block`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,20 +88,26 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def read_features(path: Path, like: dict[str, Tensor], what: str, script: str) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, of the names and shapes of `like`.
+    """The tensors of a safetensors file, with the names and shapes of `like`.
+
+    Args:
+        path: of the file.
+        like: tensors of the network, by name.
+        what: the network, for messages.
+        script: the command that writes the file again, for messages.
 
     Raises:
-        UserError: the file cannot be read, holds other tensors, or not those that its hash is of.
+        UserError: the file cannot be read, has other tensors, or a wrong hash.
     """
     remedy = f"reinstall the package, or run: {script}"
     try:
         with safe_open(path, "pt") as file:
-            said = (file.metadata() or {}).get("sha256")
+            recorded = (file.metadata() or {}).get("sha256")
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
     if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in like.items()}:
         raise UserError(f"{path}: does not hold the weights of {what}; {remedy}")
-    if content_sha256(found) != (SHIPPED.get(path.name) if path.resolve().parent == HERE else said):
+    if content_sha256(found) != (SHIPPED.get(path.name) if path.resolve().parent == HERE else recorded):
         raise UserError(f"{path}: is damaged, or has no sha256 of its tensors; {remedy}")
     return found

@@ -1,4 +1,4 @@
-"""The 2048 features that FID is defined by: Inception v3 of 2015, as ported by torch-fidelity."""
+"""The 2048 features in the definition of FID: Inception v3 of 2015, as ported by torch-fidelity."""
 
 import io
 import pickle
@@ -30,18 +30,19 @@ class InceptionFeatures(Extractor):
     The logits are those of the papers' Inception Score: without the bias of the last layer.
 
     Args:
-        weights: torch-fidelity's weights; null looks in the cache of torch.hub, then downloads to it.
+        weights: file of torch-fidelity's weights; null uses the cache of torch.hub, with a download if
+            necessary.
     """
 
     resize = "299x299, bilinear as in TensorFlow 1, no antialias"
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__("inception", num_features=2048)
-        self.net = network(INCEPTION.located(weights))
+        self.net = load_inception(INCEPTION.locate(weights))
         self.freeze()
 
     def named(self, general: str, inception: str) -> str:
-        """The names of the papers."""
+        """The name in the papers."""
         return inception
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,8 +54,12 @@ class InceptionFeatures(Extractor):
         return Seen(*self.net(self.coloured(images, 3)))
 
 
-def network(path: Path) -> nn.Module:
-    """torch-fidelity's network. It would unpickle the file, so it is given a copy that was read safely."""
+def load_inception(path: Path) -> nn.Module:
+    """torch-fidelity's network, loaded from a copy that was read safely: it would unpickle the file itself.
+
+    Raises:
+        UserError: the file does not contain the weights.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     copy = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Features of any images: a convolutional network that nobody trained."""
+"""Features of a convolutional network with random weights, for any images."""
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,13 @@ from consistency.metrics.features import Extractor
 class RandomConvFeatures(Extractor):
     """64 features of images [B, 1 or channels, H, W], reported as FD(random-conv).
 
-    Random filters tell degradations of the same images apart, cheaply and without a download, but know
-    nothing of content: compare such a distance only with others of the same seed and the same data.
+    Random filters detect degradations of images cheaply and without a download, but not their content.
+    Compare such a distance only with others of the same seed and the same data.
 
     Args:
-        channels: of the images; grey ones are repeated over all of them.
+        channels: number of channels; grey images are repeated over them.
         seed: of the weights, which are He-normal and never change.
-        name: another name for another choice of seed.
+        name: of the features; choose another name with another seed.
     """
 
     def __init__(self, channels: int = 3, seed: int = 0, name: str = "random-conv") -> None:

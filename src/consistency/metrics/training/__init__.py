@@ -1,1 +1,1 @@
-"""Training of the classifiers that are shipped as feature extractors, a script for each."""
+"""Scripts that train the classifiers shipped as feature extractors."""

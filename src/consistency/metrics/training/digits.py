@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from consistency.metrics.features.digits import WEIGHTS, digits_body
-from consistency.metrics.training.classifier import accuracy, fit_classifier, shifted, write_weights
+from consistency.metrics.training.classifier import accuracy, fit_classifier, shift_images, write_weights
 
-FLOOR = 4.0  # Fréchet distance between random halves of the digits, after scaling; it was 8.7
+FLOOR = 4.0  # Fréchet distance between random halves of the digits, after scaling; 8.7 before
 EPOCHS, HELD_OUT = 60, 360
 
 
-def digits() -> tuple[Tensor, Tensor]:
+def load_digit_images() -> tuple[Tensor, Tensor]:
     """scikit-learn's 1797 digits: uint8 images [1797, 1, 8, 8], and labels [1797]."""
     from sklearn.datasets import load_digits
 
@@ -22,14 +22,14 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def augment_digits(x: Tensor) -> Tensor:
-    """Images moved by up to a pixel along both axes, plus noise of std up to 0.3."""
-    return shifted(x, 1) + 0.3 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+    """Shift images [B, 1, 8, 8] by up to a pixel along both axes, and add noise of std up to 0.3."""
+    return shift_images(x, 1) + 0.3 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
 
 
 def train_digits(path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Train on all but 360 digits, write the weights, and return the accuracy on those."""
     torch.manual_seed(seed)
-    images, labels = digits()
+    images, labels = load_digit_images()
     order = torch.randperm(len(images))
     held_out, rest = order[:HELD_OUT], order[HELD_OUT:]
     net, head = digits_body(), nn.Linear(64, 10)

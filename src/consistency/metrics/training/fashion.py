@@ -1,27 +1,25 @@
-"""Trains the classifier of Fashion-MNIST, whose unpacked IDX files lie in FOLDER/FashionMNIST/raw."""
+"""Trains the classifier of Fashion-MNIST on the unpacked IDX files in FOLDER/FashionMNIST/raw."""
 
-import sys
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from consistency.errors import UserError
 from consistency.metrics.features.fashion import WEIGHTS, fashion_body
-from consistency.metrics.training import classifier
-from consistency.metrics.training.classifier import mirrored, shifted
-
-FLOOR = 1.0  # Fréchet distance between random halves of the training images, after scaling
-EPOCHS = 4
+from consistency.metrics.training.classifier import Recipe, mirror_half, shift_images
 
 
 def augment_fashion(x: Tensor) -> Tensor:
-    """Images moved by up to two pixels along both axes, half of them mirrored."""
-    return shifted(mirrored(x), 2)
+    """Shift images [B, 1, 28, 28] by up to two pixels along both axes, and mirror half of them."""
+    return shift_images(mirror_half(x), 2)
 
 
-def garments(root: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """uint8 images [n, 1, 28, 28] and labels [n] of one half of the data set."""
+def load_garments(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """uint8 images [n, 1, 28, 28] and labels [n]: 60,000 for training, or the other 10,000.
+
+    Raises:
+        UserError: the files are missing.
+    """
     from torchvision.datasets import FashionMNIST
 
     try:
@@ -31,19 +29,7 @@ def garments(root: Path, train: bool) -> tuple[Tensor, Tensor]:
     return found.data[:, None], found.targets
 
 
-def train_fashion(root: Path, path: Path = WEIGHTS, seed: int = 0, epochs: int = EPOCHS) -> float:
-    """Train on the 60,000 images, write the weights, and return the accuracy on the other 10,000."""
-    torch.manual_seed(seed)
-    data = garments(root, train=True), garments(root, train=False)
-    return classifier.train_classifier(
-        path, fashion_body(), nn.Linear(64, 10), *data, augment_fashion, FLOOR, seed, epochs
-    )
-
+RECIPE = Recipe("fashion", WEIGHTS, fashion_body, 64, load_garments, augment_fashion, epochs=4)
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m consistency.metrics.training.fashion FOLDER")
-    try:
-        train_fashion(Path(sys.argv[1]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    RECIPE.main()

@@ -1,1 +1,1 @@
-"""What is made of a model? Samples, edits, solutions of inverse problems, exports."""
+"""Tasks that make something from a model: samples, edits, reconstructions, exports."""

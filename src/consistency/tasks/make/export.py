@@ -1,4 +1,4 @@
-"""A trained model for use elsewhere: in the formats of `configs/export/`, each verified before it stands."""
+"""task=export: a model in the formats of `configs/export/`, each verified before it is kept."""
 
 import copy
 import shutil
@@ -23,28 +23,28 @@ from consistency.process.notices import notice
 from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import Sampler
 from consistency.table import Table
-from consistency.tasks.measure.schedules import chosen_samplers
-from consistency.tasks.measure.timing import LONGEST, side_by_side
-from consistency.tasks.requests import bar
+from consistency.tasks.requests import progress_bar
+from consistency.tasks.schedules import chosen_samplers
 from consistency.tasks.session import Outcome, Session, Trained
-from consistency.tasks.show.export_page import Measured, ProgramRow, describe, programs_table
+from consistency.tasks.show.export_page import Deviation, ProgramRow, programs_table, write_description
+from consistency.tasks.timing import LONGEST, time_side_by_side
 
-BATCHES = (3, 7)  # of verification: other than what any format is written with
-LEVELS = 40  # at which coefficients are listed, besides those of samplers
-REPEATS = 200  # of a call, when it is timed, at most
+BATCHES = (3, 7)  # batch sizes of the verification; no format is written with one of them
+LEVELS = 40  # number of noise levels whose coefficients are listed, besides those of the samplers
+REPEATS = 200  # most calls per time measurement
 
-Expected = Callable[..., Tensor]  # (*Inputs) -> what the model itself makes of them
+Expected = Callable[..., Tensor]  # (*Inputs) -> the model's own output
 
 
 @dataclass(frozen=True)
 class Export:
-    """A folder per format in the run directory, that stands there only if it makes the model's own samples.
+    """Writes a folder per format to the run directory, once it is verified to reproduce the model's samples.
 
     Args:
-        formats: by name, see `Format`; None leaves one out.
-        samplers: names of those to export; None for all but solvers of a denoiser.
-        batches: at which latency is measured.
-        patience: seconds for each time that is measured.
+        formats: functions that write a format (`Format`), by name; None leaves one out.
+        samplers: names of the samplers to export; None for all except solvers of a denoiser.
+        batches: batch sizes at which latency is measured.
+        patience: seconds for each time measurement.
     """
 
     formats: Mapping[str, Format | None]
@@ -57,7 +57,7 @@ class Export:
         within("task", 0, LONGEST, patience=self.patience)
 
     def __call__(self, session: Session) -> Outcome:
-        """`export.md` with errors, sizes and latencies, and in each folder how it is used."""
+        """Write the folders, each with instructions, and `export.md` with errors, sizes and latencies."""
         formats = {name: make for name, make in self.formats.items() if make is not None}
         if not formats:
             raise UserError("task.formats is empty: choose a format of configs/export/, such as export=onnx")
@@ -66,14 +66,19 @@ class Export:
 
     def _export(self, session: Session, formats: Mapping[str, Format]) -> Outcome:
         t = session.trained
-        model = Outgoing.of(t, exported(t, self.samplers))
+        model = Outgoing.of(t, samplers_to_export(t, self.samplers))
         cases = {name: (program, model_output(model, name)) for name, program in programs(model).items()}
         rows: list[ProgramRow] = []
         for name, make in formats.items():
-            rows += self._format(session, name, make, model, cases)
-        return self._outcome(session, formats, rows)
+            rows += self._export_format(session, name, make, model, cases)
+        table: Table = programs_table(rows, self.batches)
+        path = session.directory / "export.md"
+        write_text(path, table.markdown() + "\n")
+        metrics = {key: value for row in rows for key, value in row.metrics().items()}
+        folders = {name: str(session.directory / name) for name in formats}
+        return Outcome(metrics=metrics, paths={**folders, "table": str(path)}, tables=[table])
 
-    def _format(
+    def _export_format(
         self,
         session: Session,
         name: str,
@@ -81,78 +86,69 @@ class Export:
         model: Outgoing,
         cases: Mapping[str, tuple[ExportProgram, Expected]],
     ) -> list[ProgramRow]:
-        """Write, verify, publish, and then see how fast it is."""
+        """Write the files of a format, verify and publish them, and measure their latency."""
         place = session.directory / name
         if place.exists() and not (place / "model.json").is_file():
             raise UserError(
                 f"run_dir={session.directory} holds a {name} that is no export: choose another run_dir"
             )
-        partial_ = session.directory / f".{name}.partial"
+        temporary = session.directory / f".{name}.partial"
         try:
-            shutil.rmtree(partial_, ignore_errors=True)
-            notice(f"exporting {name}: writing")  # in one call of a library: nobody knows how long
+            shutil.rmtree(temporary, ignore_errors=True)
+            notice(f"exporting {name}: writing")  # one library call: no progress bar
             with explain_write(place):
-                partial_.mkdir(parents=True)
-                out = make(model, partial_)
+                temporary.mkdir(parents=True)
+                out = make(model, temporary)
             runs = {**out.runs, **({} if out.network is None else {NETWORK: out.network})}
             errors = check_programs(name, runs, out, cases)
             sigma = session.trained.sigma
-            levels_ = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
+            sigmas = karras_sigmas(LEVELS, sigma.min, sigma.max, sigma.rho)
             with explain_write(place):
-                describe(model, out, errors, partial_, levels_)
-                sizes = {path.relative_to(partial_): path.stat().st_size for path in out.files}
-                publish(partial_, place)
+                write_description(model, out, errors, temporary, sigmas)
+                sizes = {path.relative_to(temporary): path.stat().st_size for path in out.files}
+                publish(temporary, place)
         finally:
-            shutil.rmtree(partial_, ignore_errors=True)
-        times = self._timed(name, runs, cases, out.device)
+            shutil.rmtree(temporary, ignore_errors=True)
+        times = self._time_programs(name, runs, cases, out.device)
         rows = [ProgramRow(name, part, sizes, errors[part], times[part]) for part in runs]
         return rows or [ProgramRow(name, "", sizes, None, {})]
 
-    def _timed(
+    def _time_programs(
         self,
         name: str,
         runs: Mapping[str, Run],
         cases: Mapping[str, tuple[ExportProgram, Expected]],
         device: torch.device,
     ) -> dict[str, dict[int, tuple[float, float]]]:
-        """Seconds of each export and of the same program in eager mode, by batch."""
-        found: dict[str, dict[int, tuple[float, float]]] = {part: {} for part in runs}
+        """Median seconds per call (exported program, PyTorch module), by program and batch size."""
+        times: dict[str, dict[int, tuple[float, float]]] = {part: {} for part in runs}
         pieces = [(part, batch) for part in runs for batch in self.batches]
-        with bar(f"exporting {name}: timing" if pieces else None, len(pieces)) as advance:
+        with progress_bar(f"exporting {name}: timing" if pieces else None, len(pieces)) as advance:
             for done, (part, batch) in enumerate(pieces, 1):
-                found[part][batch] = self._seconds(runs[part], cases[part][0], batch, device)
+                times[part][batch] = self._time_program(runs[part], cases[part][0], batch, device)
                 advance(done)
-        return found
+        return times
 
-    def _seconds(
+    def _time_program(
         self, run: Run, program: ExportProgram, batch: int, device: torch.device
     ) -> tuple[float, float]:
+        """Median seconds per call: (exported program, PyTorch module)."""
         module = copy.deepcopy(program.module).to(device)
         inputs = [x.to(device) for x in program.inputs(batch, 0)]
         with torch.inference_mode():
             calls = [partial(run, *inputs), partial(module, *inputs)]
-            theirs, ours = side_by_side(calls, device, REPEATS, 2 * self.patience)
+            theirs, ours = time_side_by_side(calls, device, REPEATS, 2 * self.patience)
         return theirs, ours
 
-    def _outcome(
-        self, session: Session, formats: Mapping[str, Format], rows: Sequence[ProgramRow]
-    ) -> Outcome:
-        shown: Table = programs_table(rows, self.batches)
-        path = session.directory / "export.md"
-        write_text(path, shown.markdown() + "\n")
-        metrics = {key: value for row in rows for key, value in row.metrics().items()}
-        folders = {name: str(session.directory / name) for name in formats}
-        return Outcome(metrics=metrics, paths={**folders, "table": str(path)}, tables=[shown])
 
-
-def exported(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
+def samplers_to_export(t: Trained, names: Sequence[str] | None) -> dict[str, Sampler]:
     """The samplers of these names. Solvers, whose programs repeat the network for each call, must be named.
 
     Raises:
         UserError: a name is not known.
     """
-    found = chosen_samplers(t, names)
-    return {name: each for name, each in found.items() if names or each.role is not Denoiser}
+    chosen = chosen_samplers(t, names)
+    return {name: each for name, each in chosen.items() if names or each.role is not Denoiser}
 
 
 def model_output(model: Outgoing, name: str) -> Expected:
@@ -166,14 +162,14 @@ def model_output(model: Outgoing, name: str) -> Expected:
 
 def check_programs(
     name: str, runs: Mapping[str, Run], out: Written, cases: Mapping[str, tuple[ExportProgram, Expected]]
-) -> dict[str, Measured]:
-    """How far each program of a format is from the model.
+) -> dict[str, Deviation]:
+    """The deviation of each program of a format from the model.
 
     Raises:
-        UserError: one is too far.
+        UserError: one is larger than the format's tolerance.
     """
-    errors: dict[str, Measured] = {}
-    with bar(f"exporting {name}: verifying" if runs else None, len(runs)) as advance:
+    errors: dict[str, Deviation] = {}
+    with progress_bar(f"exporting {name}: verifying" if runs else None, len(runs)) as advance:
         for part, run in runs.items():
             errors[part] = verify_program(name, part, run, out, *cases[part])
             advance(len(errors))
@@ -182,16 +178,18 @@ def check_programs(
 
 def verify_program(
     name: str, part: str, run: Run, out: Written, program: ExportProgram, expected: Expected
-) -> Measured:
-    """How far a program that was read back is from the model.
+) -> Deviation:
+    """The deviation of a program, as read back from its file, from the model.
 
     Raises:
-        UserError: too far.
+        UserError: it is larger than the format's tolerance, or not finite.
     """
     with torch.no_grad():
-        both = [compare_outputs(run, expected, program.inputs(batch, batch), out.device) for batch in BATCHES]
-    difference, truth = (torch.cat([pair[i] for pair in both]).double() for i in (0, 1))
-    found = Measured(
+        pairs = [
+            compare_outputs(run, expected, program.inputs(batch, batch), out.device) for batch in BATCHES
+        ]
+    difference, truth = (torch.cat([pair[i] for pair in pairs]).double() for i in (0, 1))
+    found = Deviation(
         difference.abs().max().item(), difference.square().mean().sqrt().item(), truth.std().item()
     )
     most = inf if out.tolerance is None else out.tolerance
@@ -207,16 +205,16 @@ def verify_program(
 def compare_outputs(
     run: Run, expected: Expected, inputs: Inputs, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Difference and truth, flat."""
+    """Difference of a program from the model, and the model's output, both flat; NaN for another shape."""
     truth = expected(*inputs)
-    made = run(*(x.to(device) for x in inputs)).cpu()
-    if made.shape != truth.shape:
-        made = torch.full_like(truth, float("nan"))  # no number could say how far that is
-    return (made - truth).flatten(), truth.flatten()
+    output = run(*(x.to(device) for x in inputs)).cpu()
+    if output.shape != truth.shape:
+        output = torch.full_like(truth, float("nan"))
+    return (output - truth).flatten(), truth.flatten()
 
 
 def publish(made: Path, place: Path) -> None:
-    """Put a folder in its place; what stood there goes once the new one is there."""
+    """Move a folder to its place; a former one there is deleted after that."""
     old = place.with_name(f".{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():

@@ -1,1 +1,1 @@
-"""How good is a model? Fidelity, ladders of calls, gaps."""
+"""Tasks that measure a model: fidelity, the ladder over numbers of calls, gaps."""

@@ -1,4 +1,4 @@
-"""How far a checkpoint's samples are from its data, with the protocol beside the numbers."""
+"""task=fidelity: distances of a checkpoint's samples from its data, with the protocol of every number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from consistency.files.atomic import write_text
 from consistency.metrics.card import Number
 from consistency.metrics.processes import rank
 from consistency.table import Table, tables_markdown
-from consistency.tasks.measure.cards import card_tables
-from consistency.tasks.measure.schedules import distinct
 from consistency.tasks.requests import check_samples, judge_samples
+from consistency.tasks.schedules import distinct_name
 from consistency.tasks.session import Outcome, Session
+from consistency.tasks.show.card_tables import card_tables
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All that the metric of the checkpoint's own config can say of every sampler.
+    """Computes all scores of the metric in the checkpoint's config, for every sampler.
 
     Args:
-        count: number of samples; published FIDs take 50,000.
-        batch: samples a forward.
-        seed: which samples; the repeats take the seeds that follow.
-        repeats: how often, with other samples.
+        count: number of samples; published FIDs use 50,000.
+        batch: samples per network call.
+        seed: of the samples' noise; repeat i uses seed + i.
+        repeats: number of sets of samples.
     """
 
     count: int = 50_000
@@ -36,31 +36,35 @@ class Fidelity:
         within("task", 1, 1000, repeats=self.repeats)
 
     def __call__(self, session: Session) -> Outcome:
-        """Mean of every number over the repeats, `fidelity.md` with the cards, and all of them one by one."""
+        """Means over the repeats as metrics, each set of samples as a number; writes `fidelity.md`."""
         judge, samplers = session.trained.judge.thorough(), session.trained.samplers
         found = {
-            distinct(session.trained.own, name, sampler): [
+            distinct_name(session.trained.own, name, sampler): [
                 judge_samples(session, judge, sampler, self.count, self.batch, self.seed + i, name)
                 for i in range(self.repeats)
             ]
             for name, sampler in samplers.items()
         }
         path = session.directory / "fidelity.md"
-        shown = fidelity_tables(found)
+        tables = fidelity_tables(found)
         if rank() == 0:
-            write_text(path, tables_markdown(shown))
+            write_text(path, tables_markdown(tables))
         return Outcome(
             metrics=mean_numbers(found),
             paths={"table": str(path)},
             images=self.count * self.repeats * len(samplers),
             numbers=[number.to_plain(name) for name, numbers in found.items() for number in numbers],
-            tables=shown,
-            printed=1,  # the protocol is in the file
+            tables=tables,
+            printed=1,  # the cards are in the file only
         )
 
 
 def mean_numbers(found: dict[str, list[Number]]) -> dict[str, float]:
-    """Mean of every number, `metric/sampler`; what all samplers share, the floor, once."""
+    """Mean of every number over the sets of samples, by `metric/sampler`; the floor, by `metric/floor`.
+
+    Args:
+        found: numbers by sampler, one for each set of samples.
+    """
     values: dict[str, float] = {}
     for name, numbers in found.items():
         for metric in shared_metrics(numbers):
@@ -70,13 +74,17 @@ def mean_numbers(found: dict[str, list[Number]]) -> dict[str, float]:
 
 
 def shared_metrics(numbers: Sequence[Number]) -> list[str]:
-    """Names of the metrics that all sets of samples have."""
+    """Names of the metrics that every set of samples has."""
     first, *others = (number.values for number in numbers)
     return [metric for metric in first if all(metric in values for values in others)]
 
 
 def fidelity_tables(found: dict[str, list[Number]]) -> list[Table]:
-    """A row per sampler, a column per metric, of how many samples; and the cards."""
+    """A table with a row per sampler and a column per metric, and the tables of their cards.
+
+    Args:
+        found: numbers by sampler, one for each set of samples.
+    """
     first = next(iter(found.values()))[0].values
     metrics = [metric for metric in first if not metric.endswith(("±", "/floor"))]
     floors = {metric.removesuffix("/floor"): v for metric, v in first.items() if metric.endswith("/floor")}
@@ -98,7 +106,7 @@ def fidelity_tables(found: dict[str, list[Number]]) -> list[Table]:
 
 
 def spread_cell(values: Sequence[dict[str, float]], metric: str) -> str:
-    """Mean, and spread over the repeats, or else over the metric's own subsets."""
+    """Mean ± standard deviation over the sets of samples; for one set, over the metric's own subsets."""
     known = [value[metric] for value in values if metric in value]
     if not known:
         return "–"

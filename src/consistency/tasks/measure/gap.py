@@ -1,4 +1,4 @@
-"""How consistent a consistency function is, by σ: with itself, with trajectories, and with the data."""
+"""task=gap: root mean square gaps of a consistency function, by σ, as training logs them."""
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,31 +10,31 @@ from consistency.errors import UserError
 from consistency.files.atomic import write_file, write_text
 from consistency.lit.callbacks.signals import excerpt
 from consistency.metrics.card import Card, Number, in_range
+from consistency.metrics.gaps import Gaps, Probe, TrajectorySource, gap_figure, in_portions, solver_source
 from consistency.metrics.processes import rank
-from consistency.metrics.signals import Gaps, Probe, TrajectorySource, by_parts, figure, followed
 from consistency.model.maps import Denoiser, FlowMap, as_denoiser, one_time
-from consistency.tasks.measure.teacher import config_section, follows_teacher, teacher_of
 from consistency.tasks.session import Outcome, Session, Trained
+from consistency.tasks.teacher import config_section, teacher_of, uses_teacher_flow
 from consistency.tensor import weights_sha256
 
-OWN = Probe(0.002, 80.0)  # with the defaults of `Signals`
+DEFAULTS = Probe(0.002, 80.0)  # has the defaults of `Signals`
 KEYS = ("sigma_min", "sigma_max", "count", "levels", "substeps")  # of `Signals`
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The gaps that a run logs, at the same points: the same numbers for the same weights.
+    """Measures the gaps that a run logs at the same points: the same weights give the same numbers.
 
-    Numbers that are measured otherwise have names that say how, such as `gap/self (levels=24)`.
+    A number measured at other points has a name with the difference, such as `gap/self (levels=24)`.
 
     Args:
-        count: trajectories; None for as many as the run's own.
-        levels: of noise, evenly spaced in ln σ; None as for `count`.
-        substeps: steps of Heun's method from a level to the next, where the exact flow is not known; None as
-            for `count`.
-        seed: which training samples, and which noise.
-        batch: samples a forward.
-        diagonal: on the trajectories of a flow map's own denoiser f(x, σ, σ), as if that were its teacher.
+        count: number of trajectories; None for that of the run.
+        levels: number of noise levels, evenly spaced in ln σ; None for that of the run.
+        substeps: steps of Heun's method between neighbouring levels if the exact flow is not known; None for
+            those of the run.
+        seed: of the training samples and the noise.
+        batch: samples per network call.
+        diagonal: measure on the trajectories of a flow map's own denoiser f(x, σ, σ), as if it were a teacher.
     """
 
     count: int | None = None
@@ -45,24 +45,28 @@ class Gap:
     diagonal: bool = False
 
     def __post_init__(self) -> None:
-        self._probe(OWN)
+        self._probe(DEFAULTS)
 
     def __call__(self, session: Session) -> Outcome:
-        """Means over σ; the curves as `gap.png` and `gap.json`."""
+        """Means over σ as metrics; writes the curves as `gap.png` and `gap.json`.
+
+        Raises:
+            UserError: the checkpoint is a teacher.
+        """
         t = session.trained
         if t.role == Denoiser.role:
             raise UserError(
                 f"ckpt_path={t.provenance.path} is a teacher's, and gaps are those of a consistency "
                 "function: give a checkpoint of consistency training or distillation, or use task=fidelity"
             )
-        own = own_probe(t)
+        own = run_probe(t)
         probe = self._probe(own)
         gaps, card = measure_gaps(session, probe, self.diagonal)
-        how = differences_from_run(probe, own, gaps.source, source_of(t))
-        means = {f"{name} ({how})" if how else name: value for name, value in gaps.means().items()}
+        suffix = differences_from_run(probe, own, gaps.source, run_source(t))
+        means = {f"{name} ({suffix})" if suffix else name: value for name, value in gaps.means().items()}
         picture, numbers = session.directory / "gap.png", session.directory / "gap.json"
         if rank() == 0:
-            write_file(picture, partial(figure(gaps).savefig, dpi=150))
+            write_file(picture, partial(gap_figure(gaps).savefig, dpi=150))
             write_text(numbers, json.dumps(asdict(gaps), indent=1) + "\n")
         return Outcome(
             metrics=means,
@@ -76,26 +80,26 @@ class Gap:
         return replace(own, **given).checked("task")
 
 
-def own_probe(t: Trained) -> Probe:
-    """The points at which the run itself measures; the default ones where its checkpoint names none."""
-    kept = config_section(t.provenance.config, "callbacks", "signals")
-    given = {key: kept[key] for key in KEYS if type(kept.get(key)) is type(getattr(OWN, key))}
+def run_probe(t: Trained) -> Probe:
+    """The points at which the run measures, from its config; the default ones if the config has none."""
+    section = config_section(t.provenance.config, "callbacks", "signals")
+    known = {key: section[key] for key in KEYS if type(section.get(key)) is type(getattr(DEFAULTS, key))}
     ends = {"sigma_min": t.sigma.min, "sigma_max": t.sigma.max}
-    return replace(OWN, **{**ends, **given}).checked("callbacks.signals")
+    return replace(DEFAULTS, **{**ends, **known}).checked("callbacks.signals")
 
 
-def source_of(t: Trained) -> str:
-    """Whose trajectories the run itself measures on: exact, teacher or data."""
+def run_source(t: Trained) -> str:
+    """The trajectories on which the run measures: "exact", "teacher" or "data"."""
     if t.data.density is not None:
         return "exact"
-    return "teacher" if follows_teacher(t) else "data"
+    return "teacher" if uses_teacher_flow(t) else "data"
 
 
 def differences_from_run(probe: Probe, own: Probe, source: str, own_source: str) -> str:
-    """How a measurement differs from that of the run; empty where it does not."""
+    """The differences from the run's measurement, as "levels=24, source=data"; empty if there are none."""
     here, there = ({k: v for k, v in asdict(each).items() if k != "batch"} for each in (probe, own))
-    differs = [f"{key}={value:g}" for key, value in here.items() if value != there[key]]
-    return ", ".join([*differs, *([] if source == own_source else [f"source={source}"])])
+    differing = [f"{key}={value:g}" for key, value in here.items() if value != there[key]]
+    return ", ".join([*differing, *([] if source == own_source else [f"source={source}"])])
 
 
 def own_flow(t: Trained, probe: Probe) -> TrajectorySource:
@@ -107,42 +111,42 @@ def own_flow(t: Trained, probe: Probe) -> TrajectorySource:
     if t.role != FlowMap.role:
         raise UserError(f"task.diagonal=true is for flow maps, and this is a {t.role}: leave it out")
     D = as_denoiser(t.f, "task.diagonal=true")
-    return followed("diagonal", by_parts(D, probe.batch), probe.substeps)
+    return solver_source("diagonal", in_portions(D, probe.batch), probe.substeps)
 
 
 def measure_gaps(session: Session, probe: Probe, diagonal: bool = False) -> tuple[Gaps, Card]:
-    """The gaps of the checkpoint, with their card; known already where the card is.
+    """The gaps of the checkpoint and their card; recalled if the card is known, else measured.
 
     Args:
-        session: about the checkpoint.
-        probe: where it is looked at.
+        session: with the checkpoint.
+        probe: the points of the measurement.
         diagonal: see `Gap`.
     """
     t = session.trained
-    some = excerpt(t.data, probe, t.device)
-    teacher = teacher_of(t) if source_of(t) == "teacher" and not diagonal else None
-    known = partial(probe.source, t.data.density, teacher and teacher.f, some)
+    data = excerpt(t.data, probe, t.device)
+    teacher = teacher_of(t) if run_source(t) == "teacher" and not diagonal else None
+    known = partial(probe.source, t.data.density, teacher and teacher.f, data)
     source = own_flow(t, probe) if diagonal else known()
-    how = {
+    settings = {
         "measured": "gap",
         "source": source.name,
         "teacher_sha256": teacher and teacher.provenance.weights_sha256,
-        "samples_sha256": weights_sha256({"x": some.x}),
+        "samples_sha256": weights_sha256({"x": data.x}),
         **{key: value for key, value in asdict(probe).items() if key != "batch"},
         "weights": t.provenance.weights,
         "precision": session.precision,
     }
-    card = session.card_of(how)
+    card = session.make_card(settings)
 
     def measure() -> dict[str, Any]:
         with session.fabric.autocast():
-            return asdict(probe.measure(one_time(t.f), probe.trajectories(source, some)))
+            return asdict(probe.measure(one_time(t.f), probe.trajectories(source, data)))
 
-    return Gaps(**session.memo.once(card, measure, is_gaps)), card
+    return Gaps(**session.memo.once(card, measure, are_gaps)), card
 
 
-def is_gaps(found: Any) -> bool:
-    """Whether a value is `Gaps` as plain data."""
+def are_gaps(found: Any) -> bool:
+    """Whether a value read from disk is `Gaps` as plain data."""
     if not isinstance(found, dict) or found.keys() != {field.name for field in fields(Gaps)}:
         return False
     curves, levels = found["curves"], found["sigma"]

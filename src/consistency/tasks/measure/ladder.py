@@ -1,4 +1,4 @@
-"""What does another network call bring? Quality, latency and throughput against the number of calls."""
+"""task=ladder: quality, latency and throughput against the number of network calls."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -19,14 +19,20 @@ from consistency.sampling.families import families_of
 from consistency.sampling.samplers import Sampler
 from consistency.schedule.draws import ImageDraws
 from consistency.table import tables_markdown
-from consistency.tasks.measure import schedules
-from consistency.tasks.measure.ladder_lists import Search, level_counts, other_calls, series, spaced
-from consistency.tasks.measure.schedule_file import Listed, Lists
-from consistency.tasks.measure.teacher import teacher_of
-from consistency.tasks.measure.timing import LONGEST, best_batch, median_seconds
-from consistency.tasks.requests import bar, check_samples, judge_samples
+from consistency.tasks import schedules
+from consistency.tasks.measure.ladder_lists import (
+    Search,
+    level_counts_for,
+    samplers_of_other_calls,
+    series_name,
+    spaced_samplers,
+)
+from consistency.tasks.requests import check_samples, judge_samples, progress_bar
+from consistency.tasks.schedule_file import SigmaList, SigmaLists
 from consistency.tasks.session import Outcome, Session
 from consistency.tasks.show.ladder_page import Rung, Speed, is_speed, ladder_chart, ladder_tables
+from consistency.tasks.teacher import teacher_of
+from consistency.tasks.timing import LONGEST, best_batch, median_seconds
 from consistency.watch import Outlook
 
 
@@ -38,14 +44,14 @@ class Ladder:
 
     Args:
         calls: numbers of network calls.
-        count: samples judged.
-        batch: samples a forward.
-        seed: which samples.
-        search: for σ lists; None for levels evenly spaced among Karras's.
-        keep: add the lists to those beside the checkpoint, where task=sample finds them.
-        teacher: put the teacher beside the student, where it is at hand.
-        largest: batch, at which throughput is measured; none is tried that is larger.
-        patience: seconds for each time that is measured; no larger batch is tried than takes longer.
+        count: samples judged for each sampler.
+        batch: samples per network call.
+        seed: of the samples' noise.
+        search: the search for σ lists; None uses Karras's levels.
+        keep: add the lists to the file beside the checkpoint, where task=sample finds them.
+        teacher: measure a student's teacher too, if it is available.
+        largest: the largest batch size that is tried for throughput.
+        patience: seconds for each time measurement; once a call takes longer, no larger batch is tried.
     """
 
     calls: Sequence[int] = (1, 2, 3, 4, 8)
@@ -62,52 +68,49 @@ class Ladder:
         check_samples(self.count, self.batch, self.seed)
         at_least("task", largest=self.largest)
         within("task", 0, LONGEST, patience=self.patience)
-        self._check()
+        most = self.search.levels if self.search else 1000
+        if not self.calls or not all(1 <= n <= most for n in self.calls):
+            raise UserError(f"task.calls={list(self.calls)} must be from 1 to task.search.levels={most}")
 
     def __call__(self, session: Session) -> Outcome:
-        """A table and a chart."""
-        rungs = [*self._own(session), *self._teachers(session)]
+        """Write `ladder.md` and `ladder.png`; a number for each rung."""
+        rungs = [*self._model_rungs(session), *self._teacher_rungs(session)]
         main = session.trained.judge.main
         table, picture = (session.directory / f"ladder.{kind}" for kind in ("md", "png"))
-        shown = ladder_tables(main, rungs)
+        tables = ladder_tables(main, rungs)
         if rank() == 0:
-            write_text(table, tables_markdown(shown))
+            write_text(table, tables_markdown(tables))
             write_file(picture, partial(ladder_chart(main, rungs).savefig, dpi=150))
         return Outcome(
             metrics={f"{main}/{rung.name}": rung.number.values[main] for rung in rungs},
             paths={"table": str(table), "chart": str(picture)},
             images=self.count * len(rungs),
             numbers=[rung.number.to_plain(rung.name) | {"speed": rung.speed._asdict()} for rung in rungs],
-            tables=shown,
-            printed=1,  # the protocol is in the file
+            tables=tables,
+            printed=1,  # the cards are in the file only
         )
 
-    def _check(self) -> None:
-        most = self.search.levels if self.search else 1000
-        if not self.calls or not all(1 <= n <= most for n in self.calls):
-            raise UserError(f"task.calls={list(self.calls)} must be from 1 to task.search.levels={most}")
-
-    def _own(self, session: Session) -> Iterable[Rung]:
-        """A rung for each number of calls of each family of the run's samplers; and its own solvers."""
+    def _model_rungs(self, session: Session) -> Iterable[Rung]:
+        """A rung per number of calls of each family of the run's samplers, and per other solver of it."""
         t = session.trained
         if self.keep and self.search:
             from_first(lambda: schedules.check_schedule_file(t.provenance.path))
-        lists = self._lists(session)
+        lists = self._find_lists(session)
         if self.keep and self.search:
-            self._keep(session, lists)
-        way = "found" if self.search else "spaced"
+            self._save_lists(session, lists)
+        suffix = "found" if self.search else "spaced"
         for family in families_of(t.samplers, t.sigma.min):
-            for title, listed in lists.items():
-                sampler = family.like.with_sigmas(listed.sigmas)
+            for title, found in lists.items():
+                sampler = family.like.with_sigmas(found.sigmas)
                 if family.title(sampler) == title:
-                    name = schedules.distinct(t.own, title, sampler, way)
-                    yield self._rung(session, series(family, t.role), name, sampler)
-            for name, sampler in other_calls(family, t.samplers, self.calls, t.sigma.min).items():
-                own = schedules.distinct(t.own, name, sampler)
-                yield self._rung(session, series(family, t.role), own, sampler)
+                    name = schedules.distinct_name(t.own, title, sampler, suffix)
+                    yield self._rung(session, series_name(family, t.role), name, sampler)
+            for name, sampler in samplers_of_other_calls(family, t.samplers, self.calls, t.sigma.min).items():
+                own = schedules.distinct_name(t.own, name, sampler)
+                yield self._rung(session, series_name(family, t.role), own, sampler)
 
-    def _teachers(self, session: Session) -> Iterable[Rung]:
-        """Of a student's teacher: its own samplers, and those of their families with as many calls."""
+    def _teacher_rungs(self, session: Session) -> Iterable[Rung]:
+        """The rungs of a student's teacher: its own samplers, and their families at the ladder's calls."""
         t = session.trained
         teacher = teacher_of(t) if self.teacher and t.role != Denoiser.role else None
         if teacher is None:
@@ -116,49 +119,49 @@ class Ladder:
             notice("the teacher is left out: its file does not say how it is sampled")
         sigma = t.sigma
         for family in families_of(teacher.samplers, sigma.min):
-            made = spaced(family, self.calls, sigma) | other_calls(
-                family, teacher.samplers, self.calls, sigma.min
-            )
-            for name, sampler in made.items():
-                yield self._rung(session.about(teacher), series(family), f"teacher {name}", sampler)
+            even = spaced_samplers(family, self.calls, sigma)
+            others = samplers_of_other_calls(family, teacher.samplers, self.calls, sigma.min)
+            for name, sampler in {**even, **others}.items():
+                rung_name = f"teacher {name}"
+                yield self._rung(session.with_trained(teacher), series_name(family), rung_name, sampler)
 
-    def _keep(self, session: Session, lists: Lists) -> None:
-        """Write the lists beside the checkpoint; what is there then is used in the rest of the session."""
+    def _save_lists(self, session: Session, lists: SigmaLists) -> None:
+        """Add the lists to the file beside the checkpoint, which the session then uses if `use_found`."""
         t = session.trained
         path, digest = t.provenance.path, t.provenance.weights_sha256
         from_first(lambda: schedules.keep_lists(path, digest, lists))
-        if not t.follows:
-            notice(f"the σ lists are kept in {schedules.path_of(path)}: found=true samples with them")
+        if not t.use_found:
+            notice(f"the σ lists are kept in {schedules.schedule_path(path)}: found=true samples with them")
         else:
-            best = from_first(lambda: schedules.found_for(path, digest, t.own, t.sigma.min))
-            session.trained = schedules.with_found(t, best)
+            best = from_first(lambda: schedules.read_found_samplers(path, digest, t.own, t.sigma.min))
+            session.trained = schedules.use_found_lists(t, best)
 
-    def _lists(self, session: Session) -> Lists:
-        """σ lists of all families by title, and by what they were found."""
-        t, how = session.trained, self.search or Search(budget=1)
-        asked = [
-            (family, level_counts(family, self.calls)) for family in families_of(t.samplers, t.sigma.min)
+    def _find_lists(self, session: Session) -> SigmaLists:
+        """The σ lists of all families by the title of their sampler, searched or Karras's."""
+        t, search = session.trained, self.search or Search(budget=1)
+        families = [
+            (family, level_counts_for(family, self.calls)) for family in families_of(t.samplers, t.sigma.min)
         ]
-        total, done = how.budget * sum(len(counts) for _, counts in asked), itertools.count(1)
+        total, done = search.budget * sum(len(counts) for _, counts in families), itertools.count(1)
         tell = Outlook(
             "searching", total, "task.search.count, task.search.budget and task.calls make it less"
         )
-        with bar("searching" if total else None, total) as advance:
+        with progress_bar("searching" if total else None, total) as advance:
 
             def value(sampler: Sampler) -> float:
-                number = judge_samples(session, t.judge, sampler, how.count, self.batch, how.seed, None)
+                number = judge_samples(session, t.judge, sampler, search.count, self.batch, search.seed, None)
                 now = next(done)
                 advance(now)
                 tell(now)
                 return number.values[t.judge.main]
 
-            lists: Lists = {}
-            for family, counts in asked:
+            lists: SigmaLists = {}
+            for family, counts in families:
                 if self.search or family.like.role is not Denoiser:
-                    lists |= how.lists(family, counts, t, value if self.search else None)
+                    lists |= search.find_lists(family, counts, t, value if self.search else None)
                 else:
-                    even = spaced(family, self.calls, t.sigma)
-                    lists |= {title: Listed(list(sampler.sigmas)) for title, sampler in even.items()}
+                    even = spaced_samplers(family, self.calls, t.sigma)
+                    lists |= {title: SigmaList(list(sampler.sigmas)) for title, sampler in even.items()}
         return lists
 
     def _rung(self, session: Session, series: str, name: str, sampler: Sampler) -> Rung:
@@ -167,9 +170,9 @@ class Ladder:
         return Rung(series, name, describe_sampler(sampler), number, self._speed(session, sampler))
 
     def _speed(self, session: Session, sampler: Sampler) -> Speed:
-        """Measured by the first process alone; known already on the same device."""
+        """Latency and throughput, recalled for the same device, else measured by the first process alone."""
         t = session.trained
-        how = {
+        settings = {
             "timed": describe_sampler(sampler),
             "device": device_name(t.device),
             "precision": session.precision,
@@ -177,26 +180,27 @@ class Ladder:
             "patience": self.patience,
         }
 
-        def timed() -> dict[str, Any]:
-            return from_first(lambda: self._timed(session, sampler)._asdict())
+        def measure() -> dict[str, Any]:
+            return from_first(lambda: self._measure_speed(session, sampler)._asdict())
 
-        return Speed(**session.memo.once(session.card_of(how), timed, is_speed))
+        return Speed(**session.memo.once(session.make_card(settings), measure, is_speed))
 
-    def _timed(self, session: Session, sampler: Sampler) -> Speed:
+    def _measure_speed(self, session: Session, sampler: Sampler) -> Speed:
+        """Latency of one sample, and throughput at the batch size with the most samples per second."""
         t, device = session.trained, session.trained.device
 
         def run(n: int) -> object:
             z = torch.randn(n, *t.shape, device=device)
             with session.fabric.autocast():
-                return sampler(t.f, z, t.condition(range(n), [0]), Fresh())
+                return sampler(t.f, z, t.condition(range(n), [0]), DeviceDraws())
 
         latency = median_seconds(lambda: run(1), device, 20, self.patience)
         batch = best_batch(run, device, self.largest, self.patience)
         return Speed(latency, batch / median_seconds(lambda: run(batch), device, 5, self.patience), batch)
 
 
-class Fresh(ImageDraws):
-    """Noise from the device's own generator, as where images need not come back the same."""
+class DeviceDraws(ImageDraws):
+    """Draws from the device's global generator, not reproducible: no cost of a generator per sample."""
 
     def __init__(self) -> None:
         super().__init__(0, [])

@@ -1,4 +1,4 @@
-"""σ lists for a ladder: searched on a grid of candidates, evenly spaced, or as a run has them."""
+"""σ lists for a ladder: searched on a grid of candidates, spaced as Karras's, or those of the run."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from consistency.sampling.levels import karras_sigmas
 from consistency.sampling.samplers import MultiStep, Sampler
 from consistency.sampling.search import Levels, search_levels
 from consistency.schedule.sigma import Sigma
-from consistency.tasks.measure.schedule_file import Listed, Lists, Origin
+from consistency.tasks.schedule_file import Origin, SigmaList, SigmaLists
 from consistency.tasks.session import Trained
 
 
 @dataclass(frozen=True)
 class Search:
-    """How the σ lists of several calls are looked for.
+    """The search for σ lists with several numbers of levels.
 
     Args:
-        levels: candidates, Karras's from σ_max to σ_min.
+        levels: number of candidate levels: Karras's from σ_max to σ_min.
         budget: lists tried for each number of levels.
-        scan: candidates looked at before a valley is searched.
-        count: samples of a trial; a few are enough, for all trials see the same noise.
-        seed: of that noise, other than the one that is judged in the end.
+        scan: candidates evaluated before the search narrows around the best of them.
+        count: samples per trial; a few suffice, because all trials use the same noise.
+        seed: of this noise; use another seed than that of the samples that are judged at the end.
     """
 
     levels: int = 40
@@ -41,16 +41,16 @@ class Search:
         within("task.search", 2, MOST, count=self.count)
         check_seed("task.search.seed", self.seed)
 
-    def lists(
+    def find_lists(
         self, family: Family, counts: Sequence[int], t: Trained, value: Callable[[Sampler], float] | None
-    ) -> Lists:
-        """Lists of so many levels for a family's samplers, by title.
+    ) -> SigmaLists:
+        """The best lists with these numbers of levels, by the title of the sampler that has them.
 
         Args:
             family: of the run's samplers.
             counts: numbers of levels.
-            t: whose σ and own samplers count.
-            value: of a sampler, which is to become small; None to take the first list that comes.
+            t: the model; its σ range is searched, and the lists of its samplers are tried too.
+            value: of a sampler, to be minimised; None to take the first list of the search.
         """
         sigma, tried = t.sigma, dict[Levels, float]()
         grid = karras_sigmas(self.levels, sigma.min, sigma.max, sigma.rho)
@@ -60,48 +60,57 @@ class Search:
             tried[levels] = 0.0 if value is None else value(sampler)
             return tried[levels]
 
-        own = own_lists(samplers_of_family(family, t.samplers, sigma.min).values(), grid)
-        lists: Lists = {}
+        own = run_levels(samplers_of_family(family, t.samplers, sigma.min).values(), grid)
+        lists: SigmaLists = {}
         for levels in search_levels(cost, self.levels, counts, self.budget, self.scan, own).values():
             found = [grid[i] for i in levels]
             origin = Origin(t.judge.main, tried[levels], self.count, self.seed, self.budget)
             title = family.title(family.like.with_sigmas(found))
-            lists[title] = Listed(found, None if value is None else origin)
+            lists[title] = SigmaList(found, None if value is None else origin)
         return lists
 
 
-def level_counts(family: Family, calls: Iterable[int]) -> list[int]:
-    """Numbers of levels with which a family makes so many calls; a solver that stops after one is none."""
+def level_counts_for(family: Family, calls: Iterable[int]) -> list[int]:
+    """The numbers of levels with which a family makes these numbers of calls, without repeats.
+
+    Solvers of a denoiser are left out for one call, after which they would return the denoiser's mean.
+    """
     least = 2 if family.like.role is Denoiser else 1
     found = {family.like.levels_of(n) for n in calls if n >= least}
     return sorted(n for n in found if n is not None)
 
 
-def spaced(family: Family, calls: Iterable[int], sigma: Sigma) -> dict[str, Sampler]:
-    """A family's samplers with so many calls by title, at Karras's levels."""
-    lists = [karras_sigmas(n, sigma.min, sigma.max, sigma.rho) for n in level_counts(family, calls)]
-    made = [family.like.with_sigmas(sigmas) for sigmas in lists]
-    return {family.title(sampler): sampler for sampler in made}
+def spaced_samplers(family: Family, calls: Iterable[int], sigma: Sigma) -> dict[str, Sampler]:
+    """A family's samplers with these numbers of calls, at Karras's levels, by title."""
+    lists = [karras_sigmas(n, sigma.min, sigma.max, sigma.rho) for n in level_counts_for(family, calls)]
+    samplers = [family.like.with_sigmas(sigmas) for sigmas in lists]
+    return {family.title(sampler): sampler for sampler in samplers}
 
 
 def samplers_of_family(
     family: Family, samplers: Mapping[str, Sampler], sigma_min: float
 ) -> dict[str, Sampler]:
-    """The samplers of a run that are of a family, by name."""
+    """The samplers of a run that belong to a family, by name."""
     return {name: each for name, each in samplers.items() if multistep(each, sigma_min).family(family.like)}
 
 
-def other_calls(
+def samplers_of_other_calls(
     family: Family, samplers: Mapping[str, Sampler], calls: Iterable[int], sigma_min: float
 ) -> dict[str, Sampler]:
-    """Those of them that make other numbers of calls than these: of a solver, which is made for many."""
+    """A run's solvers of this family with other numbers of calls than `calls`; none for students.
+
+    The ladder adds them, because a solver is usually run with more calls than the ladder has.
+    """
     known = set(calls)
     found = samplers_of_family(family, samplers, sigma_min) if family.like.role is Denoiser else {}
     return {name: each for name, each in found.items() if each.nfe not in known}
 
 
-def own_lists(samplers: Iterable[Sampler], grid: Sequence[float]) -> dict[int, Levels]:
-    """The lists of a run's own samplers, each level the nearest of the grid's, by number of levels."""
+def run_levels(samplers: Iterable[Sampler], grid: Sequence[float]) -> dict[int, Levels]:
+    """The lists of a run's samplers as indices of the nearest grid levels, by number of levels.
+
+    A list is left out if two of its levels share a grid level, or if it does not begin at the highest one.
+    """
     logs, found = torch.tensor(grid, dtype=torch.float64).log(), dict[int, Levels]()
     for sampler in samplers:
         sigmas = torch.tensor(sampler.sigmas, dtype=torch.float64)
@@ -111,7 +120,7 @@ def own_lists(samplers: Iterable[Sampler], grid: Sequence[float]) -> dict[int, L
     return found
 
 
-def series(family: Family, role: str = Consistency.role) -> str:
+def series_name(family: Family, role: str = Consistency.role) -> str:
     """What a line of the chart is called.
 
     Args:

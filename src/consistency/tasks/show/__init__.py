@@ -1,1 +1,1 @@
-"""How is it shown? Reports, comparisons, pages and their curves."""
+"""Presentation of results: reports, comparisons, pages and their curves."""

@@ -1,4 +1,4 @@
-"""Results beside each other, if their protocols allow it."""
+"""task=compare: a table of several results, if their protocols agree."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from typing import Any
 from consistency.errors import UserError, nearest
 from consistency.files.atomic import write_text
 from consistency.files.paths import regular
-from consistency.metrics.card import Number, forbidding_differences, of_plain
+from consistency.metrics.card import Number, forbidding_differences, number_from_plain
 from consistency.metrics.processes import rank
 from consistency.result import is_number
 from consistency.sweep.single import check_single
@@ -19,21 +19,19 @@ from consistency.table import Table, tables_markdown
 from consistency.tasks.session import Outcome, Session
 
 EVERYTHING = "all"
-LARGEST = 1e100  # of the values: float64 holds sums of their squares
+LARGEST = 1e100  # largest value: sums of squares stay within float64
 
 Numbers = dict[str, list[Number]]  # by sampler, one for each set of samples
 
 
 @dataclass(frozen=True)
 class Compare:
-    """A table of several results; refused where their cards differ in anything that moves a number.
-
-    The cards may differ in the model that is judged, and in what `allow` names.
+    """Compares results whose cards differ in the model only; refuses other differences.
 
     Args:
-        results: result.json of runs or evaluations, their directories, or checkpoints of runs; at least two.
-        names: a sampler of each, in the same order; None for all that they share.
-        allow: parts of the protocol that may differ, such as [sampler, sigmas, nfe]; [all] for all.
+        results: at least two: a result.json, the directory of a run or evaluation, or a checkpoint of a run.
+        names: a sampler of each result, in the same order; None for all samplers that they share.
+        allow: entries of the protocol that may differ, such as [sampler, sigmas, nfe]; [all] for all.
     """
 
     results: Sequence[str]
@@ -41,18 +39,22 @@ class Compare:
     allow: Sequence[str] = ()
 
     def __call__(self, session: Session) -> Outcome:
-        """Mean of each metric, its spread over the sets of samples, and the differences to the first."""
+        """Write `compare.md`: means, spread over the sets of samples, differences from the first result.
+
+        Raises:
+            UserError: a result cannot be read, or the protocols differ.
+        """
         if isinstance(self.results, str) or len(self.results) < 2:
             raise UserError(f"task.results={self.results} must name at least two: task.results=[A,B]")
         found = [read_numbers(Path(path)) for path in self.results]
-        shown = [comparison_table(self.results, row) for row in self._rows(found)]
+        tables = [comparison_table(self.results, row) for row in self._rows(found)]
         path = session.directory / "compare.md"
         if rank() == 0:
-            write_text(path, tables_markdown(shown))
-        return Outcome(paths={"table": str(path)}, tables=shown)
+            write_text(path, tables_markdown(tables))
+        return Outcome(paths={"table": str(path)}, tables=tables)
 
     def _rows(self, found: Sequence[Numbers]) -> list[list[tuple[str, list[Number]]]]:
-        """What is to stand beside each other: name and numbers of each result."""
+        """The comparisons to make: for each, the sampler's name and numbers of every result."""
         if self.names is not None and len(self.names) != len(found):
             raise UserError(
                 f"task.names={list(self.names)} must name a sampler for each of {len(found)} results"
@@ -75,7 +77,7 @@ class Compare:
         return rows
 
     def _check(self, row: list[tuple[str, list[Number]]]) -> None:
-        """Refuse what must not be compared. Sets of samples are told apart by their seeds."""
+        """Raise UserError if the cards differ; repeats are compared in pairs, as their seeds differ."""
         if EVERYTHING in self.allow:
             return
         (_, ours), *others = row
@@ -86,24 +88,31 @@ class Compare:
             if len(ours) != len(theirs):
                 wrong.append(f"repeats are {len(ours)} in one and {len(theirs)} in the other")
             if wrong:
-                told = "; ".join(dict.fromkeys(wrong))
+                reasons = "; ".join(dict.fromkeys(wrong))
                 raise UserError(
-                    f"{name}: these must not be compared: {told}. Measure both in the same way, or say "
+                    f"{name}: these must not be compared: {reasons}. Measure both in the same way, or say "
                     "task.allow=[…] of what may differ"
                 )
 
 
 def read_numbers(path: Path) -> Numbers:
-    """The numbers of a result.json with their cards."""
+    """The numbers of a result with their cards.
+
+    Args:
+        path: a result.json, the directory of a run or evaluation, or a checkpoint of a run.
+
+    Raises:
+        UserError: there are no numbers with cards, or the run was a debug run or a sweep.
+    """
     check_single(path, "task.results")
-    run = path.parent.parent if path.suffix == ".ckpt" else path  # of which the checkpoint is
+    run = path.parent.parent if path.suffix == ".ckpt" else path
     file = run / "result.json" if run.is_dir() else path
     try:
         kept = json.loads(regular(file).read_text("utf-8"))
         debug = kept.get("debug")
         found: Numbers = {}
         for number in map(parse_number, kept["numbers"]):
-            found.setdefault(number["name"], []).append(of_plain(number))
+            found.setdefault(number["name"], []).append(number_from_plain(number))
     except OSError as error:
         raise UserError(f"task.results: {file} cannot be read ({error.strerror})") from error
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -120,7 +129,7 @@ def read_numbers(path: Path) -> Numbers:
 
 
 def parse_number(number: dict[str, Any]) -> dict[str, Any]:
-    """A number with its card, as it stands in result.json; NaN where a value is null.
+    """An entry of `numbers` in a result.json, checked, with NaN for null values.
 
     Raises:
         TypeError: a name, a value or a part of the card is of another type, or a value too large for a mean.
@@ -131,7 +140,7 @@ def parse_number(number: dict[str, Any]) -> dict[str, Any]:
     parts = [card["model"], card["protocol"], card["code"], values]
     ours = isinstance(number["name"], str) and all(isinstance(part, dict) for part in parts)
     if not (ours and "version" in card["code"]):
-        raise TypeError("no number with a card")
+        raise TypeError("not a number with a card")
     return {"name": number["name"], "values": plain, "card": card}
 
 
@@ -139,15 +148,15 @@ def nan_for_null(value: Any) -> float:
     """A value of a result.json; NaN for null."""
     found = math.nan if value is None else float(value) if is_number(value) else math.inf
     if abs(found) > LARGEST:
-        raise TypeError("no number that can be compared")
+        raise TypeError("not a number that can be compared")
     return found
 
 
 def comparison_table(results: Sequence[str], row: list[tuple[str, list[Number]]]) -> Table:
-    """A line per result, a column per metric that all sets of samples have, and how far from the first.
+    """A row per result, a column per metric that all sets of samples have, with differences from row 1.
 
     Raises:
-        UserError: they share no metric.
+        UserError: the results share no metric.
     """
     sets = [number.values for _, numbers in row for number in numbers]
     metrics = [m for m in sets[0] if not m.endswith("±") and all(m in values for values in sets)]
@@ -162,7 +171,7 @@ def comparison_table(results: Sequence[str], row: list[tuple[str, list[Number]]]
 
 
 def difference_cell(values: Sequence[float], base: float) -> str:
-    """Mean, spread, difference."""
+    """A cell "mean ± standard deviation (difference from the base)"."""
     mean = fmean(values)
     spread = f" ± {stdev(values):.2g}" if len(values) > 1 and not math.isnan(mean) else ""
     away = f" ({mean - base:+.3g})" if mean != base else ""

@@ -1,4 +1,4 @@
-"""The curves of a run, from its log for TensorBoard, else from its CSV log."""
+"""The curves of a run, read from its TensorBoard log, else from its CSV log, and drawn."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -16,28 +16,28 @@ from consistency.tasks.show.page import Picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST = 48  # charts of a page, and curves of a chart; a log may hold any number of names
-POINTS = 1000  # of a curve that are drawn
-CHAOS = 1000.0  # times the median of a chart: what lies beyond is of a run that diverges
+MOST = 48  # largest number of charts on a page, and of curves in a chart
+POINTS = 1000  # largest number of points of a curve that are drawn
+DIVERGED = 1000.0  # multiple of a chart's median: larger values belong to a diverging run
 
 Curve = tuple[list[int], list[float]]  # steps, values
 
 
-def curves_in(run: Path) -> dict[str, Curve]:
-    """All curves of a run by name; none where it has left neither of the two logs in its directory.
+def read_curves(run: Path) -> dict[str, Curve]:
+    """All curves of a run by name; empty if its directory has neither of the two logs.
 
     Args:
-        run: its directory.
+        run: directory of the run.
 
     Raises:
         UserError: a log is damaged.
-        OSError: it cannot be read, or something in it is no file.
+        OSError: a log cannot be read, or an entry of its folder is not a regular file.
     """
-    return scalars(run / "tensorboard") or log_columns(run / "csv" / "metrics.csv")
+    return read_tensorboard_log(run / "tensorboard") or read_csv_log(run / "csv" / "metrics.csv")
 
 
-def log_columns(path: Path) -> dict[str, Curve]:
-    """All curves of a CSV log by name; none where there is no log. Raises what `scalars` does."""
+def read_csv_log(path: Path) -> dict[str, Curve]:
+    """All curves of a CSV log by name; empty if there is no log. Raises as `read_curves`."""
     found: dict[str, Curve] = {}
     for step, values in read_steps(path)[1].items():
         for name, value in values.items():
@@ -47,13 +47,8 @@ def log_columns(path: Path) -> dict[str, Curve]:
     return found
 
 
-def scalars(directory: Path) -> dict[str, Curve]:
-    """All curves of a log for TensorBoard by name; none where there is no log.
-
-    Raises:
-        UserError: it is damaged.
-        OSError: it cannot be read, or something in it is no file.
-    """
+def read_tensorboard_log(directory: Path) -> dict[str, Curve]:
+    """All curves of a TensorBoard log by name; empty if there is no log. Raises as `read_curves`."""
     from google.protobuf.message import DecodeError
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -68,13 +63,18 @@ def scalars(directory: Path) -> dict[str, Curve]:
         raise UserError(f"{directory} holds a damaged file of events: move it elsewhere") from error
     found = {}
     for name in events.Tags()["scalars"]:
-        points = {event.step: event.value for event in events.Scalars(name)}  # of resumed runs, the last
+        points = {
+            event.step: event.value for event in events.Scalars(name)
+        }  # the last value of a repeated step
         found[name] = (list(points), list(points.values()))
     return found
 
 
 def curve_families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
-    """Curves that are drawn together: those of a metric, by the rest of their names."""
+    """Groups of curves for one chart each: `metric/a` and `metric/b` share the chart `metric`.
+
+    Training scalars have a chart each; groups in which no curve has two points are left out.
+    """
     found: dict[str, dict[str, Curve]] = {}
     for name, curve in curves.items():
         family, _, member = name.rpartition("/")
@@ -83,8 +83,8 @@ def curve_families(curves: dict[str, Curve]) -> dict[str, dict[str, Curve]]:
     return {name: some for name, some in found.items() if any(len(steps) > 1 for steps, _ in some.values())}
 
 
-def charts(curves: dict[str, Curve]) -> tuple[list[Picture], list[str]]:
-    """The first charts of a log, and a line for what is left out."""
+def draw_charts(curves: dict[str, Curve]) -> tuple[list[Picture], list[str]]:
+    """The first `MOST` charts of a log, and notes on the charts and curves left out."""
     found = curve_families(curves)
     pictures = [
         draw_curves(name, dict(islice(some.items(), MOST))) for name, some in islice(found.items(), MOST)
@@ -95,41 +95,46 @@ def charts(curves: dict[str, Curve]) -> tuple[list[Picture], list[str]]:
 
 
 def draw_curves(name: str, curves: dict[str, Curve]) -> Picture:
-    """A small chart; logarithmic where all is positive and spans a factor of ten."""
+    """A small chart of curves, by their names in the legend.
+
+    Args:
+        name: the caption.
+        curves: at least one.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 2.7), layout="constrained")
     axes = figure.subplots()
     for member, (steps, values) in curves.items():
-        axes.plot(*thinned((steps, values)), linewidth=1.2, label=member)
-    curve_scale(axes, [value for _, values in curves.values() for value in values])
+        axes.plot(*thin_curve((steps, values)), linewidth=1.2, label=member)
+    set_scale(axes, [value for _, values in curves.values() for value in values])
     axes.set_xlabel("step")
     axes.grid(linewidth=0.3, alpha=0.6)
     if 1 < len(curves) <= 6:
         for text in axes.legend(frameon=False, fontsize=8).get_texts():
             text.set_parse_math(False)  # a name may hold $
-    return Picture(svg(figure), "image/svg+xml", name)
+    return Picture(render_svg(figure), "image/svg+xml", name)
 
 
-def thinned(curve: Curve) -> Curve:
-    """Evenly spaced points of a long curve, the last among them."""
+def thin_curve(curve: Curve) -> Curve:
+    """At most `POINTS` evenly spaced points of a curve, the last one included."""
     steps, values = curve
     every = -(-len(steps) // POINTS)
     return steps[::-every][::-1], values[::-every][::-1]
 
 
-def curve_scale(axes: "Axes", values: Sequence[float]) -> None:
-    """Logarithmic where all is positive and spans a factor of ten, or a curve leaves the others behind."""
+def set_scale(axes: "Axes", values: Sequence[float]) -> None:
+    """Set the y axis: logarithmic if values are positive and span a factor of ten; symlog for outliers."""
     finite = [value for value in values if isfinite(value)]
     usual = median(map(abs, finite)) if finite else 0.0
     if finite and min(finite) > 0 and max(finite) > 10 * min(finite):
         axes.set_yscale("log")
-    elif usual and max(map(abs, finite)) > CHAOS * usual:
+    elif usual and max(map(abs, finite)) > DIVERGED * usual:
         axes.set_yscale("symlog", linthresh=usual)
 
 
-def svg(figure: object) -> bytes:
-    """A figure as an SVG file, the same for the same content."""
+def render_svg(figure: object) -> bytes:
+    """A figure as the bytes of an SVG file without a date, so that equal figures give equal bytes."""
     out = BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None})  # type: ignore[attr-defined]
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""What is said of an export: a table for people, and beside the files how they are used."""
+"""The description of an export: a table of all programs, and in each folder `model.json` and `README.md`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,33 +11,33 @@ from consistency.export.programs import coefficients, describe_second
 from consistency.markup import code_span, fenced, literal_text
 from consistency.table import Table
 
-OTHERS = {  # what programs make that are no samplers
+OTHERS = {  # the outputs of the programs that are not samplers
     NETWORK: "F(c_in x, c_noise) -> c_skip x + c_out F is the denoised x",
     JUMP: "x at noise level t -> the point of its trajectory at s, 0 <= s <= t, both σ; clean data at s = 0",
     DECODER: "the denoised x of the network -> images in [-1, 1], or points, as samplers end with them",
 }
 
 
-class Measured(NamedTuple):
-    """How far an export is from the model, in units of x."""
+class Deviation(NamedTuple):
+    """The deviation of an exported program from the model, in units of x."""
 
-    error: float  # greatest difference
-    rms: float
-    spread: float  # standard deviation of what the model itself makes
+    error: float  # greatest absolute difference
+    rms: float  # root mean square difference
+    spread: float  # standard deviation of the model's own output
 
 
 class ProgramRow(NamedTuple):
-    """One program of one format."""
+    """A row of the table: one program of one format."""
 
     format: str
-    part: str  # a sampler, or `network`; empty where only weights were written
-    sizes: Mapping[Path, int]  # bytes of the files of its format
-    measured: Measured | None
-    seconds: Mapping[int, tuple[float, float]]  # by batch: of the export, and in eager mode
+    part: str  # a sampler, or `network`; empty if only weights were written
+    sizes: Mapping[Path, int]  # bytes of each file of its format
+    measured: Deviation | None
+    seconds: Mapping[int, tuple[float, float]]  # by batch size: of the program, of the PyTorch module
 
     @property
     def size(self) -> int:
-        """Bytes of its own file, or of all where files are not by sampler."""
+        """Bytes of the program's own file; of all files of the format if no file has its name."""
         own = sum(size for path, size in self.sizes.items() if path.stem == self.part)
         return own or sum(self.sizes.values())
 
@@ -55,7 +55,7 @@ class ProgramRow(NamedTuple):
 
 
 def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
-    """A row per program: size, errors, and milliseconds of a call, those of the eager module behind them."""
+    """A row per program: size, errors, and milliseconds per call (of the PyTorch module in brackets)."""
     head = ["format", "sampler", "MB", "max error", "RMS error", "spread"]
     lines = []
     for row in rows:
@@ -69,29 +69,29 @@ def programs_table(rows: Sequence[ProgramRow], batches: Sequence[int]) -> Table:
     return Table([*head, *times], lines, "Errors are in units of x, as is the spread of the model's samples")
 
 
-def describe(
-    model: Outgoing, out: Written, errors: Mapping[str, Measured], folder: Path, sigmas: Sequence[float]
+def write_description(
+    model: Outgoing, out: Written, errors: Mapping[str, Deviation], folder: Path, sigmas: Sequence[float]
 ) -> None:
-    """Write `model.json` and `README.md`, unless the format has its own.
+    """Write `model.json` and `README.md` to an export's folder, unless the format has written its own.
 
     Args:
-        model: that was exported.
-        out: what was written.
-        errors: by program.
-        folder: where to.
-        sigmas: levels at which coefficients are listed, besides those of samplers.
+        model: the exported model.
+        out: the files and programs of the format.
+        errors: deviations by program.
+        folder: of the export.
+        sigmas: noise levels whose coefficients are listed, besides those of the samplers.
     """
-    facts = facts_of(model, errors, sigmas)
+    facts = model_facts(model, errors, sigmas)
     for name, text in (
         ("model.json", json.dumps(facts, indent=1) + "\n"),
-        ("README.md", readme(model, out, facts)),
+        ("README.md", readme_text(model, out, facts)),
     ):
         if not (folder / name).exists():
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[float]) -> dict[str, Any]:
-    """All that one needs to know to use a model, as plain data."""
+def model_facts(model: Outgoing, errors: Mapping[str, Deviation], sigmas: Sequence[float]) -> dict[str, Any]:
+    """The content of `model.json`: inputs of the programs, noise levels, coefficients, deviations."""
     parts, means = {n: program for n, program in programs(model).items() if n in errors}, model.pixels
     inputs = {
         name: {key: ["batch", *x.shape[1:]] for key, x in zip(p.names, p.inputs(2, 0), strict=True)}
@@ -119,8 +119,14 @@ def facts_of(model: Outgoing, errors: Mapping[str, Measured], sigmas: Sequence[f
     }
 
 
-def readme(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
-    """The same for people, and the lines that run it."""
+def readme_text(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
+    """The content of `README.md`: the programs with their inputs, and code that runs one of them.
+
+    Args:
+        model: the exported model.
+        out: the files and programs of the format.
+        facts: the content of `model.json`.
+    """
     what = " ".join(str(model.about[k]) for k in ("experiment", "weights") if model.about.get(k))
     lines = [
         f"# {literal_text(what)}, {model.provenance.step or 0:,} steps\n".lstrip(),
@@ -142,7 +148,7 @@ def readme(model: Outgoing, out: Written, facts: Mapping[str, Any]) -> str:
 
 
 def pixel_formula(model: Outgoing) -> str:
-    """A line from x to pixels; none for points."""
+    """A line of Python that converts x to pixels u; empty for points."""
     means = model.pixels
     if means is None:
         return ""

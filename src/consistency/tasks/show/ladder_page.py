@@ -1,4 +1,4 @@
-"""The ladder as a table and as a chart."""
+"""The results of a ladder as a table and as a chart."""
 
 from collections.abc import Sequence
 from math import inf
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consistency.metrics.card import Number, plausible
 from consistency.table import Table
-from consistency.tasks.measure.cards import card_tables, card_text
+from consistency.tasks.show.card_tables import card_tables, card_text
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -16,31 +16,31 @@ COLORS = ("#2f6ca3", "#b03a2e", "#5b8c5a", "#8a6d3b", "#6b5b95")
 
 
 class Speed(NamedTuple):
-    """Of a sampler."""
+    """The speed of a sampler."""
 
-    latency: float  # seconds for one image
-    throughput: float  # images a second
-    batch: int  # at which
+    latency: float  # seconds for one sample at batch size 1
+    throughput: float  # samples per second
+    batch: int  # batch size with this throughput
 
 
 def is_speed(found: Any) -> bool:
-    """Whether a value is a speed as plain data."""
+    """Whether a value read from disk is a `Speed` as plain data."""
     times = plausible(found, Speed._fields) and len(found) == len(Speed._fields)
     return times and all(found[name] > 0 for name in found) and type(found["batch"]) is int
 
 
 class Rung(NamedTuple):
-    """A sampler on the ladder."""
+    """The measurements of one sampler."""
 
-    series: str  # whom a line of the chart connects
+    series: str  # legend entry of its line in the chart
     name: str
-    how: dict[str, Any]  # sampler, nfe, sigmas
+    how: dict[str, Any]  # `describe_sampler`: sampler, nfe, sigmas
     number: Number
     speed: Speed
 
 
 def ladder_tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
-    """A row per rung; and the card of the first."""
+    """A table with a row per rung, and the tables of the first rung's card."""
     head = ["", "calls", "σ", metric, "ms for one image", "images a second", "at batch"]
     rows = [rung_cells(metric, rung) for rung in rungs]
     floor = rungs[0].number.values.get(f"{metric}/floor")
@@ -51,16 +51,16 @@ def ladder_tables(metric: str, rungs: Sequence[Rung]) -> list[Table]:
 
 
 def rung_cells(metric: str, rung: Rung) -> list[str]:
-    """The cells of a rung."""
+    """The row of a rung; a σ list with more than eight levels is replaced by their number."""
     sigmas = rung.how["sigmas"]
-    shown = card_text(sigmas) if len(sigmas) <= 8 else f"{len(sigmas)} levels"
+    levels = card_text(sigmas) if len(sigmas) <= 8 else f"{len(sigmas)} levels"
     latency, rate = f"{1000 * rung.speed.latency:.3g}", f"{rung.speed.throughput:,.0f}"
     value = f"{rung.number.values[metric]:.4g}"
-    return [rung.name, str(rung.how["nfe"]), shown, value, latency, rate, str(rung.speed.batch)]
+    return [rung.name, str(rung.how["nfe"]), levels, value, latency, rate, str(rung.speed.batch)]
 
 
 def ladder_chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
-    """Quality against calls, and against the time of one image."""
+    """The metric against the number of calls, and against the latency; a line per series."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -81,7 +81,7 @@ def ladder_chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
         axes.set(xscale="log", xlabel=label)
         axes.grid(which="both", linewidth=0.3, alpha=0.5)
     if max(r.number.values[metric] for r in rungs) > 10 * min(r.number.values[metric] for r in rungs):
-        calls.set_yscale("log")  # of both
+        calls.set_yscale("log")  # both charts share the axis
     else:
         calls.set_ylim(bottom=0)
     costs = [1000 * rung.speed.latency for rung in rungs]
@@ -97,11 +97,11 @@ def ladder_chart(metric: str, rungs: Sequence[Rung]) -> "Figure":
 
 
 def few_plain_ticks(axis: "Axis", values: Sequence[float]) -> None:
-    """Label a logarithmic axis with few plain numbers: 0.5, 1, 2, 5 and so on, or powers of ten.
+    """Label a logarithmic axis with few decimal numbers: 0.5, 1, 2, 5 and so on, or powers of ten.
 
     Args:
-        axis: to label.
-        values: that it shows.
+        axis: the axis to label.
+        values: all values on it.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 

@@ -1,4 +1,4 @@
-"""One page that needs nothing else: text, tables and pictures in a single file, readable on a phone."""
+"""HTML pages in a single file, with embedded pictures, readable on a phone."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ summary { cursor: pointer; color: var(--soft); }
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the page.
+    """An image on the page.
 
     Args:
         data: content of a PNG or SVG file.
-        kind: its media type.
-        caption: below it.
-        pixels: enlarge without smoothing.
+        kind: media type of the file.
+        caption: text below the image.
+        pixels: enlarge the image without smoothing.
     """
 
     data: bytes
@@ -57,11 +57,11 @@ class Picture:
 
     @classmethod
     def file(cls, path: Path, caption: str, pixels: bool = False) -> "Picture":
-        """A PNG on disk."""
+        """The picture of a PNG file."""
         return cls(path.read_bytes(), "image/png", caption, pixels)
 
     def html(self) -> str:
-        """The image itself, not a link to it."""
+        """The element with the embedded image and its caption."""
         source = f"data:{self.kind};base64,{b64encode(self.data).decode()}"
         shape, text = ' class="pixels"' if self.pixels else "", escaped(self.caption)
         return f'<figure><img{shape} alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
@@ -69,12 +69,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of charts, in the legend of a section.
+    """An entry in the legend of a section with charts.
 
     Args:
-        color: as CSS and matplotlib name it.
-        style: solid, dashed or dotted.
-        text: what it stands for.
+        color: of the line, as CSS and matplotlib name it.
+        style: "solid", "dashed" or "dotted".
+        text: label of the line.
     """
 
     color: str
@@ -82,25 +82,25 @@ class Line:
     text: str
 
     def html(self) -> str:
-        """An item of a list."""
+        """The entry as an item of a list."""
         return f'<li><i style="border-top: 3px {self.style} {self.color}"></i>{escaped(self.text)}</li>'
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page, from top to bottom: notes, legend, pictures, tables, and a part that folds.
 
     Args:
-        title: above.
-        notes: a paragraph each.
-        pictures: side by side where there is room.
-        tables: below them.
-        folded: tables that open on request, under `fold`.
-        asides: paragraphs before them.
-        fold: title of what opens on request.
+        title: heading of the section.
+        notes: paragraphs.
+        pictures: side by side if there is room.
+        tables: below the pictures.
+        folded: tables in the part that folds.
+        asides: paragraphs before these tables.
+        fold: title of the part that folds.
         unfolded: whether it is open at first.
-        legend: of all pictures.
-        narrow: whether more pictures stand side by side.
+        legend: entries for all pictures together.
+        narrow: use narrower pictures, more in a row.
     """
 
     title: str
@@ -115,7 +115,7 @@ class Section:
     narrow: bool = False
 
     def html(self) -> str:
-        """Heading and content."""
+        """The section as HTML."""
         notes = "".join(f"<p>{escaped(note)}</p>" for note in self.notes)
         pictures = "".join(picture.html() for picture in self.pictures)
         shape = "row narrow" if self.narrow else "row"
@@ -132,12 +132,12 @@ class Section:
 
 
 def html_page(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole file.
+    """The text of the HTML file.
 
     Args:
         title: of the page.
-        notes: below it, a paragraph each.
-        sections: in order.
+        notes: paragraphs below the title.
+        sections: from top to bottom.
     """
     lines = "".join(f"<p>{escaped(note)}</p>" for note in notes)
     body = "\n".join(section.html() for section in sections)

@@ -1,4 +1,4 @@
-"""All that is known of a sweep, on one page: its runs beside each other."""
+"""The report of a sweep: table, curves and samples of its runs on one page."""
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -20,66 +20,66 @@ from consistency.sweep.work import count_states
 from consistency.table import Table
 from consistency.tasks.session import Outcome
 from consistency.tasks.show.page import Picture, Section, html_page
-from consistency.tasks.show.sweep_curves import curves_of
+from consistency.tasks.show.sweep_curves import curves_section
 
-MOST = 48  # pictures
-LONGEST = 160  # characters of what a file says
-SIDE = 480  # pixels of a picture
-FEW = 6  # reasons that are open at first
+MOST = 48  # largest number of pictures
+LONGEST = 160  # characters of a text from a file
+SIDE = 480  # largest side of a picture, in pixels
+FEW = 6  # up to this number, reasons are visible at first
 LOWER = {"FD", "FID", "KID", "LPIPS", "SW2", "gap", "oracle_rmse", "oracle_rmse_mean"}
 HIGHER = {"IS", "precision", "recall", "density", "coverage"}
 FACTS = ("device", "precision", "commit", "versions")
 
 
 def sweep_report(sweep: Path, directory: Path) -> Outcome:
-    """`report.html` of a sweep, from what its runs have left; nothing is measured.
+    """Write `report.html` for a sweep from the files of its runs, without measuring anything.
 
     Args:
         sweep: directory of the sweep.
-        directory: where the page goes.
+        directory: folder for the page.
 
     Raises:
-        UserError: a file that says what a run is, or what has come of it, is damaged.
+        UserError: the description or the result of a run is damaged.
     """
     runs = runs_of(sweep)
     path = directory / "report.html"
-    table = marked(overview(runs, shared_overrides(runs)), runs)
+    table = mark_best(overview(runs, shared_overrides(runs)), runs)
     if rank() == 0:
         write_text(
-            path, html_page(title(runs, sweep), section_of_sweep(runs, sweep), sweep_sections(runs, table))
+            path, html_page(page_title(runs, sweep), sweep_notes(runs, sweep), sweep_sections(runs, table))
         )
     return Outcome(paths={"page": str(path)}, tables=[table])
 
 
-def title(runs: Sequence[Run], sweep: Path) -> str:
-    """What is swept over, or the name of the directory."""
+def page_title(runs: Sequence[Run], sweep: Path) -> str:
+    """The common recipe of the runs, or else the name of the directory, with the number of runs."""
     names = list(dict.fromkeys(run.recipe for run in runs))
     what = names[0] if len(names) == 1 and names[0] else sweep.resolve().name
     return short_text(f"{what}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
 
 
-def section_of_sweep(runs: Sequence[Run], sweep: Path) -> list[str]:
-    """Where the sweep is, how far, and what all runs have in common."""
+def sweep_notes(runs: Sequence[Run], sweep: Path) -> list[str]:
+    """Notes on directory and progress of the sweep, and on the overrides that all runs share."""
     common = shared_overrides(runs)
     return [f"{sweep}, {count_states(runs)}", *([f"All with {' '.join(common)}"] if common else [])]
 
 
 def sweep_sections(runs: Sequence[Run], table: Table) -> list[Section]:
-    """The page below its head."""
-    texts = labels(runs)
+    """The sections of the page that have content."""
+    texts = run_labels(runs)
     reasons = [short_text(f"Run {run.name}, {run.state}: {run.reason}", 600) for run in runs if run.reason]
     few = len(reasons) <= FEW
     found = [
         Section("Runs", tables=[table], asides=reasons, fold=f"reasons ({len(reasons)})", unfolded=few),
-        curves_of(runs, texts),
-        samples_of(runs, texts),
-        section_of_hardware(runs),
+        curves_section(runs, texts),
+        samples_section(runs, texts),
+        environment_section(runs),
     ]
     return [section for section in found if section is not None]
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
-    """Each run by its name, what other runs do not have, and its state unless it has finished."""
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """A label per run: its name, the overrides that not all share, and its state unless it has finished."""
     common = shared_overrides(runs)
     found = []
     for run in runs:
@@ -90,11 +90,11 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def marked(table: Table, runs: Sequence[Run]) -> Table:
-    """The same with the best value of each metric of which it is known what is better."""
+def mark_best(table: Table, runs: Sequence[Run]) -> Table:
+    """The table of runs with "(best)" at the best value of each metric whose better direction is known."""
     rows = [list(row) for row in table.rows]
     for column, metric in enumerate(table.head):
-        better = direction(metric)
+        better = better_value(metric)
         values = {
             place: run.metrics[metric]
             for place, run in enumerate(runs)
@@ -108,25 +108,25 @@ def marked(table: Table, runs: Sequence[Run]) -> Table:
     return Table(table.head, rows)
 
 
-def direction(metric: str) -> Callable[..., float] | None:
-    """Which of two values of a metric is better; None where neither is, or it is not known."""
+def better_value(metric: str) -> Callable[..., float] | None:
+    """`min` or `max`, the function that returns the better value of a metric; None if it is not known."""
     name = metric.partition("/")[0].partition("(")[0]
     if metric.endswith(("/floor", "±")) or name == "teacher":
         return None
     return min if name in LOWER else max if name in HIGHER else None
 
 
-def samples_of(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
-    """The samples of the first sampler of each run; None where there are none at all."""
+def samples_section(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
+    """Samples of each run with its first sampler; None if no run has any."""
     pictures, notes, without = [], [], []
     for run, text in zip(runs, texts, strict=True):
-        path = picture_of(run)
+        path = newest_picture(run)
         if path is None:
             without.append(run.name)
         elif len(pictures) < MOST:
             try:
-                pictures.append(Picture(redrawn(path), "image/png", text))
-            except Exception as error:  # Pillow raises a dozen kinds
+                pictures.append(Picture(redraw_png(path), "image/png", text))
+            except Exception as error:  # Pillow raises many types
                 notes.append(
                     short_text(f"Run {run.name}: {path.name} is not an image that can be read ({error}).")
                 )
@@ -139,12 +139,12 @@ def samples_of(runs: Sequence[Run], texts: Sequence[str]) -> Section | None:
     return Section("Samples", notes, pictures, narrow=True)
 
 
-def picture_of(run: Run) -> Path | None:
-    """The newest picture of the first sampler; of a run without a result, of the first by name."""
+def newest_picture(run: Run) -> Path | None:
+    """The picture that the run's result names; without a result, the first one by file name."""
     folder = run.directory / "samples"
     paths = (run.result or {}).get("paths")
-    said = paths.get("picture") if isinstance(paths, dict) else None
-    name = Path(said).name if isinstance(said, str) else None
+    recorded = paths.get("picture") if isinstance(paths, dict) else None
+    name = Path(recorded).name if isinstance(recorded, str) else None
     if name is not None and is_name(name) and (folder / name).is_file():
         return folder / name
     return min(
@@ -152,11 +152,11 @@ def picture_of(run: Run) -> Path | None:
     )
 
 
-def redrawn(path: Path) -> bytes:
-    """The pixels of an image file, and nothing else of it, at most `SIDE` wide and high, as PNG.
+def redraw_png(path: Path) -> bytes:
+    """The pixels of an image file as a new PNG without its metadata, at most `SIDE` wide and high.
 
     Raises:
-        Exception: of a dozen kinds, where there is no image.
+        Exception: of many types, if the file is not an image.
     """
     check_file_size(regular(path).stat().st_size)
     image, out = decoded(path), BytesIO()
@@ -165,8 +165,8 @@ def redrawn(path: Path) -> bytes:
     return out.getvalue()
 
 
-def section_of_hardware(runs: Sequence[Run]) -> Section:
-    """On what the runs were made, and whether that differs between them."""
+def environment_section(runs: Sequence[Run]) -> Section:
+    """Devices and versions of the runs and of this evaluation, with a note if the runs differ."""
     results = [(run.name, run.result) for run in runs if run.result is not None]
     here, rows, differing = versions_and_commit(), [], []
     for key in FACTS:
@@ -185,18 +185,18 @@ def section_of_hardware(runs: Sequence[Run]) -> Section:
 
 
 def run_names(names: Sequence[str]) -> str:
-    """Runs by their names."""
+    """Names with the noun: `run A`, or `runs A, B`."""
     return short_text(f"{'run' if len(names) == 1 else 'runs'} {', '.join(names)}")
 
 
 def one_line_value(value: Any) -> str:
-    """A value of a file on one line."""
+    """A value of a file as one line of text."""
     if isinstance(value, dict):
         return short_text(", ".join(f"{name} {item}" for name, item in value.items()))
     return "" if value is None else short_text(str(value))
 
 
 def short_text(text: str, most: int = LONGEST) -> str:
-    """Text that a file chose, on one line, and not endless."""
-    shown = strip_controls(text)
-    return shown if len(shown) <= most else f"{shown[:most]}…"
+    """A text from a file without control characters, cut after `most` characters."""
+    line = strip_controls(text)
+    return line if len(line) <= most else f"{line[:most]}…"

@@ -1,4 +1,4 @@
-"""What a run changed of the experiment that it is a variation of."""
+"""The differences between a run's config and that of its experiment."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,18 +13,18 @@ from consistency.files.configs import options
 from consistency.schema.recipes import overrides_of
 from consistency.table import Table
 
-PLACES = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # where it ran, and what it saw
-LOGS = "logger"  # where it was logged is not of the experiment
+IGNORED = ("run_dir", "ckpt_path", "net.shape", "net.classes", "trust")  # paths, and values set by the data
+LOGS = "logger"  # loggers are not part of an experiment
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 Leaves = Mapping[str, Any]  # values by full key
 
 
-def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
-    """Every value that differs from the experiment's own, where it stands; None if that is not known.
+def config_changes(experiment: str | None, written: dict[str, Any]) -> Table | None:
+    """The config values that differ from the experiment's own; None if the experiment is not known.
 
     Args:
-        experiment: its name, as a checkpoint has it; None where it has none.
+        experiment: name of the experiment in the checkpoint; None if it has none.
         written: the run's config.
     """
     if experiment is None:
@@ -43,13 +43,13 @@ def variation(experiment: str | None, written: dict[str, Any]) -> Table | None:
     rows = [
         [k, yaml_value(theirs, k), yaml_value(ours, k)]
         for k in differ
-        if k not in PLACES and not copied(k, text, ours)
+        if k not in IGNORED and not is_copied(k, text, ours)
     ]
     return Table(["key", experiment, "this run"], rows)
 
 
 def leaf_values(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its key."""
+    """Yield (full key, value) for every leaf of a config."""
     if isinstance(node, dict) and node:
         for name, value in node.items():
             yield from leaf_values(value, f"{path}.{name}".lstrip("."))
@@ -57,26 +57,26 @@ def leaf_values(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def copied(key: str, text: Leaves, ours: Leaves) -> bool:
-    """Whether a value only repeats what stands elsewhere, or was filled in by the run itself.
+def is_copied(key: str, text: Leaves, ours: Leaves) -> bool:
+    """Whether a value only follows from another one by a reference, or was computed by the run.
 
     Args:
         key: of the value.
-        text: the experiment's config as it is written, references and all.
-        ours: the run's.
+        text: the experiment's config with references unresolved.
+        ours: the run's config.
     """
     parts = key.split(".")
     for end in range(1, len(parts) + 1):
-        said = text.get(".".join(parts[:end]))
-        if not (isinstance(said, str) and "${" in said):
+        value = text.get(".".join(parts[:end]))
+        if not (isinstance(value, str) and "${" in value):
             continue
-        whole = REFERENCE.fullmatch(said)
+        whole = REFERENCE.fullmatch(value)
         return whole is None or ours.get(".".join([whole[1], *parts[end:]])) == ours.get(key)
     return False
 
 
 def yaml_value(values: Leaves, key: str) -> str:
-    """A value as YAML has it."""
+    """The value of a key as YAML text; a dash if the config does not have the key."""
     if key not in values:
         return "–"
     value = values[key]

@@ -1,4 +1,4 @@
-"""The teacher of a student, if it is still at hand, with the samplers that it has of its own."""
+"""The teacher of a student, if its file is still available, with its samplers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,24 +20,28 @@ from consistency.teachers.checkpoint import read_named
 from consistency.tensor import weights_sha256
 from consistency.truth.oracle import Mixture
 
-CHECKPOINT = "consistency.teachers.checkpoint.checkpoint"  # the function that reads a run's
-SOLVERS = {"consistency.model.solvers.euler": Euler, "consistency.model.solvers.heun": Heun}  # of a flow
-LEVELS = 18
+CHECKPOINT = "consistency.teachers.checkpoint.checkpoint"  # the function that opens a run's checkpoint
+SOLVERS = {
+    "consistency.model.solvers.euler": Euler,
+    "consistency.model.solvers.heun": Heun,
+}  # by the `_target_` of a flow's solver
+LEVELS = 18  # of Karras et al. (2206.00364) for CIFAR-10
 
 
 def teacher_of(trained: Trained) -> Trained | None:
-    """The denoiser that a student learned from, in the student's place; None without one.
+    """The student's `Trained` with the teacher's denoiser and samplers in place of its own.
 
-    A checkpoint of a student does not need its teacher: what is gone is done without.
+    None if the run had no teacher, or if the teacher's file is missing or is not a denoiser: a student's
+    checkpoint does not need it.
 
     Raises:
-        UserError: the teacher that is named now has seen the data in another space.
+        UserError: the teacher's codec is not that of the student.
     """
-    taught = builder_of(trained)
-    if taught is None:
+    build = teacher_builder(trained)
+    if build is None:
         return None
     try:
-        f = taught()
+        f = build()
         D = as_denoiser(f, "teacher.path")  # a training may start from a consistency function
     except (UserError, FileNotFoundError):
         return None
@@ -50,21 +54,21 @@ def teacher_of(trained: Trained) -> Trained | None:
         provenance=replace(
             trained.provenance, weights="teacher", weights_sha256=denoiser_digest(D), experiment=None
         ),
-        samplers=samplers_of(trained),
+        samplers=teacher_samplers(trained),
         found={},
     )
 
 
-def builder_of(trained: Trained) -> Callable[[], DenoiserLike] | None:
-    """What makes the teacher that a run learned from, or whose weights it began with; None without one."""
+def teacher_builder(trained: Trained) -> Callable[[], DenoiserLike] | None:
+    """A function that builds the teacher that a run distilled or started from; None without one."""
     for name in ("teacher", "start"):
         if trained.file is not None and config_section(trained.provenance.config, "module", name):
             return trained.file.build("module", name)
     return None
 
 
-def follows_teacher(trained: Trained) -> bool:
-    """Whether a run measures on its teacher's trajectories; asks for no teacher."""
+def uses_teacher_flow(trained: Trained) -> bool:
+    """Whether a run follows its teacher's trajectories, by its config; the teacher itself is not opened."""
     node = config_section(trained.provenance.config, "module")
     if trained.file is None or not config_section(node, "teacher") or not config_section(node, "flow"):
         return False
@@ -74,8 +78,8 @@ def follows_teacher(trained: Trained) -> bool:
     return isinstance(trained.file.build("module", "flow")(identity), TeacherFlow)
 
 
-def samplers_of(trained: Trained) -> dict[str, Sampler]:
-    """How a student's teacher is sampled: as its own file says, else by the solver that the student follows.
+def teacher_samplers(trained: Trained) -> dict[str, Sampler]:
+    """The samplers of a student's teacher, by name.
 
     The latter takes the 18 levels of Karras et al. between the student's own. Nothing where neither is said.
     Jumps of a flow map, whose denoiser is the teacher, are no samplers of that.
@@ -101,7 +105,7 @@ def samplers_of(trained: Trained) -> dict[str, Sampler]:
 
 
 def config_section(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
-    """A section of a config; empty where there is none."""
+    """The section of a config under these keys, one inside the other; empty if there is none."""
     node: Any = config
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
@@ -109,7 +113,7 @@ def config_section(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 
 
 def denoiser_digest(D: DenoiserLike) -> str:
-    """Hash of all that makes a denoiser."""
+    """SHA-256 of a denoiser's weights, or of a mixture's means, weights and standard deviation."""
     if isinstance(D, Mixture):
         std = torch.tensor(D.std, dtype=torch.float64)
         return weights_sha256({"means": D.means, "weights": D.weights, "std": std})

@@ -1,4 +1,4 @@
-"""The file of σ lists beside a checkpoint: by SHA-256 of the weights, then by name of the sampler."""
+"""The JSON file of σ lists beside a checkpoint, by SHA-256 of the weights and name of the sampler."""
 
 import json
 import re
@@ -26,12 +26,12 @@ PATIENCE = 60.0  # seconds to wait for another process that writes the same file
 
 
 class Origin(NamedTuple):
-    """By what a list was found.
+    """The search that found a list.
 
     Args:
-        metric: that became small, such as `FD(digits)`.
-        value: of the list, on the noise of the search.
-        count: samples of a trial.
+        metric: the minimised metric, such as `FD(digits)`.
+        value: of the metric, for this list and the noise of the search.
+        count: samples per trial.
         seed: of their noise.
         budget: trials for each number of levels.
     """
@@ -46,27 +46,27 @@ class Origin(NamedTuple):
         return f"{self.metric} {self.value:.4g} of {self.count:,} samples"
 
     def comparable(self, other: "Origin") -> bool:
-        """Whether both were judged on the same samples by the same metric."""
+        """Whether both values are of the same metric and the same noise."""
         return (self.metric, self.count, self.seed) == (other.metric, other.count, other.seed)
 
 
-class Listed(NamedTuple):
-    """A σ list, falling; and its origin, None where an older version did not write it down."""
+class SigmaList(NamedTuple):
+    """A falling σ list, and the search that found it; None if an older version did not record it."""
 
     sigmas: list[float]
     origin: Origin | None = None
 
 
-Lists = dict[str, Listed]  # by name of the sampler, such as `2step` or `heun35`
-Stored = dict[str, Lists]  # by SHA-256 of the weights; those that were written last stand last
+SigmaLists = dict[str, SigmaList]  # by name of the sampler, such as `2step` or `heun35`
+StoredLists = dict[str, SigmaLists]  # by SHA-256 of the weights, the oldest first
 
 
-def read_lists(path: Path, remedy: str) -> Stored | None:
-    """All lists of a file; None of one without a checksum, as old versions wrote it. Empty without a file.
+def read_lists(path: Path, remedy: str) -> StoredLists | None:
+    """All lists of a file; empty if there is no file, None for a file of an old version without a checksum.
 
     Args:
-        path: of the file, in this format or in the former one, which holds the lists of one model's weights.
-        remedy: what to do about a damaged file, for the message.
+        path: of the file, in this format or in the former one, which has the lists of one model only.
+        remedy: for the message about a damaged file.
 
     Raises:
         UserError: the file is damaged.
@@ -75,118 +75,118 @@ def read_lists(path: Path, remedy: str) -> Stored | None:
         return {}
     try:
         if path.stat().st_size > LARGEST:
-            raise ValueError("no such file is written")
+            raise ValueError("too large")
         kept = json.loads(path.read_text(encoding="utf-8"))
         checksum = kept.pop("sha256", None)
-        found = stored(kept) if "lists" in kept else former(kept)
+        found = parse_stored(kept) if "lists" in kept else parse_former(kept)
         if checksum not in (None, content_sha256(kept)):
-            raise ValueError("not what its checksum says")
+            raise ValueError("wrong checksum")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {remedy}") from error
     return None if checksum is None else found
 
 
-def stored(kept: Mapping[str, Any]) -> Stored:
-    """Lists of a file as plain data, checked."""
+def parse_stored(kept: Mapping[str, Any]) -> StoredLists:
+    """The content of a file in the present format, checked."""
     return {
         weights: dict(check_list(name, each["sigmas"], each["origin"]) for name, each in lists.items())
         for weights, lists in kept["lists"].items()
     }
 
 
-def former(kept: Mapping[str, Any]) -> Stored:
-    """The same of the former format."""
+def parse_former(kept: Mapping[str, Any]) -> StoredLists:
+    """The content of a file in the former format, checked."""
     return {kept["weights_sha256"]: dict(check_list(str(int(n)), each) for n, each in kept["sigmas"].items())}
 
 
-def check_list(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) -> tuple[str, Listed]:
-    """A sampler's name, and its noise levels with their origin, checked.
+def check_list(name: str, sigmas: Any, origin: Mapping[str, Any] | None = None) -> tuple[str, SigmaList]:
+    """A sampler's name, and its σ list with the origin, checked.
 
-    A name that is but a number of calls is one of multistep sampling: older versions searched no other.
+    Older versions searched lists of multistep sampling only and stored the number of calls as the name.
 
     Raises:
-        ValueError: no name; a list of another length than it says, or one that is no list of falling σ above
-            0; a wrong origin.
+        ValueError: the name is not valid or gives another length than that of the list, the list is not one
+            of falling σ above 0, or the origin is not valid.
     """
     if not NAME.fullmatch(name):
-        raise ValueError("no name of a sampler")
+        raise ValueError("not the name of a sampler")
     found = check_levels(f"sigmas.{name}", sigmas)
     several = BY_LEVEL.fullmatch(name)
     if several is not None and len(found) != int(several[1]):
         raise ValueError(f"{len(found)} levels for {name}")
-    known = Listed(found, None if origin is None else check_origin(Origin(**origin)))
+    known = SigmaList(found, None if origin is None else check_origin(Origin(**origin)))
     return (f"{name}step" if name.isdecimal() else name), known
 
 
 def check_origin(origin: Origin) -> Origin:
-    """Refuse an origin that no search has."""
+    """Raise ValueError for an origin that no search can have."""
     check_text("metric", origin.metric)
     check_number("value", origin.value)
     for name in ("count", "budget"):
         check_count(name, getattr(origin, name))
     if type(origin.seed) is not int or not 0 <= origin.seed <= LARGEST_SEED:
-        raise ValueError("no seed")
+        raise ValueError("not a seed")
     return origin
 
 
-def merge_lists(path: Path, weights_sha256: str, found: Lists, remedy: str) -> None:
-    """Add lists to a file, in which those of other weights and of other samplers stay.
+def merge_lists(path: Path, weights_sha256: str, found: SigmaLists, remedy: str) -> None:
+    """Add lists to a file. Lists of other weights and of other samplers stay as they are.
 
-    Of the same weights and sampler, the better list stays where both were judged by the same metric
-    on as many samples of the same seed; else the new one, and a line says so. Two processes may do this at
-    the same time.
+    If the file has a list for the same weights and sampler, the better one stays if their origins are
+    comparable; otherwise the new one replaces it with a notice. Two processes may do this at the same time.
 
     Args:
         path: of the file.
-        weights_sha256: that the lists were found for.
-        found: lists; those whose value is not finite are left out.
+        weights_sha256: the weights that the lists were found for.
+        found: lists by name of the sampler; those with a value that is not finite are left out.
         remedy: see `read_lists`.
 
     Raises:
         UserError: the file is damaged.
         Unwritable: it cannot be written.
     """
-    with alone(path):
+    with locked(path):
         known = read_lists(path, remedy) or {}
         lists = known.pop(weights_sha256, {})
         for name, new in found.items():
-            if new.origin is None or isfinite(value(new)):
+            if new.origin is None or isfinite(search_value(new)):
                 lists[name] = better_list(path, name, new, lists.get(name))
         known[weights_sha256] = dict(sorted(lists.items(), key=lambda item: (len(item[1].sigmas), item[0])))
-        write_lists(path, bounded(path, known))
+        write_lists(path, drop_oldest(path, known))
 
 
-def better_list(path: Path, name: str, new: Listed, old: Listed | None) -> Listed:
-    """Which of two lists for the same weights stays; a line where the new one is not known to be better."""
+def better_list(path: Path, name: str, new: SigmaList, old: SigmaList | None) -> SigmaList:
+    """The better of two lists for the same weights; a notice if the new one is not known to be better."""
     if old is None:
         return new
-    alike = old.origin is not None and new.origin is not None and new.origin.comparable(old.origin)
-    better = alike and value(new) < value(old)
+    comparable = old.origin is not None and new.origin is not None and new.origin.comparable(old.origin)
+    better = comparable and search_value(new) < search_value(old)
     if new.sigmas != old.sigmas and not better:
-        what = "stays, no worse than" if alike else "is replaced by"
-        notice(f"{path}: the list of {name} with {by(old)} {what} the new one with {by(new)}")
-    return old if alike and not better else new
+        verb = "stays, no worse than" if comparable else "is replaced by"
+        before, after = describe_origin(old), describe_origin(new)
+        notice(f"{path}: the list of {name} with {before} {verb} the new one with {after}")
+    return old if comparable and not better else new
 
 
-def value(listed: Listed) -> float:
-    """By which lists that were judged alike are compared."""
+def search_value(listed: SigmaList) -> float:
+    """The metric's value in the search; infinite if it is not known."""
     return inf if listed.origin is None else listed.origin.value
 
 
-def by(listed: Listed) -> str:
-    """How good a list is, as far as that was written down."""
+def describe_origin(listed: SigmaList) -> str:
+    """The metric's value and the number of samples, for messages."""
     return "a value that is not known" if listed.origin is None else str(listed.origin)
 
 
-def bounded(path: Path, known: Stored) -> Stored:
-    """The lists of the weights that were written last."""
+def drop_oldest(path: Path, known: StoredLists) -> StoredLists:
+    """The lists of the `MOST` newest weights; a notice counts the others."""
     left_out = len(known) - MOST
     if left_out > 0:
         notice(f"{path} keeps the lists of {MOST} weights; those of the oldest {left_out} were removed")
     return dict(list(known.items())[-MOST:])
 
 
-def write_lists(path: Path, known: Stored) -> None:
+def write_lists(path: Path, known: StoredLists) -> None:
     """Write all lists, with a checksum."""
     lists = {
         weights: {
@@ -200,14 +200,14 @@ def write_lists(path: Path, known: Stored) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a file, by a lock beside it, from reading it to writing it again.
+def locked(path: Path) -> Iterator[None]:
+    """Lock a file while it is read and rewritten, by a lock file beside it.
 
-    A file system may have no locks. Nothing is held then: of two writers at the same moment, one may lose
-    its lists.
+    On a file system without locks the file is not locked: of two writers at the same time, one may lose its
+    lists.
 
     Raises:
-        UserError: another process holds it for a minute, or a link stands in place of the lock.
+        UserError: another process holds the lock for a minute, or the lock file is a link.
     """
     place = path.with_name(f".{path.name}.lock")
     with explain_write(path):

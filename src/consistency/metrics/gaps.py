@@ -1,8 +1,10 @@
-"""What says how good a consistency function f is, where the value of its loss does not.
+"""Gaps: how far a consistency function f is from an exact one, which the value of its loss does not show.
 
-An exact f takes every point of a trajectory of the probability flow to where the trajectory is at σ_min
-(2303.01469, definition 1). So f is held, on trajectories that begin at noised data, against itself, against
-their ends, and against the data. Shapes: L levels, B trajectories, x_σ [L, B, ...], σ [L] in float64.
+An exact f maps every point of a trajectory of the probability flow to the trajectory's point at σ_min
+(2303.01469, definition 1). On trajectories that begin at noised data, f is compared with itself, with the
+ends of the trajectories, and with the data.
+
+Shapes: L levels, B trajectories, x_σ [L, B, ...], σ [L] in float64.
 """
 
 import math
@@ -29,10 +31,10 @@ from consistency.watch import in_pieces, tick
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POOL = 2048  # training samples whose posterior mean is followed where nothing better is known
-KEPT = 2**28  # bytes of all trajectories, and of the pool: what 256 images of 88x88 take at 12 levels
-STEPS = 200  # of Runge-Kutta over all levels, where the density is known
-LOOKS = {  # of the curves: color, and what lies so far apart
+POOL = 2048  # training samples for the posterior mean, if neither density nor teacher is known
+KEPT = 2**28  # largest size of all trajectories, and of the pool, in bytes: 256 images of 88x88 at 12 levels
+STEPS = 200  # Runge-Kutta steps over all levels, if the density is known
+LOOKS = {  # of the curves: colour, and the two values that are compared
     "self": ("#2f6ca3", "self: f(x_σ', σ') and f(x_σ, σ), neighbouring levels"),
     "trajectory": ("#b03a2e", "trajectory: f(x_σ, σ) and x_ε {}"),
     "reconstruction": ("#888888", "reconstruction: f(x + σz, σ) and x"),
@@ -46,40 +48,40 @@ ENDS = {
 
 
 class ProbeData(NamedTuple):
-    """Training samples as the network sees them: trajectories begin at the first, all stand for the data."""
+    """Training samples in the network's units. Trajectories begin at the first; all of them are the data."""
 
     x: Tensor  # [M, ...]
-    c: Condition = NONE  # of each
+    c: Condition = NONE  # of each sample
 
 
 class TrajectorySource(NamedTuple):
     """Whose trajectories they are: exact, teacher, data, or diagonal, those of a flow map's own denoiser."""
 
-    name: str
+    name: str  # "exact", "teacher" or "data"
     solve: Callable[[Tensor, float, float, Condition], Tensor]  # (x at t, t, r, c) -> x at r
 
 
 class Trajectories(NamedTuple):
-    """Points of the probability flow, and the data and the noise that it was begun with."""
+    """Points on trajectories of the probability flow, with the data and the noise at which they begin."""
 
-    source: str
+    source: str  # name of the `TrajectorySource`
     sigma: Tensor  # [L], rising
     x_sigma: Tensor  # [L, B, ...], float32, on the CPU
     x: Tensor  # [B, ...]
     z: Tensor  # [B, ...]
-    c: Condition  # of each
+    c: Condition  # of each trajectory
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """Root mean squares over samples and coordinates, by σ; plain data.
+    """Root mean square differences over samples and coordinates, by σ, as plain data.
 
     Args:
-        source: whose trajectories they were measured on.
+        source: name of the source of the trajectories.
         sigma: the L levels, rising.
-        boundary: f(x_ε, ε) - x_ε at the lowest, ε.
-        curves: `trajectory` and `reconstruction` at each level; `self` at each but the lowest, between it and
-            the level below.
+        boundary: of f(x_ε, ε) - x_ε at the lowest level, ε.
+        curves: `trajectory` and `reconstruction` at each level; `self` at each level but the lowest, between
+            this level and the one below.
     """
 
     source: str
@@ -95,16 +97,16 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Probe:
-    """Where a consistency function is looked at. The same numbers give the same points.
+    """The points at which a consistency function is measured; equal probes have the same points.
 
     Args:
         sigma_min: the lowest level, ε.
         sigma_max: the highest level, where trajectories begin.
-        count: trajectories, B; fewer of large images, see `fitting`.
-        levels: L, evenly spaced in ln σ.
-        substeps: steps of Heun's method from a level to the next, where the exact flow is not known.
-        seed: of samples and noise.
-        batch: samples a forward.
+        count: number of trajectories, B; fewer for large images, see `fitting`.
+        levels: number of levels, L, evenly spaced in ln σ.
+        substeps: steps of Heun's method between neighbouring levels if the exact flow is not known.
+        seed: of the choice of samples and of the noise.
+        batch: samples per network call.
     """
 
     sigma_min: float
@@ -116,10 +118,10 @@ class Probe:
     batch: int = 256
 
     def checked(self, section: str) -> "Probe":
-        """Itself, unless a number is too small.
+        """This probe, after checking its numbers.
 
         Raises:
-            UserError: names the key, in this section of the config.
+            UserError: a number is out of bounds; names its key in this section of the config.
         """
         Sigma(self.sigma_min, self.sigma_max)
         at_least(section, batch=self.batch)
@@ -131,38 +133,38 @@ class Probe:
 
     @property
     def calls(self) -> int:
-        """How often the network is called with a sample by `measure`."""
+        """Number of samples with which `measure` calls the network, over all calls."""
         return 2 * self.levels * self.count
 
     def fitting(self, shape: Sequence[int]) -> "Probe":
-        """Itself, or with as many trajectories as `KEPT` bytes hold of samples of this shape, 1 or more."""
+        """This probe with no more trajectories of samples of this shape than `KEPT` bytes hold, but 1."""
         most = max(1, KEPT // (4 * self.levels * math.prod(shape)))
         return self if self.count <= most else replace(self, count=most)
 
     def pool(self, total: int, shape: Sequence[int] = ()) -> Tensor:
-        """Numbers of the training samples to take, of so many of this shape, in no order."""
+        """Random indices of the training samples to use [M], of `total` samples of this shape."""
         most = max(self.fitting(shape).count, min(POOL, KEPT // (4 * math.prod(shape))))
         return torch.randperm(total, generator=self._generator())[:most]
 
     def source(
-        self, density: Mixture | None, teacher: DenoiserLike | None, some: ProbeData
+        self, density: Mixture | None, teacher: DenoiserLike | None, data: ProbeData
     ) -> TrajectorySource:
-        """The flow of the density where it is known, else the teacher's, else that of some of the data."""
+        """The flow of the density if it is known, else the teacher's, else that of the training samples."""
         if density is not None:
-            return exact(density, -(-STEPS // (self.levels - 1)))
+            return exact_source(density, -(-STEPS // (self.levels - 1)))
         if teacher is not None:
-            return followed("teacher", by_parts(teacher, self.batch), self.substeps)
-        return followed("data", posterior(some), self.substeps)
+            return solver_source("teacher", in_portions(teacher, self.batch), self.substeps)
+        return solver_source("data", posterior_mean(data), self.substeps)
 
     @torch.no_grad()
-    def trajectories(self, source: TrajectorySource, some: ProbeData) -> Trajectories:
-        """From x + T z down to σ_min, for `count` samples; of fewer, one after the other and again."""
-        count = self.fitting(some.x.shape[1:]).count
+    def trajectories(self, source: TrajectorySource, data: ProbeData) -> Trajectories:
+        """Solve from x + σ_max z down to σ_min for `count` trajectories; samples repeat if too few."""
+        count = self.fitting(data.x.shape[1:]).count
         if count < self.count:
             size = f"no more of samples of this size fit into {KEPT // 2**20} MiB"
             notice(f"{count} trajectories in place of {self.count}: {size}")
-        row = (torch.arange(count) % len(some.x)).to(some.x.device)
-        x, c = some.x[row], some.c.rows(row)
+        row = (torch.arange(count) % len(data.x)).to(data.x.device)
+        x, c = data.x[row], data.c.rows(row)
         z = torch.randn(x.shape, generator=self._generator()).to(x.device)
         sigma = geometric(self.sigma_min, self.sigma_max, self.levels)
         now = perturb(x.double(), z.double(), level(self.sigma_max, x))
@@ -176,11 +178,11 @@ class Probe:
 
     @torch.no_grad()
     def measure(self, f: DenoiserLike, paths: Trajectories) -> Gaps:
-        """All gaps of f along trajectories, a batch of them at a time."""
+        """The gaps of f on trajectories, computed in batches."""
         sums = {name: torch.zeros(self.levels, dtype=torch.float64) for name in LOOKS}
         with in_pieces("signals", 2 * self.levels * len(paths.x)):
             for first in range(0, len(paths.x), self.batch):
-                for name, squares in squared(f, paths, slice(first, first + self.batch)).items():
+                for name, squares in sum_squares(f, paths, slice(first, first + self.batch)).items():
                     sums[name] += squares
         means = {name: (total / paths.x.numel()).sqrt().tolist() for name, total in sums.items()}
         means["self"] = means["self"][1:]
@@ -190,8 +192,8 @@ class Probe:
         return torch.Generator().manual_seed(self.seed)
 
 
-def exact(density: Mixture, steps: int) -> TrajectorySource:
-    """The flow of a known density, by so many steps from a level to the next."""
+def exact_source(density: Mixture, steps: int) -> TrajectorySource:
+    """The flow of a known density, with this number of steps between neighbouring levels."""
 
     def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
         return density.solve(x, level(t, x), level(r, x), steps)
@@ -199,8 +201,8 @@ def exact(density: Mixture, steps: int) -> TrajectorySource:
     return TrajectorySource("exact", solve)
 
 
-def followed(name: str, D: DenoiserLike, substeps: int) -> TrajectorySource:
-    """The flow of a denoiser, by Heun's method, steps evenly spaced in ln σ."""
+def solver_source(name: str, D: DenoiserLike, substeps: int) -> TrajectorySource:
+    """The flow of a denoiser, by Heun's method with substeps evenly spaced in ln σ."""
 
     def solve(x: Tensor, t: float, r: float, c: Condition) -> Tensor:
         for a, b in pairwise(geometric(t, r, substeps + 1).tolist()):
@@ -211,14 +213,20 @@ def followed(name: str, D: DenoiserLike, substeps: int) -> TrajectorySource:
     return TrajectorySource(name, solve)
 
 
-def posterior(some: ProbeData) -> DenoiserLike:
-    """E[x_0 | x_σ] if these samples were all of the data; of those of the same class, where there are any."""
-    flow = ReferenceFlow(some.x, some.c.label, own=False)
+def posterior_mean(data: ProbeData) -> DenoiserLike:
+    """The denoiser E[x_0 | x_σ] of a data set of these samples, within each class if there are classes."""
+    flow = ReferenceFlow(data.x, data.c.label, own=False)
     return lambda x, sigma, c=NONE: flow.mean(x, sigma, x, c)
 
 
-def squared(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tensor]:
-    """Squared differences at each level [L], summed over some of the trajectories; no `self` at the first."""
+def sum_squares(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tensor]:
+    """Squared differences at each level [L], by curve, summed over some trajectories; `self` begins with 0.
+
+    Args:
+        f: the consistency function.
+        paths: all trajectories.
+        rows: the trajectories to use.
+    """
     x, z, c = paths.x[rows], paths.z[rows], paths.c.rows(rows)
     path, below = paths.x_sigma[:, rows], None
     found: dict[str, list[Tensor]] = {name: [] for name in LOOKS}
@@ -226,27 +234,27 @@ def squared(f: DenoiserLike, paths: Trajectories, rows: slice) -> dict[str, Tens
         s = level(sigma, x)
         y = f(at.to(x.device), s, c)
         back = f(perturb(x, z, s).float(), s, c)
-        found["self"].append(squared_distance(y, y if below is None else below))
-        found["trajectory"].append(squared_distance(y, path[0].to(x.device)))
-        found["reconstruction"].append(squared_distance(back, x))
+        found["self"].append(squared_difference(y, y if below is None else below))
+        found["trajectory"].append(squared_difference(y, path[0].to(x.device)))
+        found["reconstruction"].append(squared_difference(back, x))
         below = y
     return {name: torch.stack(squares).cpu() for name, squares in found.items()}
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of the squared differences over samples and coordinates."""
+def squared_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the squared differences over samples and coordinates, in float64."""
     return (a.double() - b.double()).square().sum()
 
 
-def by_parts(f: DenoiserLike, batch: int) -> DenoiserLike:
-    """f for so many samples at a time, in float32."""
+def in_portions(f: DenoiserLike, batch: int) -> DenoiserLike:
+    """f in calls of at most `batch` samples, in float32."""
 
     parts = Portions(f, batch, lambda done: None)
     return lambda x, sigma, c=NONE: parts(x.float(), sigma, c).to(x.dtype)
 
 
-def figure(gaps: Gaps) -> "Figure":
-    """The three curves against σ, and the boundary error in the title."""
+def gap_figure(gaps: Gaps) -> "Figure":
+    """A figure of the three curves against σ, with the boundary error in its title."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(7, 4.5), layout="constrained")
@@ -257,14 +265,14 @@ def figure(gaps: Gaps) -> "Figure":
         axes.plot(sigma, curve, "o-", color=color, markersize=3, label=label)
     title = f"boundary error at σ = {gaps.sigma[0]:.4g}: {gaps.boundary:.2g}"
     axes.set(xscale="log", xlabel="σ", ylabel="root mean square difference", title=title)
-    axes.set_ylim(*heights(gaps))  # before the scale, which of nothing but zeros would find none
+    axes.set_ylim(*axis_limits(gaps))  # before the scale, which fails without positive values
     axes.set_yscale("log", nonpositive="mask")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize="small")
     return drawn
 
 
-def heights(gaps: Gaps) -> tuple[float, float]:
-    """Room for all that has a logarithm; for a decade where nothing has."""
+def axis_limits(gaps: Gaps) -> tuple[float, float]:
+    """Limits of the logarithmic y axis around all positive values; one decade if there are none."""
     known = [v for curve in gaps.curves.values() for v in curve if 0 < v < math.inf] or [0.1, 1.0]
     return min(known) / 1.5, max(known) * 1.5

@@ -1,4 +1,4 @@
-"""Cards for people."""
+"""Tables of cards, for reports and Markdown files."""
 
 from collections.abc import Mapping
 
@@ -7,10 +7,10 @@ from consistency.table import Table
 
 
 def card_tables(cards: Mapping[str, Card]) -> list[Table]:
-    """What all cards share once, and a column per card for the rest.
+    """A table of the entries that differ, a column per card (if any differ), and one of those that all share.
 
     Args:
-        cards: by name.
+        cards: at least one, by name.
     """
     rows = {name: card_cells(card) for name, card in cards.items()}
     keys = dict.fromkeys(key for r in rows.values() for key in r)
@@ -25,13 +25,13 @@ def card_tables(cards: Mapping[str, Card]) -> list[Table]:
 
 
 def card_cells(card: Card) -> dict[str, str]:
-    """All of a card as text."""
+    """All entries of a card as text, by key."""
     everything = {**card.model, **card.protocol, **card.code, "commit": card.commit}
     return {key: card_text(value) for key, value in everything.items()}
 
 
 def card_text(value: object) -> str:
-    """A value of a card; levels with four digits."""
+    """A value of a card as text: lists of noise levels with four digits, hashes shortened."""
     if isinstance(value, list):
         return ", ".join(f"{x:.4g}" for x in value)
     return hash_or_text(value)
