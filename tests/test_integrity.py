@@ -859,7 +859,7 @@ def test_a_teachers_result_that_was_edited_is_one_line(tmp_path, text):
 def test_samples_without_their_words_are_not_gone_on_with(ckpt_of_digits, tmp_path):
     (tmp_path / "1step").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "1step" / "000000.png")
-    with pytest.raises(UserError, match=r"1step holds samples, and sample\.json"):
+    with pytest.raises(UserError, match=r"1step holds samples, but sample\.json"):
         Sample(count=1, samplers=["1step"], files=True)(sessions.session(tmp_path, ckpt_of_digits))
 
 
