@@ -35,6 +35,7 @@ from consistency.nets.unet import UNet
 from consistency.sampling.levels import karras_sigmas
 from consistency.schema.check import check_config
 from consistency.tasks.make.export import Export
+from consistency.tasks.timing import time_side_by_side
 from tests.conftest import ROOT
 from tests.lists import multisteps
 from tests.sessions import checkpoint, composed, outgoing, session

@@ -34,7 +34,7 @@ class Gap:
             those of the run.
         seed: of the training samples and the noise.
         batch: samples per network call.
-        diagonal: measure on the trajectories of a flow map's own denoiser f(x, σ, σ), as if it were a teacher.
+        diagonal: measure on trajectories of a flow map's own denoiser f(x, σ, σ), as if it were a teacher.
     """
 
     count: int | None = None
