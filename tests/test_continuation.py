@@ -429,7 +429,7 @@ def story(clock, k, earlier=(), **facts):
     found = History({"batch_size": 10, **facts}, {}, str, clock)
     found.load_state_dict({"segments": list(earlier)})
     trainer = SimpleNamespace(global_step=k, world_size=1)
-    module = SimpleNamespace(slower=0.5, given=[{"lr": 0.2}], device="cpu")
+    module = SimpleNamespace(rate_factor=0.5, group_options=[{"lr": 0.2}], device="cpu")
     found.on_train_start(trainer, module)
     return found, trainer, module
 

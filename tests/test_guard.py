@@ -192,7 +192,7 @@ def test_what_varied_is_remembered_by_a_checkpoint():
 
 
 def test_slower_twice_is_as_slow_as_once():
-    module = SimpleNamespace(slower=1.0)
+    module = SimpleNamespace(rate_factor=1.0)
     trainer = SimpleNamespace(logger=None, global_step=7)
     watched = Guard(0.01, 100.0, slower=0.5)
     watched.record.count = 1

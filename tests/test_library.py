@@ -198,9 +198,9 @@ class TestEdits:
         found = {}
 
         class Kept(Edit):
-            def _kept(self, directory, given, rows, table):
-                found.update(u=given.u, after=torch.stack([row[1] for row in rows]))
-                return super()._kept(directory, given, rows, table)
+            def _write_images(self, directory, inputs, rows, table):
+                found.update(u=inputs.u, after=torch.stack([row[1] for row in rows]))
+                return super()._write_images(directory, inputs, rows, table)
 
         Kept(change, samples=1, rows=3, count=3, seed=4, levels=5, label=3)(asked)
         assert torch.equal(model.edit(found["u"], change, seed=4, levels=5, labels=3), found["after"])

@@ -30,9 +30,9 @@ from consistency.sampling.samplers import Jumps, MultiStep
 from consistency.tasks.make.export import Export
 from consistency.tasks.make.invert import Invert
 from consistency.tasks.make.sample import Sample
-from consistency.tasks.measure.gap import Gap, measure_gaps, own_probe
+from consistency.tasks.measure.gap import Gap, measure_gaps, run_probe
 from consistency.tasks.measure.ladder import Ladder
-from consistency.tasks.measure.ladder_lists import Search, series
+from consistency.tasks.measure.ladder_lists import Search, series_name
 from consistency.tasks.show.report import Report
 from tests.conftest import ROOT
 from tests.sessions import checkpoint, outgoing, session
@@ -164,8 +164,8 @@ def test_a_ladder_shows_jumps_and_fresh_noise(ckpt, tmp_path):
     assert {*mixed, "1jump", "2jump", "3jump", "1step", "2step", "3step"} == again.found.keys()
     assert again.found["3jump (gamma)"].gamma == 0.5
     families = families_of(asked.trained.own, 0.002)
-    assert [series(each, "flow map") for each in families] == ["jumps", "jumps (gamma)", "fresh noise"]
-    assert series(Family(Heun([1.0])), "flow map") == "diagonal, heun"
+    assert [series_name(each, "flow map") for each in families] == ["jumps", "jumps (gamma)", "fresh noise"]
+    assert series_name(Family(Heun([1.0])), "flow map") == "diagonal, heun"
 
 
 def test_gaps_are_those_of_its_consistency_function_on_any_flow(ckpt, tmp_path):
@@ -180,13 +180,13 @@ def test_gaps_are_those_of_its_consistency_function_on_any_flow(ckpt, tmp_path):
     gaps = json.loads((tmp_path / "gap.json").read_text())
     assert gaps["source"] == "data"
     t = asked.trained
-    found, _ = measure_gaps(asked, own_probe(t), diagonal=True)
+    found, _ = measure_gaps(asked, run_probe(t), diagonal=True)
     asked.trained = replace(t, f=t.f.at_zero)
     with pytest.raises(cm.UserError, match=r"task\.diagonal=true is for flow maps"):
-        measure_gaps(asked, own_probe(t), diagonal=True)
+        measure_gaps(asked, run_probe(t), diagonal=True)
     asked.trained = replace(t, f=FlowMap(t.f.net, t.f.precond, diagonal=False))
     with pytest.raises(cm.UserError, match=r"task\.diagonal=true: this flow map was trained without s = t"):
-        measure_gaps(asked, own_probe(t), diagonal=True)
+        measure_gaps(asked, run_probe(t), diagonal=True)
     assert found.source == "diagonal"
 
 

@@ -208,11 +208,11 @@ class Named:
 
 
 def test_a_table_of_degradations_takes_names_as_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(degradations, "folder", lambda root: (torch.zeros(4, 3, 2, 2), torch.zeros(4)))
-    monkeypatch.setattr(degradations, "seen", lambda *a, **k: torch.zeros(4, 2))
+    monkeypatch.setattr(degradations, "load_folder", lambda root: (torch.zeros(4, 3, 2, 2), torch.zeros(4)))
+    monkeypatch.setattr(degradations, "extract_features", lambda *a, **k: torch.zeros(4, 2))
     monkeypatch.setattr(degradations, "frechet", lambda *a: 1.0)
     monkeypatch.setattr(degradations, "damages", lambda labels: [])
-    monkeypatch.setattr(degradations, "choices", lambda *a: {"a|b": 1.0})
+    monkeypatch.setattr(degradations, "protocol_distances", lambda *a: {"a|b": 1.0})
     text = degradations.report_degradations(tmp_path, [Named()])
     assert "FD\\|\\<b\\>" in text
     assert "| a\\|b | 1 |" in text

@@ -48,10 +48,10 @@ def now():
 FAKE = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from consistency.process.lifeline import held, hold, send_report
+from consistency.process.lifeline import is_sweep_run, open_lifeline, send_report
 from consistency.process.stops import Stopped, heard
 
-hold()
+open_lifeline()
 given = dict(word.partition("=")[::2] for word in sys.argv[1:])
 place = Path(given["run_dir"])
 (place / "checkpoints").mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ try:
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "work":
-                assert held() and "CONSISTENCY_LIFELINE" not in os.environ
+                assert is_sweep_run() and "CONSISTENCY_LIFELINE" not in os.environ
                 send_report(step=10, value=3.0)
                 send_report(step=20, value=None)
                 while True:
@@ -528,7 +528,8 @@ class TestLifeline:
 
     @pytest.mark.parametrize("number", ["", "x", "-1", "0", "9999", "1.5"])
     def test_a_number_that_leads_nowhere_is_no_line(self, number):
-        code = "from consistency.process.lifeline import *; hold(); send_report(step=1); print(held())"
+        code = "from consistency.process.lifeline import *; open_lifeline(); send_report(step=1)"
+        code += "; print(is_sweep_run())"
         env = {**os.environ, VARIABLE: number}
         done = subprocess.run(
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL

@@ -28,7 +28,7 @@ from consistency.nets.second import of_second_time, to_one_time
 from consistency.nets.unet import UNet
 from consistency.objectives.derivative import CentralDifferences, ForwardMode
 from consistency.sampling.samplers import Jumps
-from consistency.tasks.show.export_page import Measured, facts_of, readme
+from consistency.tasks.show.export_page import Deviation, model_facts, readme_text
 from consistency.teach import find_teacher, teach
 from consistency.teachers.diffusers import diffusers
 from consistency.teachers.edm import edm
@@ -398,9 +398,9 @@ def test_an_export_says_what_h_is(tmp_path):
     assert [given.name for given in network.get_inputs()] == ["x", "noise", "h", "label"]
     formula = "atan(s/0.5) / atan(t/0.5)"
     assert network.get_modelmeta().custom_metadata_map["h"] == formula
-    facts = facts_of(model, dict.fromkeys(programs(model), Measured(0.0, 0.0, 1.0)), [])
+    facts = model_facts(model, dict.fromkeys(programs(model), Deviation(0.0, 0.0, 1.0)), [])
     assert json.loads(json.dumps(facts))["h"] == formula
-    assert f"h = {formula}" in readme(model, out, facts)
+    assert f"h = {formula}" in readme_text(model, out, facts)
 
 
 def test_its_network_is_halved_like_any_other():

@@ -56,10 +56,6 @@ class Handover(nn.Module):
         """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
         return self.at(k)(f, target, flow, x, c, k, draws)
 
-    def mass(self, edges: Tensor, k: int) -> Tensor:
-        """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
-        return self.at(k).mass(edges, k)
-
     def joint_mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability of each pair of cells of (t, s) at step k -> [E-1, E-1]."""
         return self.at(k).joint_mass(edges, k)

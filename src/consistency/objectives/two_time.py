@@ -50,17 +50,32 @@ class Errors(NamedTuple):
 
 
 class MapObjective(Protocol):
-    """What flow maps minimise: an `Objective` that knows the law of both levels."""
+    """(f, target, flow, x, c, k, draws) -> Terms: what flow maps minimise."""
 
     trains: ClassVar[type[FlowMap]]
+
+    @property
+    def sigma_min(self) -> float:
+        """The least noise, where f is the identity."""
+        ...
 
     @property
     def augmentation(self) -> Augmentation:
         """Of the training images."""
         ...
 
+    def __call__(
+        self, f: FlowMap, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
+    ) -> Terms:
+        """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
+        ...
+
     def check(self, f: FlowMap, flow: object) -> None:
         """Refuse a map or a flow that does not suit it."""
+        ...
+
+    def progress(self, k: int) -> dict[str, float]:
+        """What changes with the step, by name, for the logger."""
         ...
 
     def joint_mass(self, edges: Tensor, k: int) -> Tensor:
@@ -180,10 +195,6 @@ class TwoTime(nn.Module, ABC):
     def in_units(self, error: Tensor, t: Tensor) -> Tensor:
         """An error of f [B, ...] in units of the predicted quantity at t [B]."""
         return error / expand(self.units.of_f(t), error)
-
-    def mass(self, edges: Tensor, k: int) -> Tensor:
-        """Probability that t falls between neighbouring edges [E] at step k -> [E-1]."""
-        return self.times.mass(edges, k)
 
     def joint_mass(self, edges: Tensor, k: int) -> Tensor:
         """Probability of each pair of cells of (t, s) at step k -> [E-1, E-1]."""

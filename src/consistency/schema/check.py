@@ -253,6 +253,11 @@ def check_leads(path: str, node: DictConfig) -> None:
         if there and OmegaConf.select(root, there, default=root) is root:
             owners = [part.partition(".")[0] for part in (path, there)]
             names = [swaps.option_in_use(owner) for owner in owners]
+            if names[0] is not None and there in config_groups():  # a group of other methods
+                raise UserError(
+                    f"{owners[0]}={names[0]} needs {there}, and nothing of configs/{there} is chosen: choose "
+                    f"another {owners[0]}, or {there}=NAME ({', '.join(options(there))})"
+                )
             if None in names:
                 raise UserError(f"{path}.{key} refers to {there}, which is not there: give it a value")
             user, part = (f"{owner}={name}" for owner, name in zip(owners, names, strict=True))

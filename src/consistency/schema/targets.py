@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from pydoc import locate
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, NamedTuple, Unpack, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig
 
@@ -28,15 +28,22 @@ def locate_target(target: str) -> Any:
 @lru_cache(maxsize=512)
 def parameters(target: str) -> dict[str, Parameter] | None:
     """The arguments of a target by name; None if it accepts any, or cannot be imported."""
-    found, takes = locate_target(target), dict[str, Parameter]()
+    found, takes, narrowed = locate_target(target), dict[str, Parameter](), dict[str, Any]()
     for made in makers(found) if found is not None else ():
         arguments = {name: a for name, a in inspect.signature(made).parameters.items() if name != "self"}
         known = hints(made)
         named = {name: a for name, a in arguments.items() if a.kind != a.VAR_KEYWORD}
         takes = {name: parameter_of(a, known.get(name, Any)) for name, a in named.items()} | takes
+        for name in arguments.keys() - named.keys():
+            narrowed = typed_keywords(known.get(name)) | narrowed
         if len(named) == len(arguments):  # no **keywords are handed on
-            return takes
+            return {name: p._replace(hint=narrowed.get(name, p.hint)) for name, p in takes.items()}
     return None
+
+
+def typed_keywords(hint: Any) -> dict[str, Any]:
+    """The annotations of **keywords: Unpack[TypedDict], by which a class narrows those of its base."""
+    return get_type_hints(get_args(hint)[0]) if get_origin(hint) is Unpack else {}
 
 
 def parameter_of(argument: inspect.Parameter, hint: Any) -> Parameter:
