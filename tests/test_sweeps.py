@@ -430,7 +430,7 @@ class TestRuns:
             first, second = processes.wait(), processes.wait()
             assert [type(e) for e in (first, second)] == [ValidationReport, ValidationReport]
             assert [(e.step, e.value) for e in (first, second)] == [(10, 3.0), (20, None)]
-            processes.let_go(first.run)
+            processes.stop_run(first.run)
             ended = processes.wait()
             assert isinstance(ended, Ended)
             assert ended.run.state is RunState.STOPPED

@@ -17,7 +17,14 @@ class Terms(NamedTuple):
 
     loss: Tensor  # [B]
     sigma: Tensor  # [B]
-    s: Tensor | None = None  # [B], the second level of a flow map
+
+
+class MapTerms(NamedTuple):
+    """What an objective of flow maps returns, one entry per sample."""
+
+    loss: Tensor  # [B]
+    sigma: Tensor  # [B], t
+    s: Tensor  # [B], the second level
 
 
 def expand(scalar: Tensor, x: Tensor) -> Tensor:

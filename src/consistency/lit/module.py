@@ -20,7 +20,7 @@ from consistency.model.maps import DenoiserLike, Map, one_time
 from consistency.sampling.samplers import Sampler, check_samplers
 from consistency.schedule.draws import DROPOUT, STEPS, Draws, StepDraws, key
 from consistency.schedule.rate import Rate
-from consistency.tensor import Terms, seed_dropout
+from consistency.tensor import MapTerms, Terms, seed_dropout
 from consistency.truth.oracle import Mixture
 
 SHOWN: dict[str, Any] = {"prog_bar": True, "logger": False}
@@ -82,7 +82,7 @@ class Module(LightningModule):
             )
 
     @abstractmethod
-    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms:
+    def terms(self, x: Tensor, c: Condition, k: int, draws: Draws) -> Terms | MapTerms:
         """Loss and σ of each sample of x [B, ...] at optimiser step k."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Module(LightningModule):
         loss = terms.loss.mean()
         self.log("train/loss", loss.detach(), **SHOWN, sync_dist=world > 1, batch_size=len(batch.x))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], logger=False)
-        second = {} if terms.s is None else {"s": terms.s}
+        second = {"s": terms.s} if isinstance(terms, MapTerms) else {}
         return {"loss": loss, "per_sample": terms.loss.detach(), "sigma": terms.sigma, **second}
 
     def validation_step(self, request: Request, index: int) -> dict[str, Tensor]:

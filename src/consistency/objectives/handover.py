@@ -13,7 +13,7 @@ from consistency.objectives.flow import Flow
 from consistency.objectives.target import Target
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import FallingGap
-from consistency.tensor import Terms
+from consistency.tensor import MapTerms
 
 
 class Handover(nn.Module):
@@ -52,7 +52,7 @@ class Handover(nn.Module):
 
     def __call__(
         self, f: FlowMap, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
-    ) -> Terms:
+    ) -> MapTerms:
         """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
         return self.at(k)(f, target, flow, x, c, k, draws)
 

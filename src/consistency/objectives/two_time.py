@@ -21,7 +21,7 @@ from consistency.objectives.target import Target
 from consistency.objectives.units import Units
 from consistency.schedule.draws import Draws
 from consistency.schedule.two_times import TwoTimes
-from consistency.tensor import Terms, expand, perturb
+from consistency.tensor import MapTerms, expand, perturb
 
 UNCHANGED = NoAugmentation()
 
@@ -50,7 +50,7 @@ class Errors(NamedTuple):
 
 
 class MapObjective(Protocol):
-    """(f, target, flow, x, c, k, draws) -> Terms: what flow maps minimise."""
+    """(f, target, flow, x, c, k, draws) -> MapTerms: what flow maps minimise."""
 
     trains: ClassVar[type[FlowMap]]
 
@@ -66,7 +66,7 @@ class MapObjective(Protocol):
 
     def __call__(
         self, f: FlowMap, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
-    ) -> Terms:
+    ) -> MapTerms:
         """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
         ...
 
@@ -143,7 +143,7 @@ class TwoTime(nn.Module, ABC):
 
     def __call__(
         self, f: FlowMap, target: Target, flow: Flow, x: Tensor, c: Condition, k: int, draws: Draws
-    ) -> Terms:
+    ) -> MapTerms:
         """Loss, t and s of each sample of x [B, ...] at optimiser step k."""
         t, s = self.times(len(x), k, draws, x.device)
         x, label = self.augmentation(x, draws)
@@ -161,7 +161,7 @@ class TwoTime(nn.Module, ABC):
             errors = self.errors(f, stopped, flow, below, points.rows(off), k, draws)
             loss = loss.index_put((off,), self.loss(errors))
         w = self.balance(t)
-        return Terms(w.exp() * loss - w, t, s)
+        return MapTerms(w.exp() * loss - w, t, s)
 
     def loss(self, errors: Errors) -> Tensor:
         """[B]."""
