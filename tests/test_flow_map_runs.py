@@ -36,7 +36,7 @@ def hydra():
     ("method", "bar"),  # about twice what 400 steps leave; untrained, 0.50
     [
         ("meanflow", 0.2),
-        ("imf", 0.25),
+        ("imf", 0.45),
         ("soflow", 0.4),
         ("lsd", 0.2),
         ("psd", 0.2),
